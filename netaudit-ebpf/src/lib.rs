@@ -1,0 +1,2 @@
+//! The records that netaudit's eBPF programs and its agent share.
+#![no_std]

@@ -1,0 +1,224 @@
+//! A flow as the kernel showed it, before anybody asked who takes part in it.
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use super::{Direction, Protocol, Timestamp};
+
+/// A network namespace by its cookie: unlike an inode the kernel never gives the same one twice.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct NetnsCookie(pub u64);
+
+/// A cgroup v2 by its id, which is the inode of its directory.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct CgroupId(pub u64);
+
+/// A task's command name as the kernel keeps it: at most 15 bytes, padded with zeros, not necessarily UTF-8.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Comm(pub [u8; 16]);
+
+impl Comm {
+    /// The first 15 bytes of `name`.
+    pub fn new(name: &str) -> Self {
+        let mut bytes = [0; 16];
+        for (to, from) in bytes.iter_mut().take(15).zip(name.bytes()) {
+            *to = from;
+        }
+        Self(bytes)
+    }
+
+    /// Whether the kernel told no name.
+    pub fn is_empty(&self) -> bool {
+        self.0[0] == 0
+    }
+}
+
+impl fmt::Display for Comm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let end = self.0.iter().position(|byte| *byte == 0).unwrap_or(self.0.len());
+        f.pad(&String::from_utf8_lossy(&self.0[..end]))
+    }
+}
+
+impl fmt::Debug for Comm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.to_string())
+    }
+}
+
+/// Who acted: the process that opened the socket, and the cgroup that it ran in.
+///
+/// For an accepted connection that is the listener's opener. A `pid` of 0 means that the hook could not tell.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Actor {
+    /// The cgroup of the opener; `None` where the socket was open before the agent and nothing named its cgroup.
+    pub cgroup: Option<CgroupId>,
+    /// Thread group id in the host's pid namespace.
+    pub pid: u32,
+    /// Command name at the time of the call.
+    pub comm: Comm,
+}
+
+/// What the socket saw. The words are the flow log's.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// TCP: the handshake finished.
+    Established,
+    /// TCP: answered by a reset.
+    Refused,
+    /// Answered by an ICMP message of a filter (v4 3/3, 3/9, 3/10, 3/13; v6 1/1, 1/4); for UDP by any port-unreachable.
+    Rejected,
+    /// TCP: the kernel gave up waiting for an answer.
+    Timeout,
+    /// No way to the peer: another ICMP message, or no neighbour answered.
+    Unreachable,
+    /// TCP: the program closed the socket before an answer came.
+    Aborted,
+    /// The attempt never left the node (no route, no address to send from).
+    Failed,
+    /// TCP: no answer yet, after the first retransmission. Not final, unless the agent ends.
+    Pending,
+    /// UDP: sent; nothing is known of an answer.
+    Sent,
+    /// UDP: sent, and an answer came.
+    Answered,
+    /// Destination side, TCP: accepted by a listener.
+    Accepted,
+    /// Destination side, UDP: a server received it.
+    Received,
+    /// Destination side: this node's filter dropped it.
+    Dropped,
+}
+
+impl Outcome {
+    /// The word of the flow log and the CLI.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Established => "established",
+            Self::Refused => "refused",
+            Self::Rejected => "rejected",
+            Self::Timeout => "timeout",
+            Self::Unreachable => "unreachable",
+            Self::Aborted => "aborted",
+            Self::Failed => "failed",
+            Self::Pending => "pending",
+            Self::Sent => "sent",
+            Self::Answered => "answered",
+            Self::Accepted => "accepted",
+            Self::Received => "received",
+            Self::Dropped => "dropped",
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// What an outcome proves about the packets of the flow.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reach {
+    /// The peer got it: established, accepted, answered, received.
+    Reached,
+    /// Somebody answered with a refusal: refused, rejected.
+    Rejected,
+    /// A drop record of this node's filter belongs to it.
+    Stopped,
+    /// Nobody answered: timeout, unreachable, pending, or aborted after a wait.
+    NoAnswer,
+    /// It never left.
+    NotSent,
+    /// Nothing is proven: UDP sent, or aborted at once.
+    Unproven,
+}
+
+impl Reach {
+    /// Every value, for metrics that exist from the start.
+    pub const ALL: [Self; 6] =
+        [Self::Reached, Self::Rejected, Self::Stopped, Self::NoAnswer, Self::NotSent, Self::Unproven];
+
+    /// The word of the flow log and the metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Reached => "reached",
+            Self::Rejected => "rejected",
+            Self::Stopped => "stopped",
+            Self::NoAnswer => "no-answer",
+            Self::NotSent => "not-sent",
+            Self::Unproven => "unproven",
+        }
+    }
+}
+
+impl fmt::Display for Reach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// One kernel record, decoded: a flow whose ends are still only addresses, a namespace and a cgroup.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Observation {
+    /// When the attempt began (egress) or was seen (ingress).
+    pub at: Timestamp,
+    /// Which end the socket is.
+    pub direction: Direction,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// The namespace that the socket lives in: names the subject.
+    pub netns: NetnsCookie,
+    /// Who opened the socket.
+    pub actor: Actor,
+    /// This end. The address is unspecified where the kernel had not chosen one yet; the port is the ephemeral one on
+    /// egress and the listener's on ingress.
+    pub local: SocketAddr,
+    /// The other end as the socket holds it after any rewriting at the socket.
+    pub remote: SocketAddr,
+    /// What the program asked for, where another program rewrote it at the socket.
+    pub requested: Option<SocketAddr>,
+    /// What the socket saw.
+    pub outcome: Outcome,
+    /// From the attempt to its outcome. Zero for accepted and received.
+    pub waited: Duration,
+    /// Whether any answer came before the outcome (for `aborted`).
+    pub answered: bool,
+    /// Identifies the attempt: the socket's cookie, which the kernel uses again for the next UDP destination, with
+    /// `sequence` beside it.
+    pub socket: u64,
+    /// Tells attempts of one socket apart.
+    pub sequence: u32,
+}
+
+impl Observation {
+    /// The port that policies speak of: the destination's.
+    pub fn port(&self) -> u16 {
+        match self.direction {
+            Direction::Egress => self.remote.port(),
+            Direction::Ingress => self.local.port(),
+        }
+    }
+
+    /// The other end's address in canonical form.
+    pub fn peer_ip(&self) -> IpAddr {
+        self.remote.ip().to_canonical()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comm_is_cut_and_printed_lossily() {
+        assert_eq!(Comm::new("a-name-longer-than-15").to_string(), "a-name-longer-t");
+        assert_eq!(Comm([0xff; 16]).to_string(), "\u{fffd}".repeat(16));
+        assert!(Comm::default().is_empty());
+    }
+}

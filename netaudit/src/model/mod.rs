@@ -1,0 +1,14 @@
+//! The words of netaudit as types: what a flow is, who takes part in it, and what is said of it.
+//!
+//! Everything here is plain data without IO, clocks or knowledge of Kubernetes clients. The meaning of each word is
+//! the one that the README's glossary gives.
+
+mod flow;
+mod net;
+mod time;
+mod verdict;
+
+pub use flow::{Actor, CgroupId, Comm, NetnsCookie, Observation, Outcome, Reach};
+pub use net::{Direction, Protocol, canonical_ip};
+pub use time::Timestamp;
+pub use verdict::{Cause, Exemption, Gap, NearMiss, PolicyId, RuleId, RuleMatch, Verdict};

@@ -1,0 +1,2 @@
+//! netaudit tasks
+fn main(){}
