@@ -242,8 +242,8 @@ impl Lab {
             "link set eth0 up".to_owned(),
             "route add 10.244.1.1 dev eth0 scope link".to_owned(),
             "route add default via 10.244.1.1".to_owned(),
-            "-6 route add fd00:244:1::1 dev eth0".to_owned(),
-            "-6 route add default via fd00:244:1::1".to_owned(),
+            "route add fd00:244:1::1 dev eth0".to_owned(),
+            "route add default via fd00:244:1::1".to_owned(),
         ])?;
         let class = match spec.qos {
             Qos::Guaranteed => "",
@@ -400,18 +400,18 @@ fn lay_out_node(node: &Netns, outside: &Netns) -> Result<()> {
         "link set eth0 up".to_owned(),
         "link set cni0 up".to_owned(),
         "route add default via 192.168.50.1".to_owned(),
-        "-6 route add default via fd00:50::1".to_owned(),
+        "route add default via fd00:50::1".to_owned(),
     ])?;
     outside.ip(&[
         "addr add 192.168.50.1/24 dev eth0".to_owned(),
         "addr add fd00:50::1/64 dev eth0 nodad".to_owned(),
         "link set eth0 up".to_owned(),
         format!("route add {POD_CIDR_V4} via {NODE_V4}"),
-        format!("-6 route add {POD_CIDR_V6} via {NODE_V6}"),
+        format!("route add {POD_CIDR_V6} via {NODE_V6}"),
         // Whole ranges are local here: every address of them can be served without being listed.
         "route add local 203.0.113.0/24 dev lo".to_owned(),
         "route add local 198.51.100.0/24 dev lo".to_owned(),
         "route add local 172.31.0.0/24 dev lo".to_owned(),
-        "-6 route add local 2001:db8::/32 dev lo".to_owned(),
+        "route add local 2001:db8::/32 dev lo".to_owned(),
     ])
 }
