@@ -1,13 +1,34 @@
 //! Policies: from what was declared to what it means, and what it says of a flow.
+//!
+//! ```text
+//! declared::NetworkPolicy ──compile──▶ CompiledPolicy (+ warnings, doubts) ──Engine::load──▶ selectors, ranges
+//! pod ──Engine::identity──▶ IdentityId        address ──Engine::class──▶ ClassId
+//! (direction, subject identity, peer identity and class, protocol, port) ──Engine::verdict──▶ Arc<Verdict>
+//! ```
+//!
+//! The semantics are those that the API documents for `networking.k8s.io/v1` NetworkPolicy; each rule of the API is
+//! told beside the code that implements it. Other kinds with tiers and priorities will stand before and behind the
+//! one tier that [`Engine`] evaluates now. Nothing here knows pods, addresses' owners, time or Kubernetes clients.
 
+mod canonical;
+mod certainty;
+mod compile;
 pub mod declared;
+mod engine;
+mod evaluate;
 mod labels;
-
-pub use labels::{Labels, METADATA_NAME, NamedPort};
+mod selector;
+mod summary;
 
 use std::{fmt, sync::Arc};
 
-use crate::model::{Direction, PolicyId, RuleId};
+pub use self::{
+    certainty::Certainty,
+    compile::{CompiledPolicy, Rule},
+    engine::{ClassId, Doubt, Engine, IdentityId},
+    labels::{Labels, METADATA_NAME, NamedPort},
+    selector::{NamespaceView, Selector},
+};
 
 /// Something wrong with an object, where, and why. The rest of the object counts all the same.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -26,34 +47,5 @@ impl fmt::Display for Warning {
             "" => write!(f, "{}: {}", self.object, self.reason),
             path => write!(f, "{}: {path}: {}", self.object, self.reason),
         }
-    }
-}
-
-/// A policy whose meaning is known.
-#[derive(Debug)]
-pub struct CompiledPolicy {
-    /// Which policy it is.
-    pub id: Arc<PolicyId>,
-    rules: [Vec<Rule>; 2],
-}
-
-/// One rule of a compiled policy.
-#[derive(Debug)]
-pub struct Rule {
-    /// Its identity and where it stands.
-    pub id: Arc<RuleId>,
-    /// What it allows, in one line: `to app=postgres TCP 5432`.
-    pub summary: String,
-}
-
-impl CompiledPolicy {
-    /// The rules of a direction, in the policy's order.
-    pub fn rules(&self, direction: Direction) -> &[Rule] {
-        &self.rules[direction as usize]
-    }
-
-    /// Whether pods that it selects are isolated in this direction.
-    pub fn isolates(&self, _direction: Direction) -> bool {
-        false
     }
 }
