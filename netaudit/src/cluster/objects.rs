@@ -28,14 +28,8 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 6] = [
-        Self::Namespace,
-        Self::Pod,
-        Self::Node,
-        Self::Service,
-        Self::EndpointSlice,
-        Self::NetworkPolicy,
-    ];
+    pub const ALL: [Self; 6] =
+        [Self::Namespace, Self::Pod, Self::Node, Self::Service, Self::EndpointSlice, Self::NetworkPolicy];
 
     /// The name that the API uses.
     pub const fn as_str(self) -> &'static str {

@@ -38,7 +38,8 @@ fn peer(peer: &declared::Peer) -> String {
 /// A label is an expression with the operator `In` and one value: both spellings are one content.
 fn selector(selector: &declared::Selector) -> String {
     let labels = selector.match_labels.iter().map(|(key, value)| requirement(key, "In", [value]));
-    let expressions = selector.match_expressions.iter().map(|it| requirement(&it.key, &it.operator, &it.values));
+    let expressions =
+        selector.match_expressions.iter().map(|it| requirement(&it.key, &it.operator, &it.values));
     let mut text = String::from("selector");
     list(&mut text, "all", labels.chain(expressions));
     text

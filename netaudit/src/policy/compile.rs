@@ -267,7 +267,8 @@ fn compile_peer(
     if let Some(block) = &declared.ip_block {
         into.push(compile_block(block, index, &format!("{path}.ipBlock"), doubt, flaws));
     } else if !has_selector {
-        let doubt = flaws.add(path.to_owned(), "a peer needs a podSelector, a namespaceSelector or an ipBlock");
+        let doubt =
+            flaws.add(path.to_owned(), "a peer needs a podSelector, a namespaceSelector or an ipBlock");
         into.push(Peer { index, matcher: Matcher::Anyone, doubt: Some(doubt) });
     }
 }

@@ -208,7 +208,12 @@ impl Engine {
     }
 
     /// The identity of a pod with these labels and named ports in this namespace.
-    pub fn identity(&mut self, namespace: &NamespaceView, labels: &Labels, ports: &[NamedPort]) -> IdentityId {
+    pub fn identity(
+        &mut self,
+        namespace: &NamespaceView,
+        labels: &Labels,
+        ports: &[NamedPort],
+    ) -> IdentityId {
         let mut ports: SmallVec<[NamedPort; 2]> =
             ports.iter().filter(|port| self.port_names.contains(&port.name)).cloned().collect();
         ports.sort();

@@ -118,7 +118,10 @@ enum First {
     No,
 }
 
-fn first<T>(list: impl Iterator<Item = T>, mut test: impl FnMut(T) -> (Certainty, Option<Arc<str>>)) -> First {
+fn first<T>(
+    list: impl Iterator<Item = T>,
+    mut test: impl FnMut(T) -> (Certainty, Option<Arc<str>>),
+) -> First {
     let mut empty = true;
     let mut best = First::No;
     for (position, element) in list.enumerate() {
@@ -147,7 +150,10 @@ fn meets(engine: &Engine, question: &Question, target: Target) -> (Certainty, Op
         }
         (Target::Block(block), _) => {
             let doubt = || format!("the pod has no address yet, which ipBlock {} needs", engine.block(block));
-            (engine.in_block(question.class, block), (question.class == ClassId::UNKNOWN).then(|| doubt().into()))
+            (
+                engine.in_block(question.class, block),
+                (question.class == ClassId::UNKNOWN).then(|| doubt().into()),
+            )
         }
     }
 }

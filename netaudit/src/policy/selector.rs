@@ -137,7 +137,9 @@ impl Selector {
     /// The one namespace that it selects by name, if it says nothing else.
     pub(super) fn only_namespace(&self) -> Option<&str> {
         match self.requirements.as_slice() {
-            [Requirement { key, test: Test::In(values) }] if **key == *METADATA_NAME && self.doubt.is_none() => {
+            [Requirement { key, test: Test::In(values) }]
+                if **key == *METADATA_NAME && self.doubt.is_none() =>
+            {
                 match values.as_slice() {
                     [name] => Some(name),
                     _ => None,
@@ -179,7 +181,10 @@ fn compile_expression(expression: &declared::Expression) -> Result<Test, (&'stat
         "In" | "NotIn" => true,
         "Exists" | "DoesNotExist" => false,
         other => {
-            return Err(("operator", format!("unknown operator {other:?}: In, NotIn, Exists or DoesNotExist")));
+            return Err((
+                "operator",
+                format!("unknown operator {other:?}: In, NotIn, Exists or DoesNotExist"),
+            ));
         }
     };
     if needs_values == expression.values.is_empty() {
@@ -270,8 +275,8 @@ mod tests {
         ] {
             let (selector, warnings) = compile(&[], &[("k", operator, values)]);
             assert!(warnings.is_empty(), "{warnings:?}");
-            let got =
-                [&[("k", "b")][..], &[("k", "z")], &[]].map(|it| selector.matches(&labels(it)) == Certainty::Yes);
+            let got = [&[("k", "b")][..], &[("k", "z")], &[]]
+                .map(|it| selector.matches(&labels(it)) == Certainty::Yes);
             assert_eq!(got, expected, "{operator}");
         }
     }
@@ -291,8 +296,10 @@ mod tests {
         assert_eq!(selector.matches(&labels(&[("app", "web")])), Certainty::Maybe);
         assert_eq!(
             warnings,
-            ["NetworkPolicy ns/p: spec.podSelector.matchExpressions[0].operator: unknown operator \"Within\": In, \
-              NotIn, Exists or DoesNotExist"]
+            [
+                "NetworkPolicy ns/p: spec.podSelector.matchExpressions[0].operator: unknown operator \"Within\": In, \
+              NotIn, Exists or DoesNotExist"
+            ]
         );
         for (key, operator, values, path) in [
             ("k", "In", &[][..], "matchExpressions[0].values"),
@@ -319,7 +326,8 @@ mod tests {
 
     #[test]
     fn prints_like_kubectl() {
-        let (selector, _) = compile(&[("app", "web")], &[("b", "NotIn", &["y", "x"]), ("c", "DoesNotExist", &[])]);
+        let (selector, _) =
+            compile(&[("app", "web")], &[("b", "NotIn", &["y", "x"]), ("c", "DoesNotExist", &[])]);
         assert_eq!(selector.to_string(), "app=web,b notin (x,y),!c");
     }
 }
