@@ -19,13 +19,13 @@
 
 // Core, in reading order.
 #[deny(clippy::disallowed_methods, reason = "the core is pure: IO and clocks belong to the shell")]
-pub mod audit;
-#[deny(clippy::disallowed_methods, reason = "the core is pure: IO and clocks belong to the shell")]
-pub mod cluster;
-#[deny(clippy::disallowed_methods, reason = "the core is pure: IO and clocks belong to the shell")]
 pub mod model;
 #[deny(clippy::disallowed_methods, reason = "the core is pure: IO and clocks belong to the shell")]
 pub mod policy;
+#[deny(clippy::disallowed_methods, reason = "the core is pure: IO and clocks belong to the shell")]
+pub mod cluster;
+#[deny(clippy::disallowed_methods, reason = "the core is pure: IO and clocks belong to the shell")]
+pub mod audit;
 
 // Shell.
 pub mod kernel;
