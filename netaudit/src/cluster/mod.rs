@@ -10,6 +10,7 @@
 //! ```
 
 mod addresses;
+mod counts;
 pub mod objects;
 mod pods;
 mod read;
