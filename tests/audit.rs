@@ -22,11 +22,15 @@ fn t(seconds: i64) -> Timestamp {
 }
 
 fn uid(name: &str) -> String {
-    format!("{:08x}-0000-4000-8000-000000000000", name.bytes().fold(7_u32, |sum, b| sum.wrapping_mul(31) + u32::from(b)))
+    format!(
+        "{:08x}-0000-4000-8000-000000000000",
+        name.bytes().fold(7_u32, |sum, b| sum.wrapping_mul(31) + u32::from(b))
+    )
 }
 
 fn object(value: Value) -> Object {
-    convert::object(value, "test").expect("a watched kind")
+    let kind = value["kind"].as_str().and_then(Kind::from_name).expect("a watched kind");
+    convert::object(kind, &value, &"test".into())
 }
 
 fn pod(name: &str, ip: Option<&str>) -> Object {
@@ -288,8 +292,10 @@ fn a_probe_is_exempt_only_if_the_node_has_a_socket_for_it() {
     let mut world = World::new(vec![deny]);
     // The kubelet dials from the bridge's address, which is in no Node object.
     let probe = world.one(egress(1, 99, "10.0.0.254:50000", "10.0.0.2:80"));
-    assert_eq!((probe.subject, exemption(&world.one(ingress(102, 12, "10.0.0.2:80", "10.0.0.254:50000")))),
-        (Subject::Node, Some(Exemption::OwnNode)));
+    assert_eq!(
+        (probe.subject, exemption(&world.one(ingress(102, 12, "10.0.0.2:80", "10.0.0.254:50000")))),
+        (Subject::Node, Some(Exemption::OwnNode))
+    );
     // Somebody behind the node's address, through a NodePort.
     assert!(world.see(ingress(102, 12, "10.0.0.2:80", "10.0.0.254:50001")).is_empty());
     let flows = world.tick(t(11));
@@ -299,7 +305,8 @@ fn a_probe_is_exempt_only_if_the_node_has_a_socket_for_it() {
 
 #[test]
 fn a_probe_whose_record_comes_second_is_paired_all_the_same() {
-    let mut world = World::new(vec![policy("deny-in", json!({"podSelector": {}, "policyTypes": ["Ingress"]}))]);
+    let mut world =
+        World::new(vec![policy("deny-in", json!({"podSelector": {}, "policyTypes": ["Ingress"]}))]);
     assert!(world.see(ingress(102, 12, "10.0.0.2:80", "10.0.0.254:50000")).is_empty());
     world.one(egress(1, 99, "10.0.0.254:50000", "10.0.0.2:80"));
     assert_eq!(exemption(&world.tick(t(10))[0]), Some(Exemption::OwnNode));
@@ -307,10 +314,13 @@ fn a_probe_whose_record_comes_second_is_paired_all_the_same() {
 
 #[test]
 fn a_service_is_judged_by_its_endpoints_and_target_port() {
-    let allow = policy("allow", json!({
-        "podSelector": {"matchLabels": {"app": "a"}}, "policyTypes": ["Egress"],
-        "egress": [{"to": [{"podSelector": {"matchLabels": {"app": "b"}}}], "ports": [{"port": 8080}]}],
-    }));
+    let allow = policy(
+        "allow",
+        json!({
+            "podSelector": {"matchLabels": {"app": "a"}}, "policyTypes": ["Egress"],
+            "egress": [{"to": [{"podSelector": {"matchLabels": {"app": "b"}}}], "ports": [{"port": 8080}]}],
+        }),
+    );
     let mut objects = vec![allow];
     objects.extend(service("b", "10.96.0.1", &[("b", "10.0.0.2")], 8080));
     let mut world = World::new(objects);
@@ -323,10 +333,13 @@ fn a_service_is_judged_by_its_endpoints_and_target_port() {
 
 #[test]
 fn endpoints_that_disagree_are_not_guessed_between() {
-    let allow = policy("allow", json!({
-        "podSelector": {"matchLabels": {"app": "a"}}, "policyTypes": ["Egress"],
-        "egress": [{"to": [{"podSelector": {"matchLabels": {"app": "b"}}}]}],
-    }));
+    let allow = policy(
+        "allow",
+        json!({
+            "podSelector": {"matchLabels": {"app": "a"}}, "policyTypes": ["Egress"],
+            "egress": [{"to": [{"podSelector": {"matchLabels": {"app": "b"}}}]}],
+        }),
+    );
     let mut objects = vec![allow, pod("c", Some("10.0.0.3"))];
     objects.extend(service("b", "10.96.0.1", &[("b", "10.0.0.2"), ("c", "10.0.0.3")], 80));
     objects.extend(service("empty", "10.96.0.2", &[], 80));
@@ -359,7 +372,11 @@ fn own_node_loopback_and_self_are_exempt() {
         ("[::ffff:127.0.0.1]:80", Exemption::Loopback),
         ("10.0.0.1:80", Exemption::SelfTraffic),
     ] {
-        assert_eq!(exemption(&world.one(egress(101, 11, "10.0.0.1:40000", remote))), Some(expected), "{remote}");
+        assert_eq!(
+            exemption(&world.one(egress(101, 11, "10.0.0.1:40000", remote))),
+            Some(expected),
+            "{remote}"
+        );
     }
 }
 
@@ -369,7 +386,8 @@ fn a_pending_attempt_is_counted_once_by_its_outcome() {
     let pending = Observation { outcome: Outcome::Pending, ..a_to_b() };
     assert!(world.see(pending).is_empty());
     assert_eq!(world.auditor.counts().total(), 0);
-    let done = world.one(Observation { outcome: Outcome::Timeout, waited: Duration::from_secs(3), ..a_to_b() });
+    let done =
+        world.one(Observation { outcome: Outcome::Timeout, waited: Duration::from_secs(3), ..a_to_b() });
     assert_eq!(done.finding, Some(Finding::Blocked));
     assert_eq!((world.auditor.counts().total(), world.auditor.waiting()), (1, (0, 0)));
 }
@@ -378,7 +396,7 @@ fn a_pending_attempt_is_counted_once_by_its_outcome() {
 fn what_is_under_way_at_the_end_is_written_as_it_is() {
     let mut world = World::new(vec![]);
     world.see(Observation { outcome: Outcome::Pending, ..a_to_b() });
-    world.see(egress(999, 999, "0.0.0.0:0", "10.0.0.2:80"));
+    world.see(Observation { socket: 2, ..egress(999, 999, "0.0.0.0:0", "10.0.0.2:80") });
     let mut flows = Vec::new();
     world.auditor.finish(&mut flows);
     let outcomes: Vec<_> = flows.iter().map(|flow| flow.observation.outcome).collect();
@@ -395,10 +413,13 @@ fn flow_ids_have_no_gaps() {
 
 #[test]
 fn only_the_subjects_own_direction_credits_a_rule() {
-    let both = policy("both", json!({
-        "podSelector": {}, "policyTypes": ["Egress", "Ingress"],
-        "egress": [{"to": [{"podSelector": {}}]}], "ingress": [{"from": [{"podSelector": {}}]}],
-    }));
+    let both = policy(
+        "both",
+        json!({
+            "podSelector": {}, "policyTypes": ["Egress", "Ingress"],
+            "egress": [{"to": [{"podSelector": {}}]}], "ingress": [{"from": [{"podSelector": {}}]}],
+        }),
+    );
     let mut world = World::new(vec![both]);
     world.one(a_to_b());
     let matches = |world: &World| -> Vec<_> {

@@ -1,2 +1,2 @@
 //! netaudit tasks
-fn main(){}
+fn main() {}

@@ -1,6 +1,6 @@
 //! The state of the agent's loop, and what happens to it. Nothing here waits.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use crate::{
     audit::{Auditor, Budget, Flow, Settings},
@@ -40,6 +40,8 @@ pub(super) struct State {
     losses: u64,
     addresses_read: Option<Timestamp>,
     started: Timestamp,
+    /// What is wrong with objects and has been said: a file or list that is read again repeats nothing.
+    warned: BTreeSet<Warning>,
     /// Kept between batches for its capacity.
     flows: Vec<Flow>,
 }
@@ -76,6 +78,7 @@ impl State {
             losses: 0,
             addresses_read: None,
             started: now,
+            warned: BTreeSet::new(),
             flows: Vec::new(),
         }
     }
@@ -117,9 +120,7 @@ impl State {
                 (vec![], vec![])
             }
             Update::Files(loaded) => {
-                for error in &loaded.errors {
-                    tracing::error!("{error}");
-                }
+                // What cannot be parsed is among the objects, as broken ones, and so among the warnings.
                 (Kind::ALL.to_vec(), cluster.reset_all(loaded.into_objects(), now))
             }
             Update::Fault { kind, error } => {
@@ -127,7 +128,7 @@ impl State {
                 return;
             }
         };
-        warnings.iter().for_each(warn);
+        self.warn(warnings);
         for watch in self.watches.iter_mut().filter(|watch| listed.contains(&watch.kind)) {
             watch.state.ready = true;
             watch.state.failing = None;
@@ -136,6 +137,17 @@ impl State {
             self.auditor.set_ready();
         }
         self.auditor.watch_rules(now);
+    }
+
+    fn warn(&mut self, warnings: Vec<Warning>) {
+        let cluster = self.auditor.cluster();
+        self.warned.retain(|said| warnings.contains(said) || cluster.warnings().any(|still| still == said));
+        for warning in warnings {
+            if !self.warned.contains(&warning) {
+                tracing::warn!("{warning}");
+                self.warned.insert(warning);
+            }
+        }
     }
 
     fn fault(&mut self, kind: Kind, error: String, now: Timestamp) {
@@ -256,8 +268,4 @@ impl State {
         losses.extend(ours.map(|(stage, cause, count)| Loss { stage, cause, cpu: 0, count }));
         losses
     }
-}
-
-fn warn(warning: &Warning) {
-    tracing::warn!("{warning}");
 }

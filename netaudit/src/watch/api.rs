@@ -53,13 +53,13 @@ pub async fn follow(client: Client, kind: Kind, updates: mpsc::Sender<Update>) {
                 None
             }
             Ok(Some(watcher::Event::InitApply(object))) => {
-                listed.get_or_insert_default().extend(converted(kind, object));
+                listed.get_or_insert_default().extend(converted(kind, &object));
                 None
             }
             Ok(Some(watcher::Event::InitDone)) => {
                 Some(Update::Reset { kind, objects: listed.take().unwrap_or_default() })
             }
-            Ok(Some(watcher::Event::Apply(object))) => converted(kind, object).map(Update::Apply),
+            Ok(Some(watcher::Event::Apply(object))) => converted(kind, &object).map(Update::Apply),
             Ok(Some(watcher::Event::Delete(object))) => Some(Update::Delete(key(kind, &object))),
         };
         if let Some(update) = update
@@ -71,36 +71,32 @@ pub async fn follow(client: Client, kind: Kind, updates: mpsc::Sender<Update>) {
 }
 
 fn resource(kind: Kind) -> ApiResource {
-    let (group, version, plural) = match kind {
-        Kind::Namespace => ("", "v1", "namespaces"),
-        Kind::Pod => ("", "v1", "pods"),
-        Kind::Node => ("", "v1", "nodes"),
-        Kind::Service => ("", "v1", "services"),
-        Kind::EndpointSlice => ("discovery.k8s.io", "v1", "endpointslices"),
-        Kind::NetworkPolicy => ("networking.k8s.io", "v1", "networkpolicies"),
+    let plural = match kind {
+        Kind::Namespace => "namespaces",
+        Kind::Pod => "pods",
+        Kind::Node => "nodes",
+        Kind::Service => "services",
+        Kind::EndpointSlice => "endpointslices",
+        Kind::NetworkPolicy => "networkpolicies",
     };
-    let api_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+    let api_version = kind.api_version();
+    let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
     ApiResource {
         group: group.to_owned(),
         version: version.to_owned(),
-        api_version,
+        api_version: api_version.to_owned(),
         kind: kind.as_str().to_owned(),
         plural: plural.to_owned(),
     }
 }
 
 /// A list's items carry neither `kind` nor `apiVersion`: the watch knows them.
-fn converted(kind: Kind, object: DynamicObject) -> Option<Object> {
-    let name = object.metadata.name.clone().unwrap_or_default();
+fn converted(kind: Kind, object: &DynamicObject) -> Option<Object> {
     match serde_json::to_value(object) {
-        Ok(mut value) => {
-            let resource = resource(kind);
-            value["apiVersion"] = resource.api_version.into();
-            value["kind"] = resource.kind.into();
-            convert::object(value, "API server")
-        }
+        Ok(value) => Some(convert::object(kind, &value, &"API server".into())),
         Err(error) => {
-            tracing::error!(%error, kind = kind.as_str(), name, "an object could not be read");
+            // What came as JSON goes as JSON; should that ever fail, it is said and not lost silently.
+            tracing::error!(%error, kind = kind.as_str(), name = object.metadata.name, "an object cannot be read");
             None
         }
     }

@@ -11,6 +11,7 @@ use notify::{RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
 
 use super::{Update, manifests};
+use crate::cluster::Kind;
 
 /// How long nothing must change before files are read.
 const QUIET: Duration = Duration::from_millis(100);
@@ -35,15 +36,22 @@ pub async fn follow(dir: PathBuf, updates: mpsc::Sender<Update>) -> anyhow::Resu
     watcher
         .watch(&dir, RecursiveMode::Recursive)
         .with_context(|| format!("cannot watch the manifests directory {}", dir.display()))?;
-    let mut last = None;
     loop {
         let path = dir.clone();
-        let loaded = tokio::task::spawn_blocking(move || manifests::load(&[path])).await?;
-        let fingerprint = loaded.fingerprint;
-        if last != Some(fingerprint) {
-            last = Some(fingerprint);
-            if updates.send(Update::Files(loaded)).await.is_err() {
-                return Ok(());
+        match tokio::task::spawn_blocking(move || manifests::load(&[path])).await? {
+            Ok(loaded) => {
+                if updates.send(Update::Files(loaded)).await.is_err() {
+                    return Ok(());
+                }
+            }
+            // The directory itself cannot be read, for a moment or for good: what is known stays known.
+            Err(error) => {
+                for kind in Kind::ALL {
+                    let fault = Update::Fault { kind, error: error.to_string() };
+                    if updates.send(fault).await.is_err() {
+                        return Ok(());
+                    }
+                }
             }
         }
         tokio::select! {

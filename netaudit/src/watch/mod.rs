@@ -2,8 +2,11 @@
 
 pub mod api;
 pub mod convert;
+mod convert_fields;
+mod convert_policy;
 pub mod files;
 pub mod manifests;
+mod manifests_text;
 
 use crate::cluster::{Kind, Object, ObjectKey};
 
