@@ -1,1 +1,3 @@
-//! tests
+//! netaudit's integration tests: one binary, a module per part.
+
+mod kernel;

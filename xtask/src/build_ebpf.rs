@@ -13,6 +13,7 @@ use anyhow::{Context as _, bail, ensure};
 
 const TARGET: &str = "bpfel-unknown-none";
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
+const DEBIAN_CLIPPY: &str = "/usr/bin/clippy-driver";
 /// The separator that cargo wants between flags.
 const UNIT: &str = "\u{1f}";
 
@@ -46,11 +47,14 @@ pub fn clippy_ebpf(workspace_root: &Path) -> anyhow::Result<()> {
     let mut cargo = match toolchain {
         // rustup's clippy has another compiler inside than Debian's, which cannot read its `core`.
         Toolchain::Debian => {
-            let driver = on_path("rust-web-clippy")
-                .or_else(|| on_path("clippy-driver-web"))
-                .context("no rust-web-clippy: `apt-get install rust-web-clippy`")?;
+            ensure!(
+                Path::new(DEBIAN_CLIPPY).exists(),
+                "no {DEBIAN_CLIPPY}: `cargo xtask setup` installs Debian's rust-web-clippy"
+            );
             let mut cargo = toolchain.cargo("check", workspace_root)?;
-            cargo.env("RUSTC_WORKSPACE_WRAPPER", driver).env("CLIPPY_ARGS", "-Dwarnings__CLIPPY_HACKERY__");
+            cargo
+                .env("RUSTC_WORKSPACE_WRAPPER", DEBIAN_CLIPPY)
+                .env("CLIPPY_ARGS", "-Dwarnings__CLIPPY_HACKERY__");
             cargo
         }
         Toolchain::Nightly => {
