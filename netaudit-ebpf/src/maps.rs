@@ -6,7 +6,6 @@ use core::{
 };
 
 use aya_ebpf::{
-    Global,
     bindings::{
         BPF_F_CLONE, BPF_F_NO_PREALLOC, BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP,
         BPF_SK_STORAGE_GET_F_CREATE, bpf_map_type::BPF_MAP_TYPE_SK_STORAGE,
@@ -24,7 +23,7 @@ use crate::{
 
 /// Offsets and settings, patched by the loader: see [`Settings`]. Read single fields with [`setting!`].
 #[unsafe(no_mangle)]
-pub static SETTINGS: Global<Settings> = Global::new(UNSET);
+pub static SETTINGS: Settings = UNSET;
 
 // SAFETY: `Settings` holds integers only, for which all bytes zero is a value.
 const UNSET: Settings = unsafe { core::mem::zeroed() };
@@ -32,9 +31,8 @@ const UNSET: Settings = unsafe { core::mem::zeroed() };
 /// One field of [`SETTINGS`], read so that the compiler does not take the value before patching for the truth.
 macro_rules! setting {
     ($field:ident) => {{
-        let settings = (&raw const $crate::maps::SETTINGS).cast::<netaudit_ebpf::abi::Settings>();
-        // SAFETY: `Global` is transparent over `Settings`, which lives as long as the program.
-        unsafe { core::ptr::read_volatile(&raw const (*settings).$field) }
+        // SAFETY: a static lives as long as the program.
+        unsafe { core::ptr::read_volatile(&raw const $crate::maps::SETTINGS.$field) }
     }};
 }
 pub(crate) use setting;

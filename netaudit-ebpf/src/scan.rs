@@ -145,9 +145,10 @@ pub unsafe fn file(ctx: *mut IterTaskFile) {
     state.cgroup = cgroup_of_task(task);
     state.pid = read(task + u64::from(setting!(task_tgid)));
     let comm = (&raw mut state.comm).cast::<c_void>();
+    let from = (task + u64::from(setting!(task_comm))) as *const c_void;
     // SAFETY: the target is 16 bytes long.
     unsafe {
-        bpf_probe_read_kernel(comm, 16, (task + u64::from(setting!(task_comm))) as *const c_void);
+        bpf_probe_read_kernel(comm, 16, from);
     }
     state.flags |= mark::ACTOR | mark::BOUND;
 }

@@ -287,9 +287,12 @@ impl Kernel {
     ///
     /// Outside of a tokio runtime.
     pub async fn ready(&self) {
-        let descriptor = self
-            .ready
-            .get_or_init(|| Ok(AsyncFd::register(self.ring.as_fd().try_clone_to_owned()?)?));
+        let register = || {
+            let ring = self.ring.as_fd().try_clone_to_owned()?;
+            // SAFETY: the descriptor is a duplicate that nobody else holds; it closes with the registration.
+            Ok(unsafe { AsyncFd::register(ring) }?)
+        };
+        let descriptor = self.ready.get_or_init(register);
         match descriptor {
             Ok(descriptor) => match descriptor.readable().await {
                 Ok(mut guard) => guard.clear_ready(),
