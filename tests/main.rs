@@ -1,3 +1,4 @@
-//! Integration tests: one binary.
+//! netaudit's integration tests: one binary, a module per part.
 
 mod audit;
+mod kernel;
