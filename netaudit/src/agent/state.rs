@@ -95,8 +95,10 @@ impl State {
         }
         self.hand_on();
         tracing::info!(cgroup_root = %self.kernel.cgroup_root().display(), "watching");
-        for feature in self.kernel.features().iter().filter(|feature| !feature.attached) {
-            tracing::warn!(hook = feature.name, reason = feature.detail, "an optional hook is not attached");
+        for feature in self.kernel.features() {
+            if let Some(reason) = &feature.absent {
+                tracing::warn!(hook = feature.name, %reason, "an optional hook is not attached");
+            }
         }
     }
 

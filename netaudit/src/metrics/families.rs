@@ -209,7 +209,7 @@ fn health(state: &AgentState<'_>) -> Vec<Family> {
         .with(vec![("state", "pending".to_owned())], pending as f64),
         Family::gauge("netaudit_hook_attached", "Whether an optional kernel hook is attached").with_all(
             state.features.iter().map(|feature| {
-                (vec![("hook", feature.name.to_owned())], f64::from(u8::from(feature.attached)))
+                (vec![("hook", feature.name.to_owned())], f64::from(u8::from(feature.absent.is_none())))
             }),
         ),
         Family::gauge("netaudit_objects", "Kubernetes objects in the index").with_all(
