@@ -1,1 +1,325 @@
-//! kernel: being built.
+//! The kernel side: loads the eBPF programs, reads what they record, and says it in the model's words.
+//!
+//! ```text
+//!  connect, sendmsg, recvmsg, bind, release, sock_ops ─┐
+//!  cgroup made, removed ───────────────────────────────┴─► ring ──► drain ──► decode ──► Event
+//!  scan: iter/task, iter/task_file, the cgroup tree ─────────────────────────────────────┘
+//! ```
+//!
+//! Records keep the order in which the kernel reserved them, so a cgroup's birth stands before the flows of its
+//! processes. Everything here is about sockets, namespaces and cgroups; nothing in it knows pods or policies.
+//!
+//! Attached at a part of the cgroup hierarchy, the programs see the sockets of that part only. Paths are relative to
+//! the mount of the whole hierarchy in any case.
+
+mod btf;
+mod cgroups;
+mod clock;
+mod decode;
+mod host;
+mod load;
+mod outcome;
+
+use std::{
+    collections::HashSet,
+    io::{self, Read as _},
+    os::fd::{AsFd as _, OwnedFd},
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
+
+use aya::{
+    maps::{MapData, PerCpuArray, RingBuf},
+    programs::{Program, ProgramError, links::LinkError},
+};
+use netaudit_ebpf::abi::{TaskRecord, kind};
+use tokio::io::unix::AsyncFd;
+
+pub use btf::BtfError;
+pub use clock::Clock;
+pub use decode::{DecodeError, decode, encode, encode_cgroup};
+pub use host::{own_addresses, own_netns};
+pub use load::LoadError;
+/// The records' layout, for whoever makes records up: benches and tests.
+pub use netaudit_ebpf::abi;
+
+use crate::model::{CgroupId, NetnsCookie, Observation, Timestamp};
+use cgroups::Hierarchy;
+use load::Loaded;
+
+/// How to load.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The directory of the cgroup whose sockets are watched; found by itself if absent: the root of the hierarchy.
+    pub cgroup_root: Option<PathBuf>,
+    /// Size of the ring in bytes, a power of two from 4,096.
+    pub ring_bytes: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { cgroup_root: None, ring_bytes: 8 << 20 }
+    }
+}
+
+/// What the kernel told.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// A flow.
+    Flow(Observation),
+    /// A cgroup exists: from a scan, or made just now.
+    Cgroup {
+        /// Its id.
+        id: CgroupId,
+        /// Its path from the mount of the v2 hierarchy, such as `/kubepods/burstable/pod<uid>/<container>`.
+        path: String,
+    },
+    /// A cgroup is gone. Flows of its processes may still follow.
+    CgroupGone {
+        /// Its id.
+        id: CgroupId,
+        /// When.
+        at: Timestamp,
+    },
+    /// A process exists: from a scan.
+    Task {
+        /// The namespace that it is in.
+        netns: NetnsCookie,
+        /// The cgroup that it is in.
+        cgroup: CgroupId,
+        /// Its thread group id, in the first pid namespace.
+        pid: u32,
+    },
+}
+
+/// Something that the kernel may or may not have.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Feature {
+    /// What it is for: `udp first datagram`, `tasks`, `listeners`.
+    pub name: &'static str,
+    /// Why it is not there; `None` where it is.
+    pub absent: Option<String>,
+}
+
+/// Records that could not be delivered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Loss {
+    /// Where: `ring`.
+    pub stage: &'static str,
+    /// What kind of record, such as `tcp-established`.
+    pub cause: &'static str,
+    /// On which CPU.
+    pub cpu: u32,
+    /// How many, since load.
+    pub count: u64,
+}
+
+/// Why a scan is incomplete.
+#[derive(Debug, thiserror::Error)]
+pub enum ScanError {
+    /// The cgroup tree cannot be read.
+    #[error("cannot read the cgroups below {}", path.display())]
+    Cgroups {
+        /// The root.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// An iterator cannot be started.
+    #[error("cannot start the iterator {0}")]
+    Attach(&'static str, #[source] ProgramError),
+    /// An iterator cannot be opened.
+    #[error("cannot open the iterator {0}")]
+    Open(&'static str, #[source] LinkError),
+    /// An iterator cannot be read.
+    #[error("cannot read the iterator {0}")]
+    Read(&'static str, #[source] io::Error),
+}
+
+/// The running programs. Dropping it detaches and unloads everything.
+pub struct Kernel {
+    ebpf: aya::Ebpf,
+    hierarchy: Hierarchy,
+    features: Vec<Feature>,
+    ring: RingBuf<MapData>,
+    losses: PerCpuArray<MapData, u64>,
+    host_netns: NetnsCookie,
+    clock: Clock,
+    /// Cgroups of the watched part, where that is not everything: the tracepoints tell of all.
+    watched: HashSet<CgroupId>,
+    undecodable: u64,
+    ready: OnceLock<io::Result<AsyncFd<OwnedFd>>>,
+}
+
+impl Kernel {
+    /// Loads the programs and attaches them at the cgroup root. From here on records are made.
+    ///
+    /// # Errors
+    ///
+    /// When a capability, the kernel's type information, cgroup v2 or a hook that nothing can replace is missing: the
+    /// error names it and says what to do.
+    pub fn load(options: &Options) -> Result<Self, LoadError> {
+        let host_netns = own_netns().map_err(LoadError::Netns)?;
+        let Loaded { mut ebpf, hierarchy, features } = load::load(options)?;
+        let ring = ebpf.take_map("RECORDS").ok_or(LoadError::Lacks("RECORDS"))?;
+        let ring = RingBuf::try_from(ring).map_err(|source| LoadError::Map { map: "RECORDS", source })?;
+        let losses = ebpf.take_map("LOSSES").ok_or(LoadError::Lacks("LOSSES"))?;
+        let losses = PerCpuArray::try_from(losses).map_err(|source| LoadError::Map { map: "LOSSES", source })?;
+        Ok(Self {
+            ebpf,
+            hierarchy,
+            features,
+            ring,
+            losses,
+            host_netns,
+            clock: Clock::now(),
+            watched: HashSet::new(),
+            undecodable: 0,
+            ready: OnceLock::new(),
+        })
+    }
+
+    /// The directory that the programs are attached to.
+    pub fn cgroup_root(&self) -> &Path {
+        &self.hierarchy.root
+    }
+
+    /// Where the whole v2 hierarchy is mounted: what paths of cgroups are relative to.
+    pub fn cgroup_mount(&self) -> &Path {
+        &self.hierarchy.mount
+    }
+
+    /// The namespace of the thread that loaded.
+    pub fn host_netns(&self) -> NetnsCookie {
+        self.host_netns
+    }
+
+    /// What this kernel has of the optional hooks.
+    pub fn features(&self) -> &[Feature] {
+        &self.features
+    }
+
+    /// What exists now: the cgroups of the watched part first, then its processes. Also marks the sockets that serve
+    /// already with their process, so that what they accept can be told from whom. An optional iterator that the
+    /// kernel lacks is left out: see [`Kernel::features`].
+    ///
+    /// # Errors
+    ///
+    /// When the cgroup tree or an iterator cannot be read.
+    pub fn scan(&mut self) -> Result<Vec<Event>, ScanError> {
+        self.iterate("scan_files")?;
+        // Processes before cgroups: one that is in a cgroup made meanwhile is then found in the list of cgroups.
+        let written = self.iterate("scan_tasks")?;
+        let mut events = self
+            .hierarchy
+            .list()
+            .map_err(|source| ScanError::Cgroups { path: self.hierarchy.root.clone(), source })?;
+        let listed: HashSet<CgroupId> = events
+            .iter()
+            .filter_map(|event| match event {
+                Event::Cgroup { id, .. } => Some(*id),
+                _ => None,
+            })
+            .collect();
+        let whole = self.hierarchy.is_whole();
+        let in_part = |event: &Event| match event {
+            Event::Task { cgroup, .. } => whole || listed.contains(cgroup),
+            _ => true,
+        };
+        events.extend(decode::decode_tasks(&written).filter(in_part));
+        if !whole {
+            self.watched.extend(listed);
+        }
+        Ok(events)
+    }
+
+    /// Runs an iterator to its end; returns what it wrote. Nothing where the kernel does not have it.
+    fn iterate(&mut self, name: &'static str) -> Result<Vec<u8>, ScanError> {
+        let Some(Program::Iter(program)) = self.ebpf.program_mut(name) else { return Ok(Vec::new()) };
+        if program.fd().is_err() {
+            return Ok(Vec::new());
+        }
+        let id = program.attach().map_err(|error| ScanError::Attach(name, error))?;
+        let link = program.take_link(id).map_err(|error| ScanError::Attach(name, error))?;
+        let mut file = link.into_file().map_err(|error| ScanError::Open(name, error))?;
+        let mut written = Vec::with_capacity(64 * size_of::<TaskRecord>());
+        file.read_to_end(&mut written).map_err(|error| ScanError::Read(name, error))?;
+        Ok(written)
+    }
+
+    /// Takes up to `max` records out of the ring, passes what they say to `sink` in their order, and returns how many
+    /// it took. Call it every 10 to 50 ms, and when [`Kernel::ready`] tells that the ring fills up.
+    pub fn drain(&mut self, max: usize, sink: &mut dyn FnMut(Event)) -> usize {
+        self.clock.refresh();
+        let mut taken = 0;
+        while taken < max {
+            let Some(item) = self.ring.next() else { break };
+            taken += 1;
+            match decode(&item, &self.clock) {
+                Ok(Event::Cgroup { id, path }) => {
+                    if !self.hierarchy.contains(&path) {
+                        continue;
+                    }
+                    if !self.hierarchy.is_whole() {
+                        self.watched.insert(id);
+                    }
+                    sink(Event::Cgroup { id, path });
+                }
+                Ok(Event::CgroupGone { id, at }) => {
+                    if self.hierarchy.is_whole() || self.watched.remove(&id) {
+                        sink(Event::CgroupGone { id, at });
+                    }
+                }
+                Ok(event) => sink(event),
+                Err(error) => {
+                    self.undecodable += 1;
+                    tracing::debug!(%error, "a kernel record cannot be read");
+                }
+            }
+        }
+        taken
+    }
+
+    /// Resolves when the ring has filled up to a quarter: time to drain at once. Records below that wake nobody.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    pub async fn ready(&self) {
+        let register = || {
+            let ring = self.ring.as_fd().try_clone_to_owned()?;
+            // SAFETY: the descriptor is a duplicate that nobody else holds; it closes with the registration.
+            Ok(unsafe { AsyncFd::register(ring) }?)
+        };
+        let descriptor = self.ready.get_or_init(register);
+        match descriptor {
+            Ok(descriptor) => match descriptor.readable().await {
+                Ok(mut guard) => guard.clear_ready(),
+                Err(_) => std::future::pending().await,
+            },
+            // Without it the caller's timer drains alone.
+            Err(error) => {
+                tracing::warn!(%error, "no wake-ups from the kernel's ring; it is drained by timer only");
+                std::future::pending().await
+            }
+        }
+    }
+
+    /// How many records were lost since load, by kind and CPU; without those that are zero.
+    pub fn losses(&self) -> Vec<Loss> {
+        let mut losses = Vec::new();
+        for index in 0..kind::COUNT {
+            let (Some(cause), Ok(counts)) = (kind::name(index), self.losses.get(&index, 0)) else { continue };
+            for (cpu, count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
+                losses.push(Loss { stage: "ring", cause, cpu: cpu as u32, count: *count });
+            }
+        }
+        losses
+    }
+
+    /// Records of an unknown kind or size, since load.
+    pub fn undecodable(&self) -> u64 {
+        self.undecodable
+    }
+}

@@ -1,0 +1,267 @@
+//! The layout of what crosses from the kernel to the agent, and of what the agent tells the programs at load.
+//!
+//! Everything is `repr(C)` with explicit padding, and flags and kinds are plain integers: a record comes out of shared
+//! memory, where an `enum` or a `bool` with a value that Rust does not know would be undefined behaviour. Sizes and
+//! offsets are asserted at compile time, for both sides at once.
+
+use core::mem::{offset_of, size_of};
+
+/// An address as the kernel holds it: four words in network byte order, v4 in mapped form (`::ffff:a.b.c.d`).
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Address(pub [u32; 4]);
+
+impl Address {
+    /// The third word of every mapped v4 address, in memory order.
+    pub const MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
+
+    /// The mapped form of a v4 address, given in network byte order.
+    #[inline(always)]
+    pub const fn v4(network_order: u32) -> Self {
+        Self([0, 0, Self::MAPPED, network_order])
+    }
+
+    /// The sixteen bytes in the order in which they are written and sent.
+    pub const fn octets(self) -> [u8; 16] {
+        let [a, b, c, d] = self.0;
+        let (a, b, c, d) = (a.to_ne_bytes(), b.to_ne_bytes(), c.to_ne_bytes(), d.to_ne_bytes());
+        [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3]]
+    }
+
+    /// The inverse of [`Address::octets`].
+    pub const fn from_octets(o: [u8; 16]) -> Self {
+        Self([
+            u32::from_ne_bytes([o[0], o[1], o[2], o[3]]),
+            u32::from_ne_bytes([o[4], o[5], o[6], o[7]]),
+            u32::from_ne_bytes([o[8], o[9], o[10], o[11]]),
+            u32::from_ne_bytes([o[12], o[13], o[14], o[15]]),
+        ])
+    }
+}
+
+/// What a record is: the first word of each. The same numbers index the map of losses.
+pub mod kind {
+    /// TCP, source side: the handshake finished.
+    pub const TCP_ESTABLISHED: u32 = 1;
+    /// TCP, destination side: a listener's handshake finished.
+    pub const TCP_ACCEPTED: u32 = 2;
+    /// TCP, source side: closed before the handshake finished; `detail` and `flags` say what the socket held.
+    pub const TCP_CLOSED: u32 = 3;
+    /// TCP, source side: the first retransmission of the SYN. The final record follows.
+    pub const TCP_PENDING: u32 = 4;
+    /// TCP, source side: the attempt ended before a SYN could be sent.
+    pub const TCP_FAILED: u32 = 5;
+    /// UDP, source side: the first datagram of a socket to a destination.
+    pub const UDP_SENT: u32 = 6;
+    /// UDP, destination side: the first datagram that a server read from an address.
+    pub const UDP_RECEIVED: u32 = 7;
+    /// A cgroup was made: a [`super::CgroupRecord`].
+    pub const CGROUP_MADE: u32 = 8;
+    /// A cgroup was removed: a [`super::CgroupRecord`].
+    pub const CGROUP_REMOVED: u32 = 9;
+    /// Not a record: the socket's storage could not be allocated, so its flow cannot be told. Counts as a loss.
+    pub const NO_STORAGE: u32 = 10;
+    /// One more than the greatest kind.
+    pub const COUNT: u32 = 11;
+
+    /// The word for a kind in metrics and logs; `None` for a number that is none.
+    pub const fn name(kind: u32) -> Option<&'static str> {
+        Some(match kind {
+            TCP_ESTABLISHED => "tcp-established",
+            TCP_ACCEPTED => "tcp-accepted",
+            TCP_CLOSED => "tcp-closed",
+            TCP_PENDING => "tcp-pending",
+            TCP_FAILED => "tcp-failed",
+            UDP_SENT => "udp-sent",
+            UDP_RECEIVED => "udp-received",
+            CGROUP_MADE => "cgroup-made",
+            CGROUP_REMOVED => "cgroup-removed",
+            NO_STORAGE => "no-storage",
+            _ => return None,
+        })
+    }
+}
+
+/// Bits of [`FlowRecord::flags`].
+pub mod flag {
+    /// `pid`, `comm` and `cgroup` are those of the socket's opener. Without it only `cgroup` may be known.
+    pub const ACTOR: u16 = 1;
+    /// The socket had received a segment.
+    pub const ANSWERED: u16 = 2;
+    /// `detail` holds the type and code of an ICMP message that was queued on the socket.
+    pub const ICMP: u16 = 4;
+}
+
+/// A flow. 128 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct FlowRecord {
+    /// One of [`kind`], from `TCP_ESTABLISHED` to `UDP_RECEIVED`.
+    pub kind: u32,
+    /// For `TCP_CLOSED` what the socket held, see [`detail`]; else 0.
+    pub detail: u32,
+    /// When the record was made, in nanoseconds since boot.
+    pub at: u64,
+    /// When the attempt began, in nanoseconds since boot; equal to `at` on the destination side.
+    pub started: u64,
+    /// Cookie of the socket's network namespace.
+    pub netns: u64,
+    /// The opener's cgroup; 0 where nothing told it.
+    pub cgroup: u64,
+    /// The socket's cookie.
+    pub socket: u64,
+    /// Tells the attempts of one socket apart.
+    pub sequence: u32,
+    /// The opener's thread group id, in the first pid namespace.
+    pub pid: u32,
+    /// The opener's command name.
+    pub comm: [u8; 16],
+    /// This end's address, unspecified where none is chosen yet.
+    pub local: Address,
+    /// The other end's address as the socket holds it.
+    pub remote: Address,
+    /// The address that the program asked for; equal to `remote` where nobody rewrote it.
+    pub requested: Address,
+    /// Host byte order.
+    pub local_port: u16,
+    /// Host byte order.
+    pub remote_port: u16,
+    /// Host byte order.
+    pub requested_port: u16,
+    /// Bits of [`flag`].
+    pub flags: u16,
+}
+
+/// What a socket held when it closed before its handshake finished: four bytes in one word.
+pub mod detail {
+    /// Packs `sk_err`, `sk_err_soft`, and the type and code of a queued ICMP message.
+    #[inline(always)]
+    pub const fn pack(error: u8, soft: u8, icmp_type: u8, icmp_code: u8) -> u32 {
+        error as u32 | (soft as u32) << 8 | (icmp_type as u32) << 16 | (icmp_code as u32) << 24
+    }
+
+    /// The inverse of [`pack`]: `[error, soft, icmp_type, icmp_code]`.
+    pub const fn unpack(detail: u32) -> [u8; 4] {
+        detail.to_le_bytes()
+    }
+}
+
+/// Bytes of path that a [`CgroupRecord`] has room for, the final zero included.
+pub const CGROUP_PATH: usize = 992;
+
+/// A cgroup that came or went. 1,024 bytes; such records are rare.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CgroupRecord {
+    /// [`kind::CGROUP_MADE`] or [`kind::CGROUP_REMOVED`].
+    pub kind: u32,
+    /// Bytes of `path` in use without the final zero. A path that fills all the room may have been cut.
+    pub length: u32,
+    /// When, in nanoseconds since boot.
+    pub at: u64,
+    /// The cgroup's id.
+    pub id: u64,
+    /// Zero.
+    pub reserved: u64,
+    /// The path below the root of the v2 hierarchy, from `/`.
+    pub path: [u8; CGROUP_PATH],
+}
+
+/// A task, as the task iterator writes it. 24 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct TaskRecord {
+    /// Cookie of the task's network namespace.
+    pub netns: u64,
+    /// The task's cgroup in the v2 hierarchy.
+    pub cgroup: u64,
+    /// Thread group id, in the first pid namespace.
+    pub pid: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// Where the running kernel keeps what the programs read: byte offsets, which the agent takes from the kernel's BTF,
+/// and the settings of this run. Constant once the programs are loaded.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Settings {
+    /// `sock.sk_err`
+    pub sk_err: u32,
+    /// `sock.sk_err_soft`
+    pub sk_err_soft: u32,
+    /// `sock.sk_error_queue.next`
+    pub error_queue_next: u32,
+    /// `sock.sk_error_queue.qlen`
+    pub error_queue_length: u32,
+    /// From an `sk_buff` to the `sock_extended_err` in its control block.
+    pub extended_error: u32,
+    /// `sock.sk_cgrp_data.cgroup`
+    pub sk_cgroup: u32,
+    /// `sock.skc_state`
+    pub sk_state: u32,
+    /// `sock.skc_family`
+    pub sk_family: u32,
+    /// `sock.sk_protocol`
+    pub sk_protocol: u32,
+    /// The byte of `sock` that holds `sk_userlocks`.
+    pub sk_userlocks: u32,
+    /// How far `sk_userlocks` stands from the low end of that byte, in bits.
+    pub sk_userlocks_shift: u32,
+    /// `sock.skc_num`
+    pub sk_num: u32,
+    /// `sock.skc_rcv_saddr`
+    pub sk_address4: u32,
+    /// `sock.skc_v6_rcv_saddr`
+    pub sk_address6: u32,
+    /// `sock.skc_net`
+    pub sk_net: u32,
+    /// `net.net_cookie`
+    pub net_cookie: u32,
+    /// `cgroup.kn`
+    pub cgroup_node: u32,
+    /// `kernfs_node.id`
+    pub node_id: u32,
+    /// `cgroup.root`
+    pub cgroup_root: u32,
+    /// `cgroup_root.hierarchy_id`
+    pub hierarchy_id: u32,
+    /// `task_struct.pid`
+    pub task_pid: u32,
+    /// `task_struct.tgid`
+    pub task_tgid: u32,
+    /// `task_struct.comm`
+    pub task_comm: u32,
+    /// `task_struct.cgroups`
+    pub task_cgroups: u32,
+    /// `css_set.dfl_cgrp`
+    pub default_cgroup: u32,
+    /// `task_struct.nsproxy`
+    pub task_nsproxy: u32,
+    /// `nsproxy.net_ns`
+    pub nsproxy_net: u32,
+    /// `msghdr.msg_name`
+    pub message_name: u32,
+    /// Bytes in the ring at which the reader is woken; 0 for never.
+    pub wake_at: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// Index into the map of switches: 1 there means that the programs on `udp_sendmsg` are attached, so that a connected
+/// socket's flow is told at its first datagram and not at `connect`, which sends nothing.
+pub const SWITCH_UDP_SEND: u32 = 0;
+
+const _: () = {
+    assert!(size_of::<FlowRecord>() == 128);
+    assert!(offset_of!(FlowRecord, at) == 8);
+    assert!(offset_of!(FlowRecord, sequence) == 48);
+    assert!(offset_of!(FlowRecord, comm) == 56);
+    assert!(offset_of!(FlowRecord, local) == 72);
+    assert!(offset_of!(FlowRecord, local_port) == 120);
+    assert!(offset_of!(FlowRecord, flags) == 126);
+    assert!(size_of::<CgroupRecord>() == 1024);
+    assert!(offset_of!(CgroupRecord, path) == 32);
+    assert!(size_of::<TaskRecord>() == 24);
+    assert!(size_of::<Settings>() == 120);
+};

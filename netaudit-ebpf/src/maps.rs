@@ -1,0 +1,154 @@
+//! The maps, and the two ways out of the programs: a record in the ring, or a count in the map of losses.
+
+use core::{
+    intrinsics::{AtomicOrdering, atomic_xadd},
+    ptr,
+};
+
+use aya_ebpf::{
+    bindings::{
+        BPF_F_CLONE, BPF_F_NO_PREALLOC, BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP,
+        BPF_SK_STORAGE_GET_F_CREATE, bpf_map_type::BPF_MAP_TYPE_SK_STORAGE,
+    },
+    btf_maps::{Array, LruHashMap, PerCpuArray, RingBuf},
+    helpers::generated::{bpf_ringbuf_query, bpf_sk_storage_get},
+    macros::btf_map,
+};
+use netaudit_ebpf::abi::{FlowRecord, Settings, kind};
+
+use crate::{
+    socket::Socket,
+    udp::{PeerKey, Ports},
+};
+
+/// Offsets and settings, patched by the loader: see [`Settings`]. Read single fields with [`setting!`].
+#[unsafe(no_mangle)]
+pub static SETTINGS: Settings = UNSET;
+
+// SAFETY: `Settings` holds integers only, for which all bytes zero is a value.
+const UNSET: Settings = unsafe { core::mem::zeroed() };
+
+/// One field of [`SETTINGS`], read so that the compiler does not take the value before patching for the truth.
+macro_rules! setting {
+    ($field:ident) => {{
+        // SAFETY: a static lives as long as the program.
+        unsafe { core::ptr::read_volatile(&raw const $crate::maps::SETTINGS.$field) }
+    }};
+}
+pub(crate) use setting;
+
+/// Every record goes through this ring, so that a cgroup's birth stands before the connects of its processes. The
+/// size is set at load.
+#[btf_map]
+pub static RECORDS: RingBuf<FlowRecord, { 8 << 20 }> = RingBuf::new();
+
+/// Records that found no room, by [`kind`].
+#[btf_map]
+pub static LOSSES: PerCpuArray<u64, { kind::COUNT as usize }> = PerCpuArray::new();
+
+/// What the agent switches after load, since only attaching shows whether the kernel has it.
+#[btf_map]
+pub static SWITCHES: Array<u32, 1> = Array::new();
+
+/// UDP peers of a socket beyond the latest, which is in the socket's own storage.
+#[btf_map]
+pub static PEERS: LruHashMap<PeerKey, Ports, 32768> = LruHashMap::new();
+
+/// State of a socket, which accepted sockets inherit from their listener.
+#[btf_map]
+pub static SOCKETS: SocketStorage = SocketStorage::new();
+
+/// A socket storage map. aya-ebpf's own has no room for `BPF_F_CLONE`, and takes one kind of context only.
+#[repr(C)]
+pub struct SocketStorage {
+    r#type: *const [i32; BPF_MAP_TYPE_SK_STORAGE as usize],
+    key: *const i32,
+    value: *const Socket,
+    max_entries: *const [i32; 0],
+    map_flags: *const [i32; (BPF_F_NO_PREALLOC | BPF_F_CLONE) as usize],
+}
+
+// SAFETY: the fields are a description for the loader; nothing reads through them.
+unsafe impl Sync for SocketStorage {}
+
+impl SocketStorage {
+    const fn new() -> Self {
+        Self {
+            r#type: ptr::null(),
+            key: ptr::null(),
+            value: ptr::null(),
+            max_entries: ptr::null(),
+            map_flags: ptr::null(),
+        }
+    }
+
+    /// The state of `socket`, if it has one.
+    ///
+    /// # Safety
+    ///
+    /// `socket` must be what the verifier takes for a socket in this type of program: the context of a `cgroup_sock`
+    /// program, or the socket that another context points to, tested for null.
+    #[inline(always)]
+    pub unsafe fn get<T>(&self, socket: *mut T) -> Option<&'static mut Socket> {
+        // SAFETY: by contract; the kernel returns null or storage that outlives the program's run.
+        unsafe { self.storage(socket, 0).as_mut() }
+    }
+
+    /// The state of `socket`, made of zeros if it has none yet. `None`, counted, where there is no memory for it.
+    ///
+    /// # Safety
+    ///
+    /// As for [`SocketStorage::get`].
+    #[inline(always)]
+    pub unsafe fn get_or_create<T>(&self, socket: *mut T) -> Option<&'static mut Socket> {
+        // SAFETY: by contract, as above.
+        let state = unsafe { self.storage(socket, BPF_SK_STORAGE_GET_F_CREATE.into()).as_mut() };
+        if state.is_none() {
+            lose(kind::NO_STORAGE);
+        }
+        state
+    }
+
+    #[inline(always)]
+    unsafe fn storage<T>(&self, socket: *mut T, flags: u64) -> *mut Socket {
+        let map = ptr::from_ref(self).cast_mut().cast();
+        // SAFETY: by contract of the callers.
+        unsafe { bpf_sk_storage_get(map, socket.cast(), ptr::null_mut(), flags) }.cast()
+    }
+}
+
+/// Reserves a record, lets `fill` write all of it, and submits it. A full ring counts as a loss of `kind`.
+#[inline(always)]
+pub fn emit<T: 'static>(kind: u32, fill: impl FnOnce(*mut T)) {
+    let Some(mut record) = RECORDS.reserve_untyped::<T>(0) else {
+        lose(kind);
+        return;
+    };
+    fill(record.as_mut_ptr());
+    record.submit(wakeup::<T>());
+}
+
+/// Counts a record of `kind` that cannot be delivered.
+#[inline(always)]
+pub fn lose(kind: u32) {
+    if let Some(count) = LOSSES.get_ptr_mut(kind) {
+        // SAFETY: the pointer is this CPU's slot. Atomic all the same: a program in a soft interrupt may come between.
+        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(count, 1) };
+    }
+}
+
+/// A wake-up costs more than everything else together, so readers poll; only the records around the one that crosses
+/// the fill threshold wake them. Several, as producers on other CPUs may step over the exact mark.
+#[inline(always)]
+fn wakeup<T>() -> u64 {
+    let wake_at = u64::from(setting!(wake_at));
+    if wake_at != 0 {
+        let ring = (&raw const RECORDS).cast_mut().cast();
+        // SAFETY: `ring` is a ring buffer map.
+        let filled = unsafe { bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA.into()) };
+        if filled >= wake_at && filled < wake_at + 8 * size_of::<T>() as u64 {
+            return BPF_RB_FORCE_WAKEUP.into();
+        }
+    }
+    BPF_RB_NO_WAKEUP.into()
+}

@@ -1,0 +1,154 @@
+//! What existed before the agent: tasks with their namespaces, and sockets that already listen.
+
+use aya_ebpf::{
+    bindings::{bpf_sock, file, seq_file, task_struct},
+    cty::c_void,
+    helpers::generated::{bpf_probe_read_kernel, bpf_seq_write, bpf_sock_from_file},
+};
+use netaudit_ebpf::abi::TaskRecord;
+
+use crate::{
+    maps::{SOCKETS, setting},
+    socket::{address_of, cgroup_id, mark, read},
+};
+
+/// The beginning of what every iterator passes.
+#[repr(C)]
+pub struct IterMeta {
+    seq: *mut seq_file,
+}
+
+/// The context of `iter/task`.
+#[repr(C)]
+pub struct IterTask {
+    meta: *mut IterMeta,
+    task: *mut task_struct,
+}
+
+/// The context of `iter/task_file`.
+#[repr(C)]
+pub struct IterTaskFile {
+    meta: *mut IterMeta,
+    task: *mut task_struct,
+    fd: u64,
+    file: *mut file,
+}
+
+/// Writes a [`TaskRecord`] for each process.
+///
+/// # Safety
+///
+/// `ctx` must be the context of `iter/task`.
+#[inline(always)]
+pub unsafe fn task(ctx: *mut IterTask) {
+    // SAFETY: by contract.
+    let task = unsafe { (*ctx).task };
+    if task.is_null() {
+        return;
+    }
+    let task = address_of(task);
+    let pid: u32 = read(task + u64::from(setting!(task_pid)));
+    let tgid: u32 = read(task + u64::from(setting!(task_tgid)));
+    if pid != tgid {
+        return;
+    }
+    let proxy: u64 = read(task + u64::from(setting!(task_nsproxy)));
+    if proxy == 0 {
+        return;
+    }
+    let net: u64 = read(proxy + u64::from(setting!(nsproxy_net)));
+    let record = TaskRecord {
+        netns: read(net + u64::from(setting!(net_cookie))),
+        cgroup: cgroup_of_task(task),
+        pid,
+        reserved: 0,
+    };
+    // SAFETY: by contract; the record lives on the stack.
+    unsafe {
+        let seq = (*(*ctx).meta).seq;
+        bpf_seq_write(seq, (&raw const record).cast(), size_of::<TaskRecord>() as u32);
+    }
+}
+
+#[inline(always)]
+fn cgroup_of_task(task: u64) -> u64 {
+    let set: u64 = read(task + u64::from(setting!(task_cgroups)));
+    cgroup_id(read(set + u64::from(setting!(default_cgroup))))
+}
+
+/// `struct socket` up to its `sk`; the agent checks the offset in the kernel's BTF before it loads this program.
+#[repr(C)]
+struct KernelSocket {
+    state: u32,
+    kind: u16,
+    flags: u64,
+    file: *mut c_void,
+    sk: *mut bpf_sock,
+}
+
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
+const IPPROTO_TCP: u16 = 6;
+const IPPROTO_UDP: u16 = 17;
+const TCP_LISTEN: u8 = 10;
+/// The program chose the port itself: a server, or a client that means to look like one.
+const SOCK_BINDPORT_LOCK: u8 = 8;
+
+/// Marks listeners and UDP servers with the process that holds them.
+///
+/// # Safety
+///
+/// `ctx` must be the context of `iter/task_file`.
+#[inline(always)]
+pub unsafe fn file(ctx: *mut IterTaskFile) {
+    // SAFETY: by contract.
+    let (task, file) = unsafe { ((*ctx).task, (*ctx).file) };
+    if task.is_null() || file.is_null() {
+        return;
+    }
+    // SAFETY: a file of the context, tested for null.
+    let socket = unsafe { bpf_sock_from_file(file) }.cast::<KernelSocket>();
+    if socket.is_null() {
+        return;
+    }
+    // SAFETY: the verifier checks the access against the kernel's types.
+    let sk = unsafe { (*socket).sk };
+    if sk.is_null() {
+        return;
+    }
+    let address = address_of(sk);
+    let family: u16 = read(address + u64::from(setting!(sk_family)));
+    if family != AF_INET && family != AF_INET6 {
+        return;
+    }
+    let protocol: u16 = read(address + u64::from(setting!(sk_protocol)));
+    let serves = if protocol == IPPROTO_TCP {
+        read::<u8>(address + u64::from(setting!(sk_state))) == TCP_LISTEN
+    } else if protocol == IPPROTO_UDP {
+        let locks: u8 = read(address + u64::from(setting!(sk_userlocks)));
+        (locks >> (setting!(sk_userlocks_shift) & 7)) & SOCK_BINDPORT_LOCK != 0
+    } else {
+        false
+    };
+    if !serves {
+        return;
+    }
+    // SAFETY: the verifier knows `sk` for a socket.
+    let Some(state) = (unsafe { SOCKETS.get_or_create(sk) }) else { return };
+    // The first process that is found with it, unless a hook knows better.
+    if state.is(mark::ACTOR) {
+        return;
+    }
+    let task = address_of(task);
+    let net: u64 = read(address + u64::from(setting!(sk_net)));
+    state.netns = read(net + u64::from(setting!(net_cookie)));
+    state.cgroup = cgroup_of_task(task);
+    state.pid = read(task + u64::from(setting!(task_tgid)));
+    let comm = (&raw mut state.comm).cast::<c_void>();
+    let from = (task + u64::from(setting!(task_comm))) as *const c_void;
+    // SAFETY: the target is 16 bytes long.
+    unsafe {
+        bpf_probe_read_kernel(comm, 16, from);
+    }
+    state.flags |= mark::ACTOR | mark::BOUND;
+}

@@ -1,0 +1,145 @@
+//! The state that a socket carries, and how to look into a socket that the context does not show.
+
+use aya_ebpf::{
+    cty::c_void,
+    helpers::{
+        bpf_get_current_pid_tgid,
+        generated::{bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_ktime_get_boot_ns, bpf_probe_read_kernel},
+    },
+};
+use netaudit_ebpf::abi::{Address, FlowRecord, flag};
+
+use crate::{maps::setting, udp::Ports};
+
+/// Bits of [`Socket::flags`].
+pub mod mark {
+    /// The identity is that of a program that bound or connected the socket.
+    pub const ACTOR: u32 = 1;
+    /// Bound by its program: a listener, or a UDP socket that may serve.
+    pub const BOUND: u32 = 2;
+    /// TCP: `connect` was called, and no SYN has been sent yet.
+    pub const CONNECTING: u32 = 4;
+    /// TCP: a SYN was sent, and the outcome is open.
+    pub const SYN_SENT: u32 = 8;
+    /// TCP: the first retransmission was told.
+    pub const PENDING: u32 = 16;
+    /// UDP: connected to `peer`, and nothing sent yet.
+    pub const CONNECTED: u32 = 32;
+    /// UDP: a datagram to `peer` was told.
+    pub const SENT: u32 = 64;
+    /// UDP: a datagram from `server.address` was told.
+    pub const RECEIVED: u32 = 128;
+}
+
+/// What is kept with each socket that connects, sends, or is bound.
+#[repr(C)]
+pub struct Socket {
+    /// The opener's cgroup.
+    pub cgroup: u64,
+    /// Cookie of the network namespace.
+    pub netns: u64,
+    /// When the attempt began, in nanoseconds since boot.
+    pub started: u64,
+    /// The opener's thread group id.
+    pub pid: u32,
+    /// Bits of [`mark`].
+    pub flags: u32,
+    /// The opener's command name.
+    pub comm: [u8; 16],
+    /// TCP: what `connect` asked for. UDP: where the latest flow went.
+    pub peer: Address,
+    /// Port of `peer`, in host byte order.
+    pub peer_port: u16,
+    /// Zero.
+    pub reserved: u16,
+    /// Counts the attempts of this socket.
+    pub sequence: u32,
+    /// UDP: who sent the latest datagram that was read.
+    pub sender: Address,
+    /// UDP: the ports from which `sender` sent.
+    pub sender_ports: Ports,
+}
+
+impl Socket {
+    /// Takes the running task for the socket's actor. For programs that run in the caller's context.
+    #[inline(always)]
+    pub fn identify(&mut self, netns: u64) {
+        self.netns = netns;
+        self.pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+        // SAFETY: the helpers have no preconditions; `comm` is 16 bytes long.
+        unsafe {
+            self.cgroup = bpf_get_current_cgroup_id();
+            bpf_get_current_comm((&raw mut self.comm).cast(), 16);
+        }
+        self.flags |= mark::ACTOR;
+    }
+
+    /// Whether `bits` are all set.
+    #[inline(always)]
+    pub fn is(&self, bits: u32) -> bool {
+        self.flags & bits == bits
+    }
+
+    /// Writes who acted into `record`.
+    ///
+    /// # Safety
+    ///
+    /// `record` must point to a record.
+    #[inline(always)]
+    pub unsafe fn tell_actor(&self, record: *mut FlowRecord) {
+        // SAFETY: by contract.
+        unsafe {
+            (*record).cgroup = self.cgroup;
+            (*record).pid = self.pid;
+            (*record).comm = self.comm;
+            if self.is(mark::ACTOR) {
+                (*record).flags |= flag::ACTOR;
+            }
+        }
+    }
+}
+
+/// Nanoseconds since boot, time asleep included.
+#[inline(always)]
+pub fn now() -> u64 {
+    // SAFETY: no preconditions.
+    unsafe { bpf_ktime_get_boot_ns() }
+}
+
+/// The address of a kernel object behind a pointer on which the verifier forbids arithmetic: read back from the stack,
+/// where it is only a number.
+#[inline(always)]
+pub fn address_of<T>(pointer: *const T) -> u64 {
+    let slot = pointer;
+    read((&raw const slot) as u64)
+}
+
+/// Reads kernel memory; zeros where it cannot be read. The helper clears the target itself when it fails, and a branch
+/// for each read would multiply the verifier's work.
+#[inline(always)]
+pub fn read<T: Copy>(address: u64) -> T {
+    // SAFETY: every `T` used here is an integer or an array of them, for which zeros are a value.
+    let mut value: T = unsafe { core::mem::zeroed() };
+    // SAFETY: the target is `value`, and the helper checks the source.
+    unsafe {
+        bpf_probe_read_kernel((&raw mut value).cast::<c_void>(), size_of::<T>() as u32, address as *const c_void);
+    }
+    value
+}
+
+/// The cgroup that the socket belongs to: that of the task which made it, or which made its listener.
+#[inline(always)]
+pub fn cgroup_of(socket: u64) -> u64 {
+    let cgroup: u64 = read(socket + u64::from(setting!(sk_cgroup)));
+    if cgroup == 0 {
+        return 0;
+    }
+    cgroup_id(cgroup)
+}
+
+/// The id of the cgroup at `cgroup`.
+#[inline(always)]
+pub fn cgroup_id(cgroup: u64) -> u64 {
+    let node: u64 = read(cgroup + u64::from(setting!(cgroup_node)));
+    read(node + u64::from(setting!(node_id)))
+}

@@ -1,0 +1,288 @@
+//! TCP attempts and accepted connections.
+//!
+//! ```text
+//!  connect ──► CONNECTING ──SYN──► SYN_SENT ──► established │ closed, with what the socket held
+//!                  │                  └─RTO─► pending (once)
+//!                  └─ released, or connected again, in state CLOSE ──► failed
+//! ```
+//!
+//! What a close means (refused, rejected, timeout, ...) is decided in the agent from what the socket held, where a test
+//! can reach it.
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_RTO_CB,
+        BPF_SOCK_OPS_RTO_CB_FLAG, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB,
+        BPF_TCP_CLOSE, BPF_TCP_SYN_SENT, bpf_sock,
+    },
+    helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie},
+    programs::{SockContext, SockOpsContext},
+};
+use netaudit_ebpf::abi::{Address, FlowRecord, detail, flag, kind};
+
+use crate::{
+    maps::{SOCKETS, emit, setting},
+    socket::{Socket, address_of, cgroup_of, mark, now, read},
+};
+
+/// `connect` on a TCP socket, in the caller's context.
+#[inline(always)]
+pub fn connect(socket: *mut bpf_sock, netns: u64, cookie: u64, peer: Address, port: u16) {
+    // SAFETY: the caller took `socket` from its context.
+    let Some(state) = (unsafe { SOCKETS.get_or_create(socket) }) else { return };
+    // The socket's earlier attempt got no further than this hook.
+    if state.is(mark::CONNECTING) {
+        emit_failed(state, cookie);
+    }
+    state.identify(netns);
+    state.started = now();
+    state.sequence += 1;
+    state.peer = peer;
+    state.peer_port = port;
+    state.flags = state.flags & !(mark::SYN_SENT | mark::PENDING) | mark::CONNECTING;
+}
+
+/// The socket is being released. If its attempt sent no SYN, that is the end of it; a socket in any other state goes
+/// through [`operation`] afterwards.
+#[inline(always)]
+pub fn release(ctx: &SockContext) {
+    // SAFETY: the context is the socket in this type of program.
+    let Some(state) = (unsafe { SOCKETS.get(ctx.sock) }) else { return };
+    if state.is(mark::CONNECTING) {
+        // SAFETY: the helper takes this context.
+        let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+        state.flags &= !mark::CONNECTING;
+        emit_failed(state, cookie);
+    }
+}
+
+#[inline(always)]
+fn emit_failed(state: &Socket, cookie: u64) {
+    emit::<FlowRecord>(kind::TCP_FAILED, |record| {
+        // SAFETY: `record` is reserved; every field is written.
+        unsafe {
+            (*record).kind = kind::TCP_FAILED;
+            (*record).detail = 0;
+            (*record).at = now();
+            (*record).started = state.started;
+            (*record).netns = state.netns;
+            (*record).socket = cookie;
+            (*record).sequence = state.sequence;
+            (*record).flags = 0;
+            (*record).local = Address([0; 4]);
+            (*record).local_port = 0;
+            (*record).remote = state.peer;
+            (*record).remote_port = state.peer_port;
+            (*record).requested = state.peer;
+            (*record).requested_port = state.peer_port;
+            state.tell_actor(record);
+        }
+    });
+}
+
+/// Everything that `sock_ops` tells. May run in a soft interrupt: identity comes from the socket's storage only.
+#[inline(always)]
+pub fn operation(ctx: &SockOpsContext) {
+    match ctx.op() {
+        BPF_SOCK_OPS_TCP_CONNECT_CB => connecting(ctx),
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => established(ctx),
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => accepted(ctx),
+        BPF_SOCK_OPS_RTO_CB => timer(ctx),
+        BPF_SOCK_OPS_STATE_CB => {
+            if ctx.arg(0) == BPF_TCP_SYN_SENT && ctx.arg(1) == BPF_TCP_CLOSE {
+                closed(ctx);
+            }
+        }
+        _ => {}
+    }
+}
+
+#[inline(always)]
+fn socket_of(ctx: &SockOpsContext) -> Option<*mut bpf_sock> {
+    // SAFETY: the verifier checks the access.
+    let socket = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
+    if socket.is_null() { None } else { Some(socket) }
+}
+
+#[inline(always)]
+fn state_of(ctx: &SockOpsContext) -> Option<&'static mut Socket> {
+    // SAFETY: a socket of the context, tested for null.
+    unsafe { SOCKETS.get(socket_of(ctx)?) }
+}
+
+/// The SYN is about to be sent.
+#[inline(always)]
+fn connecting(ctx: &SockOpsContext) {
+    let Some(state) = state_of(ctx) else { return };
+    if !state.is(mark::CONNECTING) {
+        return;
+    }
+    state.flags = state.flags & !mark::CONNECTING | mark::SYN_SENT;
+    // Other programs own flags of this socket too: add to them, and never take away.
+    let flags = ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTO_CB_FLAG;
+    let _ = ctx.set_cb_flags(flags as i32);
+}
+
+#[inline(always)]
+fn established(ctx: &SockOpsContext) {
+    let Some(state) = state_of(ctx) else { return };
+    if !state.is(mark::SYN_SENT) {
+        return;
+    }
+    state.flags &= !(mark::SYN_SENT | mark::PENDING);
+    emit_attempt(ctx, state, kind::TCP_ESTABLISHED, 0, flag::ANSWERED);
+}
+
+/// The retransmission timer fired.
+#[inline(always)]
+fn timer(ctx: &SockOpsContext) {
+    let Some(state) = state_of(ctx) else { return };
+    if state.flags & (mark::SYN_SENT | mark::PENDING) != mark::SYN_SENT {
+        return;
+    }
+    state.flags |= mark::PENDING;
+    emit_attempt(ctx, state, kind::TCP_PENDING, 0, 0);
+}
+
+/// SYN_SENT → CLOSE: tells what the socket holds.
+#[inline(always)]
+fn closed(ctx: &SockOpsContext) {
+    let Some(socket) = socket_of(ctx) else { return };
+    // SAFETY: a socket of the context, tested for null.
+    let Some(state) = (unsafe { SOCKETS.get(socket) }) else { return };
+    if !state.is(mark::SYN_SENT) {
+        return;
+    }
+    state.flags &= !(mark::SYN_SENT | mark::PENDING);
+
+    let mut flags = 0;
+    // SAFETY: the verifier checks the access.
+    if unsafe { (*ctx.ops).segs_in } > 0 {
+        flags |= flag::ANSWERED;
+    }
+    let socket = address_of(socket);
+    let error: u32 = read(socket + u64::from(setting!(sk_err)));
+    let soft: u32 = read(socket + u64::from(setting!(sk_err_soft)));
+    let (mut icmp_type, mut icmp_code) = (0, 0);
+    let queued: u32 = read(socket + u64::from(setting!(error_queue_length)));
+    if queued > 0 {
+        let packet: u64 = read(socket + u64::from(setting!(error_queue_next)));
+        // `sock_extended_err`: errno u32, origin u8, type u8, code u8.
+        let extended: [u8; 8] = read(packet + u64::from(setting!(extended_error)));
+        let origin = extended[4];
+        if origin == SO_EE_ORIGIN_ICMP || origin == SO_EE_ORIGIN_ICMP6 {
+            flags |= flag::ICMP;
+            icmp_type = extended[5];
+            icmp_code = extended[6];
+        }
+    }
+    let detail = detail::pack(error as u8, soft as u8, icmp_type, icmp_code);
+    emit_attempt(ctx, state, kind::TCP_CLOSED, detail, flags);
+}
+
+const SO_EE_ORIGIN_ICMP: u8 = 2;
+const SO_EE_ORIGIN_ICMP6: u8 = 3;
+
+#[inline(always)]
+fn emit_attempt(ctx: &SockOpsContext, state: &Socket, kind: u32, detail: u32, flags: u16) {
+    // SAFETY: the helper takes this context.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    emit::<FlowRecord>(kind, |record| {
+        // SAFETY: `record` is reserved; every field is written.
+        unsafe {
+            (*record).kind = kind;
+            (*record).detail = detail;
+            (*record).at = now();
+            (*record).started = state.started;
+            (*record).netns = state.netns;
+            (*record).socket = cookie;
+            (*record).sequence = state.sequence;
+            (*record).flags = flags;
+            (*record).requested = state.peer;
+            (*record).requested_port = state.peer_port;
+            tell_ends(ctx, record);
+            state.tell_actor(record);
+        }
+    });
+}
+
+/// A listener's connection finished its handshake. Its state is a copy of the listener's.
+#[inline(always)]
+fn accepted(ctx: &SockOpsContext) {
+    let Some(socket) = socket_of(ctx) else { return };
+    // SAFETY: a socket of the context, tested for null.
+    let state = unsafe { SOCKETS.get(socket) };
+    // SAFETY: the helpers take this context.
+    let (cookie, netns) = unsafe { (bpf_get_socket_cookie(ctx.as_ptr()), bpf_get_netns_cookie(ctx.as_ptr())) };
+    // Known even for a listener that nothing marked.
+    let cgroup = cgroup_of(address_of(socket));
+    emit::<FlowRecord>(kind::TCP_ACCEPTED, |record| {
+        let at = now();
+        // SAFETY: `record` is reserved; every field is written.
+        unsafe {
+            (*record).kind = kind::TCP_ACCEPTED;
+            (*record).detail = 0;
+            (*record).at = at;
+            (*record).started = at;
+            (*record).netns = netns;
+            (*record).socket = cookie;
+            (*record).sequence = 0;
+            (*record).flags = flag::ANSWERED;
+            (*record).cgroup = cgroup;
+            (*record).pid = 0;
+            (*record).comm = [0; 16];
+            tell_ends(ctx, record);
+            (*record).requested = (*record).remote;
+            (*record).requested_port = (*record).remote_port;
+            if let Some(state) = state {
+                if state.is(mark::ACTOR) {
+                    state.tell_actor(record);
+                }
+            }
+        }
+    });
+}
+
+/// Writes both ends as the socket holds them now.
+///
+/// # Safety
+///
+/// `record` must point to a record.
+#[inline(always)]
+unsafe fn tell_ends(ctx: &SockOpsContext, record: *mut FlowRecord) {
+    const AF_INET: u32 = 2;
+    // SAFETY: by contract; the verifier checks the context's fields.
+    unsafe {
+        let ops = ctx.ops;
+        if (*ops).family == AF_INET {
+            (*record).local = Address::v4((*ops).local_ip4);
+            (*record).remote = Address::v4((*ops).remote_ip4);
+        } else {
+            (*record).local = words(&raw const (*ops).local_ip6);
+            (*record).remote = words(&raw const (*ops).remote_ip6);
+        }
+        (*record).local_port = (*ops).local_port as u16;
+        // The port's two bytes stand in the upper half of the word.
+        (*record).remote_port = u32::from_be((*ops).remote_port) as u16;
+    }
+}
+
+/// Reads an address out of a context, word for word: the verifier allows no other width for all kernels.
+///
+/// # Safety
+///
+/// `address` must point to an address of the context.
+#[inline(always)]
+pub unsafe fn words(address: *const [u32; 4]) -> Address {
+    let word = address.cast::<u32>();
+    // SAFETY: by contract.
+    unsafe {
+        Address([
+            word.read_volatile(),
+            word.add(1).read_volatile(),
+            word.add(2).read_volatile(),
+            word.add(3).read_volatile(),
+        ])
+    }
+}

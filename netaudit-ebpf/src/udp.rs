@@ -1,0 +1,330 @@
+//! UDP: the first datagram of a socket to a destination, and the first that a server reads from an address.
+//!
+//! Hooks fire once a message, so each must leave as early as it can. What a socket did last is in its own storage;
+//! further peers are in a map that forgets the least used. Forgetting costs a second record of the same flow, never
+//! a missing one.
+//!
+//! Who asked and who answered is known from the order on the socket: a datagram from a peer to which this socket has
+//! sent is an answer, and so is one sent to a peer from which it has read. Neither is a flow of its own.
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{bpf_sock, bpf_sock_addr},
+    helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie},
+    programs::{FEntryContext, SockAddrContext},
+};
+use netaudit_ebpf::abi::{Address, FlowRecord, SWITCH_UDP_SEND, kind};
+
+use crate::{
+    maps::{PEERS, SOCKETS, SWITCHES, emit, setting},
+    socket::{Socket, address_of, mark, now, read},
+    tcp::words,
+};
+
+/// A peer of a socket beyond the latest one.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct PeerKey {
+    socket: u64,
+    address: Address,
+    port: u16,
+    role: u16,
+    reserved: u32,
+}
+
+impl PeerKey {
+    /// A destination, by its port too: each is a flow of its own.
+    #[inline(always)]
+    fn destination(socket: u64, address: Address, port: u16) -> Self {
+        Self { socket, address, port, role: 1, reserved: 0 }
+    }
+
+    /// A client, by its address only: its port changes with every request.
+    #[inline(always)]
+    fn client(socket: u64, address: Address) -> Self {
+        Self { socket, address, port: 0, role: 2, reserved: 0 }
+    }
+}
+
+/// The latest ports of a client, for telling answers from flows.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Ports {
+    recent: [u16; Self::ROOM],
+    /// How many were noted; beyond the room the oldest are gone.
+    noted: u32,
+}
+
+impl Ports {
+    const ROOM: usize = 8;
+    /// Below it a port belongs to a service, and no client sends from there unless it means to.
+    const FIRST_UNPRIVILEGED: u16 = 1024;
+
+    #[inline(always)]
+    fn one(port: u16) -> Self {
+        Self { recent: [port, 0, 0, 0, 0, 0, 0, 0], noted: 1 }
+    }
+
+    #[inline(always)]
+    fn holds(&self, port: u16) -> bool {
+        let r = &self.recent;
+        r[0] == port
+            || r[1] == port
+            || r[2] == port
+            || r[3] == port
+            || r[4] == port
+            || r[5] == port
+            || r[6] == port
+            || r[7] == port
+    }
+
+    /// Whether a datagram to `port` of this client can only be an answer: it asked from there, or it asked from more
+    /// ports than there is room for.
+    #[inline(always)]
+    fn may_have_asked(&self, port: u16) -> bool {
+        self.holds(port) || (self.noted > Self::ROOM as u32 && port >= Self::FIRST_UNPRIVILEGED)
+    }
+
+    #[inline(always)]
+    fn note(&mut self, port: u16) {
+        self.recent[(self.noted & (Self::ROOM as u32 - 1)) as usize] = port;
+        // Stops where the count would come round to a small number again.
+        if self.noted < u32::MAX - 8 {
+            self.noted += 1;
+        } else {
+            self.noted -= 7;
+        }
+    }
+}
+
+/// `connect` on a UDP socket: sends nothing by itself. Resolvers connect to every candidate to learn their own
+/// address, so a flow begins with the first datagram where that can be seen, and here where it cannot.
+#[inline(always)]
+pub fn connect(ctx: &SockAddrContext, socket: *mut bpf_sock, netns: u64, peer: Address, port: u16) {
+    // Nobody listens on port 0; it is how one asks for a route.
+    if port == 0 {
+        return;
+    }
+    // SAFETY: the caller took `socket` from its context.
+    let Some(state) = (unsafe { SOCKETS.get_or_create(socket) }) else { return };
+    // SAFETY: the helper takes this context.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    if is_answer(state, cookie, peer, port) {
+        state.flags &= !mark::CONNECTED;
+        return;
+    }
+    state.identify(netns);
+    state.started = now();
+    state.peer = peer;
+    state.peer_port = port;
+    if SWITCHES.get(SWITCH_UDP_SEND).is_some_and(|on| *on != 0) {
+        state.flags = state.flags & !mark::SENT | mark::CONNECTED;
+        return;
+    }
+    state.flags = state.flags & !mark::CONNECTED | mark::SENT;
+    state.sequence += 1;
+    // SAFETY: `socket` is of the context.
+    let (local, local_port) = unsafe { local_of(socket) };
+    emit_flow(kind::UDP_SENT, state, cookie, (local, local_port), (peer, port));
+}
+
+/// A datagram with a destination of its own is about to be sent.
+#[inline(always)]
+pub fn send(ctx: &SockAddrContext, peer: Address, port: u16) {
+    // SAFETY: the verifier checks the access; the socket of this context is never null.
+    let socket = unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk };
+    // SAFETY: a socket of the context.
+    let Some(state) = (unsafe { SOCKETS.get_or_create(socket) }) else { return };
+    if state.is(mark::SENT) && state.peer == peer && state.peer_port == port {
+        return;
+    }
+    // SAFETY: the helpers take this context.
+    let (cookie, netns) = unsafe { (bpf_get_socket_cookie(ctx.as_ptr()), bpf_get_netns_cookie(ctx.as_ptr())) };
+    if is_answer(state, cookie, peer, port) {
+        return;
+    }
+    let waits = state.is(mark::CONNECTED) && (state.peer != peer || state.peer_port != port);
+    if state.is(mark::SENT) || waits {
+        let key = PeerKey::destination(cookie, peer, port);
+        if PEERS.get_ptr(key).is_some() {
+            return;
+        }
+        let _ = PEERS.insert(key, Ports::one(port), 0);
+    } else {
+        state.peer = peer;
+        state.peer_port = port;
+        state.flags = state.flags & !mark::CONNECTED | mark::SENT;
+    }
+    state.identify(netns);
+    state.started = now();
+    state.sequence += 1;
+    // SAFETY: `socket` is of the context.
+    let (local, local_port) = unsafe { local_of(socket) };
+    emit_flow(kind::UDP_SENT, state, cookie, (local, local_port), (peer, port));
+}
+
+/// `udp_sendmsg` or `udpv6_sendmsg` was entered: the first time on a connected socket is where its flow begins.
+#[inline(always)]
+pub fn connected_send(ctx: &FEntryContext) {
+    let socket: *mut bpf_sock = ctx.arg(0);
+    // SAFETY: the function's first argument is the socket.
+    let Some(state) = (unsafe { SOCKETS.get(socket) }) else { return };
+    if !state.is(mark::CONNECTED) {
+        return;
+    }
+    // A message with an address goes elsewhere, and `send` sees it.
+    let message: u64 = ctx.arg(1);
+    let name: u64 = read(message + u64::from(setting!(message_name)));
+    if name != 0 {
+        return;
+    }
+    // SAFETY: the helper takes a socket in this type of program.
+    let cookie = unsafe { bpf_get_socket_cookie(socket.cast()) };
+    state.flags = state.flags & !mark::CONNECTED | mark::SENT;
+    state.sequence += 1;
+    state.started = now();
+    let netns = state.netns;
+    state.identify(netns);
+
+    let address = address_of(socket);
+    let family: u16 = read(address + u64::from(setting!(sk_family)));
+    let local = if family == AF_INET as u16 {
+        Address::v4(read(address + u64::from(setting!(sk_address4))))
+    } else {
+        Address(read(address + u64::from(setting!(sk_address6))))
+    };
+    let local_port: u16 = read(address + u64::from(setting!(sk_num)));
+    let peer = (state.peer, state.peer_port);
+    emit_flow(kind::UDP_SENT, state, cookie, (local, local_port), peer);
+}
+
+/// A datagram was read, and its sender told to the program.
+#[inline(always)]
+pub fn receive(ctx: &SockAddrContext, sender: Address, port: u16) {
+    // SAFETY: the verifier checks the access; the socket of this context is never null.
+    let socket = unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk };
+    // SAFETY: a socket of the context.
+    let Some(state) = (unsafe { SOCKETS.get(socket) }) else { return };
+    if !state.is(mark::BOUND) {
+        return;
+    }
+    let known = state.is(mark::RECEIVED);
+    if known && state.sender == sender {
+        if !state.sender_ports.holds(port) {
+            state.sender_ports.note(port);
+        }
+        return;
+    }
+    // SAFETY: the helper takes this context.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    if state.is(mark::SENT) {
+        if state.peer == sender && state.peer_port == port {
+            return;
+        }
+        // Only further destinations are in the map.
+        if state.sequence > 1 && PEERS.get_ptr(PeerKey::destination(cookie, sender, port)).is_some() {
+            return;
+        }
+    }
+    if known {
+        let former = state.sender_ports;
+        let _ = PEERS.insert(PeerKey::client(cookie, state.sender), former, 0);
+        if let Some(ports) = PEERS.get_ptr(PeerKey::client(cookie, sender)) {
+            state.sender = sender;
+            // SAFETY: a value of the map; whoever writes beside us leaves other ports, not an invalid value.
+            state.sender_ports = unsafe { *ports };
+            if !state.sender_ports.holds(port) {
+                state.sender_ports.note(port);
+            }
+            return;
+        }
+    }
+    state.sender = sender;
+    state.sender_ports = Ports::one(port);
+    state.flags |= mark::RECEIVED;
+    state.started = now();
+    state.sequence += 1;
+    // SAFETY: `socket` is of the context.
+    let (local, local_port) = unsafe { local_of(socket) };
+    emit_flow(kind::UDP_RECEIVED, state, cookie, (local, local_port), (sender, port));
+}
+
+/// Whether a datagram from this socket to `peer` answers one that was read from there.
+#[inline(always)]
+fn is_answer(state: &Socket, cookie: u64, peer: Address, port: u16) -> bool {
+    if !state.is(mark::BOUND | mark::RECEIVED) {
+        return false;
+    }
+    if state.sender == peer {
+        return state.sender_ports.may_have_asked(port);
+    }
+    match PEERS.get_ptr(PeerKey::client(cookie, peer)) {
+        // SAFETY: a value of the map.
+        Some(ports) => unsafe { (*ports).may_have_asked(port) },
+        None => false,
+    }
+}
+
+const AF_INET: u32 = 2;
+
+/// This end, as far as it is chosen.
+///
+/// # Safety
+///
+/// `socket` must be a socket of the context.
+#[inline(always)]
+unsafe fn local_of(socket: *mut bpf_sock) -> (Address, u16) {
+    // SAFETY: by contract; the verifier checks the fields.
+    unsafe {
+        let port = (*socket).src_port as u16;
+        if (*socket).family == AF_INET {
+            (Address::v4((*socket).src_ip4), port)
+        } else {
+            (words(&raw const (*socket).src_ip6), port)
+        }
+    }
+}
+
+#[inline(always)]
+fn emit_flow(kind: u32, state: &Socket, cookie: u64, local: (Address, u16), remote: (Address, u16)) {
+    emit::<FlowRecord>(kind, |record| {
+        // SAFETY: `record` is reserved; every field is written.
+        unsafe {
+            (*record).kind = kind;
+            (*record).detail = 0;
+            (*record).at = state.started;
+            (*record).started = state.started;
+            (*record).netns = state.netns;
+            (*record).socket = cookie;
+            (*record).sequence = state.sequence;
+            (*record).flags = 0;
+            (*record).local = local.0;
+            (*record).local_port = local.1;
+            (*record).remote = remote.0;
+            (*record).remote_port = remote.1;
+            (*record).requested = remote.0;
+            (*record).requested_port = remote.1;
+            state.tell_actor(record);
+        }
+    });
+}
+
+/// The v4 address and port that the program named.
+#[inline(always)]
+pub fn named4(ctx: &SockAddrContext) -> (Address, u16) {
+    // SAFETY: the verifier checks the fields.
+    unsafe { (Address::v4((*ctx.sock_addr).user_ip4), port_of(ctx.sock_addr)) }
+}
+
+/// The v6 address and port that the program named.
+#[inline(always)]
+pub fn named6(ctx: &SockAddrContext) -> (Address, u16) {
+    // SAFETY: the verifier checks the fields.
+    unsafe { (words(&raw const (*ctx.sock_addr).user_ip6), port_of(ctx.sock_addr)) }
+}
+
+#[inline(always)]
+unsafe fn port_of(ctx: *const bpf_sock_addr) -> u16 {
+    // SAFETY: by contract of the callers. The two bytes in network order stand in the lower half of the word.
+    u16::from_be(unsafe { (*ctx).user_port } as u16)
+}

@@ -1,0 +1,280 @@
+//! Checks what loading needs, loads the programs and attaches them.
+
+use std::{
+    fs::{self, File},
+    io,
+    path::PathBuf,
+};
+
+use aya::{
+    Btf, Ebpf, EbpfLoader,
+    maps::Array,
+    programs::{CgroupAttachMode, Program, ProgramError},
+};
+use netaudit_ebpf::abi::{self, Settings};
+
+use super::{
+    Feature, Options,
+    btf::{self, BtfError, Types},
+    cgroups::Hierarchy,
+};
+
+include!(concat!(env!("OUT_DIR"), "/object.rs"));
+
+/// Why the programs are not running. Each message says what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The binary was built without the programs.
+    #[error(
+        "this binary was built without the eBPF programs: run `cargo xtask build-ebpf`, then build netaudit again"
+    )]
+    NoObject,
+    /// The process lacks rights.
+    #[error(
+        "missing {}: run as root, or give the container the capabilities BPF, NET_ADMIN and PERFMON",
+        .0.join(", ")
+    )]
+    Capabilities(Vec<&'static str>),
+    /// The process's rights cannot be read.
+    #[error("cannot read the process's capabilities from /proc/self/status")]
+    Status(#[source] io::Error),
+    /// The kernel shows no type information.
+    #[error(
+        "no kernel type information at {BTF_PATH}: the kernel must be built with CONFIG_DEBUG_INFO_BTF=y (every \
+         distribution of the last years does), and /sys must be mounted"
+    )]
+    NoBtf(#[source] io::Error),
+    /// The kernel's type information lacks what the programs read.
+    #[error("this kernel is not one that netaudit can read")]
+    Btf(#[from] BtfError),
+    /// The list of mounts cannot be read.
+    #[error("cannot read /proc/self/mountinfo")]
+    Mounts(#[source] io::Error),
+    /// No cgroup v2.
+    #[error(
+        "no cgroup v2 is mounted: boot with systemd.unified_cgroup_hierarchy=1, or `mount -t cgroup2 none \
+         /sys/fs/cgroup/unified`; in a container, mount the host's /sys/fs/cgroup"
+    )]
+    NoCgroup2,
+    /// The root that was asked for cannot be read.
+    #[error("cannot read the cgroup root {}", path.display())]
+    CgroupRoot {
+        /// The root.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The root that was asked for is in no cgroup v2 hierarchy.
+    #[error("the cgroup root {} is not in a cgroup v2 hierarchy that is mounted whole", path.display())]
+    NotCgroup2 {
+        /// The root.
+        path: PathBuf,
+    },
+    /// The ring's size is none that the kernel takes.
+    #[error("a ring of {0} bytes is not possible: use a power of two from 4096 to 1073741824")]
+    RingBytes(u32),
+    /// The namespace's cookie cannot be read.
+    #[error("this kernel tells no namespace cookies: netaudit needs Linux 5.15 or newer")]
+    Netns(#[source] io::Error),
+    /// The object does not load.
+    #[error("the kernel refuses the eBPF programs")]
+    Object(#[source] aya::EbpfError),
+    /// One program does not load or attach.
+    #[error("the kernel refuses the eBPF program {program}")]
+    Program {
+        /// Its name.
+        program: &'static str,
+        /// Why.
+        #[source]
+        source: ProgramError,
+    },
+    /// A map or program that the agent needs is not in the object.
+    #[error("the eBPF object has no {0}: it was built from another version; run `cargo xtask build-ebpf`")]
+    Lacks(&'static str),
+    /// A map cannot be used.
+    #[error("the map {map} cannot be used")]
+    Map {
+        /// Its name.
+        map: &'static str,
+        /// Why.
+        #[source]
+        source: aya::maps::MapError,
+    },
+}
+
+const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
+
+/// Settings as aya wants a value for the programs' global.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+struct Global(Settings);
+
+// SAFETY: `Settings` holds only `u32`s, without padding.
+unsafe impl aya::Pod for Global {}
+
+/// The programs without which nothing is known, by the name of their functions.
+const CORE: [&str; 12] = [
+    "on_connect4",
+    "on_connect6",
+    "on_sendmsg4",
+    "on_sendmsg6",
+    "on_recvmsg4",
+    "on_recvmsg6",
+    "on_bind4",
+    "on_bind6",
+    "on_release",
+    "on_sock_ops",
+    "on_cgroup_made",
+    "on_cgroup_removed",
+];
+
+/// What is loaded: dropping it detaches and unloads everything.
+pub struct Loaded {
+    pub ebpf: Ebpf,
+    pub hierarchy: Hierarchy,
+    pub features: Vec<Feature>,
+}
+
+/// See [`super::Kernel::load`].
+pub fn load(options: &Options) -> Result<Loaded, LoadError> {
+    let object = OBJECT.ok_or(LoadError::NoObject)?;
+    if !options.ring_bytes.is_power_of_two() || !(4096..=1 << 30).contains(&options.ring_bytes) {
+        return Err(LoadError::RingBytes(options.ring_bytes));
+    }
+    check_capabilities()?;
+    let types = fs::read(BTF_PATH).map_err(LoadError::NoBtf)?;
+    // A quarter: late enough to be rare, and early enough that a reader wakes up before the rest is gone.
+    let settings = btf::settings(&Types::parse(&types)?, options.ring_bytes / 4)?;
+    let hierarchy = Hierarchy::find(options.cgroup_root.as_deref())?;
+    let root = File::open(&hierarchy.root)
+        .map_err(|source| LoadError::CgroupRoot { path: hierarchy.root.clone(), source })?;
+
+    let btf = Btf::from_sys_fs().map_err(|error| LoadError::Object(error.into()))?;
+    let mut ebpf = EbpfLoader::new()
+        .btf(Some(&btf))
+        .override_global("SETTINGS", &Global(settings), true)
+        .map_max_entries("RECORDS", options.ring_bytes)
+        .load(object)
+        .map_err(LoadError::Object)?;
+
+    // Cgroups first, then what ends attempts, then what begins them: no attempt is begun that nobody would end.
+    for program in CORE.into_iter().rev() {
+        attach_core(&mut ebpf, program, &root)?;
+    }
+    let features = vec![udp_send(&mut ebpf, &btf)?, scan(&mut ebpf, &btf, "tasks", "scan_tasks", "task"), {
+        let offset = Types::parse(&types)?.field("socket", "sk")?.byte();
+        // The program has this offset built in, as the verifier must see it.
+        if offset == 24 {
+            scan(&mut ebpf, &btf, "listeners", "scan_files", "task_file")
+        } else {
+            Feature { name: "listeners", absent: Some(format!("socket.sk is at {offset}, not at 24")) }
+        }
+    }];
+    Ok(Loaded { ebpf, hierarchy, features })
+}
+
+fn attach_core(ebpf: &mut Ebpf, name: &'static str, root: &File) -> Result<(), LoadError> {
+    let program = ebpf.program_mut(name).ok_or(LoadError::Lacks(name))?;
+    // Links allow many programs on one cgroup whatever the mode says; the kernel wants it to be this one.
+    let mode = CgroupAttachMode::Single;
+    let result = match program {
+        Program::CgroupSockAddr(program) => program.load().and_then(|()| program.attach(root, mode).map(drop)),
+        Program::CgroupSock(program) => program.load().and_then(|()| program.attach(root, mode).map(drop)),
+        Program::SockOps(program) => program.load().and_then(|()| program.attach(root, mode).map(drop)),
+        Program::RawTracePoint(program) => {
+            let tracepoint = if name == "on_cgroup_made" { "cgroup_mkdir" } else { "cgroup_rmdir" };
+            program.load().and_then(|()| program.attach(tracepoint).map(drop))
+        }
+        _ => return Err(LoadError::Lacks(name)),
+    };
+    result.map_err(|source| LoadError::Program { program: name, source })
+}
+
+/// Attaches to the functions that send, and tells the other programs so. Both or none.
+fn udp_send(ebpf: &mut Ebpf, btf: &Btf) -> Result<Feature, LoadError> {
+    const NAME: &str = "udp first datagram";
+    for (name, function) in [("on_udp_send4", "udp_sendmsg"), ("on_udp_send6", "udpv6_sendmsg")] {
+        let Some(Program::FEntry(program)) = ebpf.program_mut(name) else {
+            return Err(LoadError::Lacks(name));
+        };
+        if let Err(error) = program.load(function, btf).and_then(|()| program.attach().map(drop)) {
+            return Ok(Feature { name: NAME, absent: Some(chain(&error)) });
+        }
+    }
+    let map = ebpf.map_mut("SWITCHES").ok_or(LoadError::Lacks("SWITCHES"))?;
+    let switch = Array::<_, u32>::try_from(map).and_then(|mut switches| switches.set(abi::SWITCH_UDP_SEND, 1, 0));
+    switch.map_err(|source| LoadError::Map { map: "SWITCHES", source })?;
+    Ok(Feature { name: NAME, absent: None })
+}
+
+fn scan(ebpf: &mut Ebpf, btf: &Btf, name: &'static str, program: &'static str, kind: &str) -> Feature {
+    let absent = match ebpf.program_mut(program) {
+        Some(Program::Iter(program)) => program.load(kind, btf).err().map(|error| chain(&error)),
+        _ => Some(format!("the object has no {program}")),
+    };
+    Feature { name, absent }
+}
+
+/// An error with its causes, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text.truncate(text.find('\n').unwrap_or(text.len()));
+    text
+}
+
+fn check_capabilities() -> Result<(), LoadError> {
+    let status = fs::read_to_string("/proc/self/status").map_err(LoadError::Status)?;
+    let missing = missing_capabilities(&status);
+    if missing.is_empty() { Ok(()) } else { Err(LoadError::Capabilities(missing)) }
+}
+
+/// Which of the needed capabilities the text of a `status` file does not show as effective.
+fn missing_capabilities(status: &str) -> Vec<&'static str> {
+    const SYS_ADMIN: u32 = 21;
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(0);
+    let has = |bit: u32| effective >> bit & 1 == 1;
+    let needed = [("CAP_BPF", 39, true), ("CAP_NET_ADMIN", 12, false), ("CAP_PERFMON", 38, true)];
+    needed
+        .into_iter()
+        // Before 5.8 there was one capability for two of them, and it still serves.
+        .filter(|(_, bit, in_sys_admin)| !(has(*bit) || *in_sys_admin && has(SYS_ADMIN)))
+        .map(|(name, ..)| name)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_capabilities_are_named() {
+        let none = "Name:\tx\nCapEff:\t0000000000000000\n";
+        assert_eq!(missing_capabilities(none), ["CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON"]);
+        let enough = format!("CapEff:\t{:016x}\n", 1_u64 << 39 | 1 << 38 | 1 << 12);
+        assert!(missing_capabilities(&enough).is_empty());
+        let old = format!("CapEff:\t{:016x}\n", 1_u64 << 21);
+        assert_eq!(missing_capabilities(&old), ["CAP_NET_ADMIN"]);
+        let error = LoadError::Capabilities(missing_capabilities(none)).to_string();
+        assert!(error.contains("CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON"), "{error}");
+    }
+
+    #[test]
+    fn a_ring_must_be_a_power_of_two() {
+        let options = Options { ring_bytes: 5000, ..Options::default() };
+        match load(&options).map(|_| ()) {
+            Err(LoadError::RingBytes(5000) | LoadError::NoObject) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
