@@ -10,6 +10,7 @@ use crate::{
 
 /// Watch this node's pods: record their connections, judge them, serve metrics and write the flow log
 #[derive(Args)]
+#[command(args_override_self = true)]
 pub(super) struct Agent {
     #[command(flatten)]
     flags: Flags,
