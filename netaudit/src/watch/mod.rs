@@ -1,1 +1,7 @@
-//! watch: being built.
+//! Where objects come from: manifest files and the API server. Both end in the same index.
+
+pub mod convert;
+mod convert_fields;
+mod convert_policy;
+pub mod manifests;
+mod manifests_text;
