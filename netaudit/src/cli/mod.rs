@@ -1,5 +1,9 @@
 //! The command line: a file a subcommand. Results go to stdout, logs and errors to stderr.
 
+mod eval;
+mod eval_cases;
+mod eval_flow;
+
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -13,7 +17,9 @@ struct Cli {
 }
 
 #[derive(Subcommand)]
-enum Command {}
+enum Command {
+    Eval(eval::Args),
+}
 
 /// How a command ended, as the exit status tells it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,7 +45,9 @@ impl From<Exit> for ExitCode {
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let result: anyhow::Result<Exit> = match cli.command {};
+    let result: anyhow::Result<Exit> = match cli.command {
+        Command::Eval(args) => eval::run(args),
+    };
     match result {
         Ok(exit) => exit.into(),
         Err(error) if is_broken_pipe(&error) => Exit::Clean.into(),
