@@ -1,1 +1,5 @@
-//! tests
+//! netaudit's integration tests, in one binary.
+
+mod conformance;
+mod policy_laws;
+mod semantics;

@@ -15,6 +15,7 @@ pub(super) fn hash(direction: Direction, rule: &declared::Rule) -> u64 {
     let mut text = String::from(direction.as_str());
     list(&mut text, "peers", rule.peers.iter().map(peer));
     list(&mut text, "ports", rule.ports.iter().map(port));
+    list(&mut text, "invalid", rule.invalid_peers.iter().chain(&rule.invalid_ports).map(invalid));
     let digest = Sha256::digest(text.as_bytes());
     digest[..8].iter().fold(0, |hash, byte| hash << 8 | u64::from(*byte))
 }
@@ -32,7 +33,13 @@ fn peer(peer: &declared::Peer) -> String {
     list(&mut text, "namespaces", peer.namespace_selector.iter().map(selector));
     list(&mut text, "pods", peer.pod_selector.iter().map(selector));
     list(&mut text, "block", peer.ip_block.iter().map(block));
+    list(&mut text, "invalid", peer.invalid.iter().map(invalid));
     text
+}
+
+/// What a lost part said cannot be told, so all parts that are wrong in one way are the same.
+fn invalid(invalid: &declared::Invalid) -> String {
+    format!("{:?}", invalid.reason)
 }
 
 /// A label is an expression with the operator `In` and one value: both spellings are one content.
@@ -42,6 +49,7 @@ fn selector(selector: &declared::Selector) -> String {
         selector.match_expressions.iter().map(|it| requirement(&it.key, &it.operator, &it.values));
     let mut text = String::from("selector");
     list(&mut text, "all", labels.chain(expressions));
+    list(&mut text, "invalid", selector.invalid.iter().map(invalid));
     text
 }
 
@@ -81,5 +89,6 @@ fn port(port: &declared::Port) -> String {
             let _ = write!(text, " to {last}");
         }
     }
+    list(&mut text, "invalid", port.invalid.iter().map(invalid));
     text
 }
