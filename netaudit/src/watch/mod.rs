@@ -3,5 +3,7 @@
 pub mod convert;
 mod convert_fields;
 mod convert_policy;
+#[cfg(test)]
+mod convert_tests;
 pub mod manifests;
 mod manifests_text;
