@@ -2,6 +2,9 @@
 
 mod agent;
 mod audit;
+mod conformance;
 mod kernel;
 #[allow(dead_code, unused_imports, reason = "shared with the tasks, and each side uses a part of it")]
 mod lab;
+mod policy_laws;
+mod semantics;
