@@ -16,8 +16,10 @@ mod udp;
 use aya_ebpf::{
     EbpfContext as _,
     helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie},
-    macros::{cgroup_sock, cgroup_sock_addr, fentry, raw_tracepoint, sock_ops},
-    programs::{FEntryContext, RawTracePointContext, SockAddrContext, SockContext, SockOpsContext},
+    macros::{btf_tracepoint, cgroup_sock, cgroup_sock_addr, fentry, raw_tracepoint, sock_ops},
+    programs::{
+        BtfTracePointContext, FEntryContext, RawTracePointContext, SockAddrContext, SockContext, SockOpsContext,
+    },
 };
 use netaudit_ebpf::abi::{Address, kind};
 
@@ -133,17 +135,24 @@ fn on_sock_ops(ctx: SockOpsContext) -> u32 {
     ALLOW as u32
 }
 
-/// Optional: the first datagram of a connected v4 socket.
-#[fentry(function = "udp_sendmsg")]
-fn on_udp_send4(ctx: FEntryContext) -> i32 {
-    udp::connected_send(&ctx);
+/// Optional: the first datagram of a connected socket.
+#[btf_tracepoint(function = "sock_send_length")]
+fn on_sent(ctx: BtfTracePointContext) -> i32 {
+    udp::sent(&ctx);
     0
 }
 
-/// Optional: the first datagram of a connected v6 socket.
+/// Optional, where the kernel has no such tracepoint: the first datagram of a connected v4 socket.
+#[fentry(function = "udp_sendmsg")]
+fn on_sending4(ctx: FEntryContext) -> i32 {
+    udp::sending(&ctx);
+    0
+}
+
+/// Optional, as above: the first datagram of a connected v6 socket.
 #[fentry(function = "udpv6_sendmsg")]
-fn on_udp_send6(ctx: FEntryContext) -> i32 {
-    udp::connected_send(&ctx);
+fn on_sending6(ctx: FEntryContext) -> i32 {
+    udp::sending(&ctx);
     0
 }
 

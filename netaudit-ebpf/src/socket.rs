@@ -29,6 +29,8 @@ pub mod mark {
     pub const SENT: u32 = 64;
     /// UDP: a datagram from `server.address` was told.
     pub const RECEIVED: u32 = 128;
+    /// UDP: the datagram that is being sent goes to another address than `peer`.
+    pub const ELSEWHERE: u32 = 256;
 }
 
 /// What is kept with each socket that connects, sends, or is bound.

@@ -64,7 +64,9 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        // A process that has just been reaped may still be on its way out.
+        // Whoever is still in it was started by this test.
+        let _ = fs::write(self.path.join("cgroup.kill"), "1");
+        // A process that has just been killed may still be on its way out.
         for _ in 0..100 {
             match fs::remove_dir(&self.path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {

@@ -15,10 +15,10 @@ use super::{
 
 /// A pod with an echo server on port 53 and one with clients.
 struct Service {
+    // In the order in which they must end: processes leave the pods, and pods the tree.
+    process: Option<Running>,
     client: Pod,
     server: Pod,
-    process: Option<Running>,
-    // Last: pods leave the tree before it goes.
     stage: Stage,
 }
 
@@ -30,7 +30,7 @@ impl Service {
         let stage = Stage::new();
         let (client, server) = (stage.pod("client"), stage.pod("server"));
         client.join(&server);
-        let mut service = Self { client, server, process: None, stage };
+        let mut service = Self { process: None, client, server, stage };
         service.process = Some(service.serve("[::]:53"));
         Some(service)
     }
