@@ -173,7 +173,7 @@ fn on_cgroup_removed(ctx: RawTracePointContext) -> i32 {
 /// Lists processes with their network namespace and cgroup.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task")]
-pub extern "C" fn scan_tasks(ctx: *mut scan::IterTask) -> i32 {
+unsafe extern "C" fn scan_tasks(ctx: *mut scan::IterTask) -> i32 {
     // SAFETY: the section makes this the context.
     unsafe { scan::task(ctx) };
     0
@@ -182,7 +182,7 @@ pub extern "C" fn scan_tasks(ctx: *mut scan::IterTask) -> i32 {
 /// Marks sockets that listened before the agent came.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task_file")]
-pub extern "C" fn scan_files(ctx: *mut scan::IterTaskFile) -> i32 {
+unsafe extern "C" fn scan_files(ctx: *mut scan::IterTaskFile) -> i32 {
     // SAFETY: the section makes this the context.
     unsafe { scan::file(ctx) };
     0

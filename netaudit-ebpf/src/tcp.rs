@@ -89,11 +89,7 @@ pub fn operation(ctx: &SockOpsContext) {
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => established(ctx),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => accepted(ctx),
         BPF_SOCK_OPS_RTO_CB => timer(ctx),
-        BPF_SOCK_OPS_STATE_CB => {
-            if ctx.arg(0) == BPF_TCP_SYN_SENT && ctx.arg(1) == BPF_TCP_CLOSE {
-                closed(ctx);
-            }
-        }
+        BPF_SOCK_OPS_STATE_CB if ctx.arg(0) == BPF_TCP_SYN_SENT && ctx.arg(1) == BPF_TCP_CLOSE => closed(ctx),
         _ => {}
     }
 }
@@ -235,10 +231,10 @@ fn accepted(ctx: &SockOpsContext) {
             tell_ends(ctx, record);
             (*record).requested = (*record).remote;
             (*record).requested_port = (*record).remote_port;
-            if let Some(state) = state {
-                if state.is(mark::ACTOR) {
-                    state.tell_actor(record);
-                }
+            if let Some(state) = state
+                && state.is(mark::ACTOR)
+            {
+                state.tell_actor(record);
             }
         }
     });
