@@ -1,1 +1,118 @@
-//! agent: being built.
+//! `netaudit agent`: wires kernel, objects, auditor, metrics and flow log together.
+//!
+//! One task owns all state. Its loop waits for whatever happens next (a drain is due, an object changed, a scrape asks, a
+//! second passed, the process is told to end) and hands it to a synchronous method; the only `await` is in the `select`.
+//! Everything that can block or wait (watches, the HTTP server) is a task of its own that talks to the loop by
+//! channels; the agent ends when any of them does.
+
+mod state;
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::Context as _;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+    task::JoinSet,
+    time::MissedTickBehavior,
+};
+
+use crate::{
+    cluster::Kind,
+    config::{Config, Source},
+    http::{self, Request},
+    kernel::{Kernel, Options},
+    model::Timestamp,
+    report::FlowLog,
+    watch::{self, Update},
+};
+use state::State;
+
+/// Runs the agent until SIGTERM or SIGINT, or until a part of it fails.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+
+    // What can fail for good fails before the first program is attached.
+    let listener = http::bind(config.listen).await?;
+    let flow_log = config
+        .flow_log
+        .as_deref()
+        .map(|target| {
+            FlowLog::open(target, &config.node).with_context(|| format!("cannot open the flow log {target}"))
+        })
+        .transpose()?;
+    let options = Options { cgroup_root: config.cgroup_root.clone(), ring_bytes: config.ring_bytes };
+    let kernel = Kernel::load(&options)?;
+
+    let (update_sender, mut updates) = mpsc::channel(1_024);
+    let (request_sender, mut requests) = mpsc::channel(16);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(http::serve(listener, request_sender));
+    start_sources(&config.source, &update_sender, &mut tasks).await?;
+    drop(update_sender);
+
+    let drain_interval = config.drain_interval;
+    let mut state = State::new(config, kernel, flow_log, now());
+    state.start(now());
+    let mut drain = tokio::time::interval(drain_interval);
+    drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut second = tokio::time::interval(Duration::from_secs(1));
+    second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+
+    let ended = loop {
+        tokio::select! {
+            _ = drain.tick() => state.drain(now()),
+            Some(update) = updates.recv() => state.update(update, now()),
+            Some(request) = requests.recv() => answer(&mut state, request),
+            _ = second.tick() => state.tick(now()),
+            Some(ended) = tasks.join_next() => {
+                break ended.context("a part of the agent panicked").flatten().and_then(|()| {
+                    anyhow::bail!("a part of the agent ended before the agent was told to")
+                });
+            }
+            _ = terminate.recv() => break Ok(()),
+            _ = interrupt.recv() => break Ok(()),
+        }
+    };
+    // What is in the ring, held or pending is still written: losing it would not be counted anywhere.
+    state.finish(now());
+    ended
+}
+
+/// The one place where the agent's loop reads the clock.
+fn now() -> Timestamp {
+    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Timestamp(i64::try_from(since_epoch.as_nanos()).unwrap_or(i64::MAX))
+}
+
+fn answer(state: &mut State, request: Request) {
+    // A scraper that went away meanwhile needs no answer.
+    match request {
+        Request::Metrics(format, answer) => drop(answer.send(state.metrics(format, now()))),
+        Request::Readiness(answer) => drop(answer.send(state.missing())),
+    }
+}
+
+async fn start_sources(
+    source: &Source,
+    updates: &mpsc::Sender<Update>,
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+) -> anyhow::Result<()> {
+    match source {
+        Source::Manifests(dir) => {
+            tasks.spawn(watch::files::follow(PathBuf::clone(dir), updates.clone()));
+        }
+        Source::Api(kubeconfig) => {
+            let client = watch::api::connect(kubeconfig.as_deref()).await?;
+            for kind in Kind::ALL {
+                let (client, updates) = (client.clone(), updates.clone());
+                tasks.spawn(async move {
+                    watch::api::follow(client, kind, updates).await;
+                    Ok(())
+                });
+            }
+        }
+    }
+    Ok(())
+}

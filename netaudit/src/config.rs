@@ -1,1 +1,280 @@
-//! config: being built.
+//! The agent's configuration: one YAML file, and flags over it.
+//!
+//! Precedence: flag, then file, then default. Unknown keys are errors, since a misspelt key that is ignored is worse than
+//! one that is refused. `netaudit agent --print-config` shows the result in the file's own form.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+use serde::{Deserialize, Serialize};
+
+/// Flags of `netaudit agent` that can also stand in the file.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct Flags {
+    /// Configuration file (YAML); flags win over it
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Print the configuration that results from file and flags, and exit
+    #[arg(long)]
+    pub print_config: bool,
+    /// Read Kubernetes objects from the files below this directory, and follow changes
+    #[arg(long, value_name = "DIR", conflicts_with = "kubeconfig")]
+    pub manifests: Option<PathBuf>,
+    /// Read Kubernetes objects from the API server that this kubeconfig names [default: in-cluster, else $KUBECONFIG]
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Name of this node, as in Node objects [default: $NODE_NAME, else the host name]
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
+    /// Where /metrics, /healthz and /readyz are served [default: 0.0.0.0:9464]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// Write one JSON object a flow to this file, or to stdout for `-`
+    #[arg(long, value_name = "FILE|-")]
+    pub flow_log: Option<String>,
+    /// cgroup v2 directory to attach to [default: the root of the cgroup v2 mount, found by itself]
+    #[arg(long, value_name = "DIR")]
+    pub cgroup_root: Option<PathBuf>,
+    /// Size of the ring between kernel and agent in bytes, a power of two [default: 8388608]
+    #[arg(long, value_name = "BYTES")]
+    pub ring_bytes: Option<u32>,
+    /// How long a rule must be watched before it can be called unused, such as 7d or 36h [default: 7d]
+    #[arg(long, value_name = "DURATION")]
+    pub unused_after: Option<String>,
+}
+
+/// The file, as written by people.
+#[derive(Deserialize, Default, Debug)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+struct File {
+    node: Option<String>,
+    listen: Option<SocketAddr>,
+    manifests: Option<PathBuf>,
+    kubeconfig: Option<PathBuf>,
+    flow_log: Option<String>,
+    cgroup_root: Option<PathBuf>,
+    ring_bytes: Option<u32>,
+    drain_interval: Option<String>,
+    unused_after: Option<String>,
+    unused_coverage: Option<f64>,
+    violation_series: Option<usize>,
+    violation_series_per_namespace: Option<usize>,
+}
+
+/// Where Kubernetes objects come from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Source {
+    /// Files below a directory.
+    Manifests(PathBuf),
+    /// The API server: by this kubeconfig, or in-cluster and `$KUBECONFIG` as usual.
+    Api(Option<PathBuf>),
+}
+
+/// The validated configuration.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Config {
+    /// The node's name.
+    pub node: String,
+    /// Where HTTP is served.
+    pub listen: SocketAddr,
+    /// Where objects come from.
+    pub source: Source,
+    /// `-` or a path.
+    pub flow_log: Option<String>,
+    /// cgroup v2 directory to attach to, if not the mount's root.
+    pub cgroup_root: Option<PathBuf>,
+    /// Ring size in bytes.
+    pub ring_bytes: u32,
+    /// How often the ring is drained.
+    pub drain_interval: Duration,
+    /// How long a rule must be watched before it can be unused.
+    pub unused_after: Duration,
+    /// The coverage that this takes, 0 to 1.
+    pub unused_coverage: f64,
+    /// Series of violations with full labels.
+    pub violation_series: usize,
+    /// The same of one source namespace.
+    pub violation_series_per_namespace: usize,
+}
+
+/// The validated configuration in the file's form, for `--print-config`.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Printed<'a> {
+    node: &'a str,
+    listen: SocketAddr,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    manifests: Option<&'a Path>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kubeconfig: Option<&'a Path>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    flow_log: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cgroup_root: Option<&'a Path>,
+    ring_bytes: u32,
+    drain_interval: String,
+    unused_after: String,
+    unused_coverage: f64,
+    violation_series: usize,
+    violation_series_per_namespace: usize,
+}
+
+impl Config {
+    /// Reads the file that `flags` name, if any, puts the flags over it, and checks every value.
+    ///
+    /// Errors name the file, the key, the value and what would be right.
+    pub fn load(flags: &Flags, default_node: impl FnOnce() -> String) -> anyhow::Result<Self> {
+        let file = match &flags.config {
+            None => File::default(),
+            Some(path) => {
+                let text = std::fs::read_to_string(path)
+                    .with_context(|| format!("cannot read the configuration file {}", path.display()))?;
+                parse(&text).with_context(|| format!("in the configuration file {}", path.display()))?
+            }
+        };
+        Self::merge(flags, file, default_node)
+    }
+
+    fn merge(flags: &Flags, file: File, default_node: impl FnOnce() -> String) -> anyhow::Result<Self> {
+        let source = match (&flags.manifests, &flags.kubeconfig, file.manifests, file.kubeconfig) {
+            (Some(dir), _, _, _) => Source::Manifests(dir.clone()),
+            (_, Some(path), _, _) => Source::Api(Some(path.clone())),
+            (_, _, Some(_), Some(_)) => {
+                bail!("manifests and kubeconfig are both set in the configuration file: keep one of them")
+            }
+            (_, _, Some(dir), None) => Source::Manifests(dir),
+            (_, _, None, kubeconfig) => Source::Api(kubeconfig),
+        };
+        let ring_bytes = flags.ring_bytes.or(file.ring_bytes).unwrap_or(8 << 20);
+        if !ring_bytes.is_power_of_two() || ring_bytes < 4096 {
+            bail!("ringBytes is {ring_bytes}: it must be a power of two of at least 4096, such as 8388608");
+        }
+        let drain_interval =
+            duration("drainInterval", file.drain_interval.as_deref(), Duration::from_millis(20))?;
+        if !(Duration::from_millis(1)..=Duration::from_secs(1)).contains(&drain_interval) {
+            bail!("drainInterval is {drain_interval:?}: it must be from 1ms to 1s");
+        }
+        let unused_after = flags.unused_after.as_deref().or(file.unused_after.as_deref());
+        let unused_coverage = file.unused_coverage.unwrap_or(0.999);
+        if !(0.0..=1.0).contains(&unused_coverage) {
+            bail!("unusedCoverage is {unused_coverage}: it must be from 0 to 1");
+        }
+        let violation_series = file.violation_series.unwrap_or(10_000);
+        let violation_series_per_namespace = file.violation_series_per_namespace.unwrap_or(1_000);
+        if violation_series == 0 || violation_series_per_namespace == 0 {
+            bail!("violationSeries and violationSeriesPerNamespace must be at least 1");
+        }
+        Ok(Self {
+            node: flags.node.clone().or(file.node).unwrap_or_else(default_node),
+            listen: flags.listen.or(file.listen).unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 9464))),
+            source,
+            flow_log: flags.flow_log.clone().or(file.flow_log),
+            cgroup_root: flags.cgroup_root.clone().or(file.cgroup_root),
+            ring_bytes,
+            drain_interval,
+            unused_after: duration("unusedAfter", unused_after, Duration::from_secs(7 * 24 * 3600))?,
+            unused_coverage,
+            violation_series,
+            violation_series_per_namespace,
+        })
+    }
+
+    /// The configuration as YAML, in the form that the file has.
+    pub fn to_yaml(&self) -> anyhow::Result<String> {
+        let (manifests, kubeconfig) = match &self.source {
+            Source::Manifests(dir) => (Some(dir.as_path()), None),
+            Source::Api(path) => (None, path.as_deref()),
+        };
+        Ok(serde_saphyr::to_string(&Printed {
+            node: &self.node,
+            listen: self.listen,
+            manifests,
+            kubeconfig,
+            flow_log: self.flow_log.as_deref(),
+            cgroup_root: self.cgroup_root.as_deref(),
+            ring_bytes: self.ring_bytes,
+            drain_interval: format!("{:#}", jiff::SignedDuration::try_from(self.drain_interval)?),
+            unused_after: format!("{:#}", jiff::SignedDuration::try_from(self.unused_after)?),
+            unused_coverage: self.unused_coverage,
+            violation_series: self.violation_series,
+            violation_series_per_namespace: self.violation_series_per_namespace,
+        })?)
+    }
+}
+
+fn parse(text: &str) -> anyhow::Result<File> {
+    // An empty file, or one of comments only, says nothing and is no error.
+    let is_comment = |line: &str| line.trim().is_empty() || line.trim_start().starts_with('#');
+    if text.lines().all(is_comment) {
+        return Ok(File::default());
+    }
+    Ok(serde_saphyr::from_str(text)?)
+}
+
+fn duration(key: &str, text: Option<&str>, default: Duration) -> anyhow::Result<Duration> {
+    let Some(text) = text else { return Ok(default) };
+    let wrong = || format!("{key} is {text:?}: it must be a duration such as 20ms, 36h or 7d");
+    // Days are 24 hours here: jiff's own durations rightly refuse to say how long a day is.
+    if let Some(days) = text.trim().strip_suffix('d')
+        && let Ok(days) = days.trim().parse::<u32>()
+    {
+        return Ok(Duration::from_secs(u64::from(days) * 24 * 3600));
+    }
+    let parsed: jiff::SignedDuration = text.parse().with_context(wrong)?;
+    Duration::try_from(parsed).with_context(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn merged(flags: &Flags, yaml: &str) -> anyhow::Result<Config> {
+        Config::merge(flags, parse(yaml)?, || "default-node".to_owned())
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_defaults() {
+        let flags = Flags { node: Some("flag".to_owned()), ..Flags::default() };
+        let config = merged(&flags, "node: file\nlisten: 127.0.0.1:1\nunusedAfter: 7d\n").unwrap();
+        assert_eq!(config.node, "flag");
+        assert_eq!(config.listen, "127.0.0.1:1".parse().unwrap());
+        assert_eq!(config.unused_after, Duration::from_secs(604_800));
+        assert_eq!(config.ring_bytes, 8 << 20);
+        assert_eq!(config.source, Source::Api(None));
+    }
+
+    #[test]
+    fn what_is_printed_reads_back_as_the_same() {
+        for yaml in [
+            "manifests: /m\nflowLog: '-'\n",
+            "kubeconfig: /k\ndrainInterval: 50ms\nunusedAfter: 36h\n",
+            "# nothing\n",
+        ] {
+            let config = merged(&Flags::default(), yaml).unwrap();
+            let again = merged(&Flags::default(), &config.to_yaml().unwrap()).unwrap();
+            assert_eq!(config, again, "{yaml}");
+        }
+    }
+
+    #[test]
+    fn wrong_values_say_what_would_be_right() {
+        for (yaml, says) in [
+            ("ringBytes: 1000000\n", "power of two"),
+            ("drainInterval: 2s\n", "1ms to 1s"),
+            ("drainInterval: soon\n", "20ms"),
+            ("unusedAfter: -3h\n", "unusedAfter"),
+            ("unusedCoverage: 99\n", "from 0 to 1"),
+            ("violationSeries: 0\n", "at least 1"),
+            ("manifests: /m\nkubeconfig: /k\n", "keep one"),
+            ("flowlog: /x\n", "flowlog"),
+            ("listen: nowhere\n", "listen"),
+        ] {
+            let error = format!("{:#}", merged(&Flags::default(), yaml).unwrap_err());
+            assert!(error.contains(says), "{yaml:?} says {error:?}");
+        }
+    }
+}

@@ -14,20 +14,21 @@
 //!
 //! The core ([`model`], [`cluster`], [`policy`], [`audit`]) is pure: no IO, no clock, no logging, no async; time is an
 //! argument. Nothing in it knows Kubernetes clients. `clippy.toml` names what it must not call, and the attributes below
-//! make that an error. The shell ([`kernel`], [`watch`], [`metrics`], [`report`]) depends on the core and never on each
+//! make that an error. The shell ([`kernel`], [`watch`], [`metrics`], [`http`], [`report`]) depends on the core and never on each
 //! other; [`agent`] wires them: async chooses the next action, synchronous code applies it.
 
 // Core, in reading order.
 #[deny(clippy::disallowed_methods, reason = "the core is pure: IO and clocks belong to the shell")]
-pub mod model;
-#[deny(clippy::disallowed_methods, reason = "the core is pure: IO and clocks belong to the shell")]
-pub mod policy;
+pub mod audit;
 #[deny(clippy::disallowed_methods, reason = "the core is pure: IO and clocks belong to the shell")]
 pub mod cluster;
 #[deny(clippy::disallowed_methods, reason = "the core is pure: IO and clocks belong to the shell")]
-pub mod audit;
+pub mod model;
+#[deny(clippy::disallowed_methods, reason = "the core is pure: IO and clocks belong to the shell")]
+pub mod policy;
 
 // Shell.
+pub mod http;
 pub mod kernel;
 pub mod metrics;
 pub mod report;

@@ -1,1 +1,29 @@
-//! audit: being built.
+//! From kernel observations to judged flows and what is counted of them.
+//!
+//! [`Auditor`] owns everything that a verdict needs, and is driven from outside: objects come in through
+//! [`Auditor::cluster_mut`], kernel records through [`Auditor::observe`], time through [`Auditor::tick`]. Flows come out;
+//! metrics are read from [`Auditor::counts`], [`Auditor::usage`] and [`Auditor::violations`].
+//!
+//! ```text
+//! observe → attribute (who: namespace, cgroup) → resolve (with whom: address, time) → judge → account → Flow
+//!    ↑ held, up to a second or two, while somebody is not known yet
+//! ```
+
+mod attribute;
+mod auditor;
+mod counts;
+mod finding;
+mod flow;
+mod resolve;
+#[cfg(test)]
+pub(crate) mod testing;
+mod usage;
+mod violations;
+
+pub use attribute::{Attribution, Owner, PodCgroup};
+pub use auditor::{Auditor, Settings};
+pub use counts::{Counts, FlowKey};
+pub use finding::{Finding, finding, reach};
+pub use flow::{Flow, FlowId, Peer, PeerKind, Subject};
+pub use usage::{Evidence, Missing, RuleKey, RuleUsage, Usage, Watched};
+pub use violations::{Budget, OTHER, ViolationCount, ViolationKey, Violations};

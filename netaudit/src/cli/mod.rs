@@ -1,6 +1,11 @@
 //! The command line: a file a subcommand. Results go to stdout, logs and errors to stderr.
 
-use std::process::ExitCode;
+mod agent;
+mod eval;
+mod eval_cases;
+mod eval_flow;
+
+use std::{io::IsTerminal as _, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
@@ -10,10 +15,16 @@ use clap::{Parser, Subcommand};
 struct Cli {
     #[command(subcommand)]
     command: Command,
+    /// Write logs as JSON
+    #[arg(long, global = true)]
+    log_json: bool,
 }
 
 #[derive(Subcommand)]
-enum Command {}
+enum Command {
+    Agent(agent::Args),
+    Eval(eval::Args),
+}
 
 /// How a command ended, as the exit status tells it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,7 +50,11 @@ impl From<Exit> for ExitCode {
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let result: anyhow::Result<Exit> = match cli.command {};
+    log_to_stderr(cli.log_json);
+    let result = match cli.command {
+        Command::Agent(args) => agent::run(args),
+        Command::Eval(args) => eval::run(args),
+    };
     match result {
         Ok(exit) => exit.into(),
         Err(error) if is_broken_pipe(&error) => Exit::Clean.into(),
@@ -48,6 +63,17 @@ pub fn main() -> ExitCode {
             Exit::Failure.into()
         }
     }
+}
+
+/// `$RUST_LOG` chooses what is logged; `info` without it.
+fn log_to_stderr(json: bool) {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    if json { logs.json().init() } else { logs.init() }
 }
 
 /// Whether the reader of our output went away (`netaudit … | head`), which is no failure.

@@ -5,7 +5,9 @@ use std::{fmt, time::Duration};
 /// Nanoseconds since the Unix epoch, UTC.
 ///
 /// The agent converts the kernel's boot-time stamps once, at the edge, so that everything behind it has one time line.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug, serde::Serialize, serde::Deserialize,
+)]
 #[serde(transparent)]
 pub struct Timestamp(pub i64);
 

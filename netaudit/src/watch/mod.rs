@@ -1,1 +1,36 @@
-//! watch: being built.
+//! Where Kubernetes objects come from: the API server or files. Both end in the same index.
+
+pub mod api;
+pub mod convert;
+mod convert_fields;
+mod convert_policy;
+pub mod files;
+pub mod manifests;
+mod manifests_text;
+
+use crate::cluster::{Kind, Object, ObjectKey};
+
+/// A change of objects, on its way to the index.
+#[derive(Debug)]
+pub enum Update {
+    /// The complete list of a kind: replaces what was known of it.
+    Reset {
+        /// The kind.
+        kind: Kind,
+        /// All objects of it.
+        objects: Vec<Object>,
+    },
+    /// An object is new or changed.
+    Apply(Object),
+    /// An object is gone.
+    Delete(ObjectKey),
+    /// All files were read: replaces everything.
+    Files(manifests::Loaded),
+    /// A kind's source has a fault. What is known stays known.
+    Fault {
+        /// The kind.
+        kind: Kind,
+        /// What is wrong.
+        error: String,
+    },
+}

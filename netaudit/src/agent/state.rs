@@ -1,0 +1,273 @@
+//! The state of the agent's loop, and what happens to it. Nothing here waits.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use crate::{
+    audit::{Auditor, Budget, Flow, Settings},
+    cluster::Kind,
+    config::{Config, Source},
+    kernel::{Event, Kernel, Loss, own_addresses},
+    metrics::{self, AgentState, Format, WatchState},
+    model::Timestamp,
+    policy::Warning,
+    report::FlowLog,
+    watch::Update,
+};
+
+/// Records taken from the ring at once: bounds how long a scrape or an object waits behind a burst.
+const BATCH: usize = 65_536;
+
+/// A fault of a watch that has not come again for this long is over: kube's longest pause between tries is 30 s.
+const FAULT_MEMORY: Duration = Duration::from_secs(90);
+
+/// How often the node's own addresses are read.
+const ADDRESSES_EVERY: Duration = Duration::from_secs(10);
+
+#[derive(Debug)]
+struct Watch {
+    kind: Kind,
+    state: WatchState,
+    last_fault: Option<Timestamp>,
+}
+
+/// Everything that the agent's loop owns.
+pub(super) struct State {
+    kernel: Kernel,
+    auditor: Auditor,
+    flow_log: Option<FlowLog>,
+    watches: Vec<Watch>,
+    records: u64,
+    losses: u64,
+    addresses_read: Option<Timestamp>,
+    started: Timestamp,
+    /// What is wrong with objects and has been said: a file or list that is read again repeats nothing.
+    warned: BTreeSet<Warning>,
+    /// Kept between batches for its capacity.
+    flows: Vec<Flow>,
+}
+
+impl State {
+    pub(super) fn new(config: Config, kernel: Kernel, flow_log: Option<FlowLog>, now: Timestamp) -> Self {
+        let node: Arc<str> = config.node.as_str().into();
+        let auditor = Auditor::new(Settings {
+            run: format!("{node}-{:x}", now.0 / 1_000_000).into(),
+            node,
+            host: kernel.host_netns(),
+            budget: Budget {
+                series: config.violation_series,
+                per_namespace: config.violation_series_per_namespace,
+            },
+            unused_after: config.unused_after,
+            unused_coverage: config.unused_coverage,
+        });
+        let watches = Kind::ALL.map(|kind| Watch {
+            kind,
+            state: WatchState { kind: kind.as_str(), ready: false, errors: 0, failing: None },
+            last_fault: None,
+        });
+        match &config.source {
+            Source::Manifests(dir) => tracing::info!(dir = %dir.display(), "objects are read from files"),
+            Source::Api(_) => tracing::info!("objects are read from the API server"),
+        }
+        Self {
+            kernel,
+            auditor,
+            flow_log,
+            watches: watches.into(),
+            records: 0,
+            losses: 0,
+            addresses_read: None,
+            started: now,
+            warned: BTreeSet::new(),
+            flows: Vec::new(),
+        }
+    }
+
+    /// Learns of the cgroups, namespaces and addresses that exist already.
+    pub(super) fn start(&mut self, now: Timestamp) {
+        self.read_addresses(now);
+        match self.kernel.scan() {
+            Ok(events) => events.into_iter().for_each(|event| self.take(event, now)),
+            Err(error) => tracing::warn!(
+                %error,
+                "what ran before the agent could not be listed: it is attributed by its addresses only"
+            ),
+        }
+        self.hand_on();
+        tracing::info!(cgroup_root = %self.kernel.cgroup_root().display(), "watching");
+        for feature in self.kernel.features() {
+            if let Some(reason) = &feature.absent {
+                tracing::warn!(hook = feature.name, %reason, "an optional hook is not attached");
+            }
+        }
+    }
+
+    /// Takes what is in the ring.
+    pub(super) fn drain(&mut self, now: Timestamp) {
+        let mut events = Vec::new();
+        let taken = self.kernel.drain(BATCH, &mut |event| events.push(event));
+        self.records += taken as u64;
+        events.into_iter().for_each(|event| self.take(event, now));
+        self.hand_on();
+    }
+
+    /// An object changed, or its source told a fault.
+    pub(super) fn update(&mut self, update: Update, now: Timestamp) {
+        let cluster = self.auditor.cluster_mut();
+        let (listed, warnings) = match update {
+            Update::Reset { kind, objects } => (vec![kind], cluster.reset(kind, objects, now)),
+            Update::Apply(object) => (vec![], cluster.apply(object, now)),
+            Update::Delete(key) => {
+                cluster.delete(&key, now);
+                (vec![], vec![])
+            }
+            Update::Files(loaded) => {
+                // What cannot be parsed is among the objects, as broken ones, and so among the warnings.
+                (Kind::ALL.to_vec(), cluster.reset_all(loaded.into_objects(), now))
+            }
+            Update::Fault { kind, error } => {
+                self.fault(kind, error, now);
+                return;
+            }
+        };
+        self.warn(warnings);
+        for watch in self.watches.iter_mut().filter(|watch| listed.contains(&watch.kind)) {
+            watch.state.ready = true;
+            watch.state.failing = None;
+        }
+        if self.watches.iter().all(|watch| watch.state.ready) {
+            self.auditor.set_ready();
+        }
+        self.auditor.watch_rules(now);
+    }
+
+    fn warn(&mut self, warnings: Vec<Warning>) {
+        let cluster = self.auditor.cluster();
+        self.warned.retain(|said| warnings.contains(said) || cluster.warnings().any(|still| still == said));
+        for warning in warnings {
+            if !self.warned.contains(&warning) {
+                tracing::warn!("{warning}");
+                self.warned.insert(warning);
+            }
+        }
+    }
+
+    fn fault(&mut self, kind: Kind, error: String, now: Timestamp) {
+        for watch in self.watches.iter_mut().filter(|watch| watch.kind == kind) {
+            watch.state.errors += 1;
+            watch.last_fault = Some(now);
+            if watch.state.failing.is_none() {
+                tracing::error!(
+                    kind = kind.as_str(),
+                    error,
+                    "the watch has a fault: what is known stays known"
+                );
+            }
+            watch.state.failing = Some(error.clone());
+        }
+    }
+
+    /// A second passed.
+    pub(super) fn tick(&mut self, now: Timestamp) {
+        if self.addresses_read.is_none_or(|read| now.since(read) >= ADDRESSES_EVERY || now < read) {
+            self.read_addresses(now);
+        }
+        for watch in &mut self.watches {
+            if watch.last_fault.is_some_and(|fault| now.since(fault) >= FAULT_MEMORY) {
+                watch.last_fault = None;
+                watch.state.failing = None;
+            }
+        }
+        let losses = self.losses().iter().map(|loss| loss.count).sum();
+        if losses > self.losses {
+            tracing::warn!(lost = losses - self.losses, "records were lost");
+            self.losses = losses;
+            self.auditor.lost(now);
+        }
+        self.auditor.tick(now, &mut self.flows);
+        self.hand_on();
+        if let Some(log) = &mut self.flow_log {
+            log.follow_rotation();
+        }
+    }
+
+    /// Takes everything that is still under way. Attempts without an outcome are written as pending.
+    pub(super) fn finish(&mut self, now: Timestamp) {
+        loop {
+            let before = self.records;
+            self.drain(now);
+            if self.records == before {
+                break;
+            }
+        }
+        self.auditor.finish(&mut self.flows);
+        self.hand_on();
+        let lost: u64 = self.losses().iter().map(|loss| loss.count).sum();
+        tracing::info!(records = self.records, flows = self.auditor.counts().total(), lost, "ended");
+    }
+
+    pub(super) fn metrics(&self, format: Format, now: Timestamp) -> String {
+        let watches: Vec<_> = self.watches.iter().map(|watch| watch.state.clone()).collect();
+        let state = AgentState {
+            auditor: &self.auditor,
+            losses: &self.losses(),
+            features: self.kernel.features(),
+            watches: &watches,
+            records: self.records,
+            started: self.started,
+            now,
+        };
+        metrics::render(&state, format)
+    }
+
+    /// What is missing for being ready.
+    pub(super) fn missing(&self) -> Vec<String> {
+        self.watches
+            .iter()
+            .filter(|watch| !watch.state.ready)
+            .map(|watch| match &watch.state.failing {
+                None => format!("{} objects have not been listed yet", watch.state.kind),
+                Some(error) => format!("{} objects have not been listed: {error}", watch.state.kind),
+            })
+            .collect()
+    }
+
+    fn take(&mut self, event: Event, now: Timestamp) {
+        match event {
+            Event::Flow(seen) => self.auditor.observe(&seen, now, &mut self.flows),
+            Event::Cgroup { id, path } => self.auditor.attribution_mut().cgroup(id, &path),
+            Event::CgroupGone { id, at } => self.auditor.attribution_mut().cgroup_gone(id, at),
+            Event::Task { netns, cgroup, .. } => self.auditor.attribution_mut().pair(netns, cgroup),
+        }
+    }
+
+    fn hand_on(&mut self) {
+        let flows = self.flows.drain(..);
+        if let Some(log) = &mut self.flow_log {
+            flows.for_each(|flow| log.push(&flow, self.auditor.cluster()));
+            log.flush();
+        }
+    }
+
+    fn read_addresses(&mut self, now: Timestamp) {
+        match own_addresses() {
+            Ok(addresses) => {
+                self.auditor.set_own_addresses(addresses);
+                self.addresses_read = Some(now);
+            }
+            Err(error) => tracing::warn!(%error, "the node's own addresses could not be read"),
+        }
+    }
+
+    /// The kernel's losses and ours.
+    fn losses(&self) -> Vec<Loss> {
+        let mut losses = self.kernel.losses();
+        let ours = [
+            ("decode", "undecodable", self.kernel.undecodable()),
+            ("flow-log", "write failed", self.flow_log.as_ref().map_or(0, FlowLog::lost)),
+            ("attribute", "too many pending", self.auditor.pending_dropped()),
+        ];
+        losses.extend(ours.map(|(stage, cause, count)| Loss { stage, cause, cpu: 0, count }));
+        losses
+    }
+}

@@ -1,0 +1,446 @@
+//! The auditor: drives an observation through attribution, resolution and judgement, and accounts for it.
+
+use std::{
+    collections::VecDeque,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use foldhash::{HashMap, HashSet};
+
+use super::{
+    Attribution, Budget, Counts, Evidence, Flow, FlowId, Owner, Peer, PeerKind, Subject, Usage, ViolationKey,
+    Violations, Watched,
+    finding::{finding, reach},
+    resolve::{Judged, NodeView, judge_node, judge_pod},
+};
+use crate::{
+    cluster::{Cluster, Endpoint, Kind, PodId},
+    model::{Direction, Gap, NetnsCookie, Observation, Outcome, PolicyId, Protocol, Timestamp, Verdict},
+};
+
+/// How long a record waits for its namespace or pod to become known: a watch is this late at most in a healthy cluster.
+const HOLD_SUBJECT: Duration = Duration::from_secs(2);
+
+/// How long records wait for the first complete list of objects.
+const HOLD_START: Duration = Duration::from_secs(10);
+
+/// How long an accepted connection from the node's own address waits for the node's record of it. Both come from the
+/// same kernel; only their order in one batch is not promised.
+const HOLD_PAIR: Duration = Duration::from_millis(250);
+
+/// How long a connection of the node is remembered for pairing.
+const PAIR_MEMORY: Duration = Duration::from_secs(30);
+
+/// How long an attempt may stay pending: beyond every setting of `tcp_syn_retries` that makes sense.
+const PENDING_MEMORY: Duration = Duration::from_secs(600);
+
+/// Records that may be held or pending at once; more are judged at once as they are.
+const MAX_WAITING: usize = 65_536;
+
+/// What the auditor is told once.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The name of this agent's node, as in `Node` objects.
+    pub node: Arc<str>,
+    /// The agent run: the first half of every flow id.
+    pub run: Arc<str>,
+    /// The node's own network namespace.
+    pub host: NetnsCookie,
+    /// Series of violations.
+    pub budget: Budget,
+    /// How long a rule must be watched before it can be called unused.
+    pub unused_after: Duration,
+    /// The coverage that this takes, from 0 to 1.
+    pub unused_coverage: f64,
+}
+
+/// Everything that turns records into judged flows. Owned by one task; nothing in it locks.
+#[derive(Debug)]
+pub struct Auditor {
+    settings: Settings,
+    cluster: Cluster,
+    attribution: Attribution,
+    own_addresses: HashSet<IpAddr>,
+    /// (source, destination) of the node's own recent connections: what tells the kubelet from somebody behind it.
+    host_connections: HashMap<(Protocol, SocketAddr, SocketAddr), Timestamp>,
+    held: VecDeque<(Timestamp, Observation)>,
+    pending: HashMap<(u64, u32), Observation>,
+    bound: HashMap<(NetnsCookie, IpAddr), PodId>,
+    sequence: u64,
+    counts: Counts,
+    usage: Usage,
+    usage_generation: Option<u64>,
+    violations: Violations,
+    last_loss: Option<Timestamp>,
+    ready: bool,
+    pending_dropped: u64,
+}
+
+impl Auditor {
+    /// Knows no object and no pod yet.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            cluster: Cluster::default(),
+            attribution: Attribution::new(settings.host),
+            own_addresses: HashSet::default(),
+            host_connections: HashMap::default(),
+            held: VecDeque::new(),
+            pending: HashMap::default(),
+            bound: HashMap::default(),
+            sequence: 0,
+            counts: Counts::default(),
+            usage: Usage::default(),
+            usage_generation: None,
+            violations: Violations::new(settings.budget),
+            last_loss: None,
+            ready: false,
+            pending_dropped: 0,
+            settings,
+        }
+    }
+
+    /// The cluster's objects.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// The cluster's objects, to apply changes to.
+    pub fn cluster_mut(&mut self) -> &mut Cluster {
+        &mut self.cluster
+    }
+
+    /// What is known of cgroups and namespaces, to tell it more.
+    pub fn attribution_mut(&mut self) -> &mut Attribution {
+        &mut self.attribution
+    }
+
+    /// Every address of the node's own namespace, as it is now.
+    pub fn set_own_addresses(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
+        self.own_addresses = addresses.into_iter().map(|ip| ip.to_canonical()).collect();
+    }
+
+    /// Records were lost at `at`: rules that are watched since before cannot be called unused.
+    pub fn lost(&mut self, at: Timestamp) {
+        self.last_loss = self.last_loss.max(Some(at));
+    }
+
+    /// Every kind of object has been listed completely. Until then records wait.
+    pub fn set_ready(&mut self) {
+        self.ready = true;
+    }
+
+    /// Attempts whose pending state was not kept, since too many are pending at once.
+    pub fn pending_dropped(&self) -> u64 {
+        self.pending_dropped
+    }
+
+    /// Plain counters.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// Rules and their use.
+    pub fn usage(&self) -> &Usage {
+        &self.usage
+    }
+
+    /// Violations by series.
+    pub fn violations(&self) -> &Violations {
+        &self.violations
+    }
+
+    /// What it takes to call a rule unused, with the losses so far.
+    pub fn evidence(&self) -> Evidence {
+        Evidence {
+            window: self.settings.unused_after,
+            coverage: self.settings.unused_coverage,
+            last_loss: self.last_loss,
+        }
+    }
+
+    /// Records that wait for somebody to become known, and attempts without an outcome.
+    pub fn waiting(&self) -> (usize, usize) {
+        (self.held.len(), self.pending.len())
+    }
+
+    /// Whether this agent sees the whole cluster, so that "unused" is its to say.
+    pub fn is_only_agent(&self) -> bool {
+        self.cluster.object_count(Kind::Node) <= 1
+    }
+
+    /// Takes one kernel record. Flows that are complete are appended to `flows`; the record itself may have to wait.
+    pub fn observe(&mut self, seen: &Observation, now: Timestamp, flows: &mut Vec<Flow>) {
+        let attempt = (seen.socket, seen.sequence);
+        if seen.outcome == Outcome::Pending {
+            if self.pending.len() < MAX_WAITING {
+                self.pending.insert(attempt, *seen);
+            } else {
+                self.pending_dropped += 1;
+            }
+            return;
+        }
+        if !self.pending.is_empty() {
+            self.pending.remove(&attempt);
+        }
+        if let Some(cgroup) = seen.actor.cgroup {
+            self.attribution.pair(seen.netns, cgroup);
+        }
+        self.remember_host_connection(seen);
+        let full = self.held.len() >= MAX_WAITING;
+        match self.try_judge(seen, full) {
+            Ok(flow) => flows.push(flow),
+            Err(hold) => self.held.push_back((now.plus(hold), *seen)),
+        }
+    }
+
+    /// Lets time pass: held records are tried again, old memory is dropped, pod-seconds are added.
+    pub fn tick(&mut self, now: Timestamp, flows: &mut Vec<Flow>) {
+        for _ in 0..self.held.len() {
+            let Some((until, seen)) = self.held.pop_front() else { break };
+            match self.try_judge(&seen, until <= now) {
+                Ok(flow) => flows.push(flow),
+                Err(_) => self.held.push_back((until, seen)),
+            }
+        }
+        let mut given_up = Vec::new();
+        self.pending.retain(|_, seen| {
+            let keep = now.since(seen.at) < PENDING_MEMORY;
+            if !keep {
+                given_up.push(*seen);
+            }
+            keep
+        });
+        flows.extend(given_up.iter().filter_map(|seen| self.try_judge(seen, true).ok()));
+        self.host_connections.retain(|_, at| now.since(*at) < PAIR_MEMORY);
+        self.bound.retain(|_, pod| self.cluster.pod(*pod).is_some());
+        self.attribution.expire(now);
+        self.cluster.expire(now);
+        self.watch_rules(now);
+        self.usage.tick(now);
+    }
+
+    /// Ends the run: what is held is judged as it is, what is pending is written as pending.
+    pub fn finish(&mut self, flows: &mut Vec<Flow>) {
+        let held = std::mem::take(&mut self.held);
+        let mut pending: Vec<_> = std::mem::take(&mut self.pending).into_values().collect();
+        pending.sort_by_key(|seen| seen.at);
+        let rest = held.into_iter().map(|(_, seen)| seen).chain(pending);
+        flows.extend(rest.filter_map(|seen| self.try_judge(&seen, true).ok()));
+    }
+
+    /// Brings the watched rules up to the objects of now. Called when objects changed and at every tick.
+    pub fn watch_rules(&mut self, now: Timestamp) {
+        if self.usage_generation == Some(self.cluster.generation()) {
+            return;
+        }
+        self.usage_generation = Some(self.cluster.generation());
+        let everything = self.is_only_agent();
+        let node = &self.settings.node;
+        // (existing, observed) pods by policy and direction: one pass over pods, not pods × policies.
+        let mut pods: HashMap<(*const PolicyId, Direction), (usize, usize)> = HashMap::default();
+        for (id, pod) in self.cluster.pods() {
+            let here = pod.node.as_ref().is_none_or(|name| name == node);
+            if !(here || everything) || pod.completed || pod.host_network {
+                continue;
+            }
+            for direction in [Direction::Egress, Direction::Ingress] {
+                for policy in self.cluster.selected_by(id, direction) {
+                    let (existing, observed) = pods.entry((Arc::as_ptr(&policy.id), direction)).or_default();
+                    *existing += 1;
+                    *observed += usize::from(here);
+                }
+            }
+        }
+        let mut watched = Vec::new();
+        for policy in self.cluster.policies() {
+            for direction in [Direction::Egress, Direction::Ingress] {
+                let counted = pods.get(&(Arc::as_ptr(&policy.id), direction));
+                if counted.is_none() && !everything {
+                    continue;
+                }
+                let (selected, observed) = counted.copied().unwrap_or_default();
+                let rules = policy.rules(direction).iter();
+                watched.extend(rules.map(|rule| Watched { rule: rule.id.clone(), selected, observed }));
+            }
+        }
+        self.usage.watch(watched, now);
+    }
+
+    fn remember_host_connection(&mut self, seen: &Observation) {
+        if seen.netns == self.settings.host && seen.direction == Direction::Egress {
+            // A datagram socket may not have chosen its address yet: its port is then all that is known of it.
+            let local = canonical(seen.local);
+            self.host_connections.insert((seen.protocol, local, canonical(seen.remote)), seen.at);
+        }
+    }
+
+    fn is_paired(&self, seen: &Observation) -> bool {
+        let (local, remote) = (canonical(seen.local), canonical(seen.remote));
+        let any_port = SocketAddr::new(unspecified(remote.ip()), 0);
+        let any_address = SocketAddr::new(unspecified(remote.ip()), remote.port());
+        [remote, any_address, any_port]
+            .into_iter()
+            .any(|source| self.host_connections.contains_key(&(seen.protocol, source, local)))
+    }
+
+    /// Judges a record, or says how long to wait for what is missing. With `last_call` it judges in any case.
+    fn try_judge(&mut self, seen: &Observation, last_call: bool) -> Result<Flow, Duration> {
+        if !self.ready {
+            return if last_call {
+                let judged = unjudged(seen, Gap::NotReady);
+                Ok(self.account(seen, Subject::Unknown { uid: None }, judged))
+            } else {
+                Err(HOLD_START)
+            };
+        }
+        let subject = match self.subject(seen) {
+            Subject::Unknown { .. } if !last_call => return Err(HOLD_SUBJECT),
+            subject => subject,
+        };
+        let is_own_address = self.own_addresses.contains(&seen.peer_ip());
+        let from_node = is_own_address && seen.direction == Direction::Ingress;
+        let paired_with_host = from_node && self.is_paired(seen);
+        if from_node && !paired_with_host && !last_call && matches!(subject, Subject::Pod(_)) {
+            return Err(HOLD_PAIR);
+        }
+        let node =
+            NodeView { name: &self.settings.node, own_addresses: &self.own_addresses, paired_with_host };
+        let judged = match &subject {
+            Subject::Pod(pod) => judge_pod(&mut self.cluster, *pod, seen, &node),
+            Subject::Node => judge_node(&mut self.cluster, seen, &node),
+            Subject::Unknown { uid: Some(_) } => unjudged(seen, Gap::PodNotSeen),
+            Subject::Unknown { uid: None } => unjudged(seen, Gap::SubjectUnknown),
+        };
+        Ok(self.account(seen, subject, judged))
+    }
+
+    fn subject(&mut self, seen: &Observation) -> Subject {
+        let uid = match self.attribution.owner(seen.netns) {
+            Owner::Host => return Subject::Node,
+            Owner::Pod(uid) => uid,
+            Owner::Unknown => match self.pod_by_address(seen) {
+                Some((pod, uid)) => {
+                    self.attribution.name(seen.netns, uid);
+                    return Subject::Pod(pod);
+                }
+                None => return Subject::Unknown { uid: None },
+            },
+        };
+        let Some(pod) = self.cluster.pod_by_uid(&uid) else { return Subject::Unknown { uid: Some(uid) } };
+        self.bind(seen, pod);
+        Subject::Pod(pod)
+    }
+
+    /// The last resort for a namespace that nothing named: a pod of this node that owns the socket's own address.
+    fn pod_by_address(&self, seen: &Observation) -> Option<(PodId, Arc<str>)> {
+        let ip = seen.local.ip().to_canonical();
+        if ip.is_unspecified() || ip.is_loopback() || self.own_addresses.contains(&ip) {
+            return None;
+        }
+        match self.cluster.resolve(ip, seen.local.port(), seen.protocol, seen.at) {
+            Endpoint::Pod(id) => self.cluster.pod(id).map(|pod| (id, pod.uid.clone())),
+            _ => None,
+        }
+    }
+
+    /// The kernel showed this pod's namespace using an address: that is whose it is, whatever the API says later.
+    fn bind(&mut self, seen: &Observation, pod: PodId) {
+        let ip = seen.local.ip().to_canonical();
+        if ip.is_unspecified() || ip.is_loopback() || self.bound.get(&(seen.netns, ip)) == Some(&pod) {
+            return;
+        }
+        self.bound.insert((seen.netns, ip), pod);
+        self.cluster.bind(ip, pod, seen.at);
+    }
+
+    fn account(&mut self, seen: &Observation, subject: Subject, judged: Judged) -> Flow {
+        self.sequence += 1;
+        let actor = seen.actor.cgroup.and_then(|cgroup| self.attribution.actor(cgroup));
+        let flow = Flow {
+            id: FlowId { run: self.settings.run.clone(), sequence: self.sequence },
+            observation: *seen,
+            actor_pod: actor.map(|actor| actor.uid.clone()),
+            actor_container: actor.and_then(|actor| actor.container.clone()),
+            reach: reach(seen),
+            finding: finding(seen, &judged.verdict, judged.other_end.as_deref()),
+            subject,
+            peer: judged.peer,
+            port: judged.port,
+            requested: judged.requested,
+            verdict: judged.verdict,
+            other_end: judged.other_end,
+        };
+        self.counts.flow(&flow);
+        self.usage.credit(flow.verdict.rules(), seen.at);
+        if let Some(key) = self.violation(&flow) {
+            self.violations.count(key, seen.at);
+        }
+        flow
+    }
+
+    fn violation(&self, flow: &Flow) -> Option<ViolationKey> {
+        let Verdict::Denied { by } = &*flow.verdict else { return None };
+        let subject = match flow.subject {
+            Subject::Pod(id) => self.workload(&PeerKind::Pod(id), None),
+            Subject::Node | Subject::Unknown { .. } => self.workload(&PeerKind::Node(None), None),
+        };
+        let peer = self.workload(&flow.peer.kind, flow.peer.service.as_ref());
+        let (source, destination) = match flow.observation.direction {
+            Direction::Egress => (subject, peer),
+            Direction::Ingress => (peer, subject),
+        };
+        Some(ViolationKey {
+            direction: flow.observation.direction,
+            source_namespace: source.0,
+            source_workload: source.1,
+            destination_namespace: destination.0,
+            destination_workload: destination.1,
+            protocol: flow.observation.protocol,
+            port: Some(flow.port),
+            finding: flow.finding?,
+            policy: by.first()?.policy.clone(),
+        })
+    }
+
+    /// (namespace, workload) as metric labels.
+    fn workload(&self, kind: &PeerKind, service: Option<&(Arc<str>, Arc<str>)>) -> (Arc<str>, Arc<str>) {
+        let none: Arc<str> = "".into();
+        match kind {
+            PeerKind::Pod(id) => match self.cluster.pod(*id) {
+                Some(pod) => (pod.namespace.clone(), pod.workload.name.clone()),
+                None => (none, "unknown".into()),
+            },
+            PeerKind::Service => match service {
+                Some((namespace, name)) => (namespace.clone(), name.clone()),
+                None => (none, "unknown".into()),
+            },
+            PeerKind::Node(_) => (none, "node".into()),
+            PeerKind::Loopback => (none, "loopback".into()),
+            PeerKind::External => (none, "external".into()),
+            PeerKind::Unknown => (none, "unknown".into()),
+        }
+    }
+}
+
+fn unjudged(seen: &Observation, gap: Gap) -> Judged {
+    Judged {
+        peer: Peer { kind: PeerKind::Unknown, ip: seen.peer_ip(), service: None },
+        port: seen.port(),
+        requested: seen.requested,
+        verdict: Arc::new(Verdict::Unknown(gap)),
+        other_end: None,
+    }
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+fn unspecified(like: IpAddr) -> IpAddr {
+    match like {
+        IpAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
+    }
+}

@@ -1,0 +1,83 @@
+//! The plain counters of an agent run.
+
+use std::collections::BTreeMap;
+
+use super::Flow;
+use crate::model::{Direction, Gap, Protocol, Reach, Verdict};
+
+/// The labels of `netaudit_flows_total`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct FlowKey {
+    /// Egress or ingress.
+    pub direction: Direction,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// `allowed`, `denied` or `unknown`.
+    pub verdict: &'static str,
+    /// What the outcome proves.
+    pub reach: Reach,
+}
+
+const DIRECTIONS: [Direction; 2] = [Direction::Egress, Direction::Ingress];
+const PROTOCOLS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
+const VERDICTS: [&str; 3] = ["allowed", "denied", "unknown"];
+
+/// Flows and unknowns, counted.
+#[derive(Debug)]
+pub struct Counts {
+    /// One cell for every combination: the hot path indexes, and every series exists from 0.
+    flows: [[[[u64; 6]; 3]; 2]; 2],
+    unknown: BTreeMap<&'static str, u64>,
+}
+
+impl Default for Counts {
+    fn default() -> Self {
+        Self {
+            flows: Default::default(),
+            unknown: Gap::REASONS.into_iter().map(|reason| (reason, 0)).collect(),
+        }
+    }
+}
+
+impl Counts {
+    /// Counts one flow.
+    pub fn flow(&mut self, flow: &Flow) {
+        let direction = flow.observation.direction as usize;
+        // Kernel records are TCP or UDP; SCTP is unobservable.
+        let protocol = usize::from(flow.observation.protocol == Protocol::Udp);
+        let verdict = match &*flow.verdict {
+            Verdict::Allowed(_) => 0,
+            Verdict::Denied { .. } => 1,
+            Verdict::Unknown(gap) => {
+                *self.unknown.entry(gap.reason()).or_default() += 1;
+                2
+            }
+        };
+        self.flows[direction][protocol][verdict][flow.reach as usize] += 1;
+    }
+
+    /// Every series of `netaudit_flows_total`, also those that are 0.
+    pub fn flows(&self) -> impl Iterator<Item = (FlowKey, u64)> + '_ {
+        DIRECTIONS.into_iter().flat_map(move |direction| {
+            PROTOCOLS.into_iter().flat_map(move |protocol| {
+                VERDICTS.into_iter().enumerate().flat_map(move |(v, verdict)| {
+                    Reach::ALL.into_iter().map(move |reach| {
+                        let cells =
+                            &self.flows[direction as usize][usize::from(protocol == Protocol::Udp)][v];
+                        (FlowKey { direction, protocol, verdict, reach }, cells[reach as usize])
+                    })
+                })
+            })
+        })
+    }
+
+    /// Flows without a verdict by reason, also those that are 0.
+    pub fn unknown(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        self.unknown.iter().map(|(reason, count)| (*reason, *count))
+    }
+
+    /// All flows.
+    pub fn total(&self) -> u64 {
+        self.flows.iter().flatten().flatten().flatten().sum()
+    }
+}

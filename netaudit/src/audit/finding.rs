@@ -1,0 +1,188 @@
+//! What an outcome proves, and what deserves a person's attention: the two tables of the README as code.
+
+use std::{fmt, time::Duration};
+
+use crate::model::{Observation, Outcome, Protocol, Reach, Verdict};
+
+/// Below this an abort proves nothing: the client cancelled before an answer could come.
+const AT_ONCE: Duration = Duration::from_millis(200);
+
+/// The kernel's first SYN retransmission. Who gives up before it may just be racing two addresses (happy eyeballs).
+const FIRST_RETRANSMISSION: Duration = Duration::from_secs(1);
+
+/// What the outcome of `observation` proves about its packets.
+pub fn reach(observation: &Observation) -> Reach {
+    match observation.outcome {
+        Outcome::Established | Outcome::Accepted | Outcome::Answered | Outcome::Received => Reach::Reached,
+        Outcome::Refused | Outcome::Rejected => Reach::Rejected,
+        Outcome::Dropped => Reach::Stopped,
+        Outcome::Timeout | Outcome::Unreachable | Outcome::Pending => Reach::NoAnswer,
+        Outcome::Aborted if observation.answered || observation.waited < AT_ONCE => Reach::Unproven,
+        Outcome::Aborted => Reach::NoAnswer,
+        Outcome::Failed => Reach::NotSent,
+        Outcome::Sent => Reach::Unproven,
+    }
+}
+
+/// What deserves a person's attention in a flow.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Finding {
+    /// Denied, and it passed.
+    Unenforced,
+    /// Denied, and something on its way stopped it.
+    Blocked,
+    /// Denied, but it got as far as a closed port.
+    DeniedRefused,
+    /// Denied, and nothing is proven of its packets.
+    Attempted,
+    /// Allowed, but something on its way seems to have stopped it.
+    SuspectedBlock,
+}
+
+impl Finding {
+    /// Every value.
+    pub const ALL: [Self; 5] =
+        [Self::Unenforced, Self::Blocked, Self::DeniedRefused, Self::Attempted, Self::SuspectedBlock];
+
+    /// The word of the flow log and the metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unenforced => "unenforced",
+            Self::Blocked => "blocked",
+            Self::DeniedRefused => "denied-refused",
+            Self::Attempted => "attempted",
+            Self::SuspectedBlock => "suspected-block",
+        }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// Declared × reach. `verdict` is the subject's, `other_end` the peer's where it is known.
+///
+/// A denied flow is a violation whatever its reach: someone tried. An allowed flow that found no answer is suspicious only
+/// if the other end's policies do not explain it. For TCP a peer's kernel answers a closed port with a reset, so an
+/// ICMP answer is a filter's; for UDP it is how a closed port answers.
+pub fn finding(observation: &Observation, verdict: &Verdict, other_end: Option<&Verdict>) -> Option<Finding> {
+    let reach = reach(observation);
+    match verdict {
+        Verdict::Unknown(_) => None,
+        Verdict::Denied { .. } => Some(match reach {
+            Reach::Reached => Finding::Unenforced,
+            Reach::Rejected if observation.outcome == Outcome::Refused => Finding::DeniedRefused,
+            Reach::Rejected | Reach::Stopped | Reach::NoAnswer => Finding::Blocked,
+            Reach::NotSent | Reach::Unproven => Finding::Attempted,
+        }),
+        Verdict::Allowed(_) => {
+            let explained = other_end.is_some_and(|verdict| !verdict.is_allowed());
+            let stopped = match reach {
+                Reach::Stopped => true,
+                Reach::NoAnswer => {
+                    observation.outcome != Outcome::Aborted || observation.waited >= FIRST_RETRANSMISSION
+                }
+                Reach::Rejected => {
+                    observation.outcome == Outcome::Rejected && observation.protocol != Protocol::Udp
+                }
+                Reach::Reached | Reach::NotSent | Reach::Unproven => false,
+            };
+            (stopped && !explained).then_some(Finding::SuspectedBlock)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        audit::testing::observation,
+        model::{Cause, Gap},
+    };
+
+    fn denied() -> Verdict {
+        Verdict::Denied { by: [].into() }
+    }
+
+    fn allowed() -> Verdict {
+        Verdict::Allowed(Cause::NotIsolated)
+    }
+
+    fn with(outcome: Outcome, waited_ms: u64) -> Observation {
+        Observation { outcome, waited: Duration::from_millis(waited_ms), ..observation() }
+    }
+
+    #[test]
+    fn reach_follows_the_table() {
+        for (outcome, waited_ms, expected) in [
+            (Outcome::Established, 1, Reach::Reached),
+            (Outcome::Accepted, 0, Reach::Reached),
+            (Outcome::Answered, 1, Reach::Reached),
+            (Outcome::Received, 0, Reach::Reached),
+            (Outcome::Refused, 1, Reach::Rejected),
+            (Outcome::Rejected, 1, Reach::Rejected),
+            (Outcome::Dropped, 0, Reach::Stopped),
+            (Outcome::Timeout, 3_000, Reach::NoAnswer),
+            (Outcome::Unreachable, 3_000, Reach::NoAnswer),
+            (Outcome::Pending, 1_000, Reach::NoAnswer),
+            (Outcome::Aborted, 199, Reach::Unproven),
+            (Outcome::Aborted, 200, Reach::NoAnswer),
+            (Outcome::Failed, 0, Reach::NotSent),
+            (Outcome::Sent, 0, Reach::Unproven),
+        ] {
+            assert_eq!(reach(&with(outcome, waited_ms)), expected, "{outcome} after {waited_ms} ms");
+        }
+    }
+
+    #[test]
+    fn an_abort_after_an_answer_proves_nothing() {
+        let answered = Observation { answered: true, ..with(Outcome::Aborted, 5_000) };
+        assert_eq!(reach(&answered), Reach::Unproven);
+    }
+
+    #[test]
+    fn denied_flows_are_always_told() {
+        for (outcome, expected) in [
+            (Outcome::Established, Finding::Unenforced),
+            (Outcome::Received, Finding::Unenforced),
+            (Outcome::Refused, Finding::DeniedRefused),
+            (Outcome::Rejected, Finding::Blocked),
+            (Outcome::Timeout, Finding::Blocked),
+            (Outcome::Dropped, Finding::Blocked),
+            (Outcome::Failed, Finding::Attempted),
+            (Outcome::Sent, Finding::Attempted),
+        ] {
+            assert_eq!(finding(&with(outcome, 3_000), &denied(), None), Some(expected), "{outcome}");
+        }
+    }
+
+    #[test]
+    fn allowed_flows_are_suspicious_only_without_an_explanation() {
+        let timeout = with(Outcome::Timeout, 3_000);
+        assert_eq!(finding(&timeout, &allowed(), None), Some(Finding::SuspectedBlock));
+        assert_eq!(finding(&timeout, &allowed(), Some(&allowed())), Some(Finding::SuspectedBlock));
+        assert_eq!(finding(&timeout, &allowed(), Some(&denied())), None);
+        assert_eq!(finding(&with(Outcome::Established, 1), &allowed(), None), None);
+        assert_eq!(finding(&with(Outcome::Refused, 1), &allowed(), None), None);
+        assert_eq!(finding(&with(Outcome::Rejected, 1), &allowed(), None), Some(Finding::SuspectedBlock));
+        assert_eq!(finding(&with(Outcome::Aborted, 250), &allowed(), None), None, "happy eyeballs");
+        assert_eq!(finding(&with(Outcome::Aborted, 1_500), &allowed(), None), Some(Finding::SuspectedBlock));
+    }
+
+    #[test]
+    fn a_closed_udp_port_is_no_filter() {
+        let udp = Observation { protocol: Protocol::Udp, ..with(Outcome::Rejected, 1) };
+        assert_eq!(finding(&udp, &allowed(), None), None);
+    }
+
+    #[test]
+    fn unknown_is_never_guessed() {
+        let unknown = Verdict::Unknown(Gap::Ambiguous);
+        for outcome in [Outcome::Established, Outcome::Timeout, Outcome::Refused] {
+            assert_eq!(finding(&with(outcome, 3_000), &unknown, None), None);
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! With whom: an address, port and time turned into the other end, and the verdict of both ends.
+//!
+//! What resolves a Service address is a ladder. This agent climbs two rungs: an address that was rewritten at the socket
+//! is already the endpoint's, and a Service address is judged by all endpoints of its slices where they agree (target
+//! ports!). Where they do not, the verdict is `unknown: endpoints disagree`.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use foldhash::HashSet;
+
+use super::{Peer, PeerKind};
+use crate::{
+    cluster::{Backend, Cluster, Endpoint, Party, PodId},
+    model::{Cause, Direction, Exemption, Gap, Observation, Verdict},
+};
+
+/// The other end of a flow, judged.
+#[derive(Clone, Debug)]
+pub(super) struct Judged {
+    pub peer: Peer,
+    pub port: u16,
+    pub requested: Option<SocketAddr>,
+    pub verdict: Arc<Verdict>,
+    pub other_end: Option<Arc<Verdict>>,
+}
+
+/// What the caller knows of the node itself, which is in no Kubernetes object.
+pub(super) struct NodeView<'a> {
+    /// The name of this agent's node.
+    pub name: &'a Arc<str>,
+    /// Every address of the node's own namespace.
+    pub own_addresses: &'a HashSet<IpAddr>,
+    /// For ingress from the node: whether a socket of the node's namespace is the other end (the kubelet's probe).
+    pub paired_with_host: bool,
+}
+
+/// Judges a flow of a pod.
+pub(super) fn judge_pod(
+    cluster: &mut Cluster,
+    pod: PodId,
+    seen: &Observation,
+    node: &NodeView<'_>,
+) -> Judged {
+    let ip = seen.peer_ip();
+    let port = seen.port();
+    let judged = |kind, verdict: Arc<Verdict>| Judged {
+        peer: Peer { kind, ip, service: None },
+        port,
+        requested: asked(seen, SocketAddr::new(ip, seen.remote.port())),
+        verdict,
+        other_end: None,
+    };
+    if ip.is_loopback() {
+        return judged(PeerKind::Loopback, Verdict::Allowed(Cause::Exempt(Exemption::Loopback)).into());
+    }
+    if node.own_addresses.contains(&ip) {
+        let translated = seen.direction == Direction::Ingress && !node.paired_with_host;
+        let verdict = match translated {
+            true => Verdict::Unknown(Gap::SourceTranslated).into(),
+            false => verdict(cluster, seen, pod, Party::OwnNode, port),
+        };
+        return judged(PeerKind::Node(Some(node.name.clone())), verdict);
+    }
+    match cluster.resolve(ip, seen.remote.port(), seen.protocol, seen.at) {
+        Endpoint::Pod(peer) => {
+            let verdict = verdict(cluster, seen, pod, Party::PodAt(peer, ip), port);
+            let mut judged = judged(PeerKind::Pod(peer), verdict);
+            judged.other_end = Some(other_end(cluster, seen, pod, peer, port));
+            judged.peer.service = rewritten_from(cluster, seen);
+            judged
+        }
+        Endpoint::Node(name) => {
+            judged(PeerKind::Node(Some(name)), verdict(cluster, seen, pod, Party::Ip(ip), port))
+        }
+        Endpoint::External => judged(PeerKind::External, verdict(cluster, seen, pod, Party::Ip(ip), port)),
+        Endpoint::Ambiguous => judged(PeerKind::Unknown, Verdict::Unknown(Gap::Ambiguous).into()),
+        Endpoint::Invalid(why) => judged(PeerKind::Unknown, Verdict::Unknown(Gap::Invalid(why)).into()),
+        Endpoint::Service { namespace, name, backends } => {
+            let mut judged = judged(PeerKind::Service, Verdict::Unknown(Gap::NoEndpoints).into());
+            judged.peer.service = Some((namespace, name));
+            judge_service(cluster, pod, seen, node, &backends, judged)
+        }
+    }
+}
+
+/// Judges a Service address by all of its endpoints; `all` is what is known without any.
+fn judge_service(
+    cluster: &mut Cluster,
+    pod: PodId,
+    seen: &Observation,
+    node: &NodeView<'_>,
+    backends: &[Backend],
+    mut all: Judged,
+) -> Judged {
+    for (n, backend) in backends.iter().enumerate() {
+        let party = match backend.pod {
+            Some(peer) => Party::PodAt(peer, backend.ip),
+            None if node.own_addresses.contains(&backend.ip) => Party::OwnNode,
+            None => Party::Ip(backend.ip),
+        };
+        let verdict = verdict(cluster, seen, pod, party, backend.port);
+        let other_end = backend.pod.map(|peer| other_end(cluster, seen, pod, peer, backend.port));
+        if n == 0 {
+            all.port = backend.port;
+            all.verdict = verdict;
+            all.other_end = other_end;
+            continue;
+        }
+        if all.port != backend.port {
+            // Named target ports may differ from pod to pod: then only the Service's own port can be told.
+            all.port = seen.port();
+        }
+        if !agree(&all.verdict, &verdict) {
+            all.verdict = Arc::new(Verdict::Unknown(Gap::EndpointsDisagree));
+            all.port = seen.port();
+            all.other_end = None;
+            return all;
+        }
+        if all.other_end != other_end {
+            all.other_end = None;
+        }
+    }
+    if let [backend] = backends {
+        all.peer.kind = backend_kind(cluster, seen, node, backend);
+        all.peer.ip = backend.ip;
+        all.requested = asked(seen, SocketAddr::new(backend.ip, backend.port));
+    }
+    all
+}
+
+/// Who the only endpoint of a Service is: not always a pod (the `kubernetes` Service leads to a node).
+fn backend_kind(cluster: &Cluster, seen: &Observation, node: &NodeView<'_>, backend: &Backend) -> PeerKind {
+    if let Some(pod) = backend.pod {
+        return PeerKind::Pod(pod);
+    }
+    if node.own_addresses.contains(&backend.ip) {
+        return PeerKind::Node(Some(node.name.clone()));
+    }
+    match cluster.resolve(backend.ip, backend.port, seen.protocol, seen.at) {
+        Endpoint::Node(name) => PeerKind::Node(Some(name)),
+        _ => PeerKind::External,
+    }
+}
+
+/// The Service that the program asked for, where another program rewrote its address at the socket.
+fn rewritten_from(cluster: &Cluster, seen: &Observation) -> Option<(Arc<str>, Arc<str>)> {
+    let asked = seen.requested?;
+    match cluster.resolve(asked.ip().to_canonical(), asked.port(), seen.protocol, seen.at) {
+        Endpoint::Service { namespace, name, .. } => Some((namespace, name)),
+        _ => None,
+    }
+}
+
+/// Two endpoints agree when they are allowed by the same rules or denied by the same policies.
+fn agree(a: &Verdict, b: &Verdict) -> bool {
+    match (a, b) {
+        (Verdict::Denied { by: a }, Verdict::Denied { by: b }) => {
+            a.iter().map(|miss| &miss.policy).eq(b.iter().map(|miss| &miss.policy))
+        }
+        _ => a == b,
+    }
+}
+
+/// What the program asked for, where that is not what was judged.
+fn asked(seen: &Observation, judged: SocketAddr) -> Option<SocketAddr> {
+    if seen.direction == Direction::Ingress {
+        return None;
+    }
+    let asked = seen.requested.unwrap_or(seen.remote);
+    let asked = SocketAddr::new(asked.ip().to_canonical(), asked.port());
+    (asked != judged).then_some(asked)
+}
+
+fn verdict(cluster: &mut Cluster, seen: &Observation, pod: PodId, party: Party, port: u16) -> Arc<Verdict> {
+    cluster.verdict(seen.direction, pod, party, seen.protocol, port)
+}
+
+/// The verdict of the other end's policies. They are counted by the other end's own record, not here.
+fn other_end(cluster: &mut Cluster, seen: &Observation, pod: PodId, peer: PodId, port: u16) -> Arc<Verdict> {
+    // This end's address may not be chosen yet; then all addresses of the pod are compared.
+    let own = seen.local.ip().to_canonical();
+    let party = if own.is_unspecified() { Party::Pod(pod) } else { Party::PodAt(pod, own) };
+    cluster.verdict(seen.direction.opposite(), peer, party, seen.protocol, port)
+}
+
+/// Judges a flow of the node itself: policies do not select it. The other end's may still say something.
+pub(super) fn judge_node(cluster: &mut Cluster, seen: &Observation, node: &NodeView<'_>) -> Judged {
+    let ip = seen.peer_ip();
+    let mut judged = Judged {
+        peer: Peer { kind: PeerKind::External, ip, service: None },
+        port: seen.port(),
+        requested: asked(seen, SocketAddr::new(ip, seen.remote.port())),
+        verdict: Arc::new(Verdict::Allowed(Cause::Exempt(Exemption::HostNetwork))),
+        other_end: None,
+    };
+    if ip.is_loopback() || node.own_addresses.contains(&ip) {
+        judged.peer.kind = PeerKind::Node(Some(node.name.clone()));
+        return judged;
+    }
+    let party = |cluster: &Cluster, peer: PodId| {
+        let own = cluster.pod(peer).is_some_and(|pod| pod.node.as_ref() == Some(node.name));
+        if own { Party::OwnNode } else { Party::Ip(seen.local.ip().to_canonical()) }
+    };
+    match cluster.resolve(ip, seen.remote.port(), seen.protocol, seen.at) {
+        Endpoint::Pod(peer) => {
+            let from = party(cluster, peer);
+            let direction = seen.direction.opposite();
+            judged.peer.kind = PeerKind::Pod(peer);
+            judged.other_end = Some(cluster.verdict(direction, peer, from, seen.protocol, judged.port));
+        }
+        Endpoint::Node(name) => judged.peer.kind = PeerKind::Node(Some(name)),
+        Endpoint::Service { namespace, name, backends } => {
+            judged.peer.kind = PeerKind::Service;
+            judged.peer.service = Some((namespace, name));
+            if let [backend] = backends.as_slice() {
+                judged.peer.kind = backend_kind(cluster, seen, node, backend);
+                judged.peer.ip = backend.ip;
+                judged.port = backend.port;
+                judged.requested = asked(seen, SocketAddr::new(backend.ip, backend.port));
+            }
+        }
+        Endpoint::External => {}
+        Endpoint::Ambiguous | Endpoint::Invalid(_) => judged.peer.kind = PeerKind::Unknown,
+    }
+    judged
+}

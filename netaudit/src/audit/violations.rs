@@ -1,0 +1,195 @@
+//! Violations by who, to whom and how they ended, in a bounded number of series.
+//!
+//! When the budget is spent, peers fold into `other` first, then ports, never the source workload, so that who did it is
+//! always told. Each source namespace has a quota, so that one scanner cannot hide another's violations.
+
+use std::sync::Arc;
+
+use foldhash::HashMap;
+
+use super::Finding;
+use crate::model::{Direction, PolicyId, Protocol, Timestamp};
+
+/// Stands for everything that has no series of its own.
+pub const OTHER: &str = "other";
+
+/// The labels of one series of `netaudit_violations_total`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ViolationKey {
+    /// The direction whose policies deny it.
+    pub direction: Direction,
+    /// Namespace of the source; empty for nodes and externals.
+    pub source_namespace: Arc<str>,
+    /// Top controller of the source, `node` or `external`.
+    pub source_workload: Arc<str>,
+    /// Namespace of the destination; empty for nodes and externals; `other` when folded.
+    pub destination_namespace: Arc<str>,
+    /// Top controller of the destination, `node` or `external`; `other` when folded.
+    pub destination_workload: Arc<str>,
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// Destination port after translation; `None` when folded.
+    pub port: Option<u16>,
+    /// What became of it.
+    pub finding: Finding,
+    /// The deciding policy: the first in order of name where several isolate.
+    pub policy: Arc<PolicyId>,
+}
+
+impl ViolationKey {
+    fn fold_peer(self) -> Self {
+        // The source is never folded: on ingress it is the peer, and stays.
+        Self { destination_namespace: OTHER.into(), destination_workload: OTHER.into(), ..self }
+    }
+
+    fn fold_port(self) -> Self {
+        Self { port: None, ..self.fold_peer() }
+    }
+}
+
+/// How many violations, and when the last one was.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ViolationCount {
+    /// Denied flows.
+    pub total: u64,
+    /// Time of the last one.
+    pub last: Timestamp,
+}
+
+/// How many series may exist.
+#[derive(Clone, Copy, Debug)]
+pub struct Budget {
+    /// Series with full labels, over all source namespaces.
+    pub series: usize,
+    /// Series with full labels of one source namespace.
+    pub per_namespace: usize,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self { series: 10_000, per_namespace: 1_000 }
+    }
+}
+
+/// All violations of this agent run.
+#[derive(Debug)]
+pub struct Violations {
+    budget: Budget,
+    series: HashMap<ViolationKey, ViolationCount>,
+    /// Series by source namespace, folded ones included.
+    of_namespace: HashMap<Arc<str>, usize>,
+    folded: u64,
+}
+
+impl Violations {
+    /// None yet, with this budget.
+    pub fn new(budget: Budget) -> Self {
+        Self { budget, series: HashMap::default(), of_namespace: HashMap::default(), folded: 0 }
+    }
+
+    /// Counts one.
+    pub fn count(&mut self, key: ViolationKey, at: Timestamp) {
+        let key = self.admit(key);
+        if let Some(count) = self.series.get_mut(&key) {
+            count.total += 1;
+            count.last = count.last.max(at);
+            return;
+        }
+        *self.of_namespace.entry(key.source_namespace.clone()).or_default() += 1;
+        self.series.insert(key, ViolationCount { total: 1, last: at });
+    }
+
+    /// The key itself while there is room for it, else the least folded form that has room or exists.
+    fn admit(&mut self, key: ViolationKey) -> ViolationKey {
+        if self.series.contains_key(&key) || self.has_room(&key, 1) {
+            return key;
+        }
+        self.folded += 1;
+        // Peers fold within twice the budget; ports only beyond that. What remains is bounded by the number of
+        // source workloads times findings, which the source's own identity must never be folded into.
+        let without_peer = key.clone().fold_peer();
+        if self.series.contains_key(&without_peer) || self.has_room(&without_peer, 2) {
+            return without_peer;
+        }
+        key.fold_port()
+    }
+
+    fn has_room(&self, key: &ViolationKey, times: usize) -> bool {
+        let in_namespace = self.of_namespace.get(&key.source_namespace).copied().unwrap_or(0);
+        in_namespace < self.budget.per_namespace * times && self.series.len() < self.budget.series * times
+    }
+
+    /// Violations that were counted in a folded series.
+    pub fn folded(&self) -> u64 {
+        self.folded
+    }
+
+    /// Every series, in a stable order.
+    pub fn series(&self) -> Vec<(&ViolationKey, &ViolationCount)> {
+        let mut series: Vec<_> = self.series.iter().collect();
+        series.sort_unstable_by(|a, b| a.0.cmp(b.0));
+        series
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(namespace: &str, workload: &str, destination: &str, port: u16) -> ViolationKey {
+        ViolationKey {
+            direction: Direction::Egress,
+            source_namespace: namespace.into(),
+            source_workload: workload.into(),
+            destination_namespace: "shop".into(),
+            destination_workload: destination.into(),
+            protocol: Protocol::Tcp,
+            port: Some(port),
+            finding: Finding::Unenforced,
+            policy: PolicyId { kind: "NetworkPolicy", namespace: "shop".into(), name: "deny".into() }.into(),
+        }
+    }
+
+    fn total(violations: &Violations) -> u64 {
+        violations.series().iter().map(|(_, count)| count.total).sum()
+    }
+
+    #[test]
+    fn a_port_scan_folds_and_neither_the_count_nor_the_source_is_lost() {
+        let mut violations = Violations::new(Budget { series: 100, per_namespace: 10 });
+        for port in 1..=65_535 {
+            violations.count(key("scan", "scanner", "db", port), Timestamp(i64::from(port)));
+        }
+        assert_eq!(total(&violations), 65_535);
+        assert!(violations.series().len() <= 21, "{}", violations.series().len());
+        assert!(violations.series().iter().all(|(key, _)| &*key.source_workload == "scanner"));
+        assert!(violations.folded() >= 65_535 - 10);
+    }
+
+    #[test]
+    fn one_scanner_does_not_hide_another_namespace() {
+        let mut violations = Violations::new(Budget { series: 100, per_namespace: 10 });
+        for port in 1..=1_000 {
+            violations.count(key("scan", "scanner", "db", port), Timestamp(0));
+        }
+        violations.count(key("quiet", "curious", "db", 5432), Timestamp(1));
+        assert!(violations.series().iter().any(|(k, _)| **k == key("quiet", "curious", "db", 5432)));
+    }
+
+    #[test]
+    fn peers_fold_before_ports() {
+        let mut violations = Violations::new(Budget { series: 100, per_namespace: 1 });
+        violations.count(key("a", "w", "db", 1), Timestamp(0));
+        violations.count(key("a", "w", "db", 2), Timestamp(0));
+        violations.count(key("a", "w", "db", 3), Timestamp(0));
+        let labels: Vec<_> = violations
+            .series()
+            .iter()
+            .map(|(key, _)| (key.destination_workload.to_string(), key.port))
+            .collect();
+        assert_eq!(
+            labels,
+            [(OTHER.to_owned(), None), (OTHER.to_owned(), Some(2)), ("db".to_owned(), Some(1))]
+        );
+    }
+}

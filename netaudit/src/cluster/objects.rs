@@ -1,0 +1,304 @@
+//! The objects that the index holds, as domain types: converted once at the edge and stripped of what nobody reads.
+
+use std::{fmt, net::IpAddr, sync::Arc};
+
+use smallvec::SmallVec;
+
+use crate::{
+    model::{Protocol, Timestamp},
+    policy::{Labels, NamedPort, declared},
+};
+
+/// A kind of object that is watched.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Kind {
+    /// `v1` Namespace.
+    Namespace,
+    /// `v1` Pod.
+    Pod,
+    /// `v1` Node.
+    Node,
+    /// `v1` Service.
+    Service,
+    /// `discovery.k8s.io/v1` EndpointSlice.
+    EndpointSlice,
+    /// `networking.k8s.io/v1` NetworkPolicy.
+    NetworkPolicy,
+}
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 6] =
+        [Self::Namespace, Self::Pod, Self::Node, Self::Service, Self::EndpointSlice, Self::NetworkPolicy];
+
+    /// The name that the API uses.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Namespace => "Namespace",
+            Self::Pod => "Pod",
+            Self::Node => "Node",
+            Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
+            Self::NetworkPolicy => "NetworkPolicy",
+        }
+    }
+
+    /// The `apiVersion` that is read.
+    pub const fn api_version(self) -> &'static str {
+        match self {
+            Self::Namespace | Self::Pod | Self::Node | Self::Service => "v1",
+            Self::EndpointSlice => "discovery.k8s.io/v1",
+            Self::NetworkPolicy => "networking.k8s.io/v1",
+        }
+    }
+
+    /// Whether its objects live in a namespace.
+    pub const fn is_namespaced(self) -> bool {
+        !matches!(self, Self::Namespace | Self::Node)
+    }
+
+    /// The kind that the API calls `name`, whatever its version.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// What identifies an object in the index.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ObjectKey {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its namespace; empty for cluster-scoped kinds.
+    pub namespace: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+}
+
+impl ObjectKey {
+    /// The key of `namespace/name` of this kind; the namespace is dropped for cluster-scoped kinds.
+    pub fn new(kind: Kind, namespace: &str, name: &str) -> Self {
+        let namespace = if kind.is_namespaced() { namespace } else { "" };
+        Self { kind, namespace: namespace.into(), name: name.into() }
+    }
+}
+
+/// `NetworkPolicy batchivo/backend-policy`, `Node worker-1`.
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() {
+            write!(f, "{} {}", self.kind, self.name)
+        } else {
+            write!(f, "{} {}/{}", self.kind, self.namespace, self.name)
+        }
+    }
+}
+
+/// An object of a watched kind, or what could be read of it.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Object {
+    /// A namespace.
+    Namespace(Namespace),
+    /// A pod.
+    Pod(Pod),
+    /// A node.
+    Node(Node),
+    /// A service.
+    Service(Service),
+    /// Endpoints of a service.
+    EndpointSlice(EndpointSlice),
+    /// A policy, not yet compiled.
+    NetworkPolicy(declared::NetworkPolicy),
+    /// Something that could not be decoded.
+    Broken(Broken),
+}
+
+impl Object {
+    /// The object's key; `None` where a broken object does not tell it.
+    pub fn key(&self) -> Option<ObjectKey> {
+        let key = |kind, namespace: &Arc<str>, name: &Arc<str>| ObjectKey {
+            kind,
+            namespace: namespace.clone(),
+            name: name.clone(),
+        };
+        Some(match self {
+            Self::Namespace(it) => key(Kind::Namespace, &"".into(), &it.name),
+            Self::Pod(it) => key(Kind::Pod, &it.namespace, &it.name),
+            Self::Node(it) => key(Kind::Node, &"".into(), &it.name),
+            Self::Service(it) => key(Kind::Service, &it.namespace, &it.name),
+            Self::EndpointSlice(it) => key(Kind::EndpointSlice, &it.namespace, &it.name),
+            Self::NetworkPolicy(it) => key(Kind::NetworkPolicy, &it.namespace, &it.name),
+            Self::Broken(it) => return it.key.clone(),
+        })
+    }
+}
+
+/// An object that could not be decoded: what is known of it, so that the verdicts it could change become unknown, and
+/// so that its deletion is not lost.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Broken {
+    /// Its key, where kind and name could be read.
+    pub key: Option<ObjectKey>,
+    /// Its kind, where that could be read; without it, it may be a policy.
+    pub kind: Option<Kind>,
+    /// Its namespace, where that could be read; without it, it may be in any.
+    pub namespace: Option<Arc<str>>,
+    /// Addresses that it speaks of (a pod's), where they could be read.
+    pub ips: SmallVec<[IpAddr; 2]>,
+    /// Where it is from: `file:document:line`, or the API server.
+    pub source: Arc<str>,
+    /// What is wrong with it.
+    pub reason: Arc<str>,
+}
+
+/// `NetworkPolicy batchivo/backend-policy: spec.ingress: expected a list`.
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.key, self.kind) {
+            (Some(key), _) => write!(f, "{key}: {}", self.reason),
+            (None, Some(kind)) => write!(f, "{kind} at {}: {}", self.source, self.reason),
+            (None, None) => write!(f, "{}: {}", self.source, self.reason),
+        }
+    }
+}
+
+/// A namespace.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Namespace {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its labels. The index adds `kubernetes.io/metadata.name`, as the API server does.
+    pub labels: Labels,
+}
+
+/// A pod.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Pod {
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its UID; empty in manifests that do not say.
+    pub uid: Arc<str>,
+    /// The `kubernetes.io/config.hash` of a static pod's mirror: the UID that the kubelet names its cgroup by.
+    pub config_hash: Option<Arc<str>>,
+    /// Its labels.
+    pub labels: Labels,
+    /// The node it runs on, once it is scheduled.
+    pub node: Option<Arc<str>>,
+    /// Its addresses, canonical, in the API's order.
+    pub ips: SmallVec<[IpAddr; 2]>,
+    /// Whether it shares its node's network namespace: then it is its node, and no policy selects it.
+    pub host_network: bool,
+    /// Whether it is `Succeeded` or `Failed`: its addresses are given back though its status still shows them.
+    pub completed: bool,
+    /// The named ports of its containers.
+    pub ports: Arc<[NamedPort]>,
+    /// The top controller.
+    pub workload: Workload,
+    /// When it was created; `None` in manifests that do not say.
+    pub created: Option<Timestamp>,
+}
+
+/// The controller that stands for a pod: bounded in number, unlike pods.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Workload {
+    /// `Deployment`, `StatefulSet`, `CronJob` …, or `Pod` for one without a controller.
+    pub kind: Arc<str>,
+    /// The controller's name.
+    pub name: Arc<str>,
+}
+
+/// A node.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Node {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its labels.
+    pub labels: Labels,
+    /// The addresses in its status (internal and external), canonical.
+    pub ips: SmallVec<[IpAddr; 2]>,
+}
+
+/// A service: addresses that stand for other addresses.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Service {
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Cluster, external and load balancer addresses, canonical; none for headless and `ExternalName` services.
+    pub ips: SmallVec<[IpAddr; 2]>,
+    /// Its ports.
+    pub ports: Arc<[ServicePort]>,
+    /// Its selector; `None` where endpoints are made by hand.
+    pub selector: Option<Labels>,
+}
+
+/// A service's port.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ServicePort {
+    /// Its name; empty for the only port of a service.
+    pub name: Arc<str>,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// The port on the service's address.
+    pub port: u16,
+    /// What it leads to on a backend.
+    pub target: TargetPort,
+    /// The port on every node's address, if any.
+    pub node_port: Option<u16>,
+}
+
+/// A service's `targetPort`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum TargetPort {
+    /// A number; the service's own port where nothing is said.
+    Number(u16),
+    /// A named port of each backend.
+    Name(Arc<str>),
+}
+
+/// Some of a service's endpoints.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EndpointSlice {
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+    /// The service that it belongs to, by the label `kubernetes.io/service-name`.
+    pub service: Option<Arc<str>>,
+    /// Ports that every endpoint serves.
+    pub ports: Arc<[EndpointPort]>,
+    /// The endpoints.
+    pub endpoints: Arc<[SliceEndpoint]>,
+}
+
+/// A port of an endpoint slice.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct EndpointPort {
+    /// The name of the service's port.
+    pub name: Arc<str>,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// The target port; `None` means every port, unchanged.
+    pub port: Option<u16>,
+}
+
+/// One endpoint of a slice.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SliceEndpoint {
+    /// Its addresses, canonical.
+    pub ips: SmallVec<[IpAddr; 1]>,
+    /// Whether traffic is sent to it: ready, or not said.
+    pub ready: bool,
+    /// Whether it still serves while it terminates: used where no endpoint is ready.
+    pub serving: bool,
+    /// The pod behind it, by name in the slice's namespace.
+    pub pod: Option<Arc<str>>,
+}

@@ -1,0 +1,292 @@
+//! The index's read surface: who is there, what an address stands for, what the policies say.
+
+use std::{net::IpAddr, sync::Arc};
+
+use super::{
+    Backend, Broken, Cluster, Endpoint, Kind, ObjectKey, Party, Pod, PodId, Service,
+    addresses::Found,
+    objects::{Namespace, Node, ServicePort},
+};
+use crate::{
+    model::{Direction, Protocol, Timestamp, Verdict},
+    policy::{Certainty, ClassId, CompiledPolicy, IdentityId, NamespaceView, Warning},
+};
+
+impl Cluster {
+    /// Changes whenever an answer of this index may change.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The pod; `None` once it has been gone for [`super::REMEMBERED`] and [`Cluster::expire`] ran.
+    pub fn pod(&self, id: PodId) -> Option<&Pod> {
+        self.pods.get(id).map(|slot| &slot.pod)
+    }
+
+    /// When the pod was deleted, if it was.
+    pub fn deleted(&self, id: PodId) -> Option<Timestamp> {
+        self.pods.get(id)?.deleted
+    }
+
+    /// The pod with this UID (with `_` for `-` too, as the systemd cgroup driver writes it), or the static pod with
+    /// this `kubernetes.io/config.hash`. Deleted pods are found as long as they are remembered.
+    pub fn pod_by_uid(&self, uid: &str) -> Option<PodId> {
+        self.pods.by_uid(uid)
+    }
+
+    /// The present pod of this name.
+    pub fn pod_by_name(&self, namespace: &str, name: &str) -> Option<PodId> {
+        self.pods.by_name(namespace, name)
+    }
+
+    /// Every present pod, in no order.
+    pub fn pods(&self) -> impl Iterator<Item = (PodId, &Pod)> {
+        self.pods.present()
+    }
+
+    /// Every node, in no order.
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.values()
+    }
+
+    /// Every namespace with an object, in no order.
+    pub fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
+        self.namespaces.values()
+    }
+
+    /// The service of this name.
+    pub fn service(&self, namespace: &str, name: &str) -> Option<&Service> {
+        self.services.get(&namespace.into(), &name.into())
+    }
+
+    /// Namespaces that pods or policies live in and that have no object, in order: each is taken to have the label
+    /// `kubernetes.io/metadata.name` and no others.
+    pub fn implied_namespaces(&self) -> Vec<Arc<str>> {
+        let pods = self.pods().map(|(_, pod)| &pod.namespace);
+        let policies = self.policies.keys().map(|(namespace, _)| namespace);
+        let missing =
+            |name: &&Arc<str>| !self.namespaces.contains_key(*name) && self.namespace_doubt(name).is_none();
+        let mut names: Vec<_> = pods.chain(policies).filter(missing).cloned().collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    /// What `ip` stands for at a time; `port` and `protocol` choose a service's port.
+    pub fn resolve(&self, ip: IpAddr, port: u16, protocol: Protocol, at: Timestamp) -> Endpoint {
+        let ip = ip.to_canonical();
+        match self.addresses.at(ip, at) {
+            Found::Pod(id) => Endpoint::Pod(id),
+            Found::Node(name) => Endpoint::Node(name.clone()),
+            Found::Host(id) => {
+                let node = self.pod(id).and_then(|pod| pod.node.clone());
+                Endpoint::Node(node.unwrap_or_else(|| ip.to_string().into()))
+            }
+            Found::Broken(reason) => Endpoint::Invalid(reason.clone()),
+            Found::Ambiguous => Endpoint::Ambiguous,
+            Found::Nobody => Endpoint::External,
+            Found::Services(keys) => {
+                let candidates = keys.iter().filter_map(|key| self.services.get(&key.namespace, &key.name));
+                // Load balancers may share one address among services with different ports.
+                let chosen =
+                    candidates.filter_map(|service| Some((service, service.port(port, protocol)?))).next();
+                let backends = chosen.map(|(service, port)| {
+                    let all = self.backends(service, port, at);
+                    all.into_iter().filter(|backend| backend.ip.is_ipv4() == ip.is_ipv4()).collect()
+                });
+                let key = chosen.map_or(keys[0], |(service, _)| {
+                    keys.iter()
+                        .find(|it| it.name == service.name && it.namespace == service.namespace)
+                        .unwrap_or(&keys[0])
+                });
+                Endpoint::Service {
+                    namespace: key.namespace.clone(),
+                    name: key.name.clone(),
+                    backends: backends.unwrap_or_default(),
+                }
+            }
+        }
+    }
+
+    /// Whether anybody has said which endpoints the service has; if not, they follow from its selector, as manifests
+    /// seldom hold the endpoint slices that the API server's controller makes of it.
+    pub fn has_endpoint_slices(&self, service: &Service) -> bool {
+        self.services.has_slices(&service.namespace, &service.name)
+    }
+
+    /// Where a service's port leads at a time, in order of address: the endpoints that get traffic, in both families.
+    pub fn backends(&self, service: &Service, port: &ServicePort, at: Timestamp) -> Vec<Backend> {
+        let mut backends = Vec::new();
+        if self.has_endpoint_slices(service) {
+            for (endpoint, number) in self.services.endpoints(service, port) {
+                for &ip in &endpoint.ips {
+                    let pod = match self.addresses.at(ip, at) {
+                        Found::Pod(id) => Some(id),
+                        // Known by name, though its object does not show the address yet.
+                        Found::Nobody => (endpoint.pod.as_ref())
+                            .and_then(|name| self.pod_by_name(&service.namespace, name))
+                            .filter(|id| self.pod(*id).is_some_and(|pod| !pod.host_network)),
+                        _ => None,
+                    };
+                    backends.push(Backend { ip, port: number, pod });
+                }
+            }
+        } else {
+            for (id, number) in self.selected_backends(service, port) {
+                let (Some(pod), Some(port)) = (self.pod(id), number) else { continue };
+                let id = (!pod.host_network).then_some(id);
+                backends.extend(pod.ips.iter().map(|ip| Backend { ip: *ip, port, pod: id }));
+            }
+        }
+        backends.sort();
+        backends.dedup();
+        backends
+    }
+
+    /// The pods that a service's selector selects, in order of name, with the target port of each; `None` where the
+    /// port is named and the pod has no port of that name.
+    pub fn selected_backends(&self, service: &Service, port: &ServicePort) -> Vec<(PodId, Option<u16>)> {
+        let mut found: Vec<_> = (self.pods.in_namespace(&service.namespace))
+            .filter(|(_, pod)| !pod.completed && service.selects(&pod.labels))
+            .collect();
+        found.sort_by(|a, b| a.1.name.cmp(&b.1.name));
+        found.into_iter().map(|(id, pod)| (id, port.target_on(&pod.ports))).collect()
+    }
+
+    /// What the policies of this direction say of a flow between the subject and a peer; `port` is the destination's,
+    /// after any translation.
+    ///
+    /// The API: a pod cannot be kept from talking to itself, and traffic between a pod and its own node is always
+    /// allowed. A hostNetwork pod is its node: as a subject no policy selects it, and as a peer only its address counts.
+    pub fn verdict(
+        &mut self,
+        direction: Direction,
+        subject: PodId,
+        peer: Party,
+        protocol: Protocol,
+        port: u16,
+    ) -> Arc<Verdict> {
+        self.load_engine();
+        self.engine.trim();
+        let Some(slot) = self.pods.get(subject) else { return self.fixed.pod_not_seen.clone() };
+        if slot.pod.host_network {
+            return self.fixed.host_network.clone();
+        }
+        let (peer_id, at) = match peer {
+            Party::OwnNode => return self.fixed.own_node.clone(),
+            Party::Pod(id) => (Some(id), None),
+            Party::PodAt(id, ip) => (Some(id), Some(ip)),
+            Party::Ip(ip) => (None, Some(ip)),
+        };
+        if peer_id == Some(subject) {
+            return self.fixed.self_traffic.clone();
+        }
+        let (mut identity, mut class) = (None, None);
+        if let Some(id) = peer_id {
+            let Some(other) = self.pods.get(id) else { return self.fixed.pod_not_seen.clone() };
+            let host_network = other.pod.host_network;
+            if host_network && other.pod.node.is_some() && other.pod.node == slot.pod.node {
+                return self.fixed.own_node.clone();
+            }
+            let Some(known) = self.engine_ids(id) else { return self.fixed.pod_not_seen.clone() };
+            identity = (!host_network).then_some(known.0);
+            class = Some(known.1);
+        }
+        if let Some(ip) = at {
+            class = Some(self.engine.class(ip));
+        }
+        let Some((subject, _)) = self.engine_ids(subject) else { return self.fixed.pod_not_seen.clone() };
+        self.engine.verdict(direction, subject, identity, class.unwrap_or(ClassId::UNKNOWN), protocol, port)
+    }
+
+    /// What the engine knows a pod as: computed when first asked for in an epoch.
+    fn engine_ids(&mut self, id: PodId) -> Option<(IdentityId, ClassId)> {
+        let epoch = self.engine.epoch();
+        let slot = self.pods.get(id)?;
+        if let Some((known, identity, class)) = slot.engine
+            && known == epoch
+        {
+            return Some((identity, class));
+        }
+        let namespace = self.namespace_view(&slot.pod.namespace);
+        let identity = self.engine.identity(&namespace, &slot.pod.labels, &slot.pod.ports);
+        let class = self.engine.class_of_any(&slot.pod.ips);
+        self.pods.get_mut(id)?.engine = Some((epoch, identity, class));
+        Some((identity, class))
+    }
+
+    fn namespace_view(&self, name: &Arc<str>) -> NamespaceView {
+        match self.namespaces.get(name) {
+            Some(namespace) => {
+                NamespaceView { name: name.clone(), labels: namespace.labels.clone(), doubt: None }
+            }
+            None => {
+                NamespaceView { doubt: self.namespace_doubt(name), ..NamespaceView::implied(name.clone()) }
+            }
+        }
+    }
+
+    /// Why the labels of a namespace without a readable object are not known: the object is broken, or a broken one
+    /// does not tell its name.
+    fn namespace_doubt(&self, name: &Arc<str>) -> Option<Arc<str>> {
+        let is_it = |broken: &&Broken| match &broken.key {
+            Some(key) => key.kind == Kind::Namespace && key.name == *name,
+            None => broken.kind == Some(Kind::Namespace),
+        };
+        self.broken().find(is_it).map(|broken| broken.to_string().into())
+    }
+
+    /// Every policy, in order of namespace and name.
+    pub fn policies(&self) -> impl Iterator<Item = &Arc<CompiledPolicy>> {
+        self.policies.values().map(|entry| &entry.compiled)
+    }
+
+    /// The policies that isolate this pod in this direction, in order of name; those that are invalid and only may
+    /// isolate it are left out.
+    pub fn selected_by(
+        &self,
+        pod: PodId,
+        direction: Direction,
+    ) -> impl Iterator<Item = &Arc<CompiledPolicy>> {
+        let pod = self.pod(pod).filter(|pod| !pod.host_network);
+        pod.into_iter().flat_map(move |pod| {
+            (self.policies.range((pod.namespace.clone(), "".into())..))
+                .take_while(|((namespace, _), _)| *namespace == pod.namespace)
+                .map(|(_, entry)| &entry.compiled)
+                .filter(move |policy| {
+                    policy.isolates(direction).and(policy.selects(&pod.namespace, &pod.labels))
+                        == Certainty::Yes
+                })
+        })
+    }
+
+    /// What is wrong with the objects that are here now; for those that could not be decoded see [`Cluster::broken`].
+    pub fn warnings(&self) -> impl Iterator<Item = &Warning> {
+        self.duplicates.values().chain(self.policies().flat_map(|policy| &policy.warnings))
+    }
+
+    /// The objects that could not be decoded and are still there.
+    pub fn broken(&self) -> impl Iterator<Item = &Broken> {
+        self.broken.values().chain(&self.unkeyed)
+    }
+
+    /// The keys of everything of a kind.
+    pub(super) fn keys_of(&self, kind: Kind) -> Vec<ObjectKey> {
+        let key = |namespace: &Arc<str>, name: &Arc<str>| ObjectKey {
+            kind,
+            namespace: namespace.clone(),
+            name: name.clone(),
+        };
+        let cluster: Arc<str> = "".into();
+        let mut keys: Vec<ObjectKey> = match kind {
+            Kind::Namespace => self.namespaces.keys().map(|name| key(&cluster, name)).collect(),
+            Kind::Node => self.nodes.keys().map(|name| key(&cluster, name)).collect(),
+            Kind::Pod => self.pods().map(|(_, pod)| key(&pod.namespace, &pod.name)).collect(),
+            Kind::Service => self.services.by_name.keys().map(|(a, b)| key(a, b)).collect(),
+            Kind::EndpointSlice => self.services.slices.keys().map(|(a, b)| key(a, b)).collect(),
+            Kind::NetworkPolicy => self.policies.keys().map(|(a, b)| key(a, b)).collect(),
+        };
+        keys.extend(self.broken.keys().filter(|key| key.kind == kind).cloned());
+        keys
+    }
+}

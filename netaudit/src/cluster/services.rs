@@ -1,0 +1,102 @@
+//! Services and what their ports lead to.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use foldhash::HashMap;
+
+use super::objects::{EndpointSlice, Service, ServicePort, SliceEndpoint, TargetPort};
+use crate::{
+    model::Protocol,
+    policy::{Labels, NamedPort},
+};
+
+/// Services and endpoint slices by name.
+#[derive(Default)]
+pub(super) struct Services {
+    pub by_name: HashMap<(Arc<str>, Arc<str>), Service>,
+    /// By slice.
+    pub slices: HashMap<(Arc<str>, Arc<str>), EndpointSlice>,
+    /// By service: its slices in order of name.
+    of_service: HashMap<(Arc<str>, Arc<str>), BTreeMap<Arc<str>, EndpointSlice>>,
+}
+
+impl Services {
+    pub fn get(&self, namespace: &Arc<str>, name: &Arc<str>) -> Option<&Service> {
+        self.by_name.get(&(namespace.clone(), name.clone()))
+    }
+
+    pub fn put_slice(&mut self, slice: EndpointSlice) {
+        self.remove_slice(&slice.namespace, &slice.name);
+        if let Some(service) = &slice.service {
+            self.of_service
+                .entry((slice.namespace.clone(), service.clone()))
+                .or_default()
+                .insert(slice.name.clone(), slice.clone());
+        }
+        self.slices.insert((slice.namespace.clone(), slice.name.clone()), slice);
+    }
+
+    pub fn remove_slice(&mut self, namespace: &Arc<str>, name: &Arc<str>) -> bool {
+        let Some(old) = self.slices.remove(&(namespace.clone(), name.clone())) else { return false };
+        if let Some(service) = old.service {
+            let key = (namespace.clone(), service);
+            if let Some(slices) = self.of_service.get_mut(&key) {
+                slices.remove(name);
+                if slices.is_empty() {
+                    self.of_service.remove(&key);
+                }
+            }
+        }
+        true
+    }
+
+    /// Whether anybody has said which endpoints the service has.
+    pub fn has_slices(&self, namespace: &Arc<str>, name: &Arc<str>) -> bool {
+        self.of_service.contains_key(&(namespace.clone(), name.clone()))
+    }
+
+    /// The endpoints that get the traffic of a service's port, with their target ports.
+    ///
+    /// That is who is ready; where nobody is, those that still serve while they terminate.
+    pub fn endpoints(&self, service: &Service, port: &ServicePort) -> Vec<(&SliceEndpoint, u16)> {
+        let key = (service.namespace.clone(), service.name.clone());
+        let mut all = Vec::new();
+        for slice in self.of_service.get(&key).into_iter().flat_map(BTreeMap::values) {
+            for target in slice.ports.iter().filter(|it| it.name == port.name && it.protocol == port.protocol)
+            {
+                let number = target.port.unwrap_or(port.port);
+                all.extend(slice.endpoints.iter().map(|endpoint| (endpoint, number)));
+            }
+        }
+        let any_ready = all.iter().any(|(endpoint, _)| endpoint.ready);
+        all.retain(|(endpoint, _)| if any_ready { endpoint.ready } else { endpoint.serving });
+        all
+    }
+}
+
+impl Service {
+    /// The service's port with this number and protocol.
+    pub fn port(&self, port: u16, protocol: Protocol) -> Option<&ServicePort> {
+        self.ports.iter().find(|it| it.port == port && it.protocol == protocol)
+    }
+
+    /// Whether its selector selects pods with these labels.
+    pub fn selects(&self, labels: &Labels) -> bool {
+        self.selector.as_ref().is_some_and(|selector| {
+            selector.iter().all(|(key, value)| labels.get(key).is_some_and(|have| **have == *value))
+        })
+    }
+}
+
+impl ServicePort {
+    /// The port on a pod with these named ports that this port leads to; `None` where the pod lacks the name.
+    pub fn target_on(&self, ports: &[NamedPort]) -> Option<u16> {
+        match &self.target {
+            TargetPort::Number(number) => Some(*number),
+            TargetPort::Name(name) => {
+                let named = ports.iter().find(|it| it.name == *name && it.protocol == self.protocol);
+                named.map(|it| it.port)
+            }
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! `/metrics`, `/healthz` and `/readyz`.
+//!
+//! Handlers hold no state: each asks the agent's loop, which owns everything, and waits for its answer.
+
+use std::net::SocketAddr;
+
+use anyhow::Context as _;
+use axum::{
+    Router,
+    extract::State,
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot},
+};
+
+use crate::metrics::Format;
+
+/// What a handler asks of the agent's loop.
+#[derive(Debug)]
+pub enum Request {
+    /// All metrics.
+    Metrics(Format, oneshot::Sender<String>),
+    /// What is missing for being ready: nothing if empty.
+    Readiness(oneshot::Sender<Vec<String>>),
+}
+
+/// Binds the address. A port in use is said with the address and what to do.
+pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| {
+        format!("cannot listen on {address}: choose another address with --listen, or end what listens there")
+    })
+}
+
+/// Serves until the listener fails.
+pub async fn serve(listener: TcpListener, agent: mpsc::Sender<Request>) -> anyhow::Result<()> {
+    let router = Router::new()
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .with_state(agent);
+    axum::serve(listener, router).await.context("the HTTP server ended")
+}
+
+async fn metrics(State(agent): State<mpsc::Sender<Request>>, headers: HeaderMap) -> Response {
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+    let format = Format::accepted(accept);
+    match ask(&agent, |answer| Request::Metrics(format, answer)).await {
+        Some(text) => ([(header::CONTENT_TYPE, format.content_type())], text).into_response(),
+        None => ending(),
+    }
+}
+
+/// Alive means that the loop still answers.
+async fn healthz(State(agent): State<mpsc::Sender<Request>>) -> Response {
+    match ask(&agent, Request::Readiness).await {
+        Some(_) => "ok\n".into_response(),
+        None => ending(),
+    }
+}
+
+async fn readyz(State(agent): State<mpsc::Sender<Request>>) -> Response {
+    match ask(&agent, Request::Readiness).await {
+        None => ending(),
+        Some(missing) if missing.is_empty() => "ready\n".into_response(),
+        Some(missing) => {
+            let text = missing.into_iter().map(|what| format!("missing: {what}\n")).collect::<String>();
+            (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+        }
+    }
+}
+
+async fn ask<T>(
+    agent: &mpsc::Sender<Request>,
+    request: impl FnOnce(oneshot::Sender<T>) -> Request,
+) -> Option<T> {
+    let (answer, answered) = oneshot::channel();
+    agent.send(request(answer)).await.ok()?;
+    answered.await.ok()
+}
+
+fn ending() -> Response {
+    (StatusCode::SERVICE_UNAVAILABLE, "the agent is ending\n").into_response()
+}

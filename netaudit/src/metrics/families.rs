@@ -1,0 +1,248 @@
+//! Which families the agent exports, and where each number comes from.
+
+use prometheus_client::registry::Unit;
+
+use super::family::{Family, Labels};
+use crate::{
+    audit::{Auditor, Missing, RuleUsage, ViolationKey},
+    cluster::Kind,
+    kernel::{Feature, Loss},
+    model::Timestamp,
+};
+
+/// How the source of one kind of objects is doing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WatchState {
+    /// The API kind.
+    pub kind: &'static str,
+    /// Whether it has been listed completely once.
+    pub ready: bool,
+    /// Faults so far.
+    pub errors: u64,
+    /// The fault that it is in right now.
+    pub failing: Option<String>,
+}
+
+/// What a scrape reads.
+pub struct AgentState<'a> {
+    /// Flows, rules, violations, objects.
+    pub auditor: &'a Auditor,
+    /// Losses by stage and cause, the kernel's and ours.
+    pub losses: &'a [Loss],
+    /// Optional hooks.
+    pub features: &'a [Feature],
+    /// Sources of objects.
+    pub watches: &'a [WatchState],
+    /// Kernel records taken from the ring.
+    pub records: u64,
+    /// When the agent started.
+    pub started: Timestamp,
+    /// Now.
+    pub now: Timestamp,
+}
+
+pub(super) fn families(state: &AgentState<'_>) -> Vec<Family> {
+    let mut families = vec![build_info(), start(state)];
+    families.extend(flows(state));
+    families.extend(violations(state));
+    families.extend(rules(state));
+    families.extend(health(state));
+    families
+}
+
+fn build_info() -> Family {
+    Family::gauge("netaudit_build_info", "The version of this agent; always 1")
+        .with(vec![("version", env!("CARGO_PKG_VERSION").to_owned())], 1.0)
+}
+
+fn start(state: &AgentState<'_>) -> Family {
+    Family::gauge("netaudit_start_timestamp", "When this agent started, in seconds since the epoch")
+        .unit(Unit::Seconds)
+        .with(vec![], state.started.as_seconds())
+}
+
+fn flows(state: &AgentState<'_>) -> [Family; 2] {
+    let counts = state.auditor.counts();
+    [
+        Family::counter(
+            "netaudit_flows",
+            "Flows seen, by what the policies say of them and what became of them",
+        )
+        .with_all(counts.flows().map(|(key, count)| {
+            let labels = vec![
+                ("direction", key.direction.to_string()),
+                ("protocol", key.protocol.to_string()),
+                ("verdict", key.verdict.to_owned()),
+                ("reach", key.reach.to_string()),
+            ];
+            (labels, count as f64)
+        })),
+        Family::counter("netaudit_unknown_flows", "Flows without a verdict, by what was missing").with_all(
+            counts.unknown().map(|(reason, count)| (vec![("reason", reason.to_owned())], count as f64)),
+        ),
+    ]
+}
+
+fn violations(state: &AgentState<'_>) -> [Family; 3] {
+    let violations = state.auditor.violations();
+    let series = violations.series();
+    [
+        Family::counter("netaudit_violations", "Denied flows, whatever became of them")
+            .with_all(series.iter().map(|(key, count)| (violation_labels(key), count.total as f64))),
+        Family::gauge(
+            "netaudit_violation_last_timestamp",
+            "Time of the last denied flow of this series; alert on this one, since a counter born at 1 has no increase",
+        )
+        .unit(Unit::Seconds)
+        .with_all(series.iter().map(|(key, count)| (violation_labels(key), count.last.as_seconds()))),
+        Family::counter(
+            "netaudit_violations_folded",
+            "Denied flows that were counted with folded labels, since the budget of series is spent",
+        )
+        .with(vec![], violations.folded() as f64),
+    ]
+}
+
+fn violation_labels(key: &ViolationKey) -> Labels {
+    vec![
+        ("direction", key.direction.to_string()),
+        ("source_namespace", key.source_namespace.to_string()),
+        ("source_workload", key.source_workload.to_string()),
+        ("destination_namespace", key.destination_namespace.to_string()),
+        ("destination_workload", key.destination_workload.to_string()),
+        ("protocol", key.protocol.to_string()),
+        ("port", key.port.map_or_else(|| crate::audit::OTHER.to_owned(), |port| port.to_string())),
+        ("finding", key.finding.to_string()),
+        ("policy", key.policy.to_string()),
+    ]
+}
+
+fn rule_labels(usage: &RuleUsage) -> Labels {
+    let rule = &usage.rule;
+    vec![
+        ("kind", rule.policy.kind.to_owned()),
+        ("namespace", rule.policy.namespace.to_string()),
+        ("networkpolicy", rule.policy.name.to_string()),
+        ("direction", rule.direction.to_string()),
+        ("rule", format!("{:016x}", rule.hash)),
+    ]
+}
+
+fn rules(state: &AgentState<'_>) -> Vec<Family> {
+    let rules = state.auditor.usage().current();
+    let each = |value: fn(&RuleUsage) -> Option<f64>| {
+        rules.iter().filter_map(move |usage| value(usage).map(|value| (rule_labels(usage), value)))
+    };
+    let mut families = vec![
+        Family::gauge(
+            "netaudit_rule_info",
+            "Where a rule stands in its policy today; always 1. Join on the other labels: `rule` is a hash of content",
+        )
+        .with_all(rules.iter().map(|usage| {
+            let mut labels = rule_labels(usage);
+            labels.push(("path", usage.rule.path()));
+            (labels, 1.0)
+        })),
+        Family::counter("netaudit_rule_matches", "Flows that this rule allowed, alone or with others")
+            .with_all(each(|usage| Some(usage.matches as f64))),
+        Family::counter("netaudit_rule_sole_matches", "Flows that this rule alone allowed")
+            .with_all(each(|usage| Some(usage.sole_matches as f64))),
+        Family::gauge("netaudit_rule_last_match_timestamp", "Time of the last flow that this rule allowed")
+            .unit(Unit::Seconds)
+            .with_all(each(|usage| usage.last.map(Timestamp::as_seconds))),
+        Family::gauge("netaudit_rule_observed_since_timestamp", "Since when this agent watches this rule")
+            .unit(Unit::Seconds)
+            .with_all(each(|usage| Some(usage.observed_since.as_seconds()))),
+        Family::gauge(
+            "netaudit_rule_coverage_ratio",
+            "Observed by existing pod-seconds of the pods that this rule's policy selects, since it is watched",
+        )
+        .with_all(each(|usage| Some(usage.coverage()))),
+    ];
+    // Only who sees everything can say that something is unused.
+    if state.auditor.is_only_agent() {
+        families.extend(unused(state, &rules));
+    }
+    families
+}
+
+fn unused(state: &AgentState<'_>, rules: &[&RuleUsage]) -> [Family; 2] {
+    let needs = state.auditor.evidence();
+    let mut unused = Family::gauge(
+        "netaudit_rule_unused",
+        "1 where the evidence suffices to call this rule unused, 0 where it is used, absent where evidence is missing",
+    );
+    let mut evidence = Family::gauge(
+        "netaudit_rule_evidence",
+        "1 for what is missing to call this rule unused or not: window, coverage or loss",
+    );
+    for usage in rules {
+        let missing = match usage.unused(state.now, &needs) {
+            Ok(is_unused) => {
+                unused.samples.push((rule_labels(usage), f64::from(u8::from(is_unused))));
+                None
+            }
+            Err(missing) => Some(missing),
+        };
+        for kind in Missing::ALL {
+            let mut labels = rule_labels(usage);
+            labels.push(("missing", kind.as_str().to_owned()));
+            evidence.samples.push((labels, f64::from(u8::from(missing == Some(kind)))));
+        }
+    }
+    [unused, evidence]
+}
+
+fn health(state: &AgentState<'_>) -> Vec<Family> {
+    let (held, pending) = state.auditor.waiting();
+    let cluster = state.auditor.cluster();
+    vec![
+        Family::counter("netaudit_records", "Kernel records taken from the ring")
+            .with(vec![], state.records as f64),
+        Family::counter("netaudit_records_lost", "Records and flows lost, by where and why")
+            .with_all(losses(state.losses)),
+        Family::gauge(
+            "netaudit_waiting_records",
+            "Records that wait: for somebody to become known, or for an outcome",
+        )
+        .with(vec![("state", "held".to_owned())], held as f64)
+        .with(vec![("state", "pending".to_owned())], pending as f64),
+        Family::gauge("netaudit_hook_attached", "Whether an optional kernel hook is attached").with_all(
+            state.features.iter().map(|feature| {
+                (vec![("hook", feature.name.to_owned())], f64::from(u8::from(feature.absent.is_none())))
+            }),
+        ),
+        Family::gauge("netaudit_objects", "Kubernetes objects in the index").with_all(
+            Kind::ALL
+                .into_iter()
+                .map(|kind| (vec![("kind", kind.as_str().to_owned())], cluster.object_count(kind) as f64)),
+        ),
+        Family::gauge(
+            "netaudit_invalid_objects",
+            "Objects that could not be read, or of which a part is invalid",
+        )
+        .with(vec![], (cluster.warnings().count() + cluster.broken().count()) as f64),
+        Family::gauge("netaudit_watch_ready", "Whether all objects of a kind have been listed").with_all(
+            state
+                .watches
+                .iter()
+                .map(|watch| (vec![("kind", watch.kind.to_owned())], f64::from(u8::from(watch.ready)))),
+        ),
+        Family::counter("netaudit_watch_errors", "Faults of a kind's source of objects").with_all(
+            state.watches.iter().map(|watch| (vec![("kind", watch.kind.to_owned())], watch.errors as f64)),
+        ),
+    ]
+}
+
+/// Losses by stage and cause; CPUs are added up.
+fn losses(losses: &[Loss]) -> Vec<(Labels, f64)> {
+    let mut sums: std::collections::BTreeMap<(&str, &str), u64> = std::collections::BTreeMap::new();
+    for loss in losses {
+        *sums.entry((loss.stage, loss.cause)).or_default() += loss.count;
+    }
+    sums.into_iter()
+        .map(|((stage, cause), count)| {
+            (vec![("stage", stage.to_owned()), ("cause", cause.to_owned())], count as f64)
+        })
+        .collect()
+}

@@ -1,0 +1,64 @@
+//! A rule in one line, for people.
+
+use super::compile::{Block, Matcher, NamespaceScope, Peer, PodScope, PortMatch, PortTest, Rule};
+use crate::model::Direction;
+
+/// `to app=postgres TCP 5432`, `from every pod in namespace traefik TCP 8080`, `to 0.0.0.0/0 except 10.0.0.0/8 TCP 443`.
+pub(super) fn of(rule: &Rule) -> String {
+    let word = match rule.id.direction {
+        Direction::Egress => "to",
+        Direction::Ingress => "from",
+    };
+    let peers = match rule.peers.as_slice() {
+        [] => "anyone".to_owned(),
+        peers => joined(peers.iter().map(peer), " or "),
+    };
+    let ports = match rule.ports.as_slice() {
+        [] => "any port".to_owned(),
+        ports => joined(ports.iter().map(port), ", "),
+    };
+    format!("{word} {peers} {ports}")
+}
+
+fn joined(items: impl Iterator<Item = String>, separator: &str) -> String {
+    items.collect::<Vec<_>>().join(separator)
+}
+
+fn peer(peer: &Peer) -> String {
+    match &peer.matcher {
+        Matcher::Anyone => "<invalid>".to_owned(),
+        Matcher::Pods(scope) => pods(scope),
+        Matcher::Block(it) => block(it),
+    }
+}
+
+fn pods(scope: &PodScope) -> String {
+    let pods = if scope.pods.is_empty() { "every pod".to_owned() } else { scope.pods.to_string() };
+    match &scope.namespaces {
+        NamespaceScope::Own(_) if scope.pods.is_empty() => "every pod of its own namespace".to_owned(),
+        NamespaceScope::Own(_) => pods,
+        NamespaceScope::Matching(selector) => match selector.only_namespace() {
+            Some(name) => format!("{pods} in namespace {name}"),
+            None if selector.is_empty() => format!("{pods} in every namespace"),
+            None => format!("{pods} in namespaces with {selector}"),
+        },
+    }
+}
+
+fn block(block: &Block) -> String {
+    if block.except.is_empty() {
+        return block.net.to_string();
+    }
+    format!("{} except {}", block.net, joined(block.except.iter().map(ToString::to_string), ", "))
+}
+
+fn port(port: &PortMatch) -> String {
+    let protocol = port.protocol.map_or("<invalid>", |it| it.as_str());
+    match &port.port {
+        _ if port.doubt.is_some() => format!("{protocol} <invalid>"),
+        PortTest::Any => format!("any {protocol} port"),
+        PortTest::Range(first, last) if first == last => format!("{protocol} {first}"),
+        PortTest::Range(first, last) => format!("{protocol} {first}-{last}"),
+        PortTest::Named(name) => format!("{protocol} {name}"),
+    }
+}

@@ -1,0 +1,184 @@
+//! A flow as one JSON object: the flow log's line. Its fields are an API, described in the README.
+
+use std::{borrow::Cow, net::IpAddr};
+
+use serde::Serialize;
+
+use crate::{
+    audit::{Finding, Flow, PeerKind, Subject},
+    cluster::{Cluster, Pod},
+    model::{Cause, Direction, Outcome, Protocol, Reach, Verdict},
+};
+
+#[derive(Serialize)]
+struct Line<'a> {
+    time: String,
+    flow_id: String,
+    direction: Direction,
+    subject: End<'a>,
+    actor: Actor<'a>,
+    peer: PeerEnd<'a>,
+    protocol: Protocol,
+    port: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    requested: Option<Address>,
+    outcome: Outcome,
+    reach: Reach,
+    waited_seconds: f64,
+    #[serde(flatten)]
+    verdict: Said<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer_verdict: Option<Said<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    finding: Option<Finding>,
+}
+
+#[derive(Serialize, Default)]
+struct End<'a> {
+    kind: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    namespace: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pod: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uid: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    workload: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    workload_kind: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct PeerEnd<'a> {
+    #[serde(flatten)]
+    end: End<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service: Option<String>,
+    ip: IpAddr,
+    port: u16,
+    names: [&'a str; 0],
+}
+
+#[derive(Serialize)]
+struct Actor<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pod_uid: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    container: Option<&'a str>,
+    pid: u32,
+    comm: String,
+}
+
+#[derive(Serialize)]
+struct Address {
+    ip: IpAddr,
+    port: u16,
+}
+
+#[derive(Serialize)]
+struct Said<'a> {
+    verdict: &'static str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    rules: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    rule_paths: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    denied_by: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<Cow<'a, str>>,
+}
+
+/// Appends `flow` to `line` as one JSON object, without a line break.
+pub fn flow_line(flow: &Flow, cluster: &Cluster, node: &str, line: &mut Vec<u8>) {
+    let seen = &flow.observation;
+    let subject = match &flow.subject {
+        Subject::Pod(id) => cluster.pod(*id).map_or(End { kind: "unknown", ..End::default() }, pod_end),
+        Subject::Node => End { kind: "node", node: Some(node), ..End::default() },
+        Subject::Unknown { uid } => {
+            End { kind: "unknown", uid: uid.as_deref(), node: Some(node), ..End::default() }
+        }
+    };
+    let peer = match &flow.peer.kind {
+        PeerKind::Pod(id) => cluster.pod(*id).map_or(End { kind: "unknown", ..End::default() }, pod_end),
+        PeerKind::Node(name) => End { kind: "node", node: name.as_deref(), ..End::default() },
+        PeerKind::Service => End { kind: "service", ..End::default() },
+        PeerKind::Loopback => End { kind: "loopback", ..End::default() },
+        PeerKind::External => End { kind: "external", ..End::default() },
+        PeerKind::Unknown => End { kind: "unknown", ..End::default() },
+    };
+    let peer_port = match seen.direction {
+        Direction::Egress => flow.port,
+        Direction::Ingress => seen.remote.port(),
+    };
+    let object = Line {
+        time: seen.at.to_string(),
+        flow_id: flow.id.to_string(),
+        direction: seen.direction,
+        subject,
+        actor: Actor {
+            pod_uid: flow.actor_pod.as_deref(),
+            container: flow.actor_container.as_deref(),
+            pid: seen.actor.pid,
+            comm: seen.actor.comm.to_string(),
+        },
+        peer: PeerEnd {
+            end: peer,
+            service: flow.peer.service.as_ref().map(|(namespace, name)| format!("{namespace}/{name}")),
+            ip: flow.peer.ip,
+            port: peer_port,
+            names: [],
+        },
+        protocol: seen.protocol,
+        port: flow.port,
+        requested: flow.requested.map(|address| Address { ip: address.ip(), port: address.port() }),
+        outcome: seen.outcome,
+        reach: flow.reach,
+        waited_seconds: seen.waited.as_secs_f64(),
+        verdict: said(&flow.verdict),
+        peer_verdict: flow.other_end.as_deref().map(said),
+        finding: flow.finding,
+    };
+    // Only a map with keys that are no strings or a failing writer can fail, and there is neither.
+    let _ = serde_json::to_writer(line, &object);
+}
+
+fn pod_end(pod: &Pod) -> End<'_> {
+    End {
+        kind: "pod",
+        namespace: Some(&pod.namespace),
+        pod: Some(&pod.name),
+        uid: Some(&pod.uid),
+        workload: Some(&pod.workload.name),
+        workload_kind: Some(&pod.workload.kind),
+        node: pod.node.as_deref(),
+    }
+}
+
+fn said(verdict: &Verdict) -> Said<'_> {
+    let mut said = Said {
+        verdict: verdict.as_str(),
+        rules: vec![],
+        rule_paths: vec![],
+        denied_by: vec![],
+        reason: None,
+    };
+    match verdict {
+        Verdict::Allowed(Cause::Rules(rules)) => {
+            said.rules = rules.iter().map(|matched| matched.rule.to_string()).collect();
+            said.rule_paths = rules
+                .iter()
+                .map(|matched| {
+                    let policy = &matched.rule.policy;
+                    format!("{}/{} {}", policy.namespace, policy.name, matched.path())
+                })
+                .collect();
+        }
+        Verdict::Allowed(Cause::NotIsolated) => said.reason = Some("not isolated".into()),
+        Verdict::Allowed(Cause::Exempt(why)) => said.reason = Some(why.as_str().into()),
+        Verdict::Denied { by } => said.denied_by = by.iter().map(|miss| miss.policy.to_string()).collect(),
+        Verdict::Unknown(gap) => said.reason = Some(gap.to_string().into()),
+    }
+    said
+}

@@ -1,0 +1,126 @@
+//! Kubernetes objects from the API server, by list and watch.
+//!
+//! One watch a kind. Lists and reconnects are kube-runtime's; what comes out of it is converted once, here, and goes to the
+//! agent as [`Update`]s: a complete list replaces what was known of the kind, so that objects deleted while the watch was
+//! away do not stay.
+
+use std::path::Path;
+
+use anyhow::Context as _;
+use futures::{StreamExt as _, TryStreamExt as _};
+use kube::{
+    Api, Client,
+    api::{ApiResource, DynamicObject},
+    config::{KubeConfigOptions, Kubeconfig},
+    runtime::{WatchStreamExt as _, watcher},
+};
+use tokio::sync::mpsc;
+
+use super::{Update, convert};
+use crate::cluster::{Kind, Object, ObjectKey};
+
+/// Connects to the API server that `kubeconfig` names, or the usual one: in-cluster, `$KUBECONFIG`, `~/.kube/config`.
+pub async fn connect(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
+    let config = match kubeconfig {
+        None => kube::Config::infer().await.context(
+            "no API server to watch: run in a cluster, set $KUBECONFIG or --kubeconfig, or read files with --manifests",
+        )?,
+        Some(path) => {
+            let file = Kubeconfig::read_from(path)
+                .with_context(|| format!("cannot read the kubeconfig {}", path.display()))?;
+            kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+                .await
+                .with_context(|| format!("in the kubeconfig {}", path.display()))?
+        }
+    };
+    Ok(Client::try_from(config)?)
+}
+
+/// Follows all objects of `kind` for ever. Ends when nobody listens any more.
+///
+/// A fault is told and tried again with growing pauses; what is known stays known meanwhile.
+pub async fn follow(client: Client, kind: Kind, updates: mpsc::Sender<Update>) {
+    let resource = resource(kind);
+    let api: Api<DynamicObject> = Api::all_with(client, &resource);
+    let mut stream = watcher(api, watcher::Config::default()).default_backoff().boxed();
+    let mut listed: Option<Vec<Object>> = None;
+    loop {
+        let update = match stream.try_next().await {
+            Ok(None) => return,
+            Err(error) => Some(Update::Fault { kind, error: describe(&error) }),
+            Ok(Some(watcher::Event::Init)) => {
+                listed = Some(Vec::new());
+                None
+            }
+            Ok(Some(watcher::Event::InitApply(object))) => {
+                listed.get_or_insert_default().extend(converted(kind, &object));
+                None
+            }
+            Ok(Some(watcher::Event::InitDone)) => {
+                Some(Update::Reset { kind, objects: listed.take().unwrap_or_default() })
+            }
+            Ok(Some(watcher::Event::Apply(object))) => converted(kind, &object).map(Update::Apply),
+            Ok(Some(watcher::Event::Delete(object))) => Some(Update::Delete(key(kind, &object))),
+        };
+        if let Some(update) = update
+            && updates.send(update).await.is_err()
+        {
+            return;
+        }
+    }
+}
+
+fn resource(kind: Kind) -> ApiResource {
+    let plural = match kind {
+        Kind::Namespace => "namespaces",
+        Kind::Pod => "pods",
+        Kind::Node => "nodes",
+        Kind::Service => "services",
+        Kind::EndpointSlice => "endpointslices",
+        Kind::NetworkPolicy => "networkpolicies",
+    };
+    let api_version = kind.api_version();
+    let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
+    ApiResource {
+        group: group.to_owned(),
+        version: version.to_owned(),
+        api_version: api_version.to_owned(),
+        kind: kind.as_str().to_owned(),
+        plural: plural.to_owned(),
+    }
+}
+
+/// A list's items carry neither `kind` nor `apiVersion`: the watch knows them.
+fn converted(kind: Kind, object: &DynamicObject) -> Option<Object> {
+    match serde_json::to_value(object) {
+        Ok(value) => Some(convert::object(kind, &value, &"API server".into())),
+        Err(error) => {
+            // What came as JSON goes as JSON; should that ever fail, it is said and not lost silently.
+            tracing::error!(%error, kind = kind.as_str(), name = object.metadata.name, "an object cannot be read");
+            None
+        }
+    }
+}
+
+fn key(kind: Kind, object: &DynamicObject) -> ObjectKey {
+    ObjectKey {
+        kind,
+        namespace: object.metadata.namespace.as_deref().unwrap_or_default().into(),
+        name: object.metadata.name.as_deref().unwrap_or_default().into(),
+    }
+}
+
+/// The fault with its causes: kube's own texts name only the outermost.
+fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text.push_str(": ");
+            text.push_str(&inner_text);
+        }
+        cause = inner.source();
+    }
+    text
+}

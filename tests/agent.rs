@@ -1,0 +1,7 @@
+//! The real agent binary on a laid-out node.
+
+mod api_server;
+mod faults;
+mod harness;
+mod main_line;
+mod prometheus;

@@ -1,0 +1,117 @@
+//! The straight line on real hooks: what two pods do is what the agent says.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use anyhow::Result;
+
+use super::harness::{World, eventually, kernel_or_skip, of};
+
+#[test]
+fn a_denied_connection_is_told_with_both_ends_the_policy_and_what_became_of_it() -> Result<()> {
+    if !kernel_or_skip("main line") {
+        return Ok(());
+    }
+    let world = World::new("main-line")?;
+    world.deny_all()?;
+    let _server = world.serve()?;
+    let mut agent = world.agent()?;
+    world.connect(1)?;
+    let flows = world.wait_for_flows("pair of flows", |flows| {
+        of(flows, "egress").len() == 1 && of(flows, "ingress").len() == 1
+    })?;
+    let (egress, ingress) = (of(&flows, "egress")[0], of(&flows, "ingress")[0]);
+
+    assert_eq!(egress["subject"]["pod"], world.client.spec.name, "{egress:#}");
+    assert_eq!(egress["subject"]["workload"], "client");
+    assert_eq!(egress["actor"]["container"], world.client.container_id.as_str());
+    assert_eq!(egress["actor"]["comm"], "python3");
+    assert_eq!(egress["peer"]["workload"], "server");
+    assert_eq!(egress["outcome"], "established");
+    assert_eq!((&egress["verdict"], &egress["reason"]), (&"allowed".into(), &"not isolated".into()));
+    assert_eq!(egress["peer_verdict"]["verdict"], "denied");
+    assert!(egress["finding"].is_null(), "the destination's node counts the ingress violation: {egress:#}");
+
+    assert_eq!(ingress["subject"]["uid"], world.server.uid.as_str());
+    assert_eq!(ingress["peer"]["workload"], "client");
+    assert_eq!(ingress["outcome"], "accepted");
+    assert_eq!(ingress["verdict"], "denied");
+    assert_eq!(ingress["denied_by"][0], "NetworkPolicy/shop/deny");
+    assert_eq!(ingress["finding"], "unenforced");
+    assert_eq!(ingress["actor"]["container"], world.server.container_id.as_str());
+
+    let violation = world.metric("netaudit_violations_total{")?;
+    assert_eq!(violation, Some(1.0));
+    let (_, metrics) = world.get("/metrics")?;
+    let labels = r#"direction="ingress",source_namespace="shop",source_workload="client",destination_namespace="shop",destination_workload="server",protocol="TCP",port="8080",finding="unenforced",policy="NetworkPolicy/shop/deny""#;
+    assert!(metrics.contains(labels), "{metrics}");
+    assert_eq!(world.metric_sum("netaudit_records_lost_total{")?, 0.0);
+    agent.terminate(Duration::from_secs(2))
+}
+
+#[test]
+fn policies_are_followed_while_the_agent_runs() -> Result<()> {
+    if !kernel_or_skip("following policies") {
+        return Ok(());
+    }
+    let world = World::new("follow")?;
+    let _server = world.serve()?;
+    let _agent = world.agent()?;
+    world.connect(1)?;
+    let flows = world.wait_for_flows("accepted flow", |flows| of(flows, "ingress").len() == 1)?;
+    assert_eq!(of(&flows, "ingress")[0]["reason"], "not isolated");
+    world.deny_all()?;
+    eventually("the policy is in the index", || {
+        Ok(world.metric(r#"netaudit_objects{kind="NetworkPolicy"}"#)? == Some(1.0))
+    })?;
+    world.connect(1)?;
+    let flows = world.wait_for_flows("second accepted flow", |flows| of(flows, "ingress").len() == 2)?;
+    assert_eq!(of(&flows, "ingress")[1]["verdict"], "denied");
+    Ok(())
+}
+
+#[test]
+fn killed_and_restarted_during_traffic_it_knows_who_was_there_before() -> Result<()> {
+    if !kernel_or_skip("restart") {
+        return Ok(());
+    }
+    let world = World::new("restart")?;
+    world.deny_all()?;
+    let _server = world.serve()?;
+    let first = world.agent()?;
+    world.connect(10)?;
+    world.wait_for_flows("first ten", |flows| of(flows, "ingress").len() == 10)?;
+    // Dropping kills: nothing is drained, nothing is said.
+    drop(first);
+    world.connect(5)?;
+    let mut second = world.agent()?;
+    world.connect(10)?;
+    let flows = world.wait_for_flows("ten more", |flows| of(flows, "ingress").len() == 20)?;
+    let runs: BTreeSet<_> = of(&flows, "ingress")
+        .iter()
+        .map(|flow| flow["flow_id"].as_str().unwrap_or_default().rsplit_once('-').map(|(run, _)| run.to_owned()))
+        .collect();
+    assert_eq!(runs.len(), 2, "each run says that it is another one: {runs:?}");
+    for flow in of(&flows, "ingress") {
+        assert_eq!(flow["subject"]["workload"], "server", "{flow:#}");
+        assert_eq!(flow["finding"], "unenforced");
+    }
+    // The server listened before the second agent: its listener is found and named.
+    let last = of(&flows, "ingress")[19];
+    assert_eq!(last["actor"]["container"], world.server.container_id.as_str(), "{last:#}");
+    second.terminate(Duration::from_secs(2))
+}
+
+#[test]
+fn sigterm_writes_what_is_still_under_way() -> Result<()> {
+    if !kernel_or_skip("sigterm") {
+        return Ok(());
+    }
+    let world = World::new("sigterm")?;
+    let _server = world.serve()?;
+    let mut agent = world.agent()?;
+    world.connect(200)?;
+    agent.terminate(Duration::from_secs(2))?;
+    let flows = world.flows()?;
+    assert_eq!((of(&flows, "egress").len(), of(&flows, "ingress").len()), (200, 200));
+    Ok(())
+}

@@ -1,0 +1,83 @@
+//! A real Prometheus scrapes a real agent, and promtool finds nothing to complain about.
+
+use std::{
+    fs,
+    io::Write as _,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+
+use super::harness::{LISTEN, World, eventually, kernel_or_skip};
+use crate::lab::Launch;
+
+const QUERIES: &str = "127.0.0.1:9090";
+
+#[test]
+fn prometheus_scrapes_what_the_readme_promises() -> Result<()> {
+    if !kernel_or_skip("prometheus") {
+        return Ok(());
+    }
+    let world = World::new("prometheus")?;
+    world.deny_all()?;
+    let _server = world.serve()?;
+    let _agent = world.agent()?;
+    world.connect(3)?;
+    eventually("violations are counted", || Ok(world.metric("netaudit_violations_total{")? == Some(3.0)))?;
+    check_by_promtool(&world.get("/metrics")?.1)?;
+
+    let config = world.lab.directory().join("prometheus.yml");
+    fs::write(
+        &config,
+        format!(
+            "global: {{scrape_interval: 1s}}\nscrape_configs: [{{job_name: netaudit, static_configs: [{{targets: ['{LISTEN}']}}]}}]\n"
+        ),
+    )?;
+    let arguments = [
+        format!("--config.file={}", config.display()),
+        format!("--storage.tsdb.path={}", world.lab.data("prometheus")?.display()),
+        format!("--web.listen-address={QUERIES}"),
+    ];
+    let mut prometheus = Launch::new("prometheus", arguments)
+        .spawn(&world.lab.host_place("prometheus")?, &world.lab.log("prometheus"))?;
+    eventually("the violation is in Prometheus", || {
+        prometheus.check()?;
+        let answer = query(&world, "netaudit_violations_total{source_workload=\"client\"}").unwrap_or_default();
+        Ok(answer["data"]["result"][0]["value"][1] == "3")
+    })?;
+    // The README's own queries.
+    let alert = query(&world, "time() - netaudit_violation_last_timestamp_seconds < 300")?;
+    assert_eq!(alert["data"]["result"].as_array().map(Vec::len), Some(1), "{alert:#}");
+    let join = "netaudit_rule_matches_total * on (kind, namespace, networkpolicy, direction, rule) group_left (path) netaudit_rule_info";
+    assert_eq!(query(&world, join)?["status"], "success");
+    let up = query(&world, "up{job=\"netaudit\"}")?;
+    assert_eq!(up["data"]["result"][0]["value"][1], "1");
+    prometheus.terminate(Duration::from_secs(20))
+}
+
+fn check_by_promtool(metrics: &str) -> Result<()> {
+    let mut promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("starting promtool (cargo xtask setup installs it)")?;
+    promtool.stdin.take().context("stdin is piped")?.write_all(metrics.as_bytes())?;
+    let output = promtool.wait_with_output()?;
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && said.trim().is_empty(), "promtool check metrics: {said}\n{metrics}");
+    Ok(())
+}
+
+/// An instant query, asked from the node's network namespace.
+fn query(world: &World, expression: &str) -> Result<Value> {
+    let output = Launch::new(
+        "curl",
+        ["-sS", "--data-urlencode", &format!("query={expression}"), &format!("http://{QUERIES}/api/v1/query")],
+    )
+    .run(&world.lab.host_place("curl")?, Duration::from_secs(10))?;
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
