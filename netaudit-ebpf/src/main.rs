@@ -4,7 +4,10 @@
 #![no_std]
 #![no_main]
 #![feature(core_intrinsics)]
-#![expect(internal_features, reason = "the target has no atomic types; the intrinsic is the only way to its xadd")]
+#![expect(
+    internal_features,
+    reason = "the target has no atomic types; the intrinsic is the only way to its xadd"
+)]
 
 mod cgroup;
 mod maps;
@@ -18,7 +21,8 @@ use aya_ebpf::{
     helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie},
     macros::{btf_tracepoint, cgroup_sock, cgroup_sock_addr, fentry, raw_tracepoint, sock_ops},
     programs::{
-        BtfTracePointContext, FEntryContext, RawTracePointContext, SockAddrContext, SockContext, SockOpsContext,
+        BtfTracePointContext, FEntryContext, RawTracePointContext, SockAddrContext, SockContext,
+        SockOpsContext,
     },
 };
 use netaudit_ebpf::abi::{Address, kind};

@@ -139,7 +139,8 @@ pub fn send(ctx: &SockAddrContext, peer: Address, port: u16) {
         return;
     }
     // SAFETY: the helpers take this context.
-    let (cookie, netns) = unsafe { (bpf_get_socket_cookie(ctx.as_ptr()), bpf_get_netns_cookie(ctx.as_ptr())) };
+    let (cookie, netns) =
+        unsafe { (bpf_get_socket_cookie(ctx.as_ptr()), bpf_get_netns_cookie(ctx.as_ptr())) };
     let waits = state.is(mark::CONNECTED) && (state.peer != peer || state.peer_port != port);
     if waits {
         state.flags |= mark::ELSEWHERE;

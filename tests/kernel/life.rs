@@ -39,7 +39,10 @@ fn cgroups_that_live_for_an_instant_keep_their_names() {
     stage.wait(|events| events.len() >= 200);
     for (id, path) in made {
         let born = stage.events.iter().position(|event| *event == Event::Cgroup { id, path: path.clone() });
-        let died = stage.events.iter().position(|event| matches!(event, Event::CgroupGone { id: gone, .. } if *gone == id));
+        let died = stage
+            .events
+            .iter()
+            .position(|event| matches!(event, Event::CgroupGone { id: gone, .. } if *gone == id));
         assert!(born.is_some() && born < died, "{path}: made at {born:?}, gone at {died:?}");
     }
 }
@@ -54,7 +57,10 @@ fn a_cgroup_is_known_before_the_flows_of_its_processes() {
     pod.run(|| TcpStream::connect("127.0.0.1:9").map(drop).or(Ok(())));
     stage.expect(&pod, 1);
     let id = pod.cgroup.id();
-    let born = stage.events.iter().position(|event| matches!(event, Event::Cgroup { id: known, .. } if *known == id));
+    let born = stage
+        .events
+        .iter()
+        .position(|event| matches!(event, Event::Cgroup { id: known, .. } if *known == id));
     let flow = stage.events.iter().position(|event| matches!(event, Event::Flow(_)));
     assert!(born.is_some() && born < flow, "{:#?}", stage.events);
 }
@@ -97,8 +103,14 @@ fn what_was_there_before_is_scanned_and_servers_are_marked() {
     let events = stage.kernel.scan().unwrap();
     let id = pod.cgroup.id();
     assert!(events.contains(&Event::Cgroup { id, path: path_of(&pod.cgroup.path) }), "{events:#?}");
-    assert!(events.contains(&Event::Task { netns: pod.netns, cgroup: id, pid: pod.pid as u32 }), "{events:#?}");
-    assert!(events.contains(&Event::Task { netns: pod.netns, cgroup: id, pid: server.pid as u32 }), "{events:#?}");
+    assert!(
+        events.contains(&Event::Task { netns: pod.netns, cgroup: id, pid: pod.pid as u32 }),
+        "{events:#?}"
+    );
+    assert!(
+        events.contains(&Event::Task { netns: pod.netns, cgroup: id, pid: server.pid as u32 }),
+        "{events:#?}"
+    );
     assert!(
         events.iter().all(|event| !matches!(event, Event::Task { pid, .. } if *pid == std::process::id())),
         "the test itself is in no cgroup of the stage"
@@ -191,7 +203,8 @@ fn nothing_is_lost_where_there_is_room() {
         Ok(())
     });
     let flows = stage.expect(&pod, 2 * CONNECTIONS);
-    let sockets: std::collections::HashSet<_> = flows.iter().map(|flow| (flow.socket, flow.sequence)).collect();
+    let sockets: std::collections::HashSet<_> =
+        flows.iter().map(|flow| (flow.socket, flow.sequence)).collect();
     assert_eq!(sockets.len(), 2 * CONNECTIONS, "each is told apart");
     assert_eq!(stage.kernel.losses(), []);
 }
@@ -215,7 +228,9 @@ fn a_filling_ring_wakes_the_reader_and_a_single_record_does_not() {
         });
     };
     let woken = |stage: &Stage| {
-        runtime.block_on(async { tokio::time::timeout(Duration::from_millis(300), stage.kernel.ready()).await.is_ok() })
+        runtime.block_on(async {
+            tokio::time::timeout(Duration::from_millis(300), stage.kernel.ready()).await.is_ok()
+        })
     };
     // The registration itself may find the ring readable once.
     refused(1);
@@ -233,7 +248,9 @@ fn loading_says_what_is_wrong() {
     if !ready() {
         return;
     }
-    let at = |path: &str| Kernel::load(&Options { cgroup_root: Some(path.into()), ..Options::default() }).map(drop);
+    let at = |path: &str| {
+        Kernel::load(&Options { cgroup_root: Some(path.into()), ..Options::default() }).map(drop)
+    };
     let missing = at("/no/such/cgroup").unwrap_err();
     assert!(matches!(missing, LoadError::CgroupRoot { .. }), "{missing}");
     let foreign = at("/proc").unwrap_err();

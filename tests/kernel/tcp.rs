@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
     os::fd::{AsRawFd as _, OwnedFd},
     time::Duration,
 };
@@ -126,7 +126,12 @@ fn outcomes(flows: &[Observation]) -> Vec<Outcome> {
 }
 
 /// Both records of a connection from `a` to a server of another process in `b`, by the way that `connect` is called.
-fn connected(pair: &mut Pair, listen: &str, to: &str, act: impl FnOnce() -> io::Result<()>) -> (Observation, Observation) {
+fn connected(
+    pair: &mut Pair,
+    listen: &str,
+    to: &str,
+    act: impl FnOnce() -> io::Result<()>,
+) -> (Observation, Observation) {
     let before = (pair.stage.flows(&pair.a).len(), pair.stage.flows(&pair.b).len());
     let (ready, signal) = std::os::unix::net::UnixStream::pair().unwrap();
     let server = pair.b.start(|| {
@@ -143,12 +148,18 @@ fn connected(pair: &mut Pair, listen: &str, to: &str, act: impl FnOnce() -> io::
     let taken = pair.stage.expect(&pair.b, before.1 + 1).pop().unwrap();
 
     let to: SocketAddr = to.parse().unwrap();
-    assert_eq!((made.direction, made.protocol, made.outcome), (Direction::Egress, Protocol::Tcp, Outcome::Established));
+    assert_eq!(
+        (made.direction, made.protocol, made.outcome),
+        (Direction::Egress, Protocol::Tcp, Outcome::Established)
+    );
     assert_eq!((made.remote, made.requested), (to, None));
     assert_eq!(made.actor.cgroup, Some(pair.a.cgroup.id()));
     assert!(made.waited > Duration::ZERO && made.waited < Duration::from_secs(1), "{:?}", made.waited);
 
-    assert_eq!((taken.direction, taken.protocol, taken.outcome), (Direction::Ingress, Protocol::Tcp, Outcome::Accepted));
+    assert_eq!(
+        (taken.direction, taken.protocol, taken.outcome),
+        (Direction::Ingress, Protocol::Tcp, Outcome::Accepted)
+    );
     assert_eq!((taken.local, taken.remote), (to, made.local));
     assert_eq!(taken.actor.cgroup, Some(pair.b.cgroup.id()));
     assert_eq!(taken.actor.pid, server_pid);
@@ -161,7 +172,9 @@ fn established_v4_v6_mapped_nonblocking() {
     let Some(mut pair) = Pair::new() else { return };
     let to = "10.9.0.2:8080";
     connected(&mut pair, to, to, || TcpStream::connect(to).map(drop));
-    connected(&mut pair, to, to, || TcpStream::connect_timeout(&to.parse().unwrap(), Duration::from_secs(5)).map(drop));
+    connected(&mut pair, to, to, || {
+        TcpStream::connect_timeout(&to.parse().unwrap(), Duration::from_secs(5)).map(drop)
+    });
     // A v6 socket to a mapped address is a v4 flow, at a server that listens for both too.
     let mapped = "[::ffff:10.9.0.2]:8080";
     connected(&mut pair, "[::]:8080", to, || TcpStream::connect(mapped).map(drop));
@@ -179,7 +192,14 @@ fn established_by_fast_open() {
         let (storage, length) = raw(to.parse().unwrap());
         // SAFETY: the address and the byte are as long as said.
         let sent = unsafe {
-            libc::sendto(socket.as_raw_fd(), b"x".as_ptr().cast(), 1, libc::MSG_FASTOPEN, (&raw const storage).cast(), length)
+            libc::sendto(
+                socket.as_raw_fd(),
+                b"x".as_ptr().cast(),
+                1,
+                libc::MSG_FASTOPEN,
+                (&raw const storage).cast(),
+                length,
+            )
         };
         check(sent as i32)?;
         std::thread::sleep(Duration::from_millis(50));
@@ -344,9 +364,62 @@ fn a_local_filter_rejects_or_drops() {
 #[test]
 fn a_destination_that_another_program_rewrites_shows_both() {
     let Some(mut pair) = Pair::new() else { return };
-    // Nothing here rewrites addresses, so all must agree; the decoder's own test has the other case.
-    let to: SocketAddr = "10.9.0.2:9".parse().unwrap();
-    let flows = pair.attempt(|| blocking_connect("10.9.0.2:9"));
-    assert_eq!((flows[0].remote, flows[0].requested), (to, None));
-    assert_eq!(flows[0].local.ip(), "10.9.0.1".parse::<IpAddr>().unwrap());
+    // As a socket load balancer does. Attached after ours to the same cgroup, it runs after ours.
+    let rewriter = rewrite_to_port(&pair, 9).unwrap();
+    let flows = pair.attempt(|| blocking_connect("10.9.0.2:80"));
+    assert_eq!(outcomes(&flows), [Outcome::Refused]);
+    assert_eq!(flows[0].remote, "10.9.0.2:9".parse().unwrap());
+    assert_eq!(flows[0].requested, Some("10.9.0.2:80".parse().unwrap()));
+    assert_eq!(flows[0].port(), 9);
+    drop(rewriter);
+    let flows = pair.attempt(|| blocking_connect("10.9.0.2:80"));
+    assert_eq!((flows[0].remote, flows[0].requested), ("10.9.0.2:80".parse().unwrap(), None));
+}
+
+/// Attaches a `cgroup/connect4` program that sets the port of every connect in the stage's cgroup. The link ends with
+/// the descriptor.
+fn rewrite_to_port(pair: &Pair, port: u16) -> io::Result<OwnedFd> {
+    const PROG_LOAD: i64 = 5;
+    const LINK_CREATE: i64 = 28;
+    const CGROUP_SOCK_ADDR: u32 = 18;
+    const INET4_CONNECT: u32 = 10;
+    /// `offsetof(struct bpf_sock_addr, user_port)`
+    const USER_PORT: i16 = 24;
+    let instruction = |code: u8, registers: u8, offset: i16, value: i32| {
+        u64::from(code)
+            | u64::from(registers) << 8
+            | u64::from(offset as u16) << 16
+            | u64::from(value as u32) << 32
+    };
+    let program = [
+        instruction(0xb7, 2, 0, i32::from(port.to_be())), // r2 = port
+        instruction(0x63, 1 | 2 << 4, USER_PORT, 0),      // *(u32 *)(r1 + 24) = r2
+        instruction(0xb7, 0, 0, 1),                       // r0 = 1: allow
+        instruction(0x95, 0, 0, 0),                       // exit
+    ];
+    let licence = c"Apache-2.0";
+    let mut load = [0_u64; 16];
+    load[0] = u64::from(CGROUP_SOCK_ADDR) | (program.len() as u64) << 32;
+    load[1] = program.as_ptr() as u64;
+    load[2] = licence.as_ptr() as u64;
+    // After the log's level, size and buffer, the version, flags, name and interface.
+    load[8] = u64::from(INET4_CONNECT) << 32;
+    let program = bpf(PROG_LOAD, &load)?;
+
+    let cgroup = std::fs::File::open(pair.stage.kernel.cgroup_root())?;
+    let descriptor = |fd: i32| u64::from(fd as u32);
+    let mut link = [0_u64; 16];
+    link[0] = descriptor(program.as_raw_fd()) | descriptor(cgroup.as_raw_fd()) << 32;
+    link[1] = u64::from(INET4_CONNECT);
+    bpf(LINK_CREATE, &link)
+}
+
+fn bpf(command: i64, attributes: &[u64; 16]) -> io::Result<OwnedFd> {
+    use std::os::fd::FromRawFd as _;
+    // SAFETY: the attributes are as long as said, and what they point to lives until the call returns.
+    unsafe {
+        let fd = libc::syscall(libc::SYS_bpf, command, attributes.as_ptr(), size_of_val(attributes));
+        check(fd as i32)?;
+        Ok(OwnedFd::from_raw_fd(fd as i32))
+    }
 }

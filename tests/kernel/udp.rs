@@ -69,7 +69,10 @@ fn echo(socket: &UdpSocket, to: &str) -> io::Result<()> {
 
 fn is_sent(flow: &Observation, to: &str) {
     let to: SocketAddr = to.parse().unwrap();
-    assert_eq!((flow.direction, flow.protocol, flow.outcome), (Direction::Egress, Protocol::Udp, Outcome::Sent));
+    assert_eq!(
+        (flow.direction, flow.protocol, flow.outcome),
+        (Direction::Egress, Protocol::Udp, Outcome::Sent)
+    );
     assert_eq!((flow.remote, flow.requested), (to, None));
 }
 
@@ -149,7 +152,10 @@ fn a_server_receives_from_each_client_once_and_its_answers_are_no_flows() {
     service.stage.expect(&service.client, 9);
     let flows = service.stage.expect(&service.server, 2);
     for (flow, from) in flows.iter().zip(["10.9.0.1", "fd09::1"]) {
-        assert_eq!((flow.direction, flow.protocol, flow.outcome), (Direction::Ingress, Protocol::Udp, Outcome::Received));
+        assert_eq!(
+            (flow.direction, flow.protocol, flow.outcome),
+            (Direction::Ingress, Protocol::Udp, Outcome::Received)
+        );
         assert_eq!(flow.remote.ip().to_string(), from);
         assert_eq!(flow.port(), 53);
         assert_eq!(flow.actor.cgroup, Some(service.server.cgroup.id()));
@@ -220,7 +226,8 @@ fn a_server_that_asks_on_its_own_is_a_flow() {
 #[test]
 fn a_connect_that_sends_nothing_is_no_flow() {
     let Some(mut service) = Service::new() else { return };
-    let feature = service.stage.kernel.features().iter().find(|feature| feature.name == "udp first datagram").unwrap();
+    let feature =
+        service.stage.kernel.features().iter().find(|feature| feature.name == "udp first datagram").unwrap();
     if let Some(reason) = feature.absent.clone() {
         return super::pods::skip(&reason);
     }

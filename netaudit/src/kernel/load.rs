@@ -179,7 +179,9 @@ fn attach_core(ebpf: &mut Ebpf, name: &'static str, root: &File) -> Result<(), L
     // Links allow many programs on one cgroup whatever the mode says; the kernel wants it to be this one.
     let mode = CgroupAttachMode::Single;
     let result = match program {
-        Program::CgroupSockAddr(program) => program.load().and_then(|()| program.attach(root, mode).map(drop)),
+        Program::CgroupSockAddr(program) => {
+            program.load().and_then(|()| program.attach(root, mode).map(drop))
+        }
         Program::CgroupSock(program) => program.load().and_then(|()| program.attach(root, mode).map(drop)),
         Program::SockOps(program) => program.load().and_then(|()| program.attach(root, mode).map(drop)),
         Program::RawTracePoint(program) => {
@@ -208,7 +210,8 @@ fn udp_send(ebpf: &mut Ebpf, btf: &Btf) -> Result<Feature, LoadError> {
         }
     }
     let map = ebpf.map_mut("SWITCHES").ok_or(LoadError::Lacks("SWITCHES"))?;
-    let switch = Array::<_, u32>::try_from(map).and_then(|mut switches| switches.set(abi::SWITCH_UDP_SEND, 1, 0));
+    let switch =
+        Array::<_, u32>::try_from(map).and_then(|mut switches| switches.set(abi::SWITCH_UDP_SEND, 1, 0));
     switch.map_err(|source| LoadError::Map { map: "SWITCHES", source })?;
     Ok(Feature { name: NAME, absent: None })
 }

@@ -168,7 +168,8 @@ impl Kernel {
         let ring = ebpf.take_map("RECORDS").ok_or(LoadError::Lacks("RECORDS"))?;
         let ring = RingBuf::try_from(ring).map_err(|source| LoadError::Map { map: "RECORDS", source })?;
         let losses = ebpf.take_map("LOSSES").ok_or(LoadError::Lacks("LOSSES"))?;
-        let losses = PerCpuArray::try_from(losses).map_err(|source| LoadError::Map { map: "LOSSES", source })?;
+        let losses =
+            PerCpuArray::try_from(losses).map_err(|source| LoadError::Map { map: "LOSSES", source })?;
         // Without it the counts still tell.
         let log = EbpfLogger::init(&mut ebpf)
             .inspect_err(|error| tracing::warn!(%error, "the eBPF programs' log cannot be read"))
