@@ -9,7 +9,7 @@ use super::{
     servers::S3_USER,
     world::{DNS, EXTERNAL, EXTERNAL_V6, PRIVATE_HOST, VISITOR},
 };
-use crate::lab::{Launch, NODE_NAME, Pod, Service};
+use crate::lab::{Launch, Pod, Service};
 
 /// What the seven policies allow.
 pub fn allowed(driver: &mut Driver) -> Result<()> {
@@ -186,7 +186,7 @@ fn health_checks(driver: &mut Driver) -> Result<()> {
 fn past_policies(driver: &mut Driver) -> Result<()> {
     let world = driver.world;
     let kubelet = world.lab.host_place("kubelet")?;
-    let node = Party::Node(NODE_NAME.to_owned());
+    let node = Party::node();
     let probe = |pod: &Pod, port| Expected::tcp(node.clone(), pod, port).egress(HOST).ingress(OWN_NODE);
     let (frontend, backend, minio) = (&world.frontend, &world.backend, &world.minio);
     driver.curl(&kubelet, &format!("http://{}:8080/", frontend.v4), 200, &[probe(frontend, 8080)])?;
@@ -329,7 +329,7 @@ fn backend_too_far(driver: &mut Driver) -> Result<()> {
     let (_, ip) = EXTERNAL[0];
     driver.curl(&backend.place, &format!("http://{ip}/"), 200, &[out(ip, 80)?])?;
     driver.curl(&backend.place, &format!("https://[{EXTERNAL_V6}]/"), 200, &[out(EXTERNAL_V6, 443)?])?;
-    // QUIC: the rule allows TCP. Nobody answers, and the port-unreachable comes too late for bash to care.
+    // The right pod, but a port where nobody listens.
     let closed = Expected::tcp(backend, &world.postgres, 5433).outcome("refused").egress(no_egress("backend"));
     driver.curl_refused(&backend.place, &format!("http://{}:5433/", world.postgres.v4), &[closed])
 }

@@ -1,0 +1,163 @@
+//! netaudit's account against the driver's, one by one.
+
+use std::collections::BTreeMap;
+
+use super::{
+    ledger::{Count, Entry, Party},
+    record::{Metrics, Record},
+};
+
+/// How far apart the two clocks' readings of one moment may be: the agent converts boot time to wall time.
+const SLACK: u128 = 50_000_000;
+
+/// What both sides name a flow by.
+type Key = (&'static str, Party, Party, &'static str, u16);
+
+/// Compares the flow log with the ledger. Every difference is a line; none means that they agree.
+pub fn flows(ledger: &[Entry], records: &[Record]) -> Vec<String> {
+    let mut entries: BTreeMap<Key, Vec<(&Entry, usize)>> = BTreeMap::new();
+    for entry in ledger {
+        let key =
+            (entry.direction, entry.subject.clone(), entry.peer.clone(), entry.protocol, entry.port);
+        entries.entry(key).or_default().push((entry, 0));
+    }
+    let mut differences = Vec::new();
+    for record in records {
+        match claim(&mut entries, record) {
+            Ok(entry) => differences.extend(
+                fields(entry, record).into_iter().map(|field| format!("{}: {field}\n    {}", entry.attempt, record.line())),
+            ),
+            Err(why) => differences.push(format!("in the flow log, but {why}:\n    {}", record.line())),
+        }
+    }
+    for ((direction, subject, peer, protocol, port), entries) in &entries {
+        let missing = |entry: &Entry, got: usize, wanted: &str| {
+            let said = [entry.rule_paths.join(", "), entry.denied_by.join(", "), entry.reason.unwrap_or("").to_owned()].concat();
+            format!(
+                "{}: not in the flow log ({got} of {wanted}):\n    {direction} subject {subject} peer {peer} \
+                 {protocol}/{port} {} {} {said}",
+                entry.attempt, entry.outcome, entry.verdict,
+            )
+        };
+        let folded = entries.iter().any(|(entry, _)| matches!(entry.count, Count::Folded(_)));
+        if folded && entries.iter().all(|(_, got)| *got == 0) {
+            differences.push(missing(entries[0].0, 0, "at least 1 over all attempts"));
+        }
+        for (entry, got) in entries {
+            if let Count::Exactly(wanted) = entry.count
+                && *got < wanted
+            {
+                differences.push(missing(entry, *got, &wanted.to_string()));
+            }
+        }
+    }
+    differences
+}
+
+/// Takes one place of the entry that the record belongs to.
+fn claim<'e>(
+    entries: &mut BTreeMap<Key, Vec<(&'e Entry, usize)>>,
+    record: &Record,
+) -> Result<&'e Entry, String> {
+    let time = record.nanoseconds().map_err(|error| format!("{error:#}"))?;
+    let subject = record.subject.party().map_err(|error| format!("{error:#}"))?;
+    let peer = record.peer.party().map_err(|error| format!("{error:#}"))?;
+    let direction = if record.direction == "egress" { "egress" } else { "ingress" };
+    let protocol = if record.protocol == "UDP" { "UDP" } else { "TCP" };
+    let Some(candidates) = entries.get_mut(&(direction, subject, peer, protocol, record.port)) else {
+        return Err("nothing like it was driven".to_owned());
+    };
+    let mut at_that_time =
+        candidates.iter_mut().filter(|(entry, _)| entry.from <= time + SLACK && time <= entry.until + SLACK);
+    let found = at_that_time.find(|(entry, got)| {
+        let (Count::Exactly(most) | Count::Folded(most) | Count::UpTo(most)) = entry.count;
+        *got < most && entry.outcome == record.outcome
+    });
+    match found {
+        Some((entry, got)) => {
+            *got += 1;
+            Ok(entry)
+        }
+        None => Err("not driven so often, not at that time, or with another outcome".to_owned()),
+    }
+}
+
+/// Fields in which the record says something else than the entry.
+fn fields(entry: &Entry, record: &Record) -> Vec<String> {
+    let sorted = |names: &[String]| {
+        let mut names = names.to_vec();
+        names.sort();
+        names.join(", ")
+    };
+    let requested = record.requested.as_ref().map(|address| address.socket().to_string()).unwrap_or_default();
+    let pairs = [
+        ("verdict", entry.verdict.to_owned(), record.verdict.clone()),
+        ("rule_paths", sorted(&entry.rule_paths), sorted(&record.rule_paths)),
+        ("denied_by", sorted(&entry.denied_by), sorted(&record.denied_by)),
+        ("reason", entry.reason.unwrap_or_default().to_owned(), record.reason.clone().unwrap_or_default()),
+        ("finding", entry.finding.unwrap_or_default().to_owned(), record.finding.clone().unwrap_or_default()),
+        ("requested", entry.requested.map(|address| address.to_string()).unwrap_or_default(), requested),
+    ];
+    pairs
+        .into_iter()
+        .filter(|(_, expected, got)| expected != got)
+        .map(|(field, expected, got)| format!("{field}: expected {expected:?}, got {got:?}"))
+        .collect()
+}
+
+/// One rule's usage: `namespace/policy path`, and how often it matched.
+pub type Usage = BTreeMap<String, u64>;
+
+/// The usage that the metrics tell.
+pub fn usage(metrics: &Metrics) -> Usage {
+    let key = |labels: &BTreeMap<String, String>| {
+        ["namespace", "networkpolicy", "rule", "direction"].map(|name| labels.get(name).cloned().unwrap_or_default())
+    };
+    let paths: BTreeMap<_, _> = metrics
+        .named("netaudit_rule_info")
+        .map(|sample| (key(&sample.labels), sample.labels.get("path").cloned().unwrap_or_default()))
+        .collect();
+    metrics
+        .named("netaudit_rule_matches_total")
+        .map(|sample| {
+            let key = key(&sample.labels);
+            let path = paths.get(&key).map_or("(no netaudit_rule_info)", String::as_str);
+            (format!("{}/{} {path}", key[0], key[1]), sample.value as u64)
+        })
+        .collect()
+}
+
+/// Compares counters with the ledger: matches of every rule, violations, losses.
+pub fn counters(ledger: &[Entry], records: &[Record], metrics: &Metrics) -> Vec<String> {
+    let mut expected = Usage::new();
+    for entry in ledger {
+        let Count::Exactly(times) = entry.count else { continue };
+        for path in &entry.rule_paths {
+            let rule = path.split('.').next().unwrap_or(path);
+            *expected.entry(rule.to_owned()).or_default() += times as u64;
+        }
+    }
+    let got = usage(metrics);
+    let mut differences = Vec::new();
+    for (rule, times) in &expected {
+        let seen = got.get(rule).copied();
+        if seen != Some(*times) {
+            differences.push(format!("netaudit_rule_matches_total of {rule}: expected {times}, got {seen:?}"));
+        }
+    }
+    for (rule, times) in &got {
+        if !expected.contains_key(rule) && *times != 0 {
+            differences.push(format!("netaudit_rule_matches_total of {rule}: expected 0, got {times}"));
+        }
+    }
+    let denied = records.iter().filter(|record| record.verdict == "denied").count() as f64;
+    for (name, expected) in
+        [("netaudit_violations_total", denied), ("netaudit_records_lost_total", 0.0), ("netaudit_flows_total", records.len() as f64)]
+    {
+        let got = metrics.sum(name);
+        if got != expected {
+            differences.push(format!("sum of {name}: expected {expected}, got {got}"));
+        }
+    }
+    differences
+}
