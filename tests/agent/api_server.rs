@@ -99,7 +99,9 @@ impl<'a> ControlPlane<'a> {
     }
 
     fn stop(&mut self) -> Result<()> {
-        self.server.take().context("it runs")?.terminate(PATIENCE)
+        // Killed: asked politely, it would first wait for its watches to end.
+        drop(self.server.take().context("it runs")?);
+        Ok(())
     }
 
     /// Runs `work` with a client, inside the node's network namespace.
@@ -127,6 +129,10 @@ impl<'a> ControlPlane<'a> {
                 metadata.remove(key);
             }
         }
+        let status = match object.as_object_mut() {
+            Some(fields) if object_has_status(fields) => fields.remove("status").unwrap_or_default(),
+            _ => Value::Null,
+        };
         let kind = text(&object["kind"])?;
         let name = text(&object["metadata"]["name"])?;
         let namespace = object["metadata"]["namespace"].as_str().map(str::to_owned);
@@ -138,8 +144,9 @@ impl<'a> ControlPlane<'a> {
             };
             let parameters = PatchParams::apply("test").force();
             api.patch(&name, &parameters, &Patch::Apply(&object)).await.with_context(|| format!("applying {kind}"))?;
-            if ["Pod", "Node"].contains(&kind.as_str()) {
-                api.patch_status(&name, &parameters, &Patch::Apply(&object)).await?;
+            if !status.is_null() {
+                let status = Patch::Merge(json!({"status": status}));
+                api.patch_status(&name, &PatchParams::default(), &status).await?;
             }
             Ok(())
         })
@@ -172,6 +179,11 @@ impl<'a> ControlPlane<'a> {
         arguments.extend(["--kubeconfig".to_owned(), self.kubeconfig().display().to_string()]);
         Launch::new(NETAUDIT, arguments)
     }
+}
+
+/// Namespaces get theirs from the server.
+fn object_has_status(fields: &serde_json::Map<String, Value>) -> bool {
+    fields.get("kind").is_some_and(|kind| kind == "Pod" || kind == "Node")
 }
 
 const KUBECONFIG: &str = "\

@@ -26,12 +26,12 @@ fn what_the_machine_lacks_is_named() -> Result<()> {
     }
     let world = World::new("missing")?;
     for (shell, names) in [
-        ("exec setpriv --bounding-set=-bpf --inh-caps=-bpf \"$@\"", "CAP_BPF"),
+        ("exec setpriv --bounding-set=-sys_admin,-bpf --inh-caps=-sys_admin,-bpf \"$@\"", "CAP_BPF"),
         ("exec setpriv --bounding-set=-net_admin --inh-caps=-net_admin \"$@\"", "CAP_NET_ADMIN"),
-        ("exec setpriv --bounding-set=-perfmon --inh-caps=-perfmon \"$@\"", "CAP_PERFMON"),
+        ("exec setpriv --bounding-set=-sys_admin,-perfmon --inh-caps=-sys_admin,-perfmon \"$@\"", "CAP_PERFMON"),
         ("mkdir -p /tmp/netaudit-none && exec unshare -m sh -c 'mount --bind /tmp/netaudit-none /sys/kernel/btf && exec \"$@\"' sh \"$@\"", "/sys/kernel/btf"),
         ("exec \"$@\" --cgroup-root /proc", "cgroup v2"),
-        ("exec unshare -m sh -c 'umount -l /sys/fs/cgroup/unified 2>/dev/null; umount -l /sys/fs/cgroup; exec env \"$@\"' sh \"$@\"", "cgroup v2"),
+        ("exec unshare -m sh -c 'umount -l /sys/fs/cgroup/unified 2>/dev/null; umount -l /sys/fs/cgroup; exec \"$1\" agent --manifests \"$4\" --listen 127.0.0.1:0' sh \"$@\"", "cgroup v2"),
     ] {
         let errors = refused(&world, shell)?;
         assert!(errors.contains(names), "{shell} says {errors}");

@@ -1,6 +1,9 @@
 //! The command line: a file a subcommand. Results go to stdout, logs and errors to stderr.
 
 mod agent;
+mod eval;
+mod eval_cases;
+mod eval_flow;
 
 use std::{io::IsTerminal as _, process::ExitCode};
 
@@ -19,7 +22,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    Agent(agent::Agent),
+    Agent(agent::Args),
+    Eval(eval::Args),
 }
 
 /// How a command ended, as the exit status tells it.
@@ -48,7 +52,8 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     log_to_stderr(cli.log_json);
     let result = match cli.command {
-        Command::Agent(agent) => agent.run(),
+        Command::Agent(args) => agent::run(args),
+        Command::Eval(args) => eval::run(args),
     };
     match result {
         Ok(exit) => exit.into(),

@@ -2,8 +2,6 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use smallvec::SmallVec;
-
 use super::{
     Backend, Broken, Cluster, Endpoint, Kind, ObjectKey, Party, Pod, PodId, Service,
     addresses::Found,
@@ -92,7 +90,10 @@ impl Cluster {
                 // Load balancers may share one address among services with different ports.
                 let chosen =
                     candidates.filter_map(|service| Some((service, service.port(port, protocol)?))).next();
-                let backends = chosen.map(|(service, port)| self.backends(service, port, ip, at));
+                let backends = chosen.map(|(service, port)| {
+                    let all = self.backends(service, port, at);
+                    all.into_iter().filter(|backend| backend.ip.is_ipv4() == ip.is_ipv4()).collect()
+                });
                 let key = chosen.map_or(keys[0], |(service, _)| {
                     keys.iter()
                         .find(|it| it.name == service.name && it.namespace == service.namespace)
@@ -107,19 +108,19 @@ impl Cluster {
         }
     }
 
-    /// Where a service's port leads, in the address family of `ip`.
-    fn backends(
-        &self,
-        service: &Service,
-        port: &ServicePort,
-        ip: IpAddr,
-        at: Timestamp,
-    ) -> SmallVec<[Backend; 4]> {
-        let mut backends = SmallVec::new();
-        if self.services.has_slices(&service.namespace, &service.name) {
+    /// Whether anybody has said which endpoints the service has; if not, they follow from its selector, as manifests
+    /// seldom hold the endpoint slices that the API server's controller makes of it.
+    pub fn has_endpoint_slices(&self, service: &Service) -> bool {
+        self.services.has_slices(&service.namespace, &service.name)
+    }
+
+    /// Where a service's port leads at a time, in order of address: the endpoints that get traffic, in both families.
+    pub fn backends(&self, service: &Service, port: &ServicePort, at: Timestamp) -> Vec<Backend> {
+        let mut backends = Vec::new();
+        if self.has_endpoint_slices(service) {
             for (endpoint, number) in self.services.endpoints(service, port) {
-                for &address in endpoint.ips.iter().filter(|it| it.is_ipv4() == ip.is_ipv4()) {
-                    let pod = match self.addresses.at(address, at) {
+                for &ip in &endpoint.ips {
+                    let pod = match self.addresses.at(ip, at) {
                         Found::Pod(id) => Some(id),
                         // Known by name, though its object does not show the address yet.
                         Found::Nobody => (endpoint.pod.as_ref())
@@ -127,18 +128,14 @@ impl Cluster {
                             .filter(|id| self.pod(*id).is_some_and(|pod| !pod.host_network)),
                         _ => None,
                     };
-                    backends.push(Backend { ip: address, port: number, pod });
+                    backends.push(Backend { ip, port: number, pod });
                 }
             }
         } else {
-            // Manifests seldom hold the endpoint slices that the API server's controller makes of the selector.
             for (id, number) in self.selected_backends(service, port) {
-                let Some(pod) = self.pod(id) else { continue };
-                let address = pod.ips.iter().copied().find(|it| it.is_ipv4() == ip.is_ipv4());
-                if let (Some(address), Some(number)) = (address, number) {
-                    let pod = (!pod.host_network).then_some(id);
-                    backends.push(Backend { ip: address, port: number, pod });
-                }
+                let (Some(pod), Some(port)) = (self.pod(id), number) else { continue };
+                let id = (!pod.host_network).then_some(id);
+                backends.extend(pod.ips.iter().map(|ip| Backend { ip: *ip, port, pod: id }));
             }
         }
         backends.sort();

@@ -1,0 +1,256 @@
+//! `netaudit eval --cases`: files of flows with the verdicts that other projects' suites expect.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{BufRead as _, BufReader, Write},
+    net::IpAddr,
+    path::PathBuf,
+    sync::Arc,
+};
+
+use anyhow::{Context as _, bail};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{
+    Exit,
+    eval_flow::{self, End, NOW, Outcome, Pair},
+};
+use crate::{
+    cluster::{Cluster, Endpoint},
+    model::{Cause, Direction, Protocol, Verdict},
+    watch::convert::{self, Converted},
+};
+
+/// Kinds of policy that are not built yet: cases with them are skipped, and said to be.
+const NOT_BUILT: [&str; 3] = ["AdminNetworkPolicy", "BaselineAdminNetworkPolicy", "ClusterNetworkPolicy"];
+
+#[derive(Deserialize)]
+struct Case {
+    name: String,
+    objects: Vec<Value>,
+    flows: Vec<Flow>,
+}
+
+#[derive(Deserialize)]
+struct Flow {
+    from: CaseEnd,
+    to: CaseEnd,
+    protocol: Protocol,
+    port: u16,
+    expect: Expected,
+    egress: Option<Expected>,
+    ingress: Option<Expected>,
+    #[serde(default)]
+    egress_by: Vec<By>,
+    #[serde(default)]
+    ingress_by: Vec<By>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum CaseEnd {
+    Pod(String),
+    Ip(IpAddr),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Expected {
+    Allow,
+    Deny,
+}
+
+/// A policy that a suite names as the cause.
+#[derive(Deserialize)]
+struct By {
+    policy: Option<String>,
+    effect: String,
+    rule_index: Option<u32>,
+}
+
+/// Counts of flows.
+#[derive(Default)]
+struct Tally {
+    passed: usize,
+    failed: usize,
+    skipped: usize,
+    /// Flows skipped by the kind that they need.
+    kinds: BTreeMap<&'static str, usize>,
+}
+
+/// Runs every case of every file and prints what does not agree; the last line is `N passed, N failed, N skipped`.
+pub(super) fn run(files: &[PathBuf], out: &mut impl Write) -> anyhow::Result<Exit> {
+    let mut tally = Tally::default();
+    for path in files {
+        let file = fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+        for (number, line) in (1..).zip(BufReader::new(file).lines()) {
+            let place = || format!("{}:{number}", path.display());
+            let line = line.with_context(place)?;
+            if line.trim().is_empty() {
+                continue;
+            }
+            let case: Case = serde_json::from_str(&line).with_context(place)?;
+            check_case(&case, &mut tally, out).with_context(|| format!("{}: case {}", place(), case.name))?;
+        }
+    }
+    for (kind, flows) in &tally.kinds {
+        writeln!(out, "skipped: {flows} flows of cases with {kind}, which is not built yet")?;
+    }
+    writeln!(out, "{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.skipped)?;
+    Ok(if tally.failed == 0 { Exit::Clean } else { Exit::Findings })
+}
+
+fn check_case(case: &Case, tally: &mut Tally, out: &mut impl Write) -> anyhow::Result<()> {
+    let kind_of = |object: &Value| {
+        let kind = object.get("kind").and_then(Value::as_str)?;
+        NOT_BUILT.into_iter().find(|it| *it == kind)
+    };
+    let mut missing: Vec<_> = case.objects.iter().filter_map(kind_of).collect();
+    missing.sort_unstable();
+    missing.dedup();
+    if !missing.is_empty() {
+        tally.skipped += case.flows.len();
+        for kind in missing {
+            *tally.kinds.entry(kind).or_default() += case.flows.len();
+        }
+        return Ok(());
+    }
+    let source: Arc<str> = case.name.as_str().into();
+    let objects = (case.objects.iter().flat_map(|object| convert::document(object, &source)))
+        .filter_map(|converted| match converted {
+            Converted::Object(object) => Some(object),
+            Converted::Ignored(_) => None,
+        })
+        .collect();
+    let mut cluster = Cluster::new();
+    for warning in cluster.reset_all(objects, NOW) {
+        writeln!(out, "{}: {warning}", case.name)?;
+    }
+    for flow in &case.flows {
+        let from = find_end(&cluster, &flow.from, flow)?;
+        let to = find_end(&cluster, &flow.to, flow)?;
+        let mut pair = Pair::ask(&mut cluster, from, to, flow.protocol, flow.port);
+        // An end that a case gives by address has no policy of its own, even if a pod owns the address.
+        if let CaseEnd::Ip(_) = flow.from {
+            pair.egress = outside();
+        }
+        if let CaseEnd::Ip(_) = flow.to {
+            pair.ingress = outside();
+        }
+        let problems = check_flow(&cluster, flow, &pair);
+        if problems.is_empty() {
+            tally.passed += 1;
+            continue;
+        }
+        tally.failed += 1;
+        let what = eval_flow::describe(&cluster, &pair, flow.protocol);
+        for problem in problems {
+            writeln!(out, "{}: {what}: {problem}", case.name)?;
+        }
+        for (direction, verdict) in [(Direction::Egress, &pair.egress), (Direction::Ingress, &pair.ingress)] {
+            let lines = eval_flow::explain(&cluster, direction, verdict, flow.port, flow.protocol);
+            writeln!(out, "    {direction} {}: {}", verdict.as_str(), lines.join("; "))?;
+        }
+    }
+    Ok(())
+}
+
+fn outside() -> Arc<Verdict> {
+    Arc::new(Verdict::Allowed(Cause::Exempt(crate::model::Exemption::External)))
+}
+
+fn find_end(cluster: &Cluster, end: &CaseEnd, flow: &Flow) -> anyhow::Result<End> {
+    match end {
+        CaseEnd::Pod(name) => {
+            let pod = name.split_once('/').and_then(|(namespace, name)| cluster.pod_by_name(namespace, name));
+            let Some(id) = pod else { bail!("there is no pod {name}") };
+            Ok(End::Pod(id, None))
+        }
+        CaseEnd::Ip(ip) => Ok(match cluster.resolve(*ip, flow.port, flow.protocol, NOW) {
+            Endpoint::Pod(id) => End::Pod(id, Some(*ip)),
+            Endpoint::Node(name) => End::Node(name, *ip),
+            _ => End::External(*ip),
+        }),
+    }
+}
+
+/// What does not agree with the case.
+fn check_flow(cluster: &Cluster, flow: &Flow, pair: &Pair) -> Vec<String> {
+    let mut problems = Vec::new();
+    let mut compare = |what: &str, expected: Expected, got: Outcome| {
+        let agrees = match expected {
+            Expected::Allow => got == Outcome::Allowed,
+            Expected::Deny => got == Outcome::Denied,
+        };
+        if !agrees {
+            let expected = if expected == Expected::Allow { "allowed" } else { "denied" };
+            problems.push(format!("{what}: expected {expected}, got {}", got.as_str()));
+        }
+    };
+    compare("flow", flow.expect, pair.outcome());
+    for (direction, expected, verdict) in
+        [(Direction::Egress, flow.egress, &pair.egress), (Direction::Ingress, flow.ingress, &pair.ingress)]
+    {
+        if let Some(expected) = expected {
+            compare(direction.as_str(), expected, Outcome::of(verdict));
+        }
+    }
+    for (direction, by, verdict, own) in [
+        (Direction::Egress, &flow.egress_by, &pair.egress, &pair.from),
+        (Direction::Ingress, &flow.ingress_by, &pair.ingress, &pair.to),
+    ] {
+        problems.extend(by.iter().filter_map(|by| check_by(cluster, by, direction, verdict, own)));
+        // On a deny the case lists every policy that selects the pod.
+        if let (Verdict::Denied { by: got }, false) = (verdict.as_ref(), by.is_empty()) {
+            for miss in got.iter() {
+                let name = miss.policy.to_string();
+                if !by.iter().any(|it| it.policy.as_ref() == Some(&name)) {
+                    problems.push(format!("{direction}: denied by {name}, which is not expected"));
+                }
+            }
+        }
+    }
+    problems
+}
+
+/// What is wrong with a verdict, if a case names this cause for it.
+fn check_by(
+    cluster: &Cluster,
+    by: &By,
+    direction: Direction,
+    verdict: &Verdict,
+    own: &End,
+) -> Option<String> {
+    let named = |policy: &dyn std::fmt::Display| by.policy.as_deref() == Some(policy.to_string().as_str());
+    let agrees = match by.effect.as_str() {
+        "default-allow" => {
+            matches!(verdict, Verdict::Allowed(Cause::NotIsolated | Cause::Exempt(_))) && by.policy.is_none()
+        }
+        "allow" => (verdict.rules().iter()).any(|found| {
+            named(&found.rule.policy) && by.rule_index.is_none_or(|index| index == found.rule.index)
+        }),
+        effect @ ("selects-no-rule-matches" | "selects-ports-do-not-match") => match verdict {
+            Verdict::Denied { by } => by.iter().any(|miss| {
+                named(&miss.policy)
+                    && miss.peer_matches_rule.is_some() == (effect == "selects-ports-do-not-match")
+            }),
+            // Another policy allowed it: this one must select the pod and not be among those that allow.
+            Verdict::Allowed(Cause::Rules(rules)) => {
+                let selects = match own {
+                    End::Pod(id, _) => cluster.selected_by(*id, direction).any(|policy| named(&policy.id)),
+                    _ => false,
+                };
+                selects && !rules.iter().any(|found| named(&found.rule.policy))
+            }
+            _ => false,
+        },
+        _ => false,
+    };
+    (!agrees).then(|| {
+        let policy = by.policy.as_deref().unwrap_or("no policy");
+        let rule = by.rule_index.map(|index| format!(" {direction}[{index}]")).unwrap_or_default();
+        format!("{direction}: expected {} by {policy}{rule}", by.effect)
+    })
+}

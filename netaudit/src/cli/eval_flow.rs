@@ -1,0 +1,423 @@
+//! One flow against an index: who the ends are, what both ends' policies say, and how to tell a tired person.
+
+use std::{fmt::Write as _, net::IpAddr, sync::Arc};
+
+use anyhow::bail;
+use serde_json::{Value, json};
+
+use crate::{
+    cluster::{Cluster, Endpoint, Party, PodId, Service},
+    model::{Cause, Direction, Exemption, Gap, NearMiss, Protocol, RuleMatch, Timestamp, Verdict},
+    policy::{CompiledPolicy, Rule},
+};
+
+/// Manifests have no history: everything is asked at one moment after all that they speak of.
+pub(super) const NOW: Timestamp = Timestamp(i64::MAX - 1);
+
+/// What is asked about two ends. For a service as destination the port is the service's.
+#[derive(Clone, Copy)]
+pub(super) struct Question {
+    pub protocol: Protocol,
+    pub port: u16,
+}
+
+/// An end of a flow, found.
+#[derive(Clone)]
+pub(super) enum End {
+    /// A pod, with the address that was asked for, if one was.
+    Pod(PodId, Option<IpAddr>),
+    /// An address of a node.
+    Node(Arc<str>, IpAddr),
+    /// An address of nothing in the cluster.
+    External(IpAddr),
+    /// An address of which it cannot be said what it is.
+    Gap(IpAddr, Gap),
+}
+
+/// One pair of ends and what the policies of each say.
+pub(super) struct Pair {
+    pub from: End,
+    pub to: End,
+    /// On the destination, after any translation.
+    pub port: u16,
+    pub egress: Arc<Verdict>,
+    pub ingress: Arc<Verdict>,
+}
+
+/// The answer for a flow: one pair, or one for each backend of a service.
+pub(super) struct Answer {
+    question: Question,
+    /// The service that was asked for, and what is to be said of its translation.
+    service: Option<(String, String)>,
+    pairs: Vec<Pair>,
+}
+
+/// What both directions together mean.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Outcome {
+    Allowed,
+    Denied,
+    Unknown,
+}
+
+impl Outcome {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Allowed => "allowed",
+            Self::Denied => "denied",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    pub fn of(verdict: &Verdict) -> Self {
+        match verdict {
+            Verdict::Allowed(_) => Self::Allowed,
+            Verdict::Denied { .. } => Self::Denied,
+            Verdict::Unknown(_) => Self::Unknown,
+        }
+    }
+
+    /// A connection is allowed if both ends allow it; one that denies decides even where the other is unknown.
+    fn both(egress: Self, ingress: Self) -> Self {
+        match (egress, ingress) {
+            (Self::Denied, _) | (_, Self::Denied) => Self::Denied,
+            (Self::Allowed, Self::Allowed) => Self::Allowed,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+impl Pair {
+    /// Asks the policies of both ends.
+    pub fn ask(cluster: &mut Cluster, from: End, to: End, protocol: Protocol, port: u16) -> Self {
+        let mut side = |direction, own: &End, peer: &End| match (own, peer) {
+            (End::Gap(_, gap), _) | (_, End::Gap(_, gap)) => Arc::new(Verdict::Unknown(gap.clone())),
+            (End::Node(..), _) => Arc::new(Verdict::Allowed(Cause::Exempt(Exemption::HostNetwork))),
+            (End::External(_), _) => Arc::new(Verdict::Allowed(Cause::Exempt(Exemption::External))),
+            (End::Pod(id, _), peer) => {
+                let node = cluster.pod(*id).and_then(|pod| pod.node.clone());
+                let party = match peer {
+                    End::Pod(peer, None) => Party::Pod(*peer),
+                    End::Pod(peer, Some(ip)) => Party::PodAt(*peer, *ip),
+                    End::Node(name, _) if node.as_ref() == Some(name) => Party::OwnNode,
+                    End::Node(_, ip) | End::External(ip) | End::Gap(ip, _) => Party::Ip(*ip),
+                };
+                cluster.verdict(direction, *id, party, protocol, port)
+            }
+        };
+        let egress = side(Direction::Egress, &from, &to);
+        let ingress = side(Direction::Ingress, &to, &from);
+        Self { from, to, port, egress, ingress }
+    }
+
+    pub fn outcome(&self) -> Outcome {
+        Outcome::both(Outcome::of(&self.egress), Outcome::of(&self.ingress))
+    }
+}
+
+/// Finds the ends by the words of the command line and asks the policies of both.
+pub(super) fn ask(cluster: &mut Cluster, from: &str, to: &str, question: Question) -> anyhow::Result<Answer> {
+    let from = end(cluster, from, question)?;
+    if let Some((namespace, name)) = to.strip_prefix("svc/").and_then(|it| it.split_once('/')) {
+        return ask_service(cluster, from, namespace, name, question);
+    }
+    if let Ok(ip) = to.parse::<IpAddr>()
+        && let Endpoint::Service { namespace, name, .. } =
+            cluster.resolve(ip, question.port, question.protocol, NOW)
+    {
+        return ask_service(cluster, from, &namespace, &name, question);
+    }
+    let to = end(cluster, to, question)?;
+    let pair = Pair::ask(cluster, from, to, question.protocol, question.port);
+    Ok(Answer { question, service: None, pairs: vec![pair] })
+}
+
+fn end(cluster: &Cluster, words: &str, question: Question) -> anyhow::Result<End> {
+    if let Ok(ip) = words.parse::<IpAddr>() {
+        let ip = ip.to_canonical();
+        return Ok(match cluster.resolve(ip, question.port, question.protocol, NOW) {
+            Endpoint::Pod(id) => End::Pod(id, Some(ip)),
+            Endpoint::Node(name) => End::Node(name, ip),
+            Endpoint::External => End::External(ip),
+            Endpoint::Ambiguous => End::Gap(ip, Gap::Ambiguous),
+            Endpoint::Invalid(reason) => End::Gap(ip, Gap::Invalid(reason)),
+            Endpoint::Service { namespace, name, .. } => {
+                bail!("{ip} is the address of service {namespace}/{name}, which opens no connections")
+            }
+        });
+    }
+    let Some((namespace, name)) = words.split_once('/').filter(|(_, name)| !name.contains('/')) else {
+        bail!(
+            "{words:?} is no end of a flow: use NAMESPACE/POD, an address, or svc/NAMESPACE/NAME (for --to)"
+        );
+    };
+    match cluster.pod_by_name(namespace, name) {
+        Some(id) => Ok(End::Pod(id, None)),
+        None => {
+            let mut known: Vec<_> = cluster
+                .pods()
+                .filter(|(_, pod)| *pod.namespace == *namespace)
+                .map(|(_, pod)| pod.name.to_string())
+                .collect();
+            known.sort();
+            let more = known.len().saturating_sub(8);
+            known.truncate(8);
+            let known = match known.as_slice() {
+                [] => format!("and no other pod in namespace {namespace}"),
+                names => format!(
+                    "but {}{}",
+                    names.join(", "),
+                    if more > 0 { format!(" and {more} more") } else { String::new() }
+                ),
+            };
+            bail!("there is no Pod {namespace}/{name} in the manifests, {known}")
+        }
+    }
+}
+
+fn ask_service(
+    cluster: &mut Cluster,
+    from: End,
+    namespace: &str,
+    name: &str,
+    question: Question,
+) -> anyhow::Result<Answer> {
+    let Some(service) = cluster.service(namespace, name).cloned() else {
+        bail!("there is no Service {namespace}/{name} in the manifests");
+    };
+    let Some(port) = service.port(question.port, question.protocol).cloned() else {
+        let ports: Vec<_> = service.ports.iter().map(|it| format!("{} {}", it.protocol, it.port)).collect();
+        let ports = if ports.is_empty() { "none".to_owned() } else { ports.join(", ") };
+        bail!(
+            "service {namespace}/{name} has no port {} {}; its ports: {ports}",
+            question.protocol,
+            question.port
+        );
+    };
+    let mut ends: Vec<(End, u16)> = Vec::new();
+    let mut without_port = Vec::new();
+    if cluster.has_endpoint_slices(&service) {
+        for backend in cluster.backends(&service, &port, NOW) {
+            let end = match backend.pod {
+                Some(id) => End::Pod(id, Some(backend.ip)),
+                None => end(cluster, &backend.ip.to_string(), Question { port: backend.port, ..question })?,
+            };
+            ends.push((end, backend.port));
+        }
+    } else {
+        for (id, target) in cluster.selected_backends(&service, &port) {
+            match target {
+                Some(target) => ends.push((End::Pod(id, None), target)),
+                None => without_port.extend(cluster.pod(id).map(|pod| pod.name.to_string())),
+            }
+        }
+    }
+    let note = service_note(cluster, &service, ends.len(), &without_port);
+    let pairs = (ends.into_iter())
+        .map(|(to, port)| Pair::ask(cluster, from.clone(), to, question.protocol, port))
+        .collect();
+    Ok(Answer { question, service: Some((format!("{namespace}/{name}"), note)), pairs })
+}
+
+fn service_note(cluster: &Cluster, service: &Service, backends: usize, without_port: &[String]) -> String {
+    let source = if cluster.has_endpoint_slices(service) { "EndpointSlices" } else { "its selector" };
+    let mut note = match backends {
+        0 => format!("no backends by {source}"),
+        1 => format!("1 backend by {source}"),
+        many => format!("{many} backends by {source}"),
+    };
+    if !without_port.is_empty() {
+        let _ = write!(note, "; without its named target port: {}", without_port.join(", "));
+    }
+    note
+}
+
+impl Answer {
+    /// Whether every pair is allowed.
+    pub fn is_allowed(&self) -> bool {
+        self.outcome() == Outcome::Allowed
+    }
+
+    /// What all pairs agree on.
+    fn outcome(&self) -> Outcome {
+        let mut outcomes = self.pairs.iter().map(Pair::outcome);
+        match outcomes.next() {
+            Some(first) if outcomes.all(|other| other == first) => first,
+            _ => Outcome::Unknown,
+        }
+    }
+
+    /// Why the whole is unknown though the pairs may not be.
+    fn gap(&self) -> Option<Gap> {
+        match self.pairs.as_slice() {
+            [] => Some(Gap::NoEndpoints),
+            [_] => None,
+            [first, others @ ..] if others.iter().all(|it| it.outcome() == first.outcome()) => None,
+            _ => Some(Gap::EndpointsDisagree),
+        }
+    }
+
+    /// For people: each pair with both ends' reasons, and the result as the last line.
+    pub fn text(&self, cluster: &Cluster) -> String {
+        let mut text = String::new();
+        if let Some((name, note)) = &self.service {
+            let _ =
+                writeln!(text, "service {name} {} {}: {note}", self.question.protocol, self.question.port);
+        }
+        for pair in &self.pairs {
+            let flow = describe(cluster, pair, self.question.protocol);
+            for (direction, verdict, own) in
+                [(Direction::Egress, &pair.egress, &pair.from), (Direction::Ingress, &pair.ingress, &pair.to)]
+            {
+                let _ = writeln!(text, "{direction} at {}: {}", name(cluster, own), verdict.as_str());
+                for line in explain(cluster, direction, verdict, pair.port, self.question.protocol) {
+                    let _ = writeln!(text, "  {line}");
+                }
+            }
+            let _ = writeln!(text, "{flow}: {}", pair.outcome().as_str());
+        }
+        if let Some(gap) = self.gap() {
+            let _ = writeln!(text, "{}: {}: {gap}", self.service_name(), self.outcome().as_str());
+        }
+        text
+    }
+
+    fn service_name(&self) -> &str {
+        self.service.as_ref().map_or("", |(name, _)| name)
+    }
+
+    /// For programs.
+    pub fn json(&self, cluster: &Cluster) -> Value {
+        let pairs: Vec<_> = (self.pairs.iter())
+            .map(|pair| {
+                json!({
+                    "from": name(cluster, &pair.from),
+                    "to": name(cluster, &pair.to),
+                    "protocol": self.question.protocol,
+                    "port": pair.port,
+                    "verdict": pair.outcome().as_str(),
+                    "egress": verdict_json(cluster, Direction::Egress, &pair.egress),
+                    "ingress": verdict_json(cluster, Direction::Ingress, &pair.ingress),
+                })
+            })
+            .collect();
+        let mut value = json!({ "verdict": self.outcome().as_str(), "flows": pairs });
+        if let Some((name, note)) = &self.service {
+            value["service"] = json!({ "name": name, "port": self.question.port, "note": note });
+        }
+        if let Some(gap) = self.gap() {
+            value["reason"] = json!(gap.to_string());
+        }
+        let warnings = cluster.warnings().map(ToString::to_string);
+        value["warnings"] = warnings.chain(cluster.broken().map(ToString::to_string)).collect();
+        value
+    }
+}
+
+/// An end by name, with its address where that was asked for.
+pub(super) fn name(cluster: &Cluster, end: &End) -> String {
+    match end {
+        End::Pod(id, ip) => {
+            let name = cluster.pod(*id).map_or_else(
+                || "a pod that is gone".to_owned(),
+                |pod| format!("{}/{}", pod.namespace, pod.name),
+            );
+            match ip {
+                Some(ip) => format!("{name} ({ip})"),
+                None => name,
+            }
+        }
+        End::Node(name, ip) => format!("node {name} ({ip})"),
+        End::External(ip) | End::Gap(ip, _) => ip.to_string(),
+    }
+}
+
+/// `x/a → x/b TCP 80`.
+pub(super) fn describe(cluster: &Cluster, pair: &Pair, protocol: Protocol) -> String {
+    format!("{} → {} {protocol} {}", name(cluster, &pair.from), name(cluster, &pair.to), pair.port)
+}
+
+fn find<'a>(cluster: &'a Cluster, miss: &NearMiss) -> Option<&'a Arc<CompiledPolicy>> {
+    cluster.policies().find(|policy| policy.id == miss.policy)
+}
+
+fn find_rule<'a>(cluster: &'a Cluster, found: &RuleMatch) -> Option<&'a Rule> {
+    let policy = cluster.policies().find(|policy| policy.id == found.rule.policy)?;
+    policy.rules(found.rule.direction).get(found.rule.index as usize)
+}
+
+/// A verdict's reasons, a line each.
+pub(super) fn explain(
+    cluster: &Cluster,
+    direction: Direction,
+    verdict: &Verdict,
+    port: u16,
+    protocol: Protocol,
+) -> Vec<String> {
+    match verdict {
+        Verdict::Allowed(Cause::NotIsolated) => vec![format!("no policy isolates it for {direction}")],
+        Verdict::Allowed(Cause::Exempt(why)) => vec![format!("policies do not apply: {why}")],
+        Verdict::Allowed(Cause::Rules(rules)) => (rules.iter())
+            .map(|found| {
+                let summary = find_rule(cluster, found).map_or("", |rule| &rule.summary);
+                format!("by {} {}: {summary}", found.rule.policy, found.path())
+            })
+            .collect(),
+        Verdict::Denied { by } => (by.iter())
+            .map(|miss| {
+                let rules = find(cluster, miss).map(|it| it.rules(direction)).unwrap_or_default();
+                format!("isolated by {}: {}", miss.policy, nearest(miss, rules, direction, port, protocol))
+            })
+            .collect(),
+        Verdict::Unknown(gap) => vec![gap.to_string()],
+    }
+}
+
+/// What of an isolating policy came nearest to allowing the flow.
+fn nearest(miss: &NearMiss, rules: &[Rule], direction: Direction, port: u16, protocol: Protocol) -> String {
+    let near = miss.peer_matches_rule.and_then(|index| rules.get(index as usize));
+    if let Some(rule) = near {
+        return format!("{} ({}) fits the peer, but not {protocol} {port}", rule.id.path(), rule.summary);
+    }
+    match rules {
+        [] => format!("it allows no {direction} at all"),
+        rules => {
+            let list: Vec<_> =
+                rules.iter().take(5).map(|rule| format!("{} ({})", rule.id.path(), rule.summary)).collect();
+            let more = if rules.len() > 5 { format!(" and {} more", rules.len() - 5) } else { String::new() };
+            format!("no rule fits the peer: {}{more}", list.join(", "))
+        }
+    }
+}
+
+fn verdict_json(cluster: &Cluster, direction: Direction, verdict: &Verdict) -> Value {
+    let mut value = json!({ "verdict": verdict.as_str() });
+    match verdict {
+        Verdict::Allowed(Cause::NotIsolated) => value["reason"] = json!("not isolated"),
+        Verdict::Allowed(Cause::Exempt(why)) => value["reason"] = json!(why.as_str()),
+        Verdict::Unknown(gap) => value["reason"] = json!(gap.to_string()),
+        Verdict::Allowed(Cause::Rules(rules)) => {
+            value["rules"] = (rules.iter())
+                .map(|found| {
+                    json!({
+                        "id": found.rule.to_string(),
+                        "policy": found.rule.policy.to_string(),
+                        "path": found.path(),
+                        "summary": find_rule(cluster, found).map(|rule| &rule.summary),
+                    })
+                })
+                .collect();
+        }
+        Verdict::Denied { by } => {
+            value["denied_by"] = (by.iter())
+                .map(|miss| {
+                    let rules = find(cluster, miss).map(|it| it.rules(direction)).unwrap_or_default();
+                    let near = miss.peer_matches_rule.and_then(|index| rules.get(index as usize));
+                    let near = near.map(|rule| json!({ "path": rule.id.path(), "summary": rule.summary }));
+                    json!({ "policy": miss.policy.to_string(), "fits_peer_not_port": near })
+                })
+                .collect();
+        }
+    }
+    value
+}

@@ -1,0 +1,309 @@
+//! Directories and files of manifests to objects.
+//!
+//! One document that does not parse costs only itself: it is told with its file, document, line and reason, and an
+//! object is put in its place that makes the verdicts unknown which it could change.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    fmt, fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use serde_json::Value;
+
+use super::{
+    convert::{self, Converted},
+    manifests_text::{self, Document},
+};
+use crate::cluster::{Broken, Kind, Object, ObjectKey};
+
+/// Where an object was read.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Source {
+    /// The file, as found below the path that was given.
+    pub file: Arc<Path>,
+    /// Which document of the file, from 1.
+    pub document: u32,
+    /// The line that the document begins on, from 1.
+    pub line: u32,
+}
+
+/// `policies/web.yaml:14 (document 2)`.
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{} (document {})", self.file.display(), self.line, self.document)
+    }
+}
+
+/// A document that could not be read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ManifestError {
+    /// Its file.
+    pub file: Arc<Path>,
+    /// Which document of the file, from 1; 0 for the whole file.
+    pub document: u32,
+    /// The line of the error, from 1; where that is not known, the document's first; 0 for the whole file.
+    pub line: u32,
+    /// The column of the error, from 1; 0 where it is not known.
+    pub column: u32,
+    /// What is wrong.
+    pub reason: String,
+}
+
+/// `policies/web.yaml:17:3 (document 2): reason`.
+impl fmt::Display for ManifestError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file.display())?;
+        if self.line > 0 {
+            write!(f, ":{}", self.line)?;
+        }
+        if self.column > 0 {
+            write!(f, ":{}", self.column)?;
+        }
+        if self.document > 0 {
+            write!(f, " (document {})", self.document)?;
+        }
+        write!(f, ": {}", self.reason)
+    }
+}
+
+/// What files gave.
+#[derive(Clone, PartialEq, Default, Debug)]
+pub struct Loaded {
+    /// Objects in the order of files and documents; broken ones stand for documents in `errors`.
+    pub documents: Vec<(Source, Object)>,
+    /// What could not be read.
+    pub errors: Vec<ManifestError>,
+    /// Objects of kinds that change no verdict, counted by kind.
+    pub ignored: BTreeMap<String, usize>,
+    /// How many files were read.
+    pub files: usize,
+}
+
+impl Loaded {
+    /// The objects alone.
+    pub fn into_objects(self) -> Vec<Object> {
+        self.documents.into_iter().map(|(_, object)| object).collect()
+    }
+}
+
+/// A path that was asked for and cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read {}", path.display())]
+pub struct LoadError {
+    path: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+/// Reads every file named and every `.yaml`, `.yml` and `.json` file below every directory named, in sorted order.
+/// Names that begin with a dot are left out, as mounted ConfigMaps keep their versions in such directories.
+///
+/// # Errors
+/// Only for a path that is itself not there or cannot be read; a file below a directory that cannot be read is told in
+/// [`Loaded::errors`].
+pub fn load<P: AsRef<Path>>(paths: &[P]) -> Result<Loaded, LoadError> {
+    let mut loaded = Loaded::default();
+    for path in paths {
+        let path = path.as_ref();
+        let fail = |source| LoadError { path: path.to_owned(), source };
+        if fs::metadata(path).map_err(fail)?.is_dir() {
+            fs::read_dir(path).map_err(fail)?;
+            let mut files = Vec::new();
+            walk(path, &mut files, &mut HashSet::new(), &mut loaded);
+            files.sort();
+            for file in files {
+                match fs::read(&file) {
+                    Ok(bytes) => read(&file, &bytes, &mut loaded),
+                    Err(error) => unreadable(&file, &error, &mut loaded),
+                }
+            }
+        } else {
+            read(path, &fs::read(path).map_err(fail)?, &mut loaded);
+        }
+    }
+    Ok(loaded)
+}
+
+/// Reads one text as if it were a file of this name.
+pub fn load_text(file: &str, text: &str) -> Loaded {
+    let mut loaded = Loaded::default();
+    read(Path::new(file), text.as_bytes(), &mut loaded);
+    loaded
+}
+
+/// Collects files below a directory. Links are followed, but no directory is entered twice.
+fn walk(directory: &Path, files: &mut Vec<PathBuf>, entered: &mut HashSet<PathBuf>, loaded: &mut Loaded) {
+    if let Ok(real) = fs::canonicalize(directory)
+        && !entered.insert(real)
+    {
+        return;
+    }
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) => return unreadable(directory, &error, loaded),
+    };
+    for entry in entries {
+        let path = match entry {
+            Ok(entry) => entry.path(),
+            Err(error) => return unreadable(directory, &error, loaded),
+        };
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with('.') {
+            continue;
+        }
+        let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
+        match fs::metadata(&path) {
+            Ok(metadata) if metadata.is_dir() => walk(&path, files, entered, loaded),
+            _ if ["yaml", "yml", "json"].iter().any(|it| extension == *it) => files.push(path),
+            _ => {}
+        }
+    }
+}
+
+/// A file that may hold anything: its verdicts cannot be told.
+fn unreadable(path: &Path, error: &io::Error, loaded: &mut Loaded) {
+    broken_file(path, format!("cannot be read: {error}"), loaded);
+}
+
+fn broken_file(path: &Path, reason: String, loaded: &mut Loaded) {
+    let file: Arc<Path> = path.into();
+    loaded.errors.push(ManifestError {
+        file: file.clone(),
+        document: 0,
+        line: 0,
+        column: 0,
+        reason: reason.clone(),
+    });
+    let broken = Broken {
+        key: None,
+        kind: None,
+        namespace: None,
+        ips: Default::default(),
+        source: path.display().to_string().into(),
+        reason: reason.into(),
+    };
+    loaded.documents.push((Source { file, document: 0, line: 0 }, Object::Broken(broken)));
+}
+
+fn read(path: &Path, bytes: &[u8], loaded: &mut Loaded) {
+    loaded.files += 1;
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return broken_file(path, "is not UTF-8 text".to_owned(), loaded);
+    };
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let file: Arc<Path> = path.into();
+    let is_json = path.extension().is_some_and(|it| it.eq_ignore_ascii_case("json"));
+    if is_json {
+        return read_json(&file, text, loaded);
+    }
+    if is_kustomization(path) {
+        *loaded.ignored.entry("Kustomization".to_owned()).or_default() += 1;
+        return;
+    }
+    for (number, document) in (1..).zip(manifests_text::split(text)) {
+        let source = Source { file: file.clone(), document: number, line: document.line };
+        match parse_yaml(&document) {
+            Ok(Value::Null) => {}
+            Ok(value) => add(&value, source, loaded),
+            Err((line, column, reason)) => add_unparsed(document.text, source, line, column, reason, loaded),
+        }
+    }
+}
+
+/// One or more JSON values, one after the other.
+fn read_json(file: &Arc<Path>, text: &str, loaded: &mut Loaded) {
+    let mut values = serde_json::Deserializer::from_str(text).into_iter::<Value>();
+    let mut start = 0;
+    for document in 1.. {
+        start += text[start..].len() - text[start..].trim_start().len();
+        let line = 1 + text[..start].matches('\n').count() as u32;
+        let source = Source { file: file.clone(), document, line };
+        match values.next() {
+            None => return,
+            Some(Ok(value)) => add(&value, source, loaded),
+            Some(Err(error)) => {
+                let (line, column) = (error.line() as u32, error.column() as u32);
+                return add_unparsed(&text[start..], source, line, column, error.to_string(), loaded);
+            }
+        }
+        start = values.byte_offset();
+    }
+}
+
+/// A kustomization needs no kind, and says nothing that is applied.
+fn is_kustomization(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default();
+    ["kustomization.yaml", "kustomization.yml", "Kustomization"].iter().any(|it| name == *it)
+}
+
+/// The value of a document, or the line and column in the file and the reason why it has none.
+fn parse_yaml(document: &Document<'_>) -> Result<Value, (u32, u32, String)> {
+    let options = serde_saphyr::options! { with_snippet: false };
+    serde_saphyr::from_str_with_options(document.text, options).map_err(|error| {
+        let (line, column) = match error.location() {
+            Some(at) if at.line() > 0 => (at.line() as u32, at.column() as u32),
+            _ => (1, 0),
+        };
+        // The parser's own position counts from the document; ours, beside the text, from the file.
+        let reason = error.without_snippet().to_string();
+        let reason = reason.lines().next().unwrap_or_default();
+        let reason =
+            match reason.split_once("line ").map(|(before, _)| before.trim_end_matches(" at ").trim_end()) {
+                Some(before) if reason.contains("column") && !before.is_empty() => before,
+                _ => reason,
+            };
+        (document.line + line - 1, column, reason.to_owned())
+    })
+}
+
+fn add(value: &Value, source: Source, loaded: &mut Loaded) {
+    for converted in convert::document(value, &source.to_string().into()) {
+        match converted {
+            Converted::Ignored(kind) => *loaded.ignored.entry(kind).or_default() += 1,
+            Converted::Object(object) => {
+                if let Object::Broken(broken) = &object {
+                    loaded.errors.push(ManifestError {
+                        file: source.file.clone(),
+                        document: source.document,
+                        line: source.line,
+                        column: 0,
+                        reason: match &broken.key {
+                            Some(key) => format!("{key}: {}", broken.reason),
+                            None => broken.reason.to_string(),
+                        },
+                    });
+                }
+                loaded.documents.push((source.clone(), object));
+            }
+        }
+    }
+}
+
+/// Puts something in the place of a document that does not parse, unless it surely is of a kind that changes nothing.
+fn add_unparsed(text: &str, source: Source, line: u32, column: u32, reason: String, loaded: &mut Loaded) {
+    let (file, document) = (source.file.clone(), source.document);
+    loaded.errors.push(ManifestError { file, document, line, column, reason: reason.clone() });
+    let guess = manifests_text::guess(text);
+    let kind = guess.kind.as_deref().and_then(Kind::from_name);
+    if let (Some(name), None) = (guess.kind, kind) {
+        *loaded.ignored.entry(name).or_default() += 1;
+        return;
+    }
+    let key = match (kind, &guess.namespace, &guess.name) {
+        (Some(kind), namespace, Some(name)) if namespace.is_some() || !kind.is_namespaced() => {
+            Some(ObjectKey::new(kind, namespace.as_deref().unwrap_or_default(), name))
+        }
+        _ => None,
+    };
+    let broken = Broken {
+        key,
+        kind,
+        namespace: guess.namespace.map(Into::into),
+        ips: guess.ips,
+        source: source.to_string().into(),
+        reason: format!("line {line}: {reason}").into(),
+    };
+    loaded.documents.push((source, Object::Broken(broken)));
+}

@@ -1,0 +1,158 @@
+//! The text of manifests: where documents begin, and what can be told of one that does not parse.
+
+use std::net::IpAddr;
+
+use smallvec::SmallVec;
+
+use super::convert::DEFAULT_NAMESPACE;
+
+/// One document of a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Document<'a> {
+    pub text: &'a str,
+    /// The line of the file that it begins on, from 1.
+    pub line: u32,
+}
+
+/// The documents of a YAML text. `---` and `...` separate them only at the very left, where no scalar can hold them.
+pub(super) fn split(text: &str) -> Vec<Document<'_>> {
+    let mut documents = Vec::new();
+    let (mut start, mut start_line) = (0, 1);
+    let mut offset = 0;
+    for (number, line) in (1..).zip(text.split_inclusive('\n')) {
+        let bare = line.trim_end();
+        let begins = bare == "---" || bare.starts_with("--- ");
+        if begins || bare == "..." {
+            documents.push(Document { text: &text[start..offset], line: start_line });
+            // What follows the marker on its line belongs to the document that it begins.
+            start = offset + if begins { 3 } else { line.len() };
+            start_line = if begins { number } else { number + 1 };
+        }
+        offset += line.len();
+    }
+    documents.push(Document { text: &text[start..], line: start_line });
+    documents.retain(|document| !is_blank(document.text));
+    documents
+}
+
+/// Only spaces and comments.
+fn is_blank(text: &str) -> bool {
+    text.lines()
+        .map(str::trim)
+        .all(|line| line.is_empty() || line.starts_with('#') || line.starts_with("%YAML"))
+}
+
+/// What a document that does not parse seems to be.
+#[derive(PartialEq, Eq, Default, Debug)]
+pub(super) struct Guess {
+    pub kind: Option<String>,
+    pub namespace: Option<String>,
+    pub name: Option<String>,
+    /// Addresses of a pod's status.
+    pub ips: SmallVec<[IpAddr; 2]>,
+}
+
+/// Reads what it can, line by line. What it finds is used only to narrow whom the document could concern, so it finds
+/// nothing rather than something wrong: a list or two kinds in one document give no kind.
+pub(super) fn guess(text: &str) -> Guess {
+    let is_flow = text.trim_start().starts_with(['{', '[']);
+    let mut guess = Guess::default();
+    let mut kinds = Vec::new();
+    let mut in_metadata = false;
+    let mut metadata_is_whole = false;
+    let mut metadata_indent = 0;
+    for line in text.lines() {
+        let indent = line.len() - line.trim_start().len();
+        let trimmed = line.trim_start().trim_start_matches("- ").trim_start();
+        let Some((key, value)) = trimmed.split_once(':') else { continue };
+        let key = key.trim().trim_matches('"');
+        let value = value.split(" #").next().unwrap_or_default();
+        let value = value.trim().trim_end_matches(',').trim_matches(['"', '\'']).trim();
+        if let ("podIP" | "ip", Ok(ip)) = (key, value.parse::<IpAddr>())
+            && !guess.ips.contains(&ip.to_canonical())
+        {
+            guess.ips.push(ip.to_canonical());
+        }
+        let is_plain = !value.is_empty() && !value.contains(['{', '[', '"', ' ']);
+        if is_flow {
+            // Any depth: the first kind in JSON may be an inner one, so several give none.
+            match key {
+                "kind" if is_plain => kinds.push(value.to_owned()),
+                "namespace" if is_plain => keep(&mut guess.namespace, value),
+                _ => {}
+            }
+            continue;
+        }
+        if indent == 0 {
+            metadata_is_whole |= in_metadata;
+            in_metadata = key == "metadata";
+            metadata_indent = 0;
+            if key == "kind" && is_plain {
+                kinds.push(value.to_owned());
+            }
+        } else if in_metadata {
+            if metadata_indent == 0 {
+                metadata_indent = indent;
+            }
+            match key {
+                _ if indent != metadata_indent || !is_plain => {}
+                "namespace" => keep(&mut guess.namespace, value),
+                "name" => keep(&mut guess.name, value),
+                _ => {}
+            }
+        }
+    }
+    if let [kind] = kinds.as_slice()
+        && !kind.ends_with("List")
+    {
+        guess.kind = Some(kind.clone());
+        if metadata_is_whole && guess.name.is_some() && guess.namespace.is_none() {
+            guess.namespace = Some(DEFAULT_NAMESPACE.to_owned());
+        }
+    } else {
+        // Several objects: each may live elsewhere.
+        guess.namespace = None;
+        guess.name = None;
+    }
+    guess
+}
+
+fn keep(slot: &mut Option<String>, value: &str) {
+    slot.get_or_insert_with(|| value.to_owned());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn documents_begin_at_markers_on_the_left_only() {
+        let text = "# head\n---\na: |\n  ---\n  x\n--- # second\nb: 1\n...\n---\n\n";
+        let found: Vec<_> = split(text).iter().map(|it| (it.line, it.text)).collect();
+        assert_eq!(found, [(2, "\na: |\n  ---\n  x\n"), (6, " # second\nb: 1\n")]);
+    }
+
+    #[test]
+    fn a_broken_policy_tells_its_namespace() {
+        let text = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata:\n  name: p\n  namespace: \"x\" \
+                    # here\n  labels:\n    name: other\nspec: {oops\n";
+        let guess = guess(text);
+        assert_eq!(guess.kind.as_deref(), Some("NetworkPolicy"));
+        assert_eq!(guess.namespace.as_deref(), Some("x"));
+        assert_eq!(guess.name.as_deref(), Some("p"));
+    }
+
+    #[test]
+    fn several_kinds_or_a_list_tell_nothing() {
+        assert_eq!(guess("kind: Pod\nmetadata:\n  name: a\nkind: Service\n").kind, None);
+        assert_eq!(guess("kind: List\nitems: [").kind, None);
+        assert_eq!(guess("{\"kind\": \"Pod\", \n\"kind\": \"Service\"").kind, None);
+    }
+
+    #[test]
+    fn a_broken_pod_tells_its_address() {
+        let guess = guess("kind: Pod\nmetadata:\n  name: a\nspec: [\nstatus:\n  podIP: 10.0.0.1\n");
+        assert_eq!(guess.ips.as_slice(), ["10.0.0.1".parse::<IpAddr>().unwrap()]);
+        assert_eq!(guess.namespace.as_deref(), Some("default"));
+    }
+}
