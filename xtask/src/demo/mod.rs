@@ -22,7 +22,11 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 use self::{agent::Agent, drive::Driver, world::World};
-use crate::{lab, tools::Tools};
+use crate::{
+    lab,
+    process::{cargo, run as run_command},
+    tools::{Tools, target},
+};
 
 /// The rule that the driver leaves alone.
 const UNUSED: &str = "batchivo/postgres-policy ingress[1]";
@@ -30,11 +34,14 @@ const UNUSED: &str = "batchivo/postgres-policy ingress[1]";
 const EIGHTH: &str = "60-admin-jobs-policy.yaml";
 
 /// How to run the demo.
-#[derive(clap::Args, Debug)]
+#[derive(clap::Args, Debug, Default)]
 pub struct Options {
     /// Leave everything running at the end, with the metrics' address printed, until Ctrl-C
     #[arg(long)]
     keep: bool,
+    /// Run this agent instead of building one
+    #[arg(long, value_name = "FILE")]
+    pub agent: Option<PathBuf>,
     /// Also write the driver's ledger, one JSON object an expected flow, to this file
     #[arg(long, value_name = "FILE")]
     ledger: Option<PathBuf>,
@@ -43,8 +50,17 @@ pub struct Options {
     flow_log: Option<PathBuf>,
 }
 
+/// Builds the agent as it is shipped, and returns its path.
+pub fn build_agent(root: &Path) -> Result<PathBuf> {
+    run_command(&mut cargo(root, ["build", "--release", "--locked", "-p", "netaudit"]))?;
+    Ok(target(root).join("release/netaudit"))
+}
+
 /// Runs the demo with the agent `program`. An error if netaudit's account differs from the driver's in anything.
 pub fn run(root: &Path, program: &Path, options: &Options) -> Result<()> {
+    // SAFETY: reads this process's user id.
+    let user = unsafe { libc::geteuid() };
+    ensure!(user == 0, "the demo needs root: it makes network namespaces and cgroups, and loads eBPF programs");
     let start = Instant::now();
     let say = |what: &str| println!("[{:6.2} s] {what}", start.elapsed().as_secs_f64());
     let tools = Tools::find(root)?;
