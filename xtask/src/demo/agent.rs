@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use super::{
     ledger::{Count, Entry, Expected, Party},
     record::Metrics,
-    rules::LOOPBACK,
+    rules::HOST,
     world::World,
 };
 use crate::{
@@ -117,7 +117,7 @@ impl Agent {
         if !self.flow_log.exists() {
             bail!("the agent wrote no flow log");
         }
-        let own = Expected::tcp(Party::Loopback, Party::node(), PORT).ingress(LOOPBACK).times(self.requests);
+        let own = Expected::tcp(Party::node(), Party::node(), PORT).ingress(HOST).times(self.requests);
         let mut entries = own.entries("requests to the agent", self.started, SystemTime::now());
         entries.iter_mut().for_each(|entry| entry.count = Count::UpTo(self.requests));
         Ok((self.flow_log.clone(), entries))

@@ -20,8 +20,6 @@ pub enum Party {
     Node(String),
     /// An address outside the cluster.
     External(IpAddr),
-    /// The other end itself, over its loopback device.
-    Loopback,
 }
 
 impl Party {
@@ -43,7 +41,6 @@ impl std::fmt::Display for Party {
             Self::Pod(name) => f.pad(name),
             Self::Node(name) => f.pad(&format!("node/{name}")),
             Self::External(ip) => f.pad(&ip.to_string()),
-            Self::Loopback => f.pad("loopback"),
         }
     }
 }

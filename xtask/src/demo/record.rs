@@ -77,7 +77,6 @@ impl End {
         Ok(match (self.kind.as_str(), &self.namespace, &self.pod, &self.node, self.ip) {
             ("pod", Some(namespace), Some(pod), ..) => Party::Pod(format!("{namespace}/{pod}")),
             ("node", _, _, Some(node), _) => Party::Node(node.clone()),
-            ("loopback", ..) => Party::Loopback,
             ("external", _, _, _, Some(ip)) => Party::External(ip),
             _ => bail!("{self:?} is nobody that the driver knows"),
         })

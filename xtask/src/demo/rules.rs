@@ -13,9 +13,6 @@ pub const OPEN: Says = Says::Because("not isolated");
 pub const OWN_NODE: Says = Says::Because("own node");
 /// Allowed since policies do not select the node.
 pub const HOST: Says = Says::Because("host network");
-/// Allowed since it never leaves the other end's own namespace.
-pub const LOOPBACK: Says = Says::Because("loopback");
-
 /// Lookups: every pod of the namespace, by the first port over UDP, by the second over TCP.
 pub fn dns(protocol: &str) -> Says {
     let port = if protocol == "UDP" { 0 } else { 1 };
