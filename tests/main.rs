@@ -5,3 +5,5 @@ mod audit;
 mod kernel;
 #[allow(dead_code, unused_imports, reason = "shared with the tasks, and each side uses a part of it")]
 mod lab;
+mod deploy;
+mod lab_layout;
