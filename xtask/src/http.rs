@@ -16,14 +16,17 @@ pub fn get(netns: &Netns, address: SocketAddr, path: &str) -> Result<(u16, Strin
     let answer = netns.enter(|| {
         let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes())?;
+        stream.write_all(
+            format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes(),
+        )?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer)?;
         Ok::<_, io::Error>(answer)
     })??;
     let answer = String::from_utf8_lossy(&answer);
     let (head, body) = answer.split_once("\r\n\r\n").context("the answer has no head")?;
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).context("the answer has no status")?;
+    let status =
+        head.split(' ').nth(1).and_then(|status| status.parse().ok()).context("the answer has no status")?;
     let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
     Ok((status, if chunked { unchunk(body).context("the body is cut off")? } else { body.to_owned() }))
 }

@@ -15,14 +15,25 @@ const MAX_LINES: usize = 600;
 
 /// Runs every check and names all that failed.
 pub fn lint(root: &Path) -> Result<()> {
-    let warnings = |variable: &str, arguments: &[&str]| {
-        run(cargo(root, arguments).env(variable, "-D warnings"))
-    };
+    let warnings =
+        |variable: &str, arguments: &[&str]| run(cargo(root, arguments).env(variable, "-D warnings"));
     let checks: [(&str, Result<()>); 6] = [
         ("format", run(&mut cargo(root, ["fmt", "--all", "--check"]))),
-        ("clippy", run(&mut cargo(root, ["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))),
+        (
+            "clippy",
+            run(&mut cargo(
+                root,
+                ["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"],
+            )),
+        ),
         ("clippy of the eBPF programs", clippy_ebpf(root)),
-        ("documentation", warnings("RUSTDOCFLAGS", &["doc", "--workspace", "--no-deps", "--locked", "--document-private-items"])),
+        (
+            "documentation",
+            warnings(
+                "RUSTDOCFLAGS",
+                &["doc", "--workspace", "--no-deps", "--locked", "--document-private-items"],
+            ),
+        ),
         ("licences, bans and sources", deny(root)),
         ("file length", file_lengths(root)),
     ];

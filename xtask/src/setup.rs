@@ -31,6 +31,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("postgresql", "PostgreSQL"),
     ("dnsmasq-base", "the name server"),
     ("prometheus", "a real Prometheus and promtool"),
+    ("etcd-server", "the store of a real API server, for tests"),
     ("python3", "the backend"),
     ("python3-venv", "an environment for the Python packages"),
 ];
@@ -83,13 +84,20 @@ fn debian() -> Result<()> {
     }
     // SAFETY: reads this process's user id.
     if unsafe { libc::geteuid() } != 0 {
-        bail!("installing packages needs root: run `apt-get install --no-install-recommends {}`", names.join(" "));
+        bail!(
+            "installing packages needs root: run `apt-get install --no-install-recommends {}`",
+            names.join(" ")
+        );
     }
     let _no_services = NoServices::new()?;
     let root = Path::new("/");
     run(&mut command(root, "apt-get", ["update", "-qq"]))?;
     let mut install = command(root, "apt-get", ["install", "-y", "-qq", "--no-install-recommends"]);
-    run(install.args(names).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null()).stdout(Stdio::null()))
+    run(install
+        .args(names)
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null()))
 }
 
 fn is_installed(package: &str) -> bool {

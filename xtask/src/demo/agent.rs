@@ -39,14 +39,22 @@ impl Agent {
         let place = world.lab.host_place("netaudit")?;
         let flow_log = world.lab.directory().join("flows.jsonl");
         let text = |path: &Path| path.to_string_lossy().into_owned();
-        let launch = Launch::new(program, [
-            "agent",
-            "--manifests", &text(&world.lab.manifests()),
-            "--cgroup-root", &text(&world.lab.node_cgroup()),
-            "--listen", &address().to_string(),
-            "--flow-log", &text(&flow_log),
-            "--node", NODE_NAME,
-        ]);
+        let launch = Launch::new(
+            program,
+            [
+                "agent",
+                "--manifests",
+                &text(&world.lab.manifests()),
+                "--cgroup-root",
+                &text(&world.lab.node_cgroup()),
+                "--listen",
+                &address().to_string(),
+                "--flow-log",
+                &text(&flow_log),
+                "--node",
+                NODE_NAME,
+            ],
+        );
         let started = SystemTime::now();
         let process = launch.spawn(&place, &world.lab.log("netaudit"))?;
         let mut agent = Self { process, netns: world.lab.node().clone(), flow_log, started, requests: 0 };
@@ -70,7 +78,12 @@ impl Agent {
             last = body;
             holds
         });
-        waited.with_context(|| format!("the last answer of {path} was:\n{}", last.lines().take(20).collect::<Vec<_>>().join("\n")))
+        waited.with_context(|| {
+            format!(
+                "the last answer of {path} was:\n{}",
+                last.lines().take(20).collect::<Vec<_>>().join("\n")
+            )
+        })
     }
 
     /// Waits until the flow log holds what the ledger wants, or no longer grows.
@@ -85,7 +98,8 @@ impl Agent {
         let (mut last, mut quiet) = (0, 0);
         for _ in 0..100 {
             self.process.check()?;
-            let lines = fs::read(&self.flow_log).map_or(0, |bytes| bytes.iter().filter(|byte| **byte == b'\n').count());
+            let lines = fs::read(&self.flow_log)
+                .map_or(0, |bytes| bytes.iter().filter(|byte| **byte == b'\n').count());
             quiet = if lines == last { quiet + 1 } else { 0 };
             last = lines;
             if quiet >= if lines >= wanted { 6 } else { 30 } {

@@ -17,22 +17,28 @@ type Key = (&'static str, Party, Party, &'static str, u16);
 pub fn flows(ledger: &[Entry], records: &[Record]) -> Vec<String> {
     let mut entries: BTreeMap<Key, Vec<(&Entry, usize)>> = BTreeMap::new();
     for entry in ledger {
-        let key =
-            (entry.direction, entry.subject.clone(), entry.peer.clone(), entry.protocol, entry.port);
+        let key = (entry.direction, entry.subject.clone(), entry.peer.clone(), entry.protocol, entry.port);
         entries.entry(key).or_default().push((entry, 0));
     }
     let mut differences = Vec::new();
     for record in records {
         match claim(&mut entries, record) {
             Ok(entry) => differences.extend(
-                fields(entry, record).into_iter().map(|field| format!("{}: {field}\n    {}", entry.attempt, record.line())),
+                fields(entry, record)
+                    .into_iter()
+                    .map(|field| format!("{}: {field}\n    {}", entry.attempt, record.line())),
             ),
             Err(why) => differences.push(format!("in the flow log, but {why}:\n    {}", record.line())),
         }
     }
     for ((direction, subject, peer, protocol, port), entries) in &entries {
         let missing = |entry: &Entry, got: usize, wanted: &str| {
-            let said = [entry.rule_paths.join(", "), entry.denied_by.join(", "), entry.reason.unwrap_or("").to_owned()].concat();
+            let said = [
+                entry.rule_paths.join(", "),
+                entry.denied_by.join(", "),
+                entry.reason.unwrap_or("").to_owned(),
+            ]
+            .concat();
             format!(
                 "{}: not in the flow log ({got} of {wanted}):\n    {direction} subject {subject} peer {peer} \
                  {protocol}/{port} {} {} {said}",
@@ -96,6 +102,7 @@ fn fields(entry: &Entry, record: &Record) -> Vec<String> {
         ("denied_by", sorted(&entry.denied_by), sorted(&record.denied_by)),
         ("reason", entry.reason.unwrap_or_default().to_owned(), record.reason.clone().unwrap_or_default()),
         ("finding", entry.finding.unwrap_or_default().to_owned(), record.finding.clone().unwrap_or_default()),
+        ("family", family(entry.v6), family(record.peer.ip.is_some_and(|ip| ip.is_ipv6()))),
         ("requested", entry.requested.map(|address| address.to_string()).unwrap_or_default(), requested),
     ];
     pairs
@@ -105,13 +112,18 @@ fn fields(entry: &Entry, record: &Record) -> Vec<String> {
         .collect()
 }
 
+fn family(v6: bool) -> String {
+    if v6 { "IPv6" } else { "IPv4" }.to_owned()
+}
+
 /// One rule's usage: `namespace/policy path`, and how often it matched.
 pub type Usage = BTreeMap<String, u64>;
 
 /// The usage that the metrics tell.
 pub fn usage(metrics: &Metrics) -> Usage {
     let key = |labels: &BTreeMap<String, String>| {
-        ["namespace", "networkpolicy", "rule", "direction"].map(|name| labels.get(name).cloned().unwrap_or_default())
+        ["namespace", "networkpolicy", "rule", "direction"]
+            .map(|name| labels.get(name).cloned().unwrap_or_default())
     };
     let paths: BTreeMap<_, _> = metrics
         .named("netaudit_rule_info")
@@ -142,7 +154,8 @@ pub fn counters(ledger: &[Entry], records: &[Record], metrics: &Metrics) -> Vec<
     for (rule, times) in &expected {
         let seen = got.get(rule).copied();
         if seen != Some(*times) {
-            differences.push(format!("netaudit_rule_matches_total of {rule}: expected {times}, got {seen:?}"));
+            differences
+                .push(format!("netaudit_rule_matches_total of {rule}: expected {times}, got {seen:?}"));
         }
     }
     for (rule, times) in &got {
@@ -171,4 +184,132 @@ pub fn counters(ledger: &[Entry], records: &[Record], metrics: &Metrics) -> Vec<
         }
     }
     differences
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::{
+        super::ledger::Expected,
+        super::rules::{OPEN, by, no_ingress},
+        *,
+    };
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// Two connections by a pod to the backend, which its policies deny, driven in the first second.
+    fn ledger() -> Vec<Entry> {
+        let (client, backend) =
+            (Party::Pod("shop/client".to_owned()), Party::Pod("batchivo/backend".to_owned()));
+        Expected::tcp(client, backend, 8000).egress(OPEN).ingress(no_ingress("backend")).entries(
+            "test",
+            SystemTime::UNIX_EPOCH,
+            SystemTime::UNIX_EPOCH + SECOND,
+        )
+    }
+
+    fn record(direction: &str) -> Record {
+        let (client, backend) = (
+            r#"{"kind": "pod", "namespace": "shop", "pod": "client", "ip": "10.0.0.1"}"#,
+            r#"{"kind": "pod", "namespace": "batchivo", "pod": "backend", "ip": "10.0.0.2"}"#,
+        );
+        let (subject, peer, rest) = match direction {
+            "egress" => (
+                client,
+                backend,
+                r#""outcome": "established", "verdict": "allowed", "reason": "not isolated""#,
+            ),
+            _ => (
+                backend,
+                client,
+                r#""outcome": "accepted", "verdict": "denied", "finding": "unenforced", "denied_by":
+                   ["NetworkPolicy/batchivo/backend-policy", "NetworkPolicy/batchivo/default-deny-all"]"#,
+            ),
+        };
+        serde_json::from_str(&format!(
+            r#"{{"time": "1970-01-01T00:00:00.5Z", "flow_id": "x-1", "direction": "{direction}", "subject": {subject},
+                "peer": {peer}, "protocol": "TCP", "port": 8000, "actor": {{"pid": 1, "comm": "curl"}}, {rest}}}"#
+        ))
+        .unwrap()
+    }
+
+    fn differences(change: impl Fn(&mut Vec<Record>)) -> Vec<String> {
+        let mut records = vec![record("egress"), record("ingress")];
+        change(&mut records);
+        flows(&ledger(), &records)
+    }
+
+    #[test]
+    fn equal_accounts_have_no_difference() {
+        assert_eq!(differences(|_| ()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn each_kind_of_difference_is_found() {
+        let one = |what: &str, change: &dyn Fn(&mut Vec<Record>)| {
+            let found = differences(change);
+            assert_eq!(found.len(), 1, "{what}: {found:?}");
+            assert!(found[0].contains(what), "{what}: {found:?}");
+        };
+        one("not in the flow log", &|records| drop(records.pop()));
+        one("not driven so often", &|records| records.push(record("egress")));
+        one("verdict", &|records| records[0].verdict = "unknown".to_owned());
+        one("reason", &|records| records[0].reason = Some("own node".to_owned()));
+        one("rule_paths", &|records| records[0].rule_paths.push("batchivo/x egress[0]".to_owned()));
+        one("denied_by", &|records| drop(records[1].denied_by.pop()));
+        one("finding", &|records| records[1].finding = None);
+        one("family", &|records| records[0].peer.ip = Some("fd00::1".parse().unwrap()));
+        one("nothing like it was driven", &|records| {
+            records.push(Record { port: 8001, ..record("egress") });
+        });
+        // Another time or outcome leaves one too many on each side.
+        assert_eq!(differences(|records| records[0].time = "1970-01-01T00:00:09Z".to_owned()).len(), 2);
+        assert_eq!(differences(|records| records[0].outcome = "refused".to_owned()).len(), 2);
+    }
+
+    #[test]
+    fn folded_datagrams_want_one_and_bear_no_more_than_were_sent() {
+        let (client, dns) = (Party::Pod("shop/client".to_owned()), Party::Pod("batchivo/backend".to_owned()));
+        let ledger = Expected::udp(client, dns, 8000).ingress(OPEN).times(2).entries(
+            "test",
+            SystemTime::UNIX_EPOCH,
+            SystemTime::UNIX_EPOCH + SECOND,
+        );
+        let received = || Record {
+            protocol: "UDP".to_owned(),
+            outcome: "received".to_owned(),
+            verdict: "allowed".to_owned(),
+            reason: Some("not isolated".to_owned()),
+            denied_by: Vec::new(),
+            finding: None,
+            ..record("ingress")
+        };
+        for (times, wanted) in [(0, 1), (1, 0), (2, 0), (3, 1)] {
+            let records: Vec<Record> = (0..times).map(|_| received()).collect();
+            assert_eq!(flows(&ledger, &records).len(), wanted, "{times} records");
+        }
+    }
+
+    #[test]
+    fn counters_are_compared_with_what_was_driven() {
+        let (backend, store) =
+            (Party::Pod("batchivo/backend".to_owned()), Party::Pod("batchivo/redis".to_owned()));
+        let ledger = Expected::tcp(backend, store, 6379)
+            .egress(by(&["backend-policy egress[1].to[0].ports[0]"]))
+            .times(2)
+            .entries("test", SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH + SECOND);
+        let labels = r#"kind="NetworkPolicy",namespace="batchivo",networkpolicy="backend-policy",direction="egress",rule="00ff""#;
+        let scrape = |matches: u32, lost: u32| {
+            Metrics::parse(&format!(
+                "netaudit_rule_info{{{labels},path=\"egress[1]\"}} 1\nnetaudit_rule_matches_total{{{labels}}} {matches}\n\
+                 netaudit_records_lost_total{{stage=\"ring\"}} {lost}\n"
+            ))
+            .unwrap()
+        };
+        assert_eq!(counters(&ledger, &[], &scrape(2, 0)), Vec::<String>::new());
+        assert_eq!(counters(&ledger, &[], &scrape(3, 0)).len(), 1);
+        assert_eq!(counters(&ledger, &[], &scrape(2, 1)).len(), 1);
+        assert_eq!(usage(&scrape(2, 0))["batchivo/backend-policy egress[1]"], 2);
+    }
 }

@@ -60,7 +60,10 @@ pub fn build_agent(root: &Path) -> Result<PathBuf> {
 pub fn run(root: &Path, program: &Path, options: &Options) -> Result<()> {
     // SAFETY: reads this process's user id.
     let user = unsafe { libc::geteuid() };
-    ensure!(user == 0, "the demo needs root: it makes network namespaces and cgroups, and loads eBPF programs");
+    ensure!(
+        user == 0,
+        "the demo needs root: it makes network namespaces and cgroups, and loads eBPF programs"
+    );
     let start = Instant::now();
     let say = |what: &str| println!("[{:6.2} s] {what}", start.elapsed().as_secs_f64());
     let tools = Tools::find(root)?;
@@ -125,7 +128,11 @@ pub fn run(root: &Path, program: &Path, options: &Options) -> Result<()> {
     for difference in &differences {
         println!("- {difference}");
     }
-    ensure!(differences.is_empty(), "{} differences between netaudit's account and the driver's", differences.len());
+    ensure!(
+        differences.is_empty(),
+        "{} differences between netaudit's account and the driver's",
+        differences.len()
+    );
     println!("no difference: netaudit saw what was driven, and nothing else");
     Ok(())
 }

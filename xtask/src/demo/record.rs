@@ -140,7 +140,9 @@ fn parse_time(text: &str) -> Option<u128> {
     let (hour, minute, second) = (clock.next()??, clock.next()??, clock.next()??);
     // Days since the epoch in the proleptic Gregorian calendar, with years that begin in March.
     let (shifted, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let days = shifted * 365 + shifted / 4 - shifted / 100 + shifted / 400 + (month * 153 + 2) / 5 + day - 1 - 719_468;
+    let days = shifted * 365 + shifted / 4 - shifted / 100 + shifted / 400 + (month * 153 + 2) / 5 + day
+        - 1
+        - 719_468;
     let seconds = ((days * 24 + hour) * 60 + minute) * 60 + second;
     let nanoseconds: u128 = format!("{fraction:0<9}").get(..9)?.parse().ok()?;
     Some(u128::try_from(seconds).ok()? * 1_000_000_000 + nanoseconds)

@@ -45,7 +45,8 @@ pub fn flows(records: &[Record]) {
             ]
         })
         .collect();
-    let header = ["time", "end", "from", "to", "port", "outcome", "verdict", "rule, policy or reason", "finding"];
+    let header =
+        ["time", "end", "from", "to", "port", "outcome", "verdict", "rule, policy or reason", "finding"];
     table(&format!("Flows ({})", rows.len()), &header, &rows);
 }
 
@@ -73,7 +74,11 @@ pub fn violations(metrics: &Metrics) {
         })
         .collect();
     let header = ["finding", "direction", "from", "to", "port", "policy", "times"];
-    table(&format!("Violations ({} series, {} flows)", rows.len(), metrics.sum("netaudit_violations_total")), &header, &rows);
+    table(
+        &format!("Violations ({} series, {} flows)", rows.len(), metrics.sum("netaudit_violations_total")),
+        &header,
+        &rows,
+    );
 }
 
 /// Rules and how often they matched; returns those that never did.
