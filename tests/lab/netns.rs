@@ -78,7 +78,8 @@ impl Netns {
     pub fn sysctl(&self, settings: &[(&str, &str)]) -> Result<()> {
         self.enter(|| {
             for (path, value) in settings {
-                std::fs::write(format!("/proc/sys/{path}"), value).with_context(|| format!("setting {path}"))?;
+                std::fs::write(format!("/proc/sys/{path}"), value)
+                    .with_context(|| format!("setting {path}"))?;
             }
             Ok(())
         })?

@@ -10,12 +10,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use super::{
-    netns::Netns,
-    objects,
-    process::Place,
-    run::Run,
-};
+use super::{netns::Netns, objects, process::Place, run::Run};
 
 /// The node's name in the API.
 pub const NODE_NAME: &str = "node-a";
@@ -327,7 +322,9 @@ impl Lab {
         for (family, rules) in ["ip", "ip6"].iter().zip(&rules) {
             let rules = rules.join("\n");
             // Declared before it is deleted, so that deleting succeeds the first time too.
-            text += &format!("table {family} services\ndelete table {family} services\ntable {family} services {{\n");
+            text += &format!(
+                "table {family} services\ndelete table {family} services\ntable {family} services {{\n"
+            );
             for hook in ["prerouting", "output"] {
                 text += &format!("chain {hook}_dnat {{\ntype nat hook {hook} priority -100;\n{rules}\n}}\n");
             }

@@ -37,9 +37,11 @@ impl Owner {
             Self::StatefulSet(name) => ("apps/v1", "StatefulSet", (*name).to_owned()),
             Self::CronJob(name, minute) => ("batch/v1", "Job", format!("{name}-{minute}")),
         };
-        let uid = format!("00000000-0000-4000-9000-{:012x}", name.bytes().fold(7_u64, |sum, byte| {
-            (sum.wrapping_mul(31) + u64::from(byte)) & 0xffff_ffff_ffff
-        }));
+        let uid = format!(
+            "00000000-0000-4000-9000-{:012x}",
+            name.bytes()
+                .fold(7_u64, |sum, byte| { (sum.wrapping_mul(31) + u64::from(byte)) & 0xffff_ffff_ffff })
+        );
         json!([{
             "apiVersion": api, "kind": kind, "name": name, "uid": uid,
             "controller": true, "blockOwnerDeletion": true,
@@ -84,7 +86,9 @@ pub fn pod(pod: &Pod) -> Value {
         .map(|(name, protocol, port)| json!({"name": name, "protocol": protocol, "containerPort": port}))
         .collect();
     let resources = match spec.qos {
-        Qos::Guaranteed => json!({"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"cpu": "1", "memory": "1Gi"}}),
+        Qos::Guaranteed => {
+            json!({"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"cpu": "1", "memory": "1Gi"}})
+        }
         Qos::Burstable => json!({"requests": {"cpu": "100m"}}),
         Qos::BestEffort => json!({}),
     };

@@ -104,7 +104,9 @@ impl Launch {
             if let Some((uid, gid)) = user {
                 // SAFETY: plain system calls on this process's ids; group first, as root may do it.
                 let failed = unsafe {
-                    libc::setgroups(0, std::ptr::null()) != 0 || libc::setgid(gid) != 0 || libc::setuid(uid) != 0
+                    libc::setgroups(0, std::ptr::null()) != 0
+                        || libc::setgid(gid) != 0
+                        || libc::setuid(uid) != 0
                 };
                 if failed {
                     return Err(io::Error::last_os_error());
@@ -267,7 +269,8 @@ impl Process {
 
     /// The last lines of its log.
     pub fn log_tail(&self) -> String {
-        let text = fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+        let text =
+            fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(30)..].join("\n")
     }

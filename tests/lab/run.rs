@@ -39,7 +39,8 @@ impl Run {
         let guard = File::open(&base).with_context(|| format!("opening {base:?}"))?;
         lock(&guard, libc::LOCK_EX)?;
         for leftover in leftovers(&base)? {
-            remove(&mount, &base, &leftover).with_context(|| format!("removing what an earlier run left: {leftover}"))?;
+            remove(&mount, &base, &leftover)
+                .with_context(|| format!("removing what an earlier run left: {leftover}"))?;
         }
         let name =
             format!("{PREFIX}{purpose}-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));

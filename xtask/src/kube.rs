@@ -33,7 +33,9 @@ pub fn api_server() -> Result<Option<PathBuf>> {
         return Ok(Some(cache));
     }
     if Command::new("go").arg("version").output().is_err() {
-        eprintln!("SKIPPED: no kube-apiserver in $KUBEBUILDER_ASSETS and no `go` (1.21 or newer) to build it with");
+        eprintln!(
+            "SKIPPED: no kube-apiserver in $KUBEBUILDER_ASSETS and no `go` (1.21 or newer) to build it with"
+        );
         return Ok(None);
     }
     eprintln!("building kube-apiserver 1.{MINOR} into {} (once, some minutes)", cache.display());
@@ -52,7 +54,8 @@ fn cache_directory() -> Result<PathBuf> {
 fn build(cache: &Path) -> Result<()> {
     let module = cache.join("module");
     fs::create_dir_all(&module)?;
-    let replaced = STAGING.split_whitespace().map(|name| format!("\tk8s.io/{name} => k8s.io/{name} v0.{MINOR}\n"));
+    let replaced =
+        STAGING.split_whitespace().map(|name| format!("\tk8s.io/{name} => k8s.io/{name} v0.{MINOR}\n"));
     let go_mod = format!(
         "module netaudit.test/kube\n\ngo 1.24.0\n\nrequire k8s.io/kubernetes v1.{MINOR}\n\nreplace (\n{})\n",
         replaced.collect::<String>()
@@ -65,12 +68,16 @@ fn build(cache: &Path) -> Result<()> {
     go(&module, &["mod", "tidy"])?;
     let minor = MINOR.split('.').next().unwrap_or(MINOR);
     let version = "k8s.io/component-base/version";
-    let flags =
-        format!("-s -w -X {version}.gitVersion=v1.{MINOR} -X {version}.gitMajor=1 -X {version}.gitMinor={minor}");
+    let flags = format!(
+        "-s -w -X {version}.gitVersion=v1.{MINOR} -X {version}.gitMajor=1 -X {version}.gitMinor={minor}"
+    );
     // Into place in one step: an interrupted build leaves nothing that looks finished.
     let partial = cache.join("kube-apiserver.partial");
     let output = partial.to_string_lossy();
-    go(&module, &["build", "-trimpath", "-ldflags", &flags, "-o", &output, "k8s.io/kubernetes/cmd/kube-apiserver"])?;
+    go(
+        &module,
+        &["build", "-trimpath", "-ldflags", &flags, "-o", &output, "k8s.io/kubernetes/cmd/kube-apiserver"],
+    )?;
     fs::rename(&partial, cache.join("kube-apiserver"))?;
     Ok(())
 }

@@ -1,13 +1,82 @@
 //! netaudit's own tasks: `cargo xtask help` lists them.
 
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+mod build_ebpf;
+mod demo;
+mod http;
+mod kube;
 #[path = "../../tests/lab/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "shared with the tests, and each side uses a part of it")]
 mod lab;
-
-mod demo;
+mod lint;
+mod process;
+mod setup;
+mod test;
 mod tools;
 
-fn main() -> anyhow::Result<()> {
-    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    demo::run(root)
+/// netaudit's own tasks
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what building, testing and the demo need (needs root for Debian packages)
+    Setup,
+    /// Build the eBPF programs
+    BuildEbpf,
+    /// Run real software in pods, drive every row of Batchivo's policies, and compare what the agent saw (needs root)
+    Demo(demo::Options),
+    /// Run every test, on the kernel's real hooks, and the demo (needs root)
+    Test,
+    /// Check format, clippy, documentation, licences and file lengths
+    Lint,
+}
+
+fn main() -> ExitCode {
+    match run(&Cli::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: &Task) -> Result<()> {
+    let root = workspace_root();
+    match task {
+        Task::Setup => setup::setup(&root),
+        Task::BuildEbpf => {
+            println!("{}", build_ebpf::build_ebpf(&root)?.display());
+            Ok(())
+        }
+        Task::Demo(options) => {
+            setup::setup(&root)?;
+            if let Some(agent) = &options.agent {
+                return demo::run(&root, agent, options);
+            }
+            build_ebpf::build_ebpf(&root)?;
+            demo::run(&root, &demo::build_agent(&root)?, options)
+        }
+        Task::Test => test::test(&root),
+        Task::Lint => {
+            setup::setup(&root)?;
+            lint::lint(&root)
+        }
+    }
+}
+
+fn workspace_root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace").to_owned()
 }

@@ -19,7 +19,8 @@ impl Tools {
     pub fn find(root: &Path) -> Result<Self> {
         let venv = venv(root).join("bin");
         let tools = Self {
-            postgres: newest_postgres().context("no /usr/lib/postgresql/*/bin (cargo xtask setup installs it)")?,
+            postgres: newest_postgres()
+                .context("no /usr/lib/postgresql/*/bin (cargo xtask setup installs it)")?,
             traefik: venv.join("traefik"),
             weed: venv.join("weed"),
         };
@@ -42,8 +43,6 @@ pub fn target(root: &Path) -> PathBuf {
 
 fn newest_postgres() -> Option<PathBuf> {
     let versions = std::fs::read_dir("/usr/lib/postgresql").ok()?;
-    let version = versions
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())
-        .max()?;
+    let version = versions.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok()).max()?;
     Some(Path::new("/usr/lib/postgresql").join(version.to_string()).join("bin"))
 }

@@ -80,17 +80,35 @@ impl Driver<'_> {
     /// A TCP connection and nothing else, as a TCP probe makes it. `target` is `address/port`.
     pub fn tcp_probe(&mut self, place: &Place, target: &str, flows: &[Expected]) -> Result<()> {
         let script = format!("exec 3<>/dev/tcp/{target} && echo open");
-        self.attempt(&format!("TCP probe {target}"), place, &Launch::new("bash", ["-c", &script]), "open", flows)
+        self.attempt(
+            &format!("TCP probe {target}"),
+            place,
+            &Launch::new("bash", ["-c", &script]),
+            "open",
+            flows,
+        )
     }
 
     /// One datagram through a connected socket. `target` is `address/port`.
     pub fn datagram(&mut self, place: &Place, target: &str, flows: &[Expected]) -> Result<()> {
         let script = format!("echo jobs:1:c > /dev/udp/{target} && echo sent");
-        self.attempt(&format!("datagram {target}"), place, &Launch::new("bash", ["-c", &script]), "sent", flows)
+        self.attempt(
+            &format!("datagram {target}"),
+            place,
+            &Launch::new("bash", ["-c", &script]),
+            "sent",
+            flows,
+        )
     }
 
     /// One datagram through a socket that is not connected.
-    pub fn unconnected_datagram(&mut self, place: &Place, ip: &str, port: u16, flows: &[Expected]) -> Result<()> {
+    pub fn unconnected_datagram(
+        &mut self,
+        place: &Place,
+        ip: &str,
+        port: u16,
+        flows: &[Expected],
+    ) -> Result<()> {
         let script = "import socket, sys\n\
                       s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
                       s.sendto(b'x', (sys.argv[1], int(sys.argv[2])))\n\

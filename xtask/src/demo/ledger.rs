@@ -88,6 +88,8 @@ pub struct Entry {
     pub protocol: &'static str,
     /// The destination's port, after translation.
     pub port: u16,
+    /// Whether the flow log's peer address must be one of IPv6.
+    pub v6: bool,
     /// The Service address that the program asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub requested: Option<SocketAddr>,
@@ -116,6 +118,7 @@ pub struct Expected {
     destination: Party,
     protocol: &'static str,
     port: u16,
+    v6: bool,
     requested: Option<SocketAddr>,
     /// The source's outcome; the destination's follows from it.
     outcome: &'static str,
@@ -132,6 +135,7 @@ impl Expected {
             destination: destination.into(),
             protocol: "TCP",
             port,
+            v6: false,
             requested: None,
             outcome: "established",
             egress: None,
@@ -149,6 +153,13 @@ impl Expected {
     #[must_use]
     pub fn outcome(mut self, outcome: &'static str) -> Self {
         self.outcome = outcome;
+        self
+    }
+
+    /// It runs over IPv6.
+    #[must_use]
+    pub fn v6(mut self) -> Self {
+        self.v6 = true;
         self
     }
 
@@ -192,6 +203,7 @@ impl Expected {
                 peer: peer.clone(),
                 protocol: self.protocol,
                 port: self.port,
+                v6: self.v6,
                 requested: self.requested.filter(|_| direction == "egress"),
                 outcome,
                 verdict: "allowed",

@@ -13,7 +13,6 @@ pub const OPEN: Says = Says::Because("not isolated");
 pub const OWN_NODE: Says = Says::Because("own node");
 /// Allowed since policies do not select the node.
 pub const HOST: Says = Says::Because("host network");
-
 /// Lookups: every pod of the namespace, by the first port over UDP, by the second over TCP.
 pub fn dns(protocol: &str) -> Says {
     let port = if protocol == "UDP" { 0 } else { 1 };

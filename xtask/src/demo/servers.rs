@@ -25,17 +25,22 @@ pub fn start(world: &World, tools: &Tools) -> Result<Vec<Process>> {
     let mut s3 = s3_server(world, tools)?;
     let mut dns = dns_server(world)?;
     let mut traefik = traefik(world, tools)?;
-    let mut backend = spawn(world, "backend", &world.backend.place, Launch::new("/usr/bin/python3", [
-        "-c",
-        include_str!("backend.py"),
-    ]))?;
+    let mut backend = spawn(
+        world,
+        "backend",
+        &world.backend.place,
+        Launch::new("/usr/bin/python3", ["-c", include_str!("backend.py")]),
+    )?;
     let redis_data = world.lab.data("redis")?;
     let mut redis = spawn(
         world,
         "redis",
         &world.redis.place,
-        Launch::new("redis-server", ["--bind", "0.0.0.0", "::", "--port", "6379", "--save", "", "--protected-mode", "no"])
-            .directory(redis_data),
+        Launch::new(
+            "redis-server",
+            ["--bind", "0.0.0.0", "::", "--port", "6379", "--save", "", "--protected-mode", "no"],
+        )
+        .directory(redis_data),
     )?;
     let mut frontend = frontend(world)?;
     let mut internet = internet(world)?;
@@ -70,10 +75,24 @@ pub fn start(world: &World, tools: &Tools) -> Result<Vec<Process>> {
 
 /// One signed request at the S3 server from its own pod; returns the HTTP status.
 fn s3_request(world: &World, method: &str, bucket: &str) -> Result<String> {
-    let output = Launch::new("curl", [
-        "-s", "-o", "/dev/null", "-w", "%{http_code}", "-m", "5", method, "--aws-sigv4", "aws:amz:us-east-1:s3",
-        "-u", S3_USER, &format!("http://{}:9000/{bucket}", world.minio.v4),
-    ])
+    let output = Launch::new(
+        "curl",
+        [
+            "-s",
+            "-o",
+            "/dev/null",
+            "-w",
+            "%{http_code}",
+            "-m",
+            "5",
+            method,
+            "--aws-sigv4",
+            "aws:amz:us-east-1:s3",
+            "-u",
+            S3_USER,
+            &format!("http://{}:9000/{bucket}", world.minio.v4),
+        ],
+    )
     .run(&world.minio.place, LIMIT)?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -106,10 +125,13 @@ fn s3_server(world: &World, tools: &Tools) -> Result<Process> {
     let data = world.lab.data("minio")?;
     let (key, secret) = S3_USER.split_once(':').expect("key and secret");
     let config = data.join("s3.json");
-    fs::write(&config, format!(
-        r#"{{"identities": [{{"name": "batchivo", "credentials": [{{"accessKey": "{key}", "secretKey": "{secret}"}}],
+    fs::write(
+        &config,
+        format!(
+            r#"{{"identities": [{{"name": "batchivo", "credentials": [{{"accessKey": "{key}", "secretKey": "{secret}"}}],
             "actions": ["Admin", "Read", "Write", "List"]}}]}}"#
-    ))?;
+        ),
+    )?;
     // The server puts sockets into /tmp: it gets one of its own. Its program may lie below the machine's /tmp, so it
     // is shown at another place first.
     let (program, tmp, volumes) = (data.join("weed"), data.join("tmp"), data.join("volumes"));
@@ -117,24 +139,27 @@ fn s3_server(world: &World, tools: &Tools) -> Result<Process> {
     fs::create_dir(&tmp)?;
     fs::create_dir(&volumes)?;
     let pod = &world.minio;
-    let launch = Launch::new(&program, [
-        "server",
-        &format!("-dir={}", volumes.display()),
-        &format!("-ip={}", pod.v4),
-        "-ip.bind=::",
-        "-master.port=9333",
-        "-master.volumeSizeLimitMB=64",
-        "-master.telemetry=false",
-        "-volume.port=8080",
-        "-volume.max=4",
-        "-filer",
-        // The filer's own pages are the console.
-        "-filer.port=9001",
-        "-s3",
-        "-s3.port=9000",
-        "-s3.iam=false",
-        &format!("-s3.config={}", config.display()),
-    ])
+    let launch = Launch::new(
+        &program,
+        [
+            "server",
+            &format!("-dir={}", volumes.display()),
+            &format!("-ip={}", pod.v4),
+            "-ip.bind=::",
+            "-master.port=9333",
+            "-master.volumeSizeLimitMB=64",
+            "-master.telemetry=false",
+            "-volume.port=8080",
+            "-volume.max=4",
+            "-filer",
+            // The filer's own pages are the console.
+            "-filer.port=9001",
+            "-s3",
+            "-s3.port=9000",
+            "-s3.iam=false",
+            &format!("-s3.config={}", config.display()),
+        ],
+    )
     .bind(&tools.weed, &program)
     .bind(&tmp, "/tmp");
     spawn(world, "minio", &pod.place, launch)
@@ -142,8 +167,17 @@ fn s3_server(world: &World, tools: &Tools) -> Result<Process> {
 
 fn dns_server(world: &World) -> Result<Process> {
     let mut arguments: Vec<String> = [
-        "--keep-in-foreground", "--conf-file=/dev/null", "--user=root", "--group=root", "--pid-file=", "--port=53",
-        "--no-hosts", "--no-resolv", "--cache-size=0", "--log-facility=-", "--log-queries",
+        "--keep-in-foreground",
+        "--conf-file=/dev/null",
+        "--user=root",
+        "--group=root",
+        "--pid-file=",
+        "--port=53",
+        "--no-hosts",
+        "--no-resolv",
+        "--cache-size=0",
+        "--log-facility=-",
+        "--log-queries",
         // Authority for everything: an unknown name is NXDOMAIN, so that resolvers go on with their search list.
         "--local=/#/",
     ]
@@ -163,9 +197,7 @@ fn traefik(world: &World, tools: &Tools) -> Result<Process> {
     let data = world.lab.data("traefik")?;
     let routes = data.join("routes.json");
     let route = |rule: &str, service: &str| serde_json::json!({"rule": rule, "service": service, "entryPoints": ["web"]});
-    let upstream = |url: String| {
-        serde_json::json!({"loadBalancer": {"servers": [{"url": url}], "serversTransport": "fresh"}})
-    };
+    let upstream = |url: String| serde_json::json!({"loadBalancer": {"servers": [{"url": url}], "serversTransport": "fresh"}});
     let config = serde_json::json!({"http": {
         "routers": {
             "app": route("Host(`app.batchivo.example`)", "frontend"),
@@ -181,15 +213,18 @@ fn traefik(world: &World, tools: &Tools) -> Result<Process> {
         "serversTransports": {"fresh": {"maxIdleConnsPerHost": -1}},
     }});
     fs::write(&routes, config.to_string())?;
-    let launch = Launch::new(&tools.traefik, [
-        "--entrypoints.web.address=:8000",
-        "--ping=true",
-        "--ping.entrypoint=web",
-        "--global.checknewversion=false",
-        "--global.sendanonymoususage=false",
-        &format!("--providers.file.filename={}", routes.display()),
-        "--providers.file.watch=false",
-    ])
+    let launch = Launch::new(
+        &tools.traefik,
+        [
+            "--entrypoints.web.address=:8000",
+            "--ping=true",
+            "--ping.entrypoint=web",
+            "--global.checknewversion=false",
+            "--global.sendanonymoususage=false",
+            &format!("--providers.file.filename={}", routes.display()),
+            "--providers.file.watch=false",
+        ],
+    )
     .directory(data);
     spawn(world, "traefik", &world.traefik.place, launch)
 }
@@ -205,10 +240,26 @@ fn internet(world: &World) -> Result<Process> {
     let data = world.lab.data("internet")?;
     let (key, certificate) = (data.join("key.pem"), data.join("certificate.pem"));
     let place = world.lab.outside_place();
-    let output = Launch::new("openssl", [
-        "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-        "-subj", "/CN=connect.squareup.com", "-keyout",
-    ].map(Path::new).into_iter().chain([key.as_path(), Path::new("-out"), certificate.as_path()]))
+    let output = Launch::new(
+        "openssl",
+        [
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=connect.squareup.com",
+            "-keyout",
+        ]
+        .map(Path::new)
+        .into_iter()
+        .chain([key.as_path(), Path::new("-out"), certificate.as_path()]),
+    )
     .run(&place, LIMIT)?;
     ensure!(output.status.success(), "openssl: {}", String::from_utf8_lossy(&output.stderr));
     let server = format!(
@@ -226,12 +277,15 @@ fn nginx(world: &World, name: &str, place: &Place, server: &str) -> Result<Proce
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|part| format!("{part}_temp_path {}/{part}; ", data.display()))
         .concat();
-    fs::write(&config, format!(
-        "daemon off; master_process off; user root; pid {0}/nginx.pid; error_log stderr;\n\
+    fs::write(
+        &config,
+        format!(
+            "daemon off; master_process off; user root; pid {0}/nginx.pid; error_log stderr;\n\
          events {{ }}\n\
          http {{ access_log off; keepalive_timeout 0; {temporary}\n{server}\n}}\n",
-        data.display()
-    ))?;
+            data.display()
+        ),
+    )?;
     let launch = Launch::new("nginx", [Path::new("-e"), Path::new("stderr"), Path::new("-c"), &config]);
     spawn(world, name, place, launch)
 }
@@ -242,19 +296,42 @@ fn postgres(world: &World, tools: &Tools) -> Result<Process> {
     chown(&data, Some(uid), Some(gid))?;
     fs::set_permissions(&data, fs::Permissions::from_mode(0o700))?;
     let place = &world.postgres.place;
-    let output = Launch::new(tools.postgres.join("initdb"), [
-        "--no-sync", "--no-instructions", "--auth=trust", "--username=batchivo", "--encoding=UTF8", "--locale=C", "-D",
-    ].map(Path::new).into_iter().chain([data.as_path()]))
+    let output = Launch::new(
+        tools.postgres.join("initdb"),
+        [
+            "--no-sync",
+            "--no-instructions",
+            "--auth=trust",
+            "--username=batchivo",
+            "--encoding=UTF8",
+            "--locale=C",
+            "-D",
+        ]
+        .map(Path::new)
+        .into_iter()
+        .chain([data.as_path()]),
+    )
     .user(uid, gid)
     .directory("/")
     .run(place, LIMIT)?;
     ensure!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
     let mut access = fs::OpenOptions::new().append(true).open(data.join("pg_hba.conf"))?;
     access.write_all(b"host all all 0.0.0.0/0 trust\nhost all all ::/0 trust\n")?;
-    let launch = Launch::new(tools.postgres.join("postgres"), [
-        "-D", &data.to_string_lossy(), "-p", "5432", "-c", "listen_addresses=*", "-c", "unix_socket_directories=",
-        "-c", "fsync=off",
-    ])
+    let launch = Launch::new(
+        tools.postgres.join("postgres"),
+        [
+            "-D",
+            &data.to_string_lossy(),
+            "-p",
+            "5432",
+            "-c",
+            "listen_addresses=*",
+            "-c",
+            "unix_socket_directories=",
+            "-c",
+            "fsync=off",
+        ],
+    )
     .user(uid, gid)
     .directory("/");
     spawn(world, "postgres", place, launch)

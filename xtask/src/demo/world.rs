@@ -154,41 +154,60 @@ impl World {
             lab.label_namespace(name, "kubernetes.io/metadata.name", name);
         }
 
-        let mut service = |namespace, name, selector, address, ports: &[(&'static str, &'static str, u16, u16)]| {
-            let ports = ports
-                .iter()
-                .map(|&(name, protocol, port, target_port)| ServicePort {
-                    name,
-                    protocol,
-                    port,
-                    target_port,
-                    node_port: (name == "web").then_some(30080),
-                })
-                .collect();
-            lab.add_service(ServiceSpec { namespace, name, selector, ports }, address)
-        };
+        let mut service =
+            |namespace, name, selector, address, ports: &[(&'static str, &'static str, u16, u16)]| {
+                let ports = ports
+                    .iter()
+                    .map(|&(name, protocol, port, target_port)| ServicePort {
+                        name,
+                        protocol,
+                        port,
+                        target_port,
+                        node_port: (name == "web").then_some(30080),
+                    })
+                    .collect();
+                lab.add_service(ServiceSpec { namespace, name, selector, ports }, address)
+            };
         let address = |low| Ipv4Addr::new(10, 96, 1, low);
-        service("kube-system", "kube-dns", &[("k8s-app", "kube-dns")], DNS, &[
-            ("dns", "UDP", 53, 53),
-            ("dns-tcp", "TCP", 53, 53),
-        ])?;
-        service("traefik", "traefik", &[("app.kubernetes.io/name", "traefik")], address(1), &[(
-            "web", "TCP", 80, 8000,
-        )])?;
+        service(
+            "kube-system",
+            "kube-dns",
+            &[("k8s-app", "kube-dns")],
+            DNS,
+            &[("dns", "UDP", 53, 53), ("dns-tcp", "TCP", 53, 53)],
+        )?;
+        service(
+            "traefik",
+            "traefik",
+            &[("app.kubernetes.io/name", "traefik")],
+            address(1),
+            &[("web", "TCP", 80, 8000)],
+        )?;
         let svc_frontend =
             service(batchivo, "frontend", &[("app", "frontend")], address(2), &[("http", "TCP", 80, 8080)])?;
-        let svc_backend = service(batchivo, "backend", &[("app", "backend")], address(3), &[
-            ("http", "TCP", 8000, 8000),
-            ("statsd", "UDP", 8125, 8125),
-        ])?;
-        let svc_postgres =
-            service(batchivo, "postgres", &[("app", "postgres")], address(4), &[("postgres", "TCP", 5432, 5432)])?;
+        let svc_backend = service(
+            batchivo,
+            "backend",
+            &[("app", "backend")],
+            address(3),
+            &[("http", "TCP", 8000, 8000), ("statsd", "UDP", 8125, 8125)],
+        )?;
+        let svc_postgres = service(
+            batchivo,
+            "postgres",
+            &[("app", "postgres")],
+            address(4),
+            &[("postgres", "TCP", 5432, 5432)],
+        )?;
         let svc_redis =
             service(batchivo, "redis", &[("app", "redis")], address(5), &[("redis", "TCP", 6379, 6379)])?;
-        let svc_minio = service(batchivo, "minio", &[("app", "minio")], address(6), &[
-            ("s3", "TCP", 9000, 9000),
-            ("console", "TCP", 9001, 9001),
-        ])?;
+        let svc_minio = service(
+            batchivo,
+            "minio",
+            &[("app", "minio")],
+            address(6),
+            &[("s3", "TCP", 9000, 9000), ("console", "TCP", 9001, 9001)],
+        )?;
         lab.write_manifests()?;
         Ok(Self {
             lab,

@@ -1,0 +1,206 @@
+//! The manifests that we ship: they say what the documents promise, and nothing beyond it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result};
+use k8s_openapi::api::{
+    apps::v1::DaemonSet,
+    networking::v1::{NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort},
+    rbac::v1::ClusterRole,
+};
+use serde_json::Value;
+
+fn deploy() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy")
+}
+
+/// The documents of a YAML file.
+fn documents(path: &Path) -> Result<Vec<Value>> {
+    let text = fs::read_to_string(path).with_context(|| format!("reading {path:?}"))?;
+    text.split("\n---\n").map(|part| serde_saphyr::from_str(part).with_context(|| format!("{path:?}"))).collect()
+}
+
+fn typed<T: serde::de::DeserializeOwned>(path: &Path, kind: &str) -> Result<T> {
+    let document = documents(path)?.into_iter().find(|document| document["kind"] == kind);
+    serde_json::from_value(document.with_context(|| format!("no {kind} in {path:?}"))?).map_err(Into::into)
+}
+
+fn policy(file: &str) -> Result<NetworkPolicy> {
+    typed(&deploy().join("examples/batchivo").join(file), "NetworkPolicy")
+}
+
+/// `key=value,…` as kubectl shows a selector; `<none>` for the one that selects all.
+fn selector(policy: &NetworkPolicy) -> String {
+    let labels = policy
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.pod_selector.as_ref())
+        .and_then(|selector| selector.match_labels.clone())
+        .unwrap_or_default();
+    if labels.is_empty() {
+        return "<none>".to_owned();
+    }
+    labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
+}
+
+/// One peer and one port as a word: `pod app=backend TCP/5432`.
+fn words(peers: Option<&Vec<NetworkPolicyPeer>>, ports: Option<&Vec<NetworkPolicyPort>>) -> BTreeSet<String> {
+    let labels = |selector: &k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector| {
+        let labels: &BTreeMap<String, String> = selector.match_labels.as_ref().expect("selectors name labels");
+        labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
+    };
+    let peers = peers.into_iter().flatten().map(|peer| {
+        let mut words = Vec::new();
+        if let Some(selector) = &peer.namespace_selector {
+            words.push(format!("ns {}", labels(selector).replace("kubernetes.io/metadata.name=", "")));
+        }
+        if let Some(selector) = &peer.pod_selector {
+            words.push(format!("pod {}", labels(selector)));
+        }
+        if let Some(block) = &peer.ip_block {
+            words.push(format!("{} except {}", block.cidr, block.except.clone().unwrap_or_default().join(",")));
+        }
+        words.join(" ")
+    });
+    peers
+        .flat_map(|peer| {
+            ports.into_iter().flatten().map(move |port| {
+                let number = port.port.as_ref().map(|port| match port {
+                    k8s_openapi::apimachinery::pkg::util::intstr::IntOrString::Int(number) => number.to_string(),
+                    k8s_openapi::apimachinery::pkg::util::intstr::IntOrString::String(name) => name.clone(),
+                });
+                format!("{peer} {}/{}", port.protocol.as_deref().unwrap_or("-"), number.unwrap_or_default())
+            })
+        })
+        .collect()
+}
+
+fn allowed(policy: &NetworkPolicy) -> (BTreeSet<String>, BTreeSet<String>) {
+    let spec = policy.spec.as_ref().expect("a policy has a spec");
+    let ingress =
+        spec.ingress.iter().flatten().flat_map(|rule| words(rule.from.as_ref(), rule.ports.as_ref())).collect();
+    let egress = spec.egress.iter().flatten().flat_map(|rule| words(rule.to.as_ref(), rule.ports.as_ref())).collect();
+    (ingress, egress)
+}
+
+fn set(words: &[&str]) -> BTreeSet<String> {
+    words.iter().map(|&word| word.to_owned()).collect()
+}
+
+#[test]
+fn the_seven_are_what_kubectl_must_show() -> Result<()> {
+    let expected = [
+        ("00-default-deny.yaml", "default-deny-all", "<none>"),
+        ("01-allow-dns.yaml", "allow-dns-egress", "<none>"),
+        ("10-frontend-policy.yaml", "frontend-policy", "app=frontend"),
+        ("20-backend-policy.yaml", "backend-policy", "app=backend"),
+        ("30-postgres-policy.yaml", "postgres-policy", "app=postgres"),
+        ("40-redis-policy.yaml", "redis-policy", "app=redis"),
+        ("50-minio-policy.yaml", "minio-policy", "app=minio"),
+    ];
+    for (file, name, selects) in expected {
+        let policy = policy(file)?;
+        assert_eq!(policy.metadata.name.as_deref(), Some(name), "{file}");
+        assert_eq!(policy.metadata.namespace.as_deref(), Some("batchivo"), "{file}");
+        assert_eq!(selector(&policy), selects, "{file}");
+        let types = policy.spec.and_then(|spec| spec.policy_types).unwrap_or_default();
+        assert!(!types.is_empty(), "{file}: policyTypes are explicit");
+    }
+    let kustomization = &documents(&deploy().join("examples/batchivo/kustomization.yaml"))?[0];
+    let resources: Vec<&str> = expected.iter().map(|(file, ..)| *file).collect();
+    assert_eq!(kustomization["resources"], serde_json::json!(resources), "the eighth is not part of it");
+    Ok(())
+}
+
+#[test]
+fn each_policy_allows_what_its_table_says_and_no_more() -> Result<()> {
+    let traefik = "ns traefik pod app.kubernetes.io/name=traefik";
+    let store = |port: u16| set(&[&format!("pod app=backend TCP/{port}"), &format!("ns kube-system TCP/{port}")]);
+    let web = |port: u16| set(&[&format!("{traefik} TCP/{port}"), &format!("ns kube-system TCP/{port}")]);
+    let none = BTreeSet::new();
+    let table: [(&str, BTreeSet<String>, BTreeSet<String>); 8] = [
+        ("00-default-deny.yaml", none.clone(), none.clone()),
+        ("01-allow-dns.yaml", none.clone(), set(&["ns kube-system UDP/53", "ns kube-system TCP/53"])),
+        ("10-frontend-policy.yaml", web(8080), none.clone()),
+        (
+            "20-backend-policy.yaml",
+            web(8000),
+            set(&[
+                "pod app=postgres TCP/5432",
+                "pod app=redis TCP/6379",
+                "pod app=minio TCP/9000",
+                "pod app=minio TCP/9001",
+                "0.0.0.0/0 except 10.0.0.0/8,172.16.0.0/12,192.168.0.0/16 TCP/443",
+            ]),
+        ),
+        ("30-postgres-policy.yaml", store(5432), none.clone()),
+        ("40-redis-policy.yaml", store(6379), none.clone()),
+        (
+            "50-minio-policy.yaml",
+            set(&[
+                "pod app=backend TCP/9000",
+                "pod app=backend TCP/9001",
+                "pod app=admin-jobs TCP/9000",
+                "pod app=admin-jobs TCP/9001",
+                "ns kube-system TCP/9000",
+            ]),
+            none.clone(),
+        ),
+        ("60-admin-jobs-policy.yaml", none, set(&["pod app=minio TCP/9000", "pod app=minio TCP/9001"])),
+    ];
+    for (file, ingress, egress) in table {
+        assert_eq!(allowed(&policy(file)?), (ingress, egress), "{file}");
+    }
+    // Stores must be isolated in both directions: without `Egress` an empty list would mean nothing.
+    for file in ["00-default-deny.yaml", "30-postgres-policy.yaml", "40-redis-policy.yaml", "50-minio-policy.yaml"] {
+        let types = policy(file)?.spec.and_then(|spec| spec.policy_types).unwrap_or_default();
+        assert_eq!(types, ["Ingress", "Egress"], "{file}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_agent_may_read_what_it_watches_and_nothing_else() -> Result<()> {
+    let role: ClusterRole = typed(&deploy().join("base/rbac.yaml"), "ClusterRole")?;
+    let mut resources = BTreeSet::new();
+    for rule in role.rules.unwrap_or_default() {
+        assert_eq!(rule.verbs, ["get", "list", "watch"]);
+        for group in rule.api_groups.unwrap_or_default() {
+            let names = rule.resources.clone().unwrap_or_default();
+            resources.extend(names.iter().map(|name| format!("{name}.{group}")));
+        }
+    }
+    let watched = [
+        "namespaces.",
+        "nodes.",
+        "pods.",
+        "services.",
+        "endpointslices.discovery.k8s.io",
+        "networkpolicies.networking.k8s.io",
+    ];
+    assert_eq!(resources, set(&watched));
+    Ok(())
+}
+
+#[test]
+fn the_daemon_set_has_the_powers_it_needs_and_no_more() -> Result<()> {
+    let daemon_set: DaemonSet = typed(&deploy().join("base/daemonset.yaml"), "DaemonSet")?;
+    let pod = daemon_set.spec.and_then(|spec| spec.template.spec).context("a pod template")?;
+    assert_eq!((pod.host_network, pod.host_pid), (Some(true), Some(true)));
+    let container = &pod.containers[0];
+    let context = container.security_context.as_ref().context("a security context")?;
+    assert_eq!(context.read_only_root_filesystem, Some(true));
+    assert_eq!(context.privileged, Some(false));
+    let capabilities = context.capabilities.as_ref().context("capabilities")?;
+    assert_eq!(capabilities.drop.as_deref(), Some(&["ALL".to_owned()][..]));
+    assert_eq!(capabilities.add.as_deref(), Some(&["BPF", "PERFMON", "NET_ADMIN"].map(str::to_owned)[..]));
+    let mounts = container.volume_mounts.as_ref().context("mounts")?;
+    assert!(mounts.iter().all(|mount| mount.read_only == Some(true)), "every mount is read-only");
+    let node_name = container.env.iter().flatten().find(|variable| variable.name == "NODE_NAME");
+    assert!(node_name.is_some_and(|variable| variable.value_from.is_some()));
+    Ok(())
+}

