@@ -129,7 +129,8 @@ ingress at shop/db-0: allowed
 shop/web-0 → shop/db-0 TCP 5432: allowed
 "
     );
-    assert_eq!((run.status, run.err.as_str()), (0, ""));
+    let note = "netaudit: no Namespace object, so no labels but the name, for: shop, traefik\n";
+    assert_eq!((run.status, run.err.as_str()), (0, note));
 }
 
 #[test]
@@ -174,6 +175,16 @@ fn addresses_are_pods_nodes_or_the_world() {
         run.out.contains("no rule fits the peer: ingress[0] (from every pod in namespace traefik TCP http)")
     );
     assert!(run.out.ends_with("198.51.100.7 → shop/web-0 TCP 8080: denied\n"), "{}", run.out);
+}
+
+#[test]
+fn an_address_with_two_owners_is_ambiguous() {
+    let twin =
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: twin, namespace: other}\nstatus: {podIP: 10.1.0.1}\n";
+    let folder = folder(&[("all.yaml", MANIFESTS), ("twin.yaml", twin)]);
+    let run = eval(&folder, &["--from", "10.1.0.1", "--to", "shop/db-0", "--port", "5432"]);
+    assert!(run.out.contains("ingress at shop/db-0: unknown\n  ambiguous\n"), "{}", run.out);
+    assert_eq!(run.status, 1);
 }
 
 #[test]
