@@ -4,6 +4,7 @@ mod agent;
 mod audit;
 mod conformance;
 mod deploy;
+mod eval;
 mod kernel;
 #[allow(dead_code, unused_imports, reason = "shared with the tasks, and each side uses a part of it")]
 mod lab;

@@ -74,6 +74,10 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     for warning in cluster.warnings() {
         eprintln!("netaudit: {warning}");
     }
+    let implied = cluster.implied_namespaces();
+    if !implied.is_empty() {
+        eprintln!("netaudit: no Namespace object, so no labels but the name, for: {}", implied.join(", "));
+    }
     let question = Question { protocol: args.protocol, port };
     let answer = eval_flow::ask(&mut cluster, &from, &to, question)
         .with_context(|| format!("cannot evaluate {from} → {to}"))?;

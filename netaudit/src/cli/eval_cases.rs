@@ -126,7 +126,7 @@ fn check_case(case: &Case, tally: &mut Tally, out: &mut impl Write) -> anyhow::R
         .collect();
     let mut cluster = Cluster::new();
     for warning in cluster.reset_all(objects, NOW) {
-        writeln!(out, "{}: {warning}", case.name)?;
+        eprintln!("netaudit: {}: {warning}", case.name);
     }
     for flow in &case.flows {
         let from = find_end(&cluster, &flow.from, flow)?;

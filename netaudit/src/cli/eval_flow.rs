@@ -308,6 +308,7 @@ impl Answer {
         if let Some(gap) = self.gap() {
             value["reason"] = json!(gap.to_string());
         }
+        value["implied_namespaces"] = cluster.implied_namespaces().iter().map(|it| it.to_string()).collect();
         let warnings = cluster.warnings().map(ToString::to_string);
         value["warnings"] = warnings.chain(cluster.broken().map(ToString::to_string)).collect();
         value

@@ -95,18 +95,20 @@ impl Addresses {
         }
     }
 
-    /// The kernel shows `ip` in the pod's network namespace at `at`.
-    pub fn author(&mut self, ip: IpAddr, pod: PodId, at: Timestamp) {
+    /// The kernel shows `ip` in the pod's network namespace at `at`. Returns whether that is news.
+    pub fn author(&mut self, ip: IpAddr, pod: PodId, at: Timestamp) -> bool {
         let bindings = self.bindings.entry(ip).or_default();
         for binding in bindings.iter_mut().filter(|it| it.authored && it.is_open()) {
             if binding.owner == Owner::Pod(pod) {
+                let is_news = at < binding.from;
                 binding.from = binding.from.min(at);
-                return;
+                return is_news;
             }
             // The address has moved on to another pod of this node.
             binding.until = binding.until.min(at);
         }
         bindings.push(Binding { owner: Owner::Pod(pod), from: at, until: Timestamp::MAX, authored: true });
+        true
     }
 
     /// Who had `ip` at a time. A pod goes before what may only share its address with it.

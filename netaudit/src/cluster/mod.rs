@@ -216,6 +216,8 @@ impl Cluster {
 
     /// Replaces all objects of a kind by this complete list (the first list, or one after a gap in the watch). Of
     /// objects with one key the last counts. Objects of other kinds in the list are applied too.
+    ///
+    /// What is so broken that its kind is not known belongs to no such list: see [`Cluster::reset_all`].
     pub fn reset(&mut self, kind: Kind, objects: Vec<Object>, now: Timestamp) -> Vec<Warning> {
         let mut listed = HashSet::default();
         let mut twice = HashSet::default();
@@ -272,15 +274,18 @@ impl Cluster {
     }
 
     /// Records that this pod's network namespace owns this address from `at` on, as seen in the kernel. That beats
-    /// what the API server says, until the pod goes or another pod is seen with the address.
+    /// what the API server says, until the pod goes or another pod is seen with the address. To say it again is free.
+    /// For a hostNetwork pod nothing is recorded: its addresses are the node's.
     pub fn bind(&mut self, ip: IpAddr, pod: PodId, at: Timestamp) {
         let ip = ip.to_canonical();
-        let Some(slot) = self.pods.get_mut(pod).filter(|slot| slot.deleted.is_none()) else { return };
+        let Some(slot) = self.pods.get_mut(pod) else { return };
+        if slot.deleted.is_some() || slot.pod.host_network {
+            return;
+        }
         if !slot.seen.contains(&ip) {
             slot.seen.push(ip);
         }
-        self.addresses.author(ip, pod, at);
-        self.generation += 1;
+        self.generation += u64::from(self.addresses.author(ip, pod, at));
     }
 
     /// Forgets pods and addresses that have been gone for [`REMEMBERED`]. To be called every minute or so.

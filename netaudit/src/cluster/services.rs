@@ -10,14 +10,17 @@ use crate::{
     policy::{Labels, NamedPort},
 };
 
+/// Namespace and name.
+type Name = (Arc<str>, Arc<str>);
+
 /// Services and endpoint slices by name.
 #[derive(Default)]
 pub(super) struct Services {
-    pub by_name: HashMap<(Arc<str>, Arc<str>), Service>,
+    pub by_name: HashMap<Name, Service>,
     /// By slice.
-    pub slices: HashMap<(Arc<str>, Arc<str>), EndpointSlice>,
+    pub slices: HashMap<Name, EndpointSlice>,
     /// By service: its slices in order of name.
-    of_service: HashMap<(Arc<str>, Arc<str>), BTreeMap<Arc<str>, EndpointSlice>>,
+    of_service: HashMap<Name, BTreeMap<Arc<str>, EndpointSlice>>,
 }
 
 impl Services {

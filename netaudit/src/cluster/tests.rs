@@ -133,6 +133,10 @@ fn two_pods_with_one_address_are_ambiguous_unless_the_kernel_saw_it() {
     cluster.bind(ip("::ffff:10.0.0.1"), b, t(30));
     assert_eq!(resolve(&cluster, "10.0.0.1", 29), Endpoint::Ambiguous);
     assert_eq!(resolve(&cluster, "10.0.0.1", 30), Endpoint::Pod(b));
+    let generation = cluster.generation();
+    cluster.bind(ip("10.0.0.1"), b, t(33));
+    assert_eq!(cluster.generation(), generation, "no news");
+    assert_eq!(resolve(&cluster, "10.0.0.1", 31), Endpoint::Pod(b));
     // An address that only the kernel knows goes with the pod too.
     cluster.bind(ip("fe80::1"), b, t(31));
     cluster.delete(&key(Kind::Pod, "b"), t(40));

@@ -1,7 +1,7 @@
 //! A NetworkPolicy as somebody declared it: the API's fields, still as text, before anybody judged them.
 //!
 //! Kubernetes objects are converted to these types once, at the edge. What the API server would refuse can be held
-//! here: [`super::compile`] says what is wrong with it and what is certain all the same.
+//! here: [`super::CompiledPolicy::compile`] says what is wrong with it and what is certain all the same.
 
 use std::sync::Arc;
 

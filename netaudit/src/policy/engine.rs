@@ -67,6 +67,9 @@ pub struct Engine {
     own_scopes: HashMap<Arc<str>, Vec<u32>>,
     /// Scopes with a namespace selector.
     wide_scopes: Vec<u32>,
+    /// Per namespace, the scopes that select in it, and whether that is certain: namespace selectors run once for all
+    /// identities of a namespace.
+    scopes_in: HashMap<Arc<str>, Arc<[(u32, Certainty)]>>,
     /// Distinct ranges of all rules.
     blocks: Interner<Block>,
     v4: PrefixMap<Ipv4Net, SmallVec<[u32; 2]>>,
@@ -224,13 +227,32 @@ impl Engine {
             return IdentityId(*id);
         }
         let id = self.identities.len() as u32;
-        self.identities.push(self.judge(namespace, &key));
+        let scopes = self.scopes_in(namespace);
+        self.identities.push(self.judge(namespace, &scopes, &key));
         self.identity_ids.insert(key, id);
         IdentityId(id)
     }
 
+    fn scopes_in(&mut self, namespace: &NamespaceView) -> Arc<[(u32, Certainty)]> {
+        if let Some(scopes) = self.scopes_in.get(&namespace.name) {
+            return scopes.clone();
+        }
+        let own = self.own_scopes.get(&namespace.name).into_iter().flatten();
+        let scopes: Arc<[_]> = (own.chain(&self.wide_scopes))
+            .filter_map(|&position| {
+                let found = match &self.scopes.items[position as usize].namespaces {
+                    NamespaceScope::Own(_) => Certainty::Yes,
+                    NamespaceScope::Matching(selector) => selector.matches_namespace(namespace),
+                };
+                (found != Certainty::No).then_some((position, found))
+            })
+            .collect();
+        self.scopes_in.insert(namespace.name.clone(), scopes.clone());
+        scopes
+    }
+
     /// Runs every selector that could concern a new identity.
-    fn judge(&self, namespace: &NamespaceView, key: &IdentityKey) -> Identity {
+    fn judge(&self, namespace: &NamespaceView, scopes: &[(u32, Certainty)], key: &IdentityKey) -> Identity {
         let mut identity = Identity {
             ports: key.ports.clone(),
             namespace_doubt: namespace.doubt.clone(),
@@ -242,14 +264,8 @@ impl Engine {
                 .map(|doubt| doubt.reason.clone())
                 .collect(),
         };
-        let own = self.own_scopes.get(&namespace.name).into_iter().flatten();
-        for &position in own.chain(&self.wide_scopes) {
-            let scope = &self.scopes.items[position as usize];
-            let namespaces = match &scope.namespaces {
-                NamespaceScope::Own(_) => Certainty::Yes,
-                NamespaceScope::Matching(selector) => selector.matches_namespace(namespace),
-            };
-            match namespaces.and(scope.pods.matches(&key.labels)) {
+        for &(position, in_namespace) in scopes {
+            match in_namespace.and(self.scopes.items[position as usize].pods.matches(&key.labels)) {
                 Certainty::No => {}
                 Certainty::Maybe => identity.possible.set(position),
                 Certainty::Yes => identity.certain.set(position),

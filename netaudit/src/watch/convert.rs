@@ -55,8 +55,12 @@ fn walk(value: &Value, item_of: Option<(&str, &str)>, source: &Arc<str>, into: &
     let kind = text("kind").or(item_of.map(|(_, kind)| kind));
     let (version, kind) = match (version, kind) {
         (Some(version), Some(kind)) => (version, kind),
-        // Helm values, playbooks and the like: no Kubernetes object at all.
-        (None, None) if value.get("kind").is_none() => {
+        // Helm values, playbooks and the like: no Kubernetes object at all. What looks like one but for its kind is
+        // none of these.
+        (None, None)
+            if value.get("kind").is_none()
+                && (value.get("metadata").is_none() || value.get("spec").is_none()) =>
+        {
             into.push(Converted::Ignored("no kind".to_owned()));
             return;
         }
@@ -79,12 +83,38 @@ fn walk(value: &Value, item_of: Option<(&str, &str)>, source: &Arc<str>, into: &
         items.iter().for_each(|item| walk(item, item_of, source, into));
         return;
     }
-    // A kind is known by its group too: Calico has a NetworkPolicy, Knative a Service.
-    into.push(match Kind::from_name(kind) {
-        Some(known) if known.api_version() == version => Converted::Object(object(known, value, source)),
-        Some(_) => Converted::Ignored(format!("{kind} of {version}")),
-        None => Converted::Ignored(kind.to_owned()),
+    into.push(match judge(version, kind) {
+        Judged::Watched(known) => Converted::Object(object(known, value, source)),
+        Judged::Other(name) => Converted::Ignored(name),
+        Judged::Misspelt(known, reason) => {
+            Converted::Object(Object::Broken(broken(Some(known), value, source, reason)))
+        }
     });
+}
+
+enum Judged {
+    Watched(Kind),
+    /// One that changes no verdict, by name.
+    Other(String),
+    /// One that the API server does not know, though somebody surely meant it: why.
+    Misspelt(Kind, String),
+}
+
+/// A kind is known by its group too: Calico has a NetworkPolicy, Knative a Service.
+fn judge(version: &str, kind: &str) -> Judged {
+    let Some(known) = Kind::ALL.into_iter().find(|it| it.as_str().eq_ignore_ascii_case(kind)) else {
+        return Judged::Other(kind.to_owned());
+    };
+    let group = |version: &str| version.rsplit_once('/').map(|(group, _)| group.to_owned());
+    if group(version) != group(known.api_version()) {
+        Judged::Other(format!("{kind} of {version}"))
+    } else if version != known.api_version() {
+        Judged::Misspelt(known, format!("apiVersion: {version:?} instead of {:?}", known.api_version()))
+    } else if kind != known.as_str() {
+        Judged::Misspelt(known, format!("kind: {kind:?} instead of {:?}", known.as_str()))
+    } else {
+        Judged::Watched(known)
+    }
 }
 
 /// What can be read of an object that is not what it should be.

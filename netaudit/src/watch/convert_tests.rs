@@ -128,7 +128,10 @@ fn lists_are_flattened_and_other_kinds_only_counted() {
             { "apiVersion": "v1", "kind": "PodList", "items": [{ "metadata": { "name": "p" } }] },
             { "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": "d" } },
             { "apiVersion": "crd.projectcalico.org/v1", "kind": "NetworkPolicy", "metadata": { "name": "c" } },
+            { "apiVersion": "networking.k8s.io/v1beta1", "kind": "NetworkPolicy", "metadata": { "name": "old" } },
+            { "apiVersion": "v1", "kind": "pod", "metadata": { "name": "small" } },
             { "replicas": 3 },
+            { "kindd": "NetworkPolicy", "metadata": { "name": "n", "namespace": "x" }, "spec": {} },
             { "kind": "NetworkPolicy", "metadata": { "name": "n", "namespace": "x" } },
         ],
     });
@@ -147,7 +150,10 @@ fn lists_are_flattened_and_other_kinds_only_counted() {
             "Pod default/p",
             "ignored Deployment",
             "ignored NetworkPolicy of crd.projectcalico.org/v1",
+            "NetworkPolicy default/old: apiVersion: \"networking.k8s.io/v1beta1\" instead of \"networking.k8s.io/v1\"",
+            "Pod default/small: kind: \"pod\" instead of \"Pod\"",
             "ignored no kind",
+            "test: kind: missing or no text",
             "NetworkPolicy x/n: apiVersion: missing or no text",
         ]
     );

@@ -248,14 +248,12 @@ fn parse_yaml(document: &Document<'_>) -> Result<Value, (u32, u32, String)> {
             Some(at) if at.line() > 0 => (at.line() as u32, at.column() as u32),
             _ => (1, 0),
         };
-        // The parser's own position counts from the document; ours, beside the text, from the file.
+        // Its first line without the position, which counts from the document, and without advice for programmers.
         let reason = error.without_snippet().to_string();
         let reason = reason.lines().next().unwrap_or_default();
-        let reason =
-            match reason.split_once("line ").map(|(before, _)| before.trim_end_matches(" at ").trim_end()) {
-                Some(before) if reason.contains("column") && !before.is_empty() => before,
-                _ => reason,
-            };
+        let end =
+            [" at line ", ", set "].iter().filter_map(|it| reason.find(it)).min().unwrap_or(reason.len());
+        let reason = &reason[..end];
         (document.line + line - 1, column, reason.to_owned())
     })
 }

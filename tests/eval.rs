@@ -1,0 +1,297 @@
+//! `netaudit eval` as a person runs it.
+
+use std::{fs, process::Command};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+const MANIFESTS: &str = r#"
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: default-deny, namespace: shop}
+spec: {podSelector: {}, policyTypes: [Ingress, Egress]}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: web, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: web}}
+  policyTypes: [Ingress, Egress]
+  ingress:
+  - from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: traefik}}}]
+    ports: [{port: http}]
+  egress:
+  - to: [{podSelector: {matchLabels: {app: db}}}]
+    ports: [{port: 5432}]
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: db, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: db}}
+  ingress:
+  - from: [{podSelector: {matchLabels: {app: web}}}]
+    ports: [{port: 5432}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web-0, namespace: shop, labels: {app: web}}
+spec: {nodeName: n1, containers: [{name: c, ports: [{name: http, containerPort: 8080}]}]}
+status: {podIP: 10.1.0.1}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web-1, namespace: shop, labels: {app: web}}
+spec: {containers: [{name: c, ports: [{name: http, containerPort: 9090}]}]}
+status: {podIP: 10.1.0.2}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: db-0, namespace: shop, labels: {app: db, mixed: "true"}}
+status: {podIP: 10.1.0.3}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: proxy, namespace: traefik}
+status: {podIP: 10.2.0.1}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: n1}
+status: {addresses: [{type: InternalIP, address: 192.0.2.1}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec: {clusterIP: 10.96.0.1, selector: {app: web}, ports: [{port: 80, targetPort: http}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: db, namespace: shop}
+spec: {selector: {app: db}, ports: [{port: 5432}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: mixed, namespace: shop}
+spec: {ports: [{port: 5432}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: mixed-1, namespace: shop, labels: {kubernetes.io/service-name: mixed}}
+addressType: IPv4
+ports: [{name: "", port: 5432}]
+endpoints: [{addresses: [10.1.0.3]}, {addresses: [198.51.100.1]}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: empty, namespace: shop}
+spec: {clusterIP: 10.96.0.2, selector: {app: nobody}, ports: [{port: 80}]}
+"#;
+
+struct Run {
+    status: i32,
+    out: String,
+    err: String,
+}
+
+fn folder(files: &[(&str, &str)]) -> TempDir {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    for (name, text) in files {
+        fs::write(folder.path().join(name), text).expect("written");
+    }
+    folder
+}
+
+fn eval(folder: &TempDir, args: &[&str]) -> Run {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_netaudit"));
+    let output = command.arg("eval").arg("-f").arg(folder.path()).args(args).output().expect("netaudit runs");
+    Run {
+        status: output.status.code().expect("not killed"),
+        out: String::from_utf8(output.stdout).expect("text"),
+        err: String::from_utf8(output.stderr).expect("text"),
+    }
+}
+
+fn flow(from: &str, to: &str, port: &str) -> Run {
+    eval(&folder(&[("all.yaml", MANIFESTS)]), &["--from", from, "--to", to, "--port", port])
+}
+
+#[test]
+fn an_allowed_flow_names_the_rules_of_both_ends() {
+    let run = flow("shop/web-0", "shop/db-0", "5432");
+    assert_eq!(
+        run.out,
+        "\
+egress at shop/web-0: allowed
+  by NetworkPolicy/shop/web egress[0].to[0].ports[0]: to app=db TCP 5432
+ingress at shop/db-0: allowed
+  by NetworkPolicy/shop/db ingress[0].from[0].ports[0]: from app=web TCP 5432
+shop/web-0 → shop/db-0 TCP 5432: allowed
+"
+    );
+    let note = "netaudit: no Namespace object, so no labels but the name, for: shop, traefik\n";
+    assert_eq!((run.status, run.err.as_str()), (0, note));
+}
+
+#[test]
+fn a_denied_flow_names_every_isolating_policy_and_what_came_nearest() {
+    let run = flow("shop/web-0", "shop/db-0", "5433");
+    assert_eq!(
+        run.out,
+        "\
+egress at shop/web-0: denied
+  isolated by NetworkPolicy/shop/default-deny: it allows no egress at all
+  isolated by NetworkPolicy/shop/web: egress[0] (to app=db TCP 5432) fits the peer, but not TCP 5433
+ingress at shop/db-0: denied
+  isolated by NetworkPolicy/shop/db: ingress[0] (from app=web TCP 5432) fits the peer, but not TCP 5433
+  isolated by NetworkPolicy/shop/default-deny: it allows no ingress at all
+shop/web-0 → shop/db-0 TCP 5433: denied
+"
+    );
+    assert_eq!(run.status, 1);
+}
+
+#[test]
+fn addresses_are_pods_nodes_or_the_world() {
+    let run = flow("10.2.0.1", "10.1.0.1", "8080");
+    assert!(
+        run.out.ends_with("traefik/proxy (10.2.0.1) → shop/web-0 (10.1.0.1) TCP 8080: allowed\n"),
+        "{}",
+        run.out
+    );
+    let run = flow("192.0.2.1", "shop/web-0", "1");
+    assert!(
+        run.out.contains("egress at node n1 (192.0.2.1): allowed\n  policies do not apply: host network")
+    );
+    assert!(
+        run.out.contains("ingress at shop/web-0: allowed\n  policies do not apply: own node"),
+        "{}",
+        run.out
+    );
+    let run = flow("192.0.2.1", "shop/web-1", "1");
+    assert_eq!(run.status, 1, "{}", run.out);
+    let run = flow("198.51.100.7", "shop/web-0", "8080");
+    assert!(
+        run.out.contains("no rule fits the peer: ingress[0] (from every pod in namespace traefik TCP http)")
+    );
+    assert!(run.out.ends_with("198.51.100.7 → shop/web-0 TCP 8080: denied\n"), "{}", run.out);
+}
+
+#[test]
+fn an_address_with_two_owners_is_ambiguous() {
+    let twin =
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: twin, namespace: other}\nstatus: {podIP: 10.1.0.1}\n";
+    let folder = folder(&[("all.yaml", MANIFESTS), ("twin.yaml", twin)]);
+    let run = eval(&folder, &["--from", "10.1.0.1", "--to", "shop/db-0", "--port", "5432"]);
+    assert!(run.out.contains("ingress at shop/db-0: unknown\n  ambiguous\n"), "{}", run.out);
+    assert_eq!(run.status, 1);
+}
+
+#[test]
+fn a_service_is_asked_at_each_backend_with_its_target_port() {
+    for to in ["svc/shop/web", "10.96.0.1"] {
+        let run = flow("traefik/proxy", to, "80");
+        assert!(run.out.starts_with("service shop/web TCP 80: 2 backends by its selector\n"), "{}", run.out);
+        assert!(run.out.contains("traefik/proxy → shop/web-0 TCP 8080: allowed\n"), "{}", run.out);
+        assert!(run.out.ends_with("traefik/proxy → shop/web-1 TCP 9090: allowed\n"), "{}", run.out);
+        assert_eq!(run.status, 0);
+    }
+    let run = flow("shop/web-0", "svc/shop/mixed", "5432");
+    assert!(
+        run.out.starts_with("service shop/mixed TCP 5432: 2 backends by EndpointSlices\n"),
+        "{}",
+        run.out
+    );
+    assert!(run.out.ends_with("shop/mixed: unknown: endpoints disagree\n"), "{}", run.out);
+    assert_eq!(run.status, 1);
+    let run = flow("shop/web-0", "svc/shop/empty", "80");
+    assert!(run.out.ends_with("shop/empty: unknown: no endpoints\n"), "{}", run.out);
+    assert_eq!(run.status, 1);
+    let run = flow("shop/web-0", "svc/shop/db", "80");
+    assert!(run.err.contains("service shop/db has no port TCP 80; its ports: TCP 5432"), "{}", run.err);
+    assert_eq!(run.status, 2);
+}
+
+#[test]
+fn json_has_the_same_answer() {
+    let folder = folder(&[("all.yaml", MANIFESTS)]);
+    let run = eval(
+        &folder,
+        &[
+            "--from",
+            "shop/web-0",
+            "--to",
+            "svc/shop/db",
+            "--port",
+            "5432",
+            "--output",
+            "json",
+            "--protocol",
+            "tcp",
+        ],
+    );
+    let value: Value = serde_json::from_str(&run.out).expect("JSON");
+    assert_eq!(value["verdict"], "allowed");
+    assert_eq!(value["service"]["name"], "shop/db");
+    let flow = &value["flows"][0];
+    assert_eq!((&flow["to"], &flow["port"]), (&"shop/db-0".into(), &5432.into()));
+    let rule = &flow["ingress"]["rules"][0];
+    assert_eq!(rule["path"], "ingress[0].from[0].ports[0]");
+    assert!(rule["id"].as_str().is_some_and(|id| id.starts_with("NetworkPolicy/shop/db#")), "{rule}");
+    let run = eval(
+        &folder,
+        &[
+            "--from",
+            "traefik/proxy",
+            "--to",
+            "shop/db-0",
+            "--port",
+            "1",
+            "--output",
+            "json",
+            "--protocol",
+            "UDP",
+        ],
+    );
+    let value: Value = serde_json::from_str(&run.out).expect("JSON");
+    assert_eq!(value["flows"][0]["ingress"]["denied_by"][0]["policy"], "NetworkPolicy/shop/db");
+    assert_eq!(run.status, 1);
+}
+
+#[test]
+fn what_does_not_parse_is_told_and_makes_unknown_what_it_could_change() {
+    let broken = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata:\n  name: half\n  namespace: traefik\nspec: {podSelector: {}, policyTypes: [Egress]\n";
+    let folder =
+        folder(&[("all.yaml", MANIFESTS), ("broken.yaml", &format!("---\n{MANIFESTS}---\n{broken}"))]);
+    let run = eval(&folder, &["--from", "traefik/proxy", "--to", "shop/web-0", "--port", "8080"]);
+    assert!(
+        run.out.contains("egress at traefik/proxy: unknown\n  invalid object: NetworkPolicy traefik/half: ")
+    );
+    assert!(run.out.contains("ingress at shop/web-0: allowed\n"), "{}", run.out);
+    assert_eq!(run.status, 1);
+    let line = run.err.lines().find(|line| line.contains("broken.yaml:")).unwrap_or_default();
+    assert!(line.contains(" (document 14): "), "{}", run.err);
+    assert!(
+        run.err.contains("NetworkPolicy shop/web: declared more than once: the last one counts"),
+        "{}",
+        run.err
+    );
+}
+
+#[test]
+fn a_question_that_cannot_be_asked_is_a_failure() {
+    for (from, to, says) in [
+        ("shop/web-9", "shop/db-0", "there is no Pod shop/web-9 in the manifests, but db-0, web-0, web-1"),
+        ("nowhere/x", "shop/db-0", "no other pod in namespace nowhere"),
+        ("web-0", "shop/db-0", "use NAMESPACE/POD, an address, or svc/NAMESPACE/NAME"),
+        ("shop/web-0", "svc/shop/none", "there is no Service shop/none"),
+        ("10.96.0.1", "shop/web-0", "is the address of service shop/web, which opens no connections"),
+    ] {
+        let run = flow(from, to, "80");
+        assert!(run.err.contains(says), "{from} → {to}: {}", run.err);
+        assert_eq!((run.status, run.out.as_str()), (2, ""));
+    }
+    let run = eval(&folder(&[("notes.txt", "x")]), &["--from", "a/b", "--to", "c/d", "--port", "1"]);
+    assert!(run.err.contains("no object of a kind that matters in 0 files"), "{}", run.err);
+    assert_eq!(run.status, 2);
+}
