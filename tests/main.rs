@@ -2,8 +2,11 @@
 
 mod agent;
 mod audit;
+mod conformance;
+mod deploy;
 mod kernel;
 #[allow(dead_code, unused_imports, reason = "shared with the tasks, and each side uses a part of it")]
 mod lab;
-mod deploy;
 mod lab_layout;
+mod policy_laws;
+mod semantics;

@@ -248,8 +248,8 @@ pub struct Settings {
     pub reserved: u32,
 }
 
-/// Index into the map of switches: 1 there means that the programs on `udp_sendmsg` are attached, so that a connected
-/// socket's flow is told at its first datagram and not at `connect`, which sends nothing.
+/// Index into the map of switches: 1 there means that a program that sees datagrams being sent is attached, so that a
+/// connected socket's flow is told at its first datagram and not at `connect`, which sends nothing.
 pub const SWITCH_UDP_SEND: u32 = 0;
 
 const _: () = {

@@ -4,7 +4,10 @@
 #![no_std]
 #![no_main]
 #![feature(core_intrinsics)]
-#![expect(internal_features, reason = "the target has no atomic types; the intrinsic is the only way to its xadd")]
+#![expect(
+    internal_features,
+    reason = "the target has no atomic types; the intrinsic is the only way to its xadd"
+)]
 
 mod cgroup;
 mod maps;
@@ -16,8 +19,11 @@ mod udp;
 use aya_ebpf::{
     EbpfContext as _,
     helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie},
-    macros::{cgroup_sock, cgroup_sock_addr, fentry, raw_tracepoint, sock_ops},
-    programs::{FEntryContext, RawTracePointContext, SockAddrContext, SockContext, SockOpsContext},
+    macros::{btf_tracepoint, cgroup_sock, cgroup_sock_addr, fentry, raw_tracepoint, sock_ops},
+    programs::{
+        BtfTracePointContext, FEntryContext, RawTracePointContext, SockAddrContext, SockContext,
+        SockOpsContext,
+    },
 };
 use netaudit_ebpf::abi::{Address, kind};
 
@@ -133,17 +139,24 @@ fn on_sock_ops(ctx: SockOpsContext) -> u32 {
     ALLOW as u32
 }
 
-/// Optional: the first datagram of a connected v4 socket.
-#[fentry(function = "udp_sendmsg")]
-fn on_udp_send4(ctx: FEntryContext) -> i32 {
-    udp::connected_send(&ctx);
+/// Optional: the first datagram of a connected socket.
+#[btf_tracepoint(function = "sock_send_length")]
+fn on_sent(ctx: BtfTracePointContext) -> i32 {
+    udp::sent(&ctx);
     0
 }
 
-/// Optional: the first datagram of a connected v6 socket.
+/// Optional, where the kernel has no such tracepoint: the first datagram of a connected v4 socket.
+#[fentry(function = "udp_sendmsg")]
+fn on_sending4(ctx: FEntryContext) -> i32 {
+    udp::sending(&ctx);
+    0
+}
+
+/// Optional, as above: the first datagram of a connected v6 socket.
 #[fentry(function = "udpv6_sendmsg")]
-fn on_udp_send6(ctx: FEntryContext) -> i32 {
-    udp::connected_send(&ctx);
+fn on_sending6(ctx: FEntryContext) -> i32 {
+    udp::sending(&ctx);
     0
 }
 
@@ -164,7 +177,7 @@ fn on_cgroup_removed(ctx: RawTracePointContext) -> i32 {
 /// Lists processes with their network namespace and cgroup.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task")]
-pub extern "C" fn scan_tasks(ctx: *mut scan::IterTask) -> i32 {
+unsafe extern "C" fn scan_tasks(ctx: *mut scan::IterTask) -> i32 {
     // SAFETY: the section makes this the context.
     unsafe { scan::task(ctx) };
     0
@@ -173,7 +186,7 @@ pub extern "C" fn scan_tasks(ctx: *mut scan::IterTask) -> i32 {
 /// Marks sockets that listened before the agent came.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task_file")]
-pub extern "C" fn scan_files(ctx: *mut scan::IterTaskFile) -> i32 {
+unsafe extern "C" fn scan_files(ctx: *mut scan::IterTaskFile) -> i32 {
     // SAFETY: the section makes this the context.
     unsafe { scan::file(ctx) };
     0

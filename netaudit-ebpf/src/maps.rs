@@ -14,6 +14,7 @@ use aya_ebpf::{
     helpers::generated::{bpf_ringbuf_query, bpf_sk_storage_get},
     macros::btf_map,
 };
+use aya_log_ebpf::error;
 use netaudit_ebpf::abi::{FlowRecord, Settings, kind};
 
 use crate::{
@@ -104,7 +105,7 @@ impl SocketStorage {
         // SAFETY: by contract, as above.
         let state = unsafe { self.storage(socket, BPF_SK_STORAGE_GET_F_CREATE.into()).as_mut() };
         if state.is_none() {
-            lose(kind::NO_STORAGE);
+            no_storage();
         }
         state
     }
@@ -126,6 +127,16 @@ pub fn emit<T: 'static>(kind: u32, fill: impl FnOnce(*mut T)) {
     };
     fill(record.as_mut_ptr());
     record.submit(wakeup::<T>());
+}
+
+/// Counts a socket whose flow cannot be told for lack of memory. The first on each CPU is also worth a line in the
+/// agent's log: whoever reads it has a node to look after. A function of its own, as logging takes much of the stack.
+#[inline(never)]
+fn no_storage() {
+    if LOSSES.get(kind::NO_STORAGE).is_some_and(|count| *count == 0) {
+        error!((), "no memory for a socket's state: its flows are lost, and counted as no-storage");
+    }
+    lose(kind::NO_STORAGE);
 }
 
 /// Counts a record of `kind` that cannot be delivered.

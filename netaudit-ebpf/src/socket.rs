@@ -4,7 +4,9 @@ use aya_ebpf::{
     cty::c_void,
     helpers::{
         bpf_get_current_pid_tgid,
-        generated::{bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_ktime_get_boot_ns, bpf_probe_read_kernel},
+        generated::{
+            bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_ktime_get_boot_ns, bpf_probe_read_kernel,
+        },
     },
 };
 use netaudit_ebpf::abi::{Address, FlowRecord, flag};
@@ -29,6 +31,8 @@ pub mod mark {
     pub const SENT: u32 = 64;
     /// UDP: a datagram from `server.address` was told.
     pub const RECEIVED: u32 = 128;
+    /// UDP: the datagram that is being sent goes to another address than `peer`.
+    pub const ELSEWHERE: u32 = 256;
 }
 
 /// What is kept with each socket that connects, sends, or is bound.
@@ -122,7 +126,11 @@ pub fn read<T: Copy>(address: u64) -> T {
     let mut value: T = unsafe { core::mem::zeroed() };
     // SAFETY: the target is `value`, and the helper checks the source.
     unsafe {
-        bpf_probe_read_kernel((&raw mut value).cast::<c_void>(), size_of::<T>() as u32, address as *const c_void);
+        bpf_probe_read_kernel(
+            (&raw mut value).cast::<c_void>(),
+            size_of::<T>() as u32,
+            address as *const c_void,
+        );
     }
     value
 }

@@ -13,8 +13,8 @@ use aya_ebpf::{
     EbpfContext as _,
     bindings::{
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_RTO_CB,
-        BPF_SOCK_OPS_RTO_CB_FLAG, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB,
-        BPF_TCP_CLOSE, BPF_TCP_SYN_SENT, bpf_sock,
+        BPF_SOCK_OPS_RTO_CB_FLAG, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
+        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, BPF_TCP_SYN_SENT, bpf_sock,
     },
     helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie},
     programs::{SockContext, SockOpsContext},
@@ -89,11 +89,7 @@ pub fn operation(ctx: &SockOpsContext) {
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => established(ctx),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => accepted(ctx),
         BPF_SOCK_OPS_RTO_CB => timer(ctx),
-        BPF_SOCK_OPS_STATE_CB => {
-            if ctx.arg(0) == BPF_TCP_SYN_SENT && ctx.arg(1) == BPF_TCP_CLOSE {
-                closed(ctx);
-            }
-        }
+        BPF_SOCK_OPS_STATE_CB if ctx.arg(0) == BPF_TCP_SYN_SENT && ctx.arg(1) == BPF_TCP_CLOSE => closed(ctx),
         _ => {}
     }
 }
@@ -212,9 +208,14 @@ fn emit_attempt(ctx: &SockOpsContext, state: &Socket, kind: u32, detail: u32, fl
 fn accepted(ctx: &SockOpsContext) {
     let Some(socket) = socket_of(ctx) else { return };
     // SAFETY: a socket of the context, tested for null.
-    let state = unsafe { SOCKETS.get(socket) };
+    let mut state = unsafe { SOCKETS.get(socket) };
+    // The copy of a listener that once tried to connect is no attempt.
+    if let Some(state) = &mut state {
+        state.flags &= !(mark::CONNECTING | mark::SYN_SENT | mark::PENDING);
+    }
     // SAFETY: the helpers take this context.
-    let (cookie, netns) = unsafe { (bpf_get_socket_cookie(ctx.as_ptr()), bpf_get_netns_cookie(ctx.as_ptr())) };
+    let (cookie, netns) =
+        unsafe { (bpf_get_socket_cookie(ctx.as_ptr()), bpf_get_netns_cookie(ctx.as_ptr())) };
     // Known even for a listener that nothing marked.
     let cgroup = cgroup_of(address_of(socket));
     emit::<FlowRecord>(kind::TCP_ACCEPTED, |record| {
@@ -235,10 +236,10 @@ fn accepted(ctx: &SockOpsContext) {
             tell_ends(ctx, record);
             (*record).requested = (*record).remote;
             (*record).requested_port = (*record).remote_port;
-            if let Some(state) = state {
-                if state.is(mark::ACTOR) {
-                    state.tell_actor(record);
-                }
+            if let Some(state) = state
+                && state.is(mark::ACTOR)
+            {
+                state.tell_actor(record);
             }
         }
     });

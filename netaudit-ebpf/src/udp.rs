@@ -11,7 +11,7 @@ use aya_ebpf::{
     EbpfContext as _,
     bindings::{bpf_sock, bpf_sock_addr},
     helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie},
-    programs::{FEntryContext, SockAddrContext},
+    programs::{BtfTracePointContext, FEntryContext, SockAddrContext},
 };
 use netaudit_ebpf::abi::{Address, FlowRecord, SWITCH_UDP_SEND, kind};
 
@@ -118,7 +118,7 @@ pub fn connect(ctx: &SockAddrContext, socket: *mut bpf_sock, netns: u64, peer: A
     state.peer = peer;
     state.peer_port = port;
     if SWITCHES.get(SWITCH_UDP_SEND).is_some_and(|on| *on != 0) {
-        state.flags = state.flags & !mark::SENT | mark::CONNECTED;
+        state.flags = state.flags & !(mark::SENT | mark::ELSEWHERE) | mark::CONNECTED;
         return;
     }
     state.flags = state.flags & !mark::CONNECTED | mark::SENT;
@@ -139,11 +139,15 @@ pub fn send(ctx: &SockAddrContext, peer: Address, port: u16) {
         return;
     }
     // SAFETY: the helpers take this context.
-    let (cookie, netns) = unsafe { (bpf_get_socket_cookie(ctx.as_ptr()), bpf_get_netns_cookie(ctx.as_ptr())) };
+    let (cookie, netns) =
+        unsafe { (bpf_get_socket_cookie(ctx.as_ptr()), bpf_get_netns_cookie(ctx.as_ptr())) };
+    let waits = state.is(mark::CONNECTED) && (state.peer != peer || state.peer_port != port);
+    if waits {
+        state.flags |= mark::ELSEWHERE;
+    }
     if is_answer(state, cookie, peer, port) {
         return;
     }
-    let waits = state.is(mark::CONNECTED) && (state.peer != peer || state.peer_port != port);
     if state.is(mark::SENT) || waits {
         let key = PeerKey::destination(cookie, peer, port);
         if PEERS.get_ptr(key).is_some() {
@@ -163,9 +167,29 @@ pub fn send(ctx: &SockAddrContext, peer: Address, port: u16) {
     emit_flow(kind::UDP_SENT, state, cookie, (local, local_port), (peer, port));
 }
 
-/// `udp_sendmsg` or `udpv6_sendmsg` was entered: the first time on a connected socket is where its flow begins.
+/// `sock_send_length`: a socket of any kind has sent. The first time on a connected UDP socket begins its flow.
 #[inline(always)]
-pub fn connected_send(ctx: &FEntryContext) {
+pub fn sent(ctx: &BtfTracePointContext) {
+    let socket: *mut bpf_sock = ctx.arg(0);
+    // SAFETY: the tracepoint's first argument is the socket.
+    let Some(state) = (unsafe { SOCKETS.get(socket) }) else { return };
+    if !state.is(mark::CONNECTED) {
+        return;
+    }
+    // The message had an address of its own.
+    if state.is(mark::ELSEWHERE) {
+        state.flags &= !mark::ELSEWHERE;
+        return;
+    }
+    let result: i32 = ctx.arg(1);
+    if result >= 0 {
+        connected_send(state, socket);
+    }
+}
+
+/// `udp_sendmsg` or `udpv6_sendmsg` was entered: the same for kernels without that tracepoint (before 6.3).
+#[inline(always)]
+pub fn sending(ctx: &FEntryContext) {
     let socket: *mut bpf_sock = ctx.arg(0);
     // SAFETY: the function's first argument is the socket.
     let Some(state) = (unsafe { SOCKETS.get(socket) }) else { return };
@@ -175,9 +199,14 @@ pub fn connected_send(ctx: &FEntryContext) {
     // A message with an address goes elsewhere, and `send` sees it.
     let message: u64 = ctx.arg(1);
     let name: u64 = read(message + u64::from(setting!(message_name)));
-    if name != 0 {
-        return;
+    if name == 0 {
+        connected_send(state, socket);
     }
+}
+
+/// A connected socket sends for the first time.
+#[inline(always)]
+fn connected_send(state: &mut Socket, socket: *mut bpf_sock) {
     // SAFETY: the helper takes a socket in this type of program.
     let cookie = unsafe { bpf_get_socket_cookie(socket.cast()) };
     state.flags = state.flags & !mark::CONNECTED | mark::SENT;

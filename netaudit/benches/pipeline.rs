@@ -31,7 +31,7 @@ fn main() {
         [auditor(PODS, 100), auditor(PODS, 100), auditor(PODS, 1_000), auditor(PODS * 10, 100)];
     let mut lost = 0;
     for _ in 0..ROUNDS {
-        sides[0].1.push(rate(|| records.iter().filter(|record| decoded(record).is_some()).count()));
+        sides[0].1.push(rate(|| records.iter().filter(|record| decoded(*record).is_some()).count()));
         let [plain, logged, policies, pods] = &mut worlds;
         for (side, world, log) in
             [(1, plain, false), (2, logged, true), (3, policies, false), (4, pods, false)]

@@ -28,13 +28,32 @@ pub fn build_ebpf(workspace_root: &Path) -> anyhow::Result<PathBuf> {
     let mut cargo = Toolchain::find()?.cargo("build", workspace_root)?;
     run(&mut cargo)?;
     let built = target_directory(workspace_root).join(TARGET).join("release/netaudit-ebpf");
-    let bytes = fs::read(&built).with_context(|| format!("no object at {}", built.display()))?;
+    let mut bytes = fs::read(&built).with_context(|| format!("no object at {}", built.display()))?;
+    mend_union_names(&mut bytes);
     let object = workspace_root.join("target/bpf/netaudit.bpf.o");
     if fs::read(&object).ok().as_deref() != Some(&bytes) {
         fs::create_dir_all(object.parent().context("the object has a directory")?)?;
         fs::write(&object, bytes).with_context(|| format!("cannot write {}", object.display()))?;
     }
     Ok(object)
+}
+
+/// Replaces what is no letter or digit in the names of `MaybeUninit` unions by `_`.
+///
+/// bpf-linker 0.10 writes identifiers out of the generic names of structures, but not of unions, and the kernel refuses
+/// type information with any other name. aya-ebpf's globals are such unions, and aya-log has one.
+fn mend_union_names(object: &mut [u8]) {
+    const NAME: &[u8] = b"\0MaybeUninit<";
+    let mut at = 0;
+    while let Some(found) = object[at..].windows(NAME.len()).position(|window| window == NAME) {
+        at += found + 1;
+        while let Some(byte) = object.get_mut(at).filter(|byte| **byte != 0) {
+            if !byte.is_ascii_alphanumeric() {
+                *byte = b'_';
+            }
+            at += 1;
+        }
+    }
 }
 
 /// Runs clippy on the eBPF programs; warnings are errors.
@@ -151,4 +170,16 @@ fn has_core(rustc: &str) -> bool {
 fn on_path(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
     env::split_paths(&path).map(|directory| directory.join(program)).find(|candidate| candidate.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn union_names_become_identifiers_and_nothing_else_changes() {
+        let mut object = *b"Global<u8>\0MaybeUninit<core::ffi::c_int>\0Vec<u8>\0MaybeUninit<u8>";
+        mend_union_names(&mut object);
+        assert_eq!(&object, b"Global<u8>\0MaybeUninit_core__ffi__c_int_\0Vec<u8>\0MaybeUninit_u8_");
+    }
 }

@@ -78,7 +78,7 @@ impl Addresses {
             return;
         }
         let mut from = created.unwrap_or(Timestamp::MIN);
-        if let Owner::Pod(_) = owner {
+        if let Owner::Pod(_) | Owner::Broken { .. } = owner {
             for other in bindings.iter().filter(|it| matches!(it.owner, Owner::Pod(_)) && it.owner != owner) {
                 from = from.max(other.until);
             }
@@ -214,8 +214,9 @@ mod tests {
         addresses.claim(ip(), Owner::Service(service.clone()), None, t(0));
         assert_eq!(addresses.at(ip(), t(0)), Found::Services([&service].into_iter().collect()));
         addresses.claim(ip(), Owner::Node("n".into()), None, t(0));
-        assert_eq!(addresses.at(ip(), t(0)), Found::Node(&"n".into()));
+        let (node, why) = ("n".into(), "why".into());
+        assert_eq!(addresses.at(ip(), t(0)), Found::Node(&node));
         addresses.claim(ip(), Owner::Broken { object: "p".into(), reason: "why".into() }, None, t(0));
-        assert_eq!(addresses.at(ip(), t(0)), Found::Broken(&"why".into()));
+        assert_eq!(addresses.at(ip(), t(0)), Found::Broken(&why));
     }
 }

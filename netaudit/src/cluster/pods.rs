@@ -69,7 +69,10 @@ impl Pods {
         let known = if pod.uid.is_empty() {
             self.by_name(&pod.namespace, &pod.name)
         } else {
-            self.by_uid.get(&pod.uid).copied().filter(|id| self.slots[id].pod.uid == pod.uid)
+            let is_same = |known: &Pod| {
+                (&known.uid, &known.namespace, &known.name) == (&pod.uid, &pod.namespace, &pod.name)
+            };
+            self.by_uid.get(&pod.uid).copied().filter(|id| is_same(&self.slots[id].pod))
         };
         let id = known.unwrap_or_else(|| {
             let id = PodId(self.next);

@@ -132,7 +132,8 @@ impl<'a> Types<'a> {
         let with_sizes = info >> 31 == 1;
         for index in 0..(info & 0xffff) as usize {
             let at = at + TYPE + index * MEMBER;
-            let (name, kind, offset) = (word(self.bytes, at)?, word(self.bytes, at + 4)?, word(self.bytes, at + 8)?);
+            let (name, kind, offset) =
+                (word(self.bytes, at)?, word(self.bytes, at + 4)?, word(self.bytes, at + 8)?);
             let bit = if with_sizes { offset & 0x00ff_ffff } else { offset };
             let name = self.text(name)?;
             if name == wanted {

@@ -33,9 +33,8 @@ impl Hierarchy {
             let mount = mounts.into_iter().next().ok_or(LoadError::NoCgroup2)?;
             return Ok(Self { root: mount.clone(), mount, prefix: "/".to_owned() });
         };
-        let root = root
-            .canonicalize()
-            .map_err(|source| LoadError::CgroupRoot { path: root.to_owned(), source })?;
+        let root =
+            root.canonicalize().map_err(|source| LoadError::CgroupRoot { path: root.to_owned(), source })?;
         // The innermost mount above it; a directory of another file system is in none.
         let mount = mounts
             .into_iter()
@@ -68,7 +67,8 @@ impl Hierarchy {
         let mut open = vec![self.root.clone()];
         let mut first = true;
         while let Some(directory) = open.pop() {
-            let read = fs::symlink_metadata(&directory).and_then(|meta| Ok((meta, fs::read_dir(&directory)?)));
+            let read =
+                fs::symlink_metadata(&directory).and_then(|meta| Ok((meta, fs::read_dir(&directory)?)));
             let (meta, entries) = match read {
                 Ok(read) => read,
                 Err(error) if first => return Err(error),
@@ -77,7 +77,10 @@ impl Hierarchy {
             first = false;
             found.push(Event::Cgroup { id: CgroupId(meta.ino()), path: relative(&self.mount, &directory) });
             open.extend(
-                entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()),
+                entries
+                    .flatten()
+                    .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+                    .map(|entry| entry.path()),
             );
         }
         Ok(found)

@@ -179,7 +179,9 @@ fn attach_core(ebpf: &mut Ebpf, name: &'static str, root: &File) -> Result<(), L
     // Links allow many programs on one cgroup whatever the mode says; the kernel wants it to be this one.
     let mode = CgroupAttachMode::Single;
     let result = match program {
-        Program::CgroupSockAddr(program) => program.load().and_then(|()| program.attach(root, mode).map(drop)),
+        Program::CgroupSockAddr(program) => {
+            program.load().and_then(|()| program.attach(root, mode).map(drop))
+        }
         Program::CgroupSock(program) => program.load().and_then(|()| program.attach(root, mode).map(drop)),
         Program::SockOps(program) => program.load().and_then(|()| program.attach(root, mode).map(drop)),
         Program::RawTracePoint(program) => {
@@ -191,19 +193,25 @@ fn attach_core(ebpf: &mut Ebpf, name: &'static str, root: &File) -> Result<(), L
     result.map_err(|source| LoadError::Program { program: name, source })
 }
 
-/// Attaches to the functions that send, and tells the other programs so. Both or none.
+/// Attaches where the kernel sends, and tells the other programs so: at the tracepoint, or else at both functions.
 fn udp_send(ebpf: &mut Ebpf, btf: &Btf) -> Result<Feature, LoadError> {
     const NAME: &str = "udp first datagram";
-    for (name, function) in [("on_udp_send4", "udp_sendmsg"), ("on_udp_send6", "udpv6_sendmsg")] {
-        let Some(Program::FEntry(program)) = ebpf.program_mut(name) else {
-            return Err(LoadError::Lacks(name));
-        };
-        if let Err(error) = program.load(function, btf).and_then(|()| program.attach().map(drop)) {
-            return Ok(Feature { name: NAME, absent: Some(chain(&error)) });
+    let Some(Program::BtfTracePoint(program)) = ebpf.program_mut("on_sent") else {
+        return Err(LoadError::Lacks("on_sent"));
+    };
+    if program.load("sock_send_length", btf).and_then(|()| program.attach().map(drop)).is_err() {
+        for (name, function) in [("on_sending4", "udp_sendmsg"), ("on_sending6", "udpv6_sendmsg")] {
+            let Some(Program::FEntry(program)) = ebpf.program_mut(name) else {
+                return Err(LoadError::Lacks(name));
+            };
+            if let Err(error) = program.load(function, btf).and_then(|()| program.attach().map(drop)) {
+                return Ok(Feature { name: NAME, absent: Some(chain(&error)) });
+            }
         }
     }
     let map = ebpf.map_mut("SWITCHES").ok_or(LoadError::Lacks("SWITCHES"))?;
-    let switch = Array::<_, u32>::try_from(map).and_then(|mut switches| switches.set(abi::SWITCH_UDP_SEND, 1, 0));
+    let switch =
+        Array::<_, u32>::try_from(map).and_then(|mut switches| switches.set(abi::SWITCH_UDP_SEND, 1, 0));
     switch.map_err(|source| LoadError::Map { map: "SWITCHES", source })?;
     Ok(Feature { name: NAME, absent: None })
 }

@@ -32,6 +32,7 @@ use aya::{
     maps::{MapData, PerCpuArray, RingBuf},
     programs::{Program, ProgramError, links::LinkError},
 };
+use aya_log::EbpfLogger;
 use netaudit_ebpf::abi::{TaskRecord, kind};
 use tokio::io::unix::AsyncFd;
 
@@ -150,6 +151,8 @@ pub struct Kernel {
     watched: HashSet<CgroupId>,
     undecodable: u64,
     ready: OnceLock<io::Result<AsyncFd<OwnedFd>>>,
+    /// What the programs say of themselves; hardly ever anything.
+    log: Option<EbpfLogger<&'static dyn log::Log>>,
 }
 
 impl Kernel {
@@ -165,7 +168,12 @@ impl Kernel {
         let ring = ebpf.take_map("RECORDS").ok_or(LoadError::Lacks("RECORDS"))?;
         let ring = RingBuf::try_from(ring).map_err(|source| LoadError::Map { map: "RECORDS", source })?;
         let losses = ebpf.take_map("LOSSES").ok_or(LoadError::Lacks("LOSSES"))?;
-        let losses = PerCpuArray::try_from(losses).map_err(|source| LoadError::Map { map: "LOSSES", source })?;
+        let losses =
+            PerCpuArray::try_from(losses).map_err(|source| LoadError::Map { map: "LOSSES", source })?;
+        // Without it the counts still tell.
+        let log = EbpfLogger::init(&mut ebpf)
+            .inspect_err(|error| tracing::warn!(%error, "the eBPF programs' log cannot be read"))
+            .ok();
         Ok(Self {
             ebpf,
             hierarchy,
@@ -177,6 +185,7 @@ impl Kernel {
             watched: HashSet::new(),
             undecodable: 0,
             ready: OnceLock::new(),
+            log,
         })
     }
 
@@ -252,6 +261,9 @@ impl Kernel {
     /// it took. Call it every 10 to 50 ms, and when [`Kernel::ready`] tells that the ring fills up.
     pub fn drain(&mut self, max: usize, sink: &mut dyn FnMut(Event)) -> usize {
         self.clock.refresh();
+        if let Some(log) = &mut self.log {
+            log.flush();
+        }
         let mut taken = 0;
         while taken < max {
             let Some(item) = self.ring.next() else { break };

@@ -57,7 +57,11 @@ impl Closed {
     }
 
     fn by_icmp(self, kind: u8, code: u8) -> Outcome {
-        let filtered = if self.v4 { kind == 3 && matches!(code, 3 | 9 | 10 | 13) } else { kind == 1 && matches!(code, 1 | 4) };
+        let filtered = if self.v4 {
+            kind == 3 && matches!(code, 3 | 9 | 10 | 13)
+        } else {
+            kind == 1 && matches!(code, 1 | 4)
+        };
         if filtered { Outcome::Rejected } else { Outcome::Unreachable }
     }
 

@@ -15,6 +15,7 @@ pub(super) fn hash(direction: Direction, rule: &declared::Rule) -> u64 {
     let mut text = String::from(direction.as_str());
     list(&mut text, "peers", rule.peers.iter().map(peer));
     list(&mut text, "ports", rule.ports.iter().map(port));
+    list(&mut text, "invalid", rule.invalid_peers.iter().chain(&rule.invalid_ports).map(invalid));
     let digest = Sha256::digest(text.as_bytes());
     digest[..8].iter().fold(0, |hash, byte| hash << 8 | u64::from(*byte))
 }
@@ -32,7 +33,13 @@ fn peer(peer: &declared::Peer) -> String {
     list(&mut text, "namespaces", peer.namespace_selector.iter().map(selector));
     list(&mut text, "pods", peer.pod_selector.iter().map(selector));
     list(&mut text, "block", peer.ip_block.iter().map(block));
+    list(&mut text, "invalid", peer.invalid.iter().map(invalid));
     text
+}
+
+/// What a lost part said cannot be told, so all parts that are wrong in one way are the same.
+fn invalid(invalid: &declared::Invalid) -> String {
+    format!("{:?}", invalid.reason)
 }
 
 /// A label is an expression with the operator `In` and one value: both spellings are one content.
@@ -42,6 +49,7 @@ fn selector(selector: &declared::Selector) -> String {
         selector.match_expressions.iter().map(|it| requirement(&it.key, &it.operator, &it.values));
     let mut text = String::from("selector");
     list(&mut text, "all", labels.chain(expressions));
+    list(&mut text, "invalid", selector.invalid.iter().map(invalid));
     text
 }
 
@@ -81,5 +89,131 @@ fn port(port: &declared::Port) -> String {
             let _ = write!(text, " to {last}");
         }
     }
+    list(&mut text, "invalid", port.invalid.iter().map(invalid));
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::declared::{Expression, IpBlock, Peer, Port, PortRef, Rule, Selector};
+
+    fn labels(pairs: &[(&str, &str)]) -> Selector {
+        let match_labels = pairs.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
+        Selector { match_labels, ..Selector::default() }
+    }
+
+    fn expressions(all: &[(&str, &str, &[&str])]) -> Selector {
+        let expression = |(key, operator, values): &(&str, &str, &[&str])| Expression {
+            key: key.to_string(),
+            operator: operator.to_string(),
+            values: values.iter().map(ToString::to_string).collect(),
+        };
+        Selector { match_expressions: all.iter().map(expression).collect(), ..Selector::default() }
+    }
+
+    fn pods(selector: Selector) -> Rule {
+        Rule { peers: vec![Peer { pod_selector: Some(selector), ..Peer::default() }], ..Rule::default() }
+    }
+
+    fn block(cidr: &str, except: &[&str]) -> Rule {
+        let block = IpBlock { cidr: cidr.into(), except: except.iter().map(ToString::to_string).collect() };
+        Rule { peers: vec![Peer { ip_block: Some(block), ..Peer::default() }], ..Rule::default() }
+    }
+
+    fn ports(ports: &[(Option<&str>, Option<i64>, Option<i64>)]) -> Rule {
+        let port = |(protocol, port, end): &(Option<&str>, Option<i64>, Option<i64>)| Port {
+            protocol: protocol.map(str::to_owned),
+            port: port.map(PortRef::Number),
+            end_port: *end,
+            invalid: None,
+        };
+        Rule { ports: ports.iter().map(port).collect(), ..Rule::default() }
+    }
+
+    #[test]
+    fn one_meaning_one_hash() {
+        for (a, b) in [
+            (pods(labels(&[("a", "1"), ("b", "2")])), pods(labels(&[("b", "2"), ("a", "1")]))),
+            (pods(labels(&[("a", "1")])), pods(expressions(&[("a", "In", &["1"])]))),
+            (
+                pods(expressions(&[("a", "In", &["1", "2", "1"]), ("b", "Exists", &[])])),
+                pods(expressions(&[("b", "Exists", &[]), ("a", "In", &["2", "1"])])),
+            ),
+            (ports(&[(None, Some(80), None)]), ports(&[(Some("TCP"), Some(80), Some(80))])),
+            (
+                ports(&[(None, Some(80), None), (Some("UDP"), None, None)]),
+                ports(&[(Some("UDP"), None, None), (None, Some(80), None), (None, Some(80), None)]),
+            ),
+            (block("10.1.2.3/8", &["10.1.0.0/16"]), block("10.0.0.0/8", &["10.1.0.0/16", "10.1.0.0/16"])),
+            (block("::ffff:10.0.0.0/104", &[]), block("10.0.0.0/8", &[])),
+        ] {
+            assert_eq!(hash(Direction::Egress, &a), hash(Direction::Egress, &b), "{a:?} {b:?}");
+        }
+    }
+
+    #[test]
+    fn another_meaning_another_hash() {
+        let namespaces = |selector| Rule {
+            peers: vec![Peer { namespace_selector: Some(selector), ..Peer::default() }],
+            ..Rule::default()
+        };
+        let both = Rule {
+            peers: vec![Peer {
+                namespace_selector: Some(labels(&[("a", "1")])),
+                pod_selector: Some(labels(&[("b", "2")])),
+                ..Peer::default()
+            }],
+            ..Rule::default()
+        };
+        let either = Rule {
+            peers: [namespaces(labels(&[("a", "1")])), pods(labels(&[("b", "2")]))]
+                .into_iter()
+                .flat_map(|it| it.peers)
+                .collect(),
+            ..Rule::default()
+        };
+        let named = |name: &str| Rule {
+            ports: vec![Port { port: Some(PortRef::Name(name.into())), ..Port::default() }],
+            ..Rule::default()
+        };
+        let rules = [
+            Rule::default(),
+            pods(Selector::default()),
+            namespaces(Selector::default()),
+            pods(labels(&[("a", "1")])),
+            pods(labels(&[("a", "1\" \"In")])),
+            namespaces(labels(&[("a", "1")])),
+            pods(expressions(&[("a", "NotIn", &["1"])])),
+            pods(expressions(&[("a", "In", &["1", "2"])])),
+            pods(expressions(&[("a", "In", &["1 2"])])),
+            both,
+            either,
+            block("10.0.0.0/8", &[]),
+            block("10.0.0.0/9", &[]),
+            block("10.0.0.0/8", &["10.0.0.0/9"]),
+            ports(&[(None, None, None)]),
+            ports(&[(Some("UDP"), None, None)]),
+            ports(&[(None, Some(80), None)]),
+            ports(&[(None, Some(80), Some(81))]),
+            named("80"),
+            named("http"),
+        ];
+        let mut hashes: Vec<_> = [Direction::Egress, Direction::Ingress]
+            .iter()
+            .flat_map(|direction| rules.iter().map(|rule| hash(*direction, rule)))
+            .collect();
+        let all = hashes.len();
+        hashes.sort_unstable();
+        hashes.dedup();
+        assert_eq!(hashes.len(), all);
+    }
+
+    #[test]
+    fn the_hash_is_the_same_in_every_version() {
+        // Usage that is stored by this hash must be found again: changing the canonical text loses history.
+        let mut rule = pods(labels(&[("app", "postgres")]));
+        rule.ports = ports(&[(None, Some(5432), None)]).ports;
+        assert_eq!(format!("{:016x}", hash(Direction::Egress, &rule)), "6143108598b21d65");
+    }
 }

@@ -95,6 +95,13 @@ pub(super) struct PortMatch {
     pub doubt: Option<Arc<str>>,
 }
 
+impl PortMatch {
+    /// Perhaps every port of every protocol.
+    fn anything(doubt: Arc<str>) -> Self {
+        Self { protocol: None, port: PortTest::Any, doubt: Some(doubt) }
+    }
+}
+
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum PortTest {
     /// Every port.
@@ -122,6 +129,11 @@ impl Flaws {
         let text = warning.to_string().into();
         self.warnings.push(warning);
         text
+    }
+
+    /// Records a part of the wrong type.
+    pub fn add_invalid(&mut self, invalid: &declared::Invalid) -> Arc<str> {
+        self.add(invalid.path.clone(), invalid.reason.as_str())
     }
 }
 
@@ -218,12 +230,19 @@ fn compile_rule(
         Direction::Ingress => "from",
     };
     let mut peers = Vec::new();
+    if let Some(invalid) = &declared.invalid_peers {
+        peers.push(Peer { index: 0, matcher: Matcher::Anyone, doubt: Some(flaws.add_invalid(invalid)) });
+    }
     for (index, peer) in declared.peers.iter().enumerate() {
         compile_peer(peer, index, &format!("{path}.{list}[{index}]"), &policy.namespace, flaws, &mut peers);
     }
-    let ports = (declared.ports.iter().enumerate())
-        .map(|(index, port)| compile_port(port, &format!("{path}.ports[{index}]"), flaws))
-        .collect();
+    let mut ports = Vec::new();
+    if let Some(invalid) = &declared.invalid_ports {
+        ports.push(PortMatch::anything(flaws.add_invalid(invalid)));
+    }
+    for (index, port) in declared.ports.iter().enumerate() {
+        ports.push(compile_port(port, &format!("{path}.ports[{index}]"), flaws));
+    }
     let id = RuleId {
         policy: policy.clone(),
         direction,
@@ -247,6 +266,11 @@ fn compile_peer(
     into: &mut Vec<Peer>,
 ) {
     let index = u32::try_from(index).unwrap_or(u32::MAX);
+    if let Some(invalid) = &declared.invalid {
+        let doubt = flaws.add_invalid(invalid);
+        into.push(Peer { index, matcher: Matcher::Anyone, doubt: Some(doubt) });
+        return;
+    }
     let mut doubt = None;
     let has_selector = declared.pod_selector.is_some() || declared.namespace_selector.is_some();
     if declared.ip_block.is_some() && has_selector {
@@ -324,6 +348,9 @@ pub(super) fn parse_cidr(text: &str) -> Option<IpNet> {
 /// The API on ports: no `protocol` means TCP; no `port` means every port of the protocol; `endPort` makes a range,
 /// needs a numeric `port`, and is not less than it.
 fn compile_port(declared: &declared::Port, path: &str, flaws: &mut Flaws) -> PortMatch {
+    if let Some(invalid) = &declared.invalid {
+        return PortMatch::anything(flaws.add_invalid(invalid));
+    }
     let mut doubt = None;
     let protocol = match declared.protocol.as_deref() {
         None | Some("TCP") => Some(Protocol::Tcp),

@@ -24,6 +24,15 @@ pub struct NetworkPolicy {
     pub unknown_fields: Vec<String>,
 }
 
+/// A part that is not of the type that the API gives it, so that what it was meant to say is lost.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Invalid {
+    /// Where: `spec.ingress[0].from`.
+    pub path: String,
+    /// What is wrong.
+    pub reason: String,
+}
+
 /// An element of `spec.ingress` or `spec.egress`.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Rule {
@@ -31,6 +40,10 @@ pub struct Rule {
     pub peers: Vec<Peer>,
     /// `ports`.
     pub ports: Vec<Port>,
+    /// Why its peers are not known, where they are not.
+    pub invalid_peers: Option<Invalid>,
+    /// Why its ports are not known, where they are not.
+    pub invalid_ports: Option<Invalid>,
 }
 
 /// An element of `from` or `to`.
@@ -42,6 +55,8 @@ pub struct Peer {
     pub pod_selector: Option<Selector>,
     /// `ipBlock`.
     pub ip_block: Option<IpBlock>,
+    /// Why whom it means is not known, where it is not.
+    pub invalid: Option<Invalid>,
 }
 
 /// `ipBlock`.
@@ -62,6 +77,8 @@ pub struct Port {
     pub port: Option<PortRef>,
     /// `endPort`.
     pub end_port: Option<i64>,
+    /// Why which it means is not known, where it is not.
+    pub invalid: Option<Invalid>,
 }
 
 /// A port by number or by the name that a container gives it.
@@ -80,6 +97,8 @@ pub struct Selector {
     pub match_labels: Vec<(String, String)>,
     /// `matchExpressions`.
     pub match_expressions: Vec<Expression>,
+    /// Labels and expressions that are not known.
+    pub invalid: Vec<Invalid>,
 }
 
 /// An element of `matchExpressions`.

@@ -330,19 +330,6 @@ impl Engine {
         verdict
     }
 
-    /// The same, computed anew: for tests that compare.
-    pub fn verdict_uncached(
-        &self,
-        direction: Direction,
-        subject: IdentityId,
-        peer: Option<IdentityId>,
-        class: ClassId,
-        protocol: Protocol,
-        port: u16,
-    ) -> Verdict {
-        evaluate::verdict(self, &Question { direction, subject, peer, class, protocol, port })
-    }
-
     /// Everything about an identity of this epoch.
     pub(super) fn facts(&self, id: IdentityId) -> &Identity {
         &self.identities[id.0 as usize]

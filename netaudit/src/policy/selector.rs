@@ -69,6 +69,9 @@ impl Selector {
     /// Compiles `declared`, which stands at `path`; what is wrong with it is told to `flaws`.
     pub(super) fn compile(declared: &declared::Selector, path: &str, flaws: &mut Flaws) -> Self {
         let mut selector = Self::default();
+        for invalid in &declared.invalid {
+            selector.doubt(flaws.add_invalid(invalid));
+        }
         for (key, value) in &declared.match_labels {
             let problem = key_problem(key).or_else(|| value_problem(value));
             match problem {
@@ -255,6 +258,7 @@ mod tests {
                     values: values.iter().map(ToString::to_string).collect(),
                 })
                 .collect(),
+            ..Default::default()
         };
         let mut flaws = Flaws::new("NetworkPolicy ns/p");
         let selector = Selector::compile(&declared, "spec.podSelector", &mut flaws);

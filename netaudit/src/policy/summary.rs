@@ -14,7 +14,7 @@ pub(super) fn of(rule: &Rule) -> String {
         peers => joined(peers.iter().map(peer), " or "),
     };
     let ports = match rule.ports.as_slice() {
-        [] => "any port".to_owned(),
+        [] => "on any port".to_owned(),
         ports => joined(ports.iter().map(port), ", "),
     };
     format!("{word} {peers} {ports}")
@@ -60,5 +60,61 @@ fn port(port: &PortMatch) -> String {
         PortTest::Range(first, last) if first == last => format!("{protocol} {first}"),
         PortTest::Range(first, last) => format!("{protocol} {first}-{last}"),
         PortTest::Named(name) => format!("{protocol} {name}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use crate::{
+        cluster::Object,
+        model::Direction,
+        policy::CompiledPolicy,
+        watch::convert::{self, Converted},
+    };
+
+    #[test]
+    fn rules_in_words() {
+        let ingress = json!([
+            {},
+            { "from": [{ "podSelector": { "matchLabels": { "app": "web" } } }], "ports": [{ "port": 5432 }] },
+            { "from": [{ "podSelector": {} }, { "namespaceSelector": {} }], "ports": [{ "protocol": "UDP" }] },
+            {
+                "from": [{
+                    "namespaceSelector": { "matchLabels": { "kubernetes.io/metadata.name": "traefik" } },
+                    "podSelector": { "matchLabels": { "app": "traefik" } },
+                }],
+                "ports": [{ "port": 8000, "endPort": 8010 }, { "port": "http" }],
+            },
+            { "from": [{ "namespaceSelector": { "matchExpressions": [{ "key": "env", "operator": "Exists" }] } }] },
+            { "from": [{ "ipBlock": { "cidr": "0.0.0.0/0", "except": ["10.0.0.0/8", "192.168.0.0/16"] } }] },
+            { "from": [{ "ipBlock": { "cidr": "x" } }], "ports": [{ "port": 0 }] },
+        ]);
+        let policy = json!({
+            "apiVersion": "networking.k8s.io/v1",
+            "kind": "NetworkPolicy",
+            "metadata": { "name": "p" },
+            "spec": { "podSelector": {}, "ingress": ingress },
+        });
+        let converted = convert::document(&policy, &"test".into());
+        let [Converted::Object(Object::NetworkPolicy(declared))] = converted.as_slice() else {
+            panic!("{converted:?}");
+        };
+        let compiled = CompiledPolicy::compile(declared);
+        let summaries: Vec<_> =
+            compiled.rules(Direction::Ingress).iter().map(|it| it.summary.as_str()).collect();
+        assert_eq!(
+            summaries,
+            [
+                "from anyone on any port",
+                "from app=web TCP 5432",
+                "from every pod of its own namespace or every pod in every namespace any UDP port",
+                "from app=traefik in namespace traefik TCP 8000-8010, TCP http",
+                "from every pod in namespaces with env on any port",
+                "from 0.0.0.0/0 except 10.0.0.0/8, 192.168.0.0/16 on any port",
+                "from <invalid> TCP <invalid>",
+            ]
+        );
     }
 }

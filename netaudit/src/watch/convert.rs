@@ -60,14 +60,14 @@ fn walk(value: &Value, item_of: Option<(&str, &str)>, source: &Arc<str>, into: &
             into.push(Converted::Ignored("no kind".to_owned()));
             return;
         }
-        (version, kind) => {
+        (_, kind) => {
             let missing = if kind.is_none() { "kind" } else { "apiVersion" };
             let known = kind.and_then(Kind::from_name);
             if kind.is_some() && known.is_none() {
                 into.push(Converted::Ignored(kind.unwrap_or_default().to_owned()));
                 return;
             }
-            let reason = format!("{missing}: missing or no text (apiVersion {version:?})");
+            let reason = format!("{missing}: missing or no text");
             into.push(Converted::Object(Object::Broken(broken(known, value, source, reason))));
             return;
         }

@@ -149,13 +149,15 @@ impl<'a> Field<'a> {
 
     /// Labels or annotations.
     pub fn labels(&self) -> Result<Vec<(&'a str, &'a str)>, Flaw> {
-        (self.entries()?.iter())
-            .map(|(name, it)| match it.value {
-                // The API server keeps a key without a value as an empty one.
-                Some(Value::Null) => Ok((*name, "")),
-                _ => Ok((*name, it.text()?.unwrap_or_default())),
-            })
-            .collect()
+        self.entries()?.iter().map(|(name, it)| Ok((*name, it.label()?))).collect()
+    }
+
+    /// A label's value. The API server keeps a key without a value as an empty one.
+    pub fn label(&self) -> Result<&'a str, Flaw> {
+        match self.value {
+            Some(Value::Null) => Ok(""),
+            _ => Ok(self.text()?.unwrap_or_default()),
+        }
     }
 
     /// The names of its fields that are none of `known`, as paths.

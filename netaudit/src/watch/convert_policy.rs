@@ -1,9 +1,12 @@
-//! A NetworkPolicy's JSON to its declared form. Only types are judged here; values are judged when it is compiled.
+//! A NetworkPolicy's JSON to its declared form. Only types are judged here; values are judged when
+//! it is compiled.
 
 use std::sync::Arc;
 
 use super::convert_fields::{Field, Flaw};
-use crate::policy::declared::{Expression, IpBlock, NetworkPolicy, Peer, Port, PortRef, Rule, Selector};
+use crate::policy::declared::{
+    Expression, Invalid, IpBlock, NetworkPolicy, Peer, Port, PortRef, Rule, Selector,
+};
 
 /// Reads the policy at `root`.
 pub(super) fn network_policy(
@@ -24,68 +27,94 @@ pub(super) fn network_policy(
     })
 }
 
+/// A part that has the wrong type is kept as invalid where it stands: the rest of the policy is still certain.
+fn invalid(flaw: Flaw) -> Invalid {
+    Invalid { path: flaw.path, reason: flaw.reason }
+}
+
 fn rules(field: &Field<'_>, list: &str, unknown: &mut Vec<String>) -> Result<Vec<Rule>, Flaw> {
     let mut rules = Vec::new();
-    for rule in field.items()? {
-        unknown.extend(rule.unknown(&[list, "ports"]));
-        let mut peers = Vec::new();
-        for peer in rule.get(list)?.items()? {
-            peers.push(self::peer(&peer, unknown)?);
+    for field in field.items()? {
+        unknown.extend(field.unknown(&[list, "ports"]));
+        let mut rule = Rule::default();
+        match field.get(list).and_then(|it| it.items()) {
+            Ok(peers) => rule.peers = peers.iter().map(|it| peer(it, unknown)).collect(),
+            Err(flaw) => rule.invalid_peers = Some(invalid(flaw)),
         }
-        let mut ports = Vec::new();
-        for port in rule.get("ports")?.items()? {
-            unknown.extend(port.unknown(&["protocol", "port", "endPort"]));
-            ports.push(self::port(&port)?);
+        match field.get("ports").and_then(|it| it.items()) {
+            Ok(ports) => rule.ports = ports.iter().map(|it| port(it, unknown)).collect(),
+            Err(flaw) => rule.invalid_ports = Some(invalid(flaw)),
         }
-        rules.push(Rule { peers, ports });
+        rules.push(rule);
     }
     Ok(rules)
 }
 
-fn peer(field: &Field<'_>, unknown: &mut Vec<String>) -> Result<Peer, Flaw> {
+fn peer(field: &Field<'_>, unknown: &mut Vec<String>) -> Peer {
     unknown.extend(field.unknown(&["podSelector", "namespaceSelector", "ipBlock"]));
-    let mut optional = |name| -> Result<Option<Selector>, Flaw> {
-        let field = field.get(name)?;
-        if field.is_present() { Ok(Some(selector(&field, unknown)?)) } else { Ok(None) }
+    let mut read = || -> Result<Peer, Flaw> {
+        Ok(Peer {
+            namespace_selector: optional_selector(&field.get("namespaceSelector")?, unknown)?,
+            pod_selector: optional_selector(&field.get("podSelector")?, unknown)?,
+            ip_block: ip_block(&field.get("ipBlock")?, unknown)?,
+            invalid: None,
+        })
     };
-    let (namespace_selector, pod_selector) = (optional("namespaceSelector")?, optional("podSelector")?);
-    let block = field.get("ipBlock")?;
-    let ip_block = if block.is_present() {
-        unknown.extend(block.unknown(&["cidr", "except"]));
-        let cidr = block.get("cidr")?.text()?.unwrap_or_default().to_owned();
-        Some(IpBlock { cidr, except: block.get("except")?.texts()? })
-    } else {
-        None
-    };
-    Ok(Peer { namespace_selector, pod_selector, ip_block })
+    read().unwrap_or_else(|flaw| Peer { invalid: Some(invalid(flaw)), ..Peer::default() })
 }
 
-fn port(field: &Field<'_>) -> Result<Port, Flaw> {
-    let port = field.get("port")?;
-    let number_or_name = if port.is_text() {
-        port.text()?.map(|name| PortRef::Name(name.to_owned()))
-    } else {
-        port.integer()?.map(PortRef::Number)
+fn optional_selector(field: &Field<'_>, unknown: &mut Vec<String>) -> Result<Option<Selector>, Flaw> {
+    if field.is_present() { selector(field, unknown).map(Some) } else { Ok(None) }
+}
+
+fn ip_block(field: &Field<'_>, unknown: &mut Vec<String>) -> Result<Option<IpBlock>, Flaw> {
+    if !field.is_present() {
+        return Ok(None);
+    }
+    unknown.extend(field.unknown(&["cidr", "except"]));
+    let cidr = field.get("cidr")?.text()?.unwrap_or_default().to_owned();
+    Ok(Some(IpBlock { cidr, except: field.get("except")?.texts()? }))
+}
+
+fn port(field: &Field<'_>, unknown: &mut Vec<String>) -> Port {
+    unknown.extend(field.unknown(&["protocol", "port", "endPort"]));
+    let read = || -> Result<Port, Flaw> {
+        let port = field.get("port")?;
+        let port = if port.is_text() {
+            port.text()?.map(|name| PortRef::Name(name.to_owned()))
+        } else {
+            port.integer()?.map(PortRef::Number)
+        };
+        let protocol = field.get("protocol")?.text()?.map(str::to_owned);
+        Ok(Port { protocol, port, end_port: field.get("endPort")?.integer()?, invalid: None })
     };
-    Ok(Port {
-        protocol: field.get("protocol")?.text()?.map(str::to_owned),
-        port: number_or_name,
-        end_port: field.get("endPort")?.integer()?,
-    })
+    read().unwrap_or_else(|flaw| Port { invalid: Some(invalid(flaw)), ..Port::default() })
 }
 
 fn selector(field: &Field<'_>, unknown: &mut Vec<String>) -> Result<Selector, Flaw> {
     unknown.extend(field.unknown(&["matchLabels", "matchExpressions"]));
-    let labels = field.get("matchLabels")?.labels()?;
-    let mut match_expressions = Vec::new();
-    for expression in field.get("matchExpressions")?.items()? {
-        unknown.extend(expression.unknown(&["key", "operator", "values"]));
-        match_expressions.push(Expression {
-            key: expression.get("key")?.text()?.unwrap_or_default().to_owned(),
-            operator: expression.get("operator")?.text()?.unwrap_or_default().to_owned(),
-            values: expression.get("values")?.texts()?,
-        });
+    let mut selector = Selector::default();
+    let (labels, expressions) = (field.get("matchLabels")?, field.get("matchExpressions")?);
+    for (key, value) in labels.entries()? {
+        match value.label() {
+            Ok(value) => selector.match_labels.push((key.to_owned(), value.to_owned())),
+            Err(flaw) => selector.invalid.push(invalid(flaw)),
+        }
     }
-    let match_labels = labels.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
-    Ok(Selector { match_labels, match_expressions })
+    for field in expressions.items()? {
+        unknown.extend(field.unknown(&["key", "operator", "values"]));
+        match expression(&field) {
+            Ok(expression) => selector.match_expressions.push(expression),
+            Err(flaw) => selector.invalid.push(invalid(flaw)),
+        }
+    }
+    Ok(selector)
+}
+
+fn expression(field: &Field<'_>) -> Result<Expression, Flaw> {
+    Ok(Expression {
+        key: field.get("key")?.text()?.unwrap_or_default().to_owned(),
+        operator: field.get("operator")?.text()?.unwrap_or_default().to_owned(),
+        values: field.get("values")?.texts()?,
+    })
 }

@@ -225,7 +225,9 @@ fn read_json(file: &Arc<Path>, text: &str, loaded: &mut Loaded) {
             Some(Ok(value)) => add(&value, source, loaded),
             Some(Err(error)) => {
                 let (line, column) = (error.line() as u32, error.column() as u32);
-                return add_unparsed(&text[start..], source, line, column, error.to_string(), loaded);
+                let reason = error.to_string();
+                let reason = reason.split(" at line ").next().unwrap_or_default().to_owned();
+                return add_unparsed(&text[start..], source, line, column, reason, loaded);
             }
         }
         start = values.byte_offset();

@@ -52,69 +52,106 @@ pub(super) struct Guess {
     pub ips: SmallVec<[IpAddr; 2]>,
 }
 
-/// Reads what it can, line by line. What it finds is used only to narrow whom the document could concern, so it finds
-/// nothing rather than something wrong: a list or two kinds in one document give no kind.
+/// Reads what it can. What it finds is used only to narrow whom the document could concern, so it finds nothing rather
+/// than something wrong: a list or two kinds in one document give no kind.
 pub(super) fn guess(text: &str) -> Guess {
-    let is_flow = text.trim_start().starts_with(['{', '[']);
-    let mut guess = Guess::default();
-    let mut kinds = Vec::new();
+    let mut found = Found::default();
+    if text.trim_start().starts_with(['{', '[']) {
+        guess_json(text, &mut found)
+    } else {
+        guess_yaml(text, &mut found)
+    }
+    let Found { kinds, mut guess, metadata_is_whole } = found;
+    match kinds.as_slice() {
+        [kind] if !kind.ends_with("List") => {
+            guess.kind = Some(kind.clone());
+            if metadata_is_whole && guess.name.is_some() && guess.namespace.is_none() {
+                guess.namespace = Some(DEFAULT_NAMESPACE.to_owned());
+            }
+        }
+        // Perhaps several objects, and each may live elsewhere.
+        _ => (guess.namespace, guess.name) = (None, None),
+    }
+    guess
+}
+
+#[derive(Default)]
+struct Found {
+    kinds: Vec<String>,
+    guess: Guess,
+    /// Whether the metadata was read to its end, so that what it lacks is not said.
+    metadata_is_whole: bool,
+}
+
+impl Found {
+    fn add(&mut self, path: &[&str], value: &str) {
+        match path {
+            ["kind"] => self.kinds.push(value.to_owned()),
+            ["metadata", "namespace"] => keep(&mut self.guess.namespace, value),
+            ["metadata", "name"] => keep(&mut self.guess.name, value),
+            [.., "podIP" | "ip"] => {
+                if let Ok(ip) = value.parse::<IpAddr>().map(|ip| ip.to_canonical())
+                    && !self.guess.ips.contains(&ip)
+                {
+                    self.guess.ips.push(ip);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Line by line: what stands at the very left, and what is indented once below `metadata`.
+fn guess_yaml(text: &str, found: &mut Found) {
     let mut in_metadata = false;
-    let mut metadata_is_whole = false;
     let mut metadata_indent = 0;
     for line in text.lines() {
         let indent = line.len() - line.trim_start().len();
         let trimmed = line.trim_start().trim_start_matches("- ").trim_start();
         let Some((key, value)) = trimmed.split_once(':') else { continue };
         let key = key.trim().trim_matches('"');
-        let value = value.split(" #").next().unwrap_or_default();
-        let value = value.trim().trim_end_matches(',').trim_matches(['"', '\'']).trim();
-        if let ("podIP" | "ip", Ok(ip)) = (key, value.parse::<IpAddr>())
-            && !guess.ips.contains(&ip.to_canonical())
-        {
-            guess.ips.push(ip.to_canonical());
-        }
-        let is_plain = !value.is_empty() && !value.contains(['{', '[', '"', ' ']);
-        if is_flow {
-            // Any depth: the first kind in JSON may be an inner one, so several give none.
-            match key {
-                "kind" if is_plain => kinds.push(value.to_owned()),
-                "namespace" if is_plain => keep(&mut guess.namespace, value),
-                _ => {}
-            }
-            continue;
-        }
+        let value = value.split(" #").next().unwrap_or_default().trim().trim_matches(['"', '\'']).trim();
         if indent == 0 {
-            metadata_is_whole |= in_metadata;
+            found.metadata_is_whole |= in_metadata;
             in_metadata = key == "metadata";
             metadata_indent = 0;
-            if key == "kind" && is_plain {
-                kinds.push(value.to_owned());
+        } else if in_metadata && metadata_indent == 0 {
+            metadata_indent = indent;
+        }
+        if value.is_empty() || value.contains(['{', '[', '"', ' ']) {
+            continue;
+        }
+        match indent {
+            0 => found.add(&[key], value),
+            _ if in_metadata && indent == metadata_indent => found.add(&["metadata", key], value),
+            _ => found.add(&["", key], value),
+        }
+    }
+}
+
+/// Texts with the keys that lead to them, by counting brackets.
+fn guess_json(text: &str, found: &mut Found) {
+    let mut path: Vec<&str> = Vec::new();
+    let mut rest = text;
+    while let Some(at) = rest.find(['{', '[', '}', ']', '"']) {
+        let (mark, after) = (rest.as_bytes()[at], &rest[at + 1..]);
+        rest = after;
+        match mark {
+            b'{' | b'[' => path.push(""),
+            b'}' | b']' => {
+                path.pop();
             }
-        } else if in_metadata {
-            if metadata_indent == 0 {
-                metadata_indent = indent;
-            }
-            match key {
-                _ if indent != metadata_indent || !is_plain => {}
-                "namespace" => keep(&mut guess.namespace, value),
-                "name" => keep(&mut guess.name, value),
-                _ => {}
+            _ => {
+                // Escapes do not occur in the names that are looked for; a quote behind one only ends a text early.
+                let Some((token, after)) = after.split_once('"') else { return };
+                rest = after;
+                match (after.trim_start().starts_with(':'), path.last_mut()) {
+                    (true, Some(key)) => *key = token,
+                    _ => found.add(&path, token),
+                }
             }
         }
     }
-    if let [kind] = kinds.as_slice()
-        && !kind.ends_with("List")
-    {
-        guess.kind = Some(kind.clone());
-        if metadata_is_whole && guess.name.is_some() && guess.namespace.is_none() {
-            guess.namespace = Some(DEFAULT_NAMESPACE.to_owned());
-        }
-    } else {
-        // Several objects: each may live elsewhere.
-        guess.namespace = None;
-        guess.name = None;
-    }
-    guess
 }
 
 fn keep(slot: &mut Option<String>, value: &str) {

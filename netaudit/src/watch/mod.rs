@@ -4,6 +4,8 @@ pub mod api;
 pub mod convert;
 mod convert_fields;
 mod convert_policy;
+#[cfg(test)]
+mod convert_tests;
 pub mod files;
 pub mod manifests;
 mod manifests_text;

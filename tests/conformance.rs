@@ -1,0 +1,73 @@
+//! The NetworkPolicy cases of other projects' suites, where the shared folder with them is at hand.
+
+use std::{fs, path::Path, process::Command};
+
+#[test]
+fn every_network_policy_case_of_other_suites_passes() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/conformance");
+    let Ok(entries) = fs::read_dir(&folder) else {
+        eprintln!("SKIPPED: there is no ../shared/conformance beside the workspace");
+        return;
+    };
+    let mut files: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    files.retain(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with("np-") && name.ends_with(".jsonl")
+    });
+    files.sort();
+    assert!(!files.is_empty(), "no np-*.jsonl in {}", folder.display());
+
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_netaudit")).arg("eval").arg("--cases").args(&files).output();
+    let output = output.expect("netaudit runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    let last = text.lines().last().unwrap_or_default();
+    assert!(last.ends_with(" passed, 0 failed, 0 skipped"), "{last}");
+    assert!(!last.starts_with("0 "), "no flow was checked: {last}");
+}
+
+#[test]
+fn a_wrong_case_fails_and_cases_of_other_kinds_are_skipped_by_name() {
+    let pod = |name: &str, ip: &str| {
+        format!(
+            r#"{{"apiVersion":"v1","kind":"Pod","metadata":{{"name":"{name}","namespace":"x"}},"status":{{"podIP":"{ip}"}}}}"#
+        )
+    };
+    let deny = r#"{"apiVersion":"networking.k8s.io/v1","kind":"NetworkPolicy","metadata":{"name":"deny","namespace":"x"},"spec":{"podSelector":{}}}"#;
+    let admin = r#"{"apiVersion":"policy.networking.k8s.io/v1alpha1","kind":"AdminNetworkPolicy","metadata":{"name":"admin"}}"#;
+    let flow = |expect: &str, by: &str| {
+        format!(
+            r#"{{"from":{{"pod":"x/a"}},"to":{{"pod":"x/b"}},"protocol":"TCP","port":80,"expect":"{expect}"{by}}}"#
+        )
+    };
+    let by = r#","ingress_by":[{"policy":"NetworkPolicy/x/other","effect":"selects-no-rule-matches"}]"#;
+    let case = |name: &str, objects: &[&str], flows: &[String]| {
+        format!(r#"{{"name":"{name}","objects":[{}],"flows":[{}]}}"#, objects.join(","), flows.join(","))
+    };
+    let (a, b) = (pod("a", "10.0.0.1"), pod("b", "10.0.0.2"));
+    let text = [
+        case("right-and-wrong", &[&a, &b, deny], &[flow("deny", ""), flow("allow", ""), flow("deny", by)]),
+        case("other-kind", &[&a, &b, admin], &[flow("allow", "")]),
+    ]
+    .join("\n");
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let file = folder.path().join("cases.jsonl");
+    fs::write(&file, text).expect("written");
+
+    let output = Command::new(env!("CARGO_BIN_EXE_netaudit")).arg("eval").arg("--cases").arg(&file).output();
+    let output = output.expect("netaudit runs");
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("right-and-wrong: x/a → x/b TCP 80: flow: expected allowed, got denied"), "{text}");
+    assert!(text.contains("expected selects-no-rule-matches by NetworkPolicy/x/other"), "{text}");
+    assert!(text.contains("denied by NetworkPolicy/x/deny, which is not expected"), "{text}");
+    let tail: Vec<_> = text.lines().rev().take(2).collect();
+    assert_eq!(
+        tail,
+        [
+            "1 passed, 2 failed, 1 skipped",
+            "skipped: 1 flows of cases with AdminNetworkPolicy, which is not built yet"
+        ]
+    );
+}

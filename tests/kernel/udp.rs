@@ -1,0 +1,250 @@
+//! UDP: one flow a destination at the source, one a client at the server, and none for an answer.
+
+use std::{
+    io,
+    net::{SocketAddr, UdpSocket},
+    os::{fd::AsRawFd as _, unix::net::UnixStream},
+};
+
+use netaudit::model::{Direction, Observation, Outcome, Protocol};
+
+use super::{
+    pods::{Pod, Running, Stage, check, ready},
+    tcp::raw,
+};
+
+/// A pod with an echo server on port 53 and one with clients.
+struct Service {
+    // In the order in which they must end: processes leave the pods, and pods the tree.
+    process: Option<Running>,
+    client: Pod,
+    server: Pod,
+    stage: Stage,
+}
+
+impl Service {
+    fn new() -> Option<Self> {
+        if !ready() {
+            return None;
+        }
+        let stage = Stage::new();
+        let (client, server) = (stage.pod("client"), stage.pod("server"));
+        client.join(&server);
+        let mut service = Self { process: None, client, server, stage };
+        service.process = Some(service.serve("[::]:53"));
+        Some(service)
+    }
+
+    /// Starts an echo server in the server's pod.
+    fn serve(&self, address: &str) -> Running {
+        let (ready, signal) = UnixStream::pair().unwrap();
+        let process = self.server.start(|| {
+            let socket = UdpSocket::bind(address)?;
+            io::Write::write_all(&mut &signal, b"x")?;
+            loop {
+                let mut buffer = [0; 64];
+                let (length, client) = socket.recv_from(&mut buffer)?;
+                socket.send_to(&buffer[..length], client)?;
+            }
+        });
+        io::Read::read_exact(&mut &ready, &mut [0]).unwrap();
+        process
+    }
+}
+
+/// A client's socket: never bound by its program to anything in particular, and with a time limit.
+fn client(v6: bool) -> io::Result<UdpSocket> {
+    let kind = libc::SOCK_DGRAM;
+    let socket = super::pods::socket(if v6 { libc::AF_INET6 } else { libc::AF_INET }, kind)?;
+    let socket = UdpSocket::from(socket);
+    socket.set_read_timeout(Some(std::time::Duration::from_secs(5)))?;
+    Ok(socket)
+}
+
+fn echo(socket: &UdpSocket, to: &str) -> io::Result<()> {
+    socket.send_to(b"hello", to)?;
+    socket.recv_from(&mut [0; 64])?;
+    Ok(())
+}
+
+fn is_sent(flow: &Observation, to: &str) {
+    let to: SocketAddr = to.parse().unwrap();
+    assert_eq!(
+        (flow.direction, flow.protocol, flow.outcome),
+        (Direction::Egress, Protocol::Udp, Outcome::Sent)
+    );
+    assert_eq!((flow.remote, flow.requested), (to, None));
+}
+
+#[test]
+fn one_flow_a_destination_however_it_is_sent() {
+    let Some(mut service) = Service::new() else { return };
+    let mut count = 0;
+    for (v6, to, shown) in [
+        (false, "10.9.0.2:53", "10.9.0.2:53"),
+        (true, "[fd09::2]:53", "[fd09::2]:53"),
+        (true, "[::ffff:10.9.0.2]:53", "10.9.0.2:53"),
+    ] {
+        let unconnected = || {
+            let socket = client(v6)?;
+            (0..3).try_for_each(|_| echo(&socket, to))
+        };
+        let connected = || {
+            let socket = client(v6)?;
+            socket.connect(to)?;
+            for _ in 0..3 {
+                socket.send(b"hello")?;
+                socket.recv(&mut [0; 64])?;
+            }
+            Ok(())
+        };
+        let many = || {
+            let socket = client(v6)?;
+            send_many(&socket, to, 5)?;
+            (0..5).try_for_each(|_| socket.recv_from(&mut [0; 64]).map(drop))
+        };
+        for act in [&unconnected as &dyn Fn() -> io::Result<()>, &connected, &many] {
+            service.client.run(act);
+            count += 1;
+            let flows = service.stage.expect(&service.client, count);
+            is_sent(flows.last().unwrap(), shown);
+            assert_eq!(flows.last().unwrap().actor.cgroup, Some(service.client.cgroup.id()));
+        }
+    }
+}
+
+/// `sendmmsg` with `count` messages to the same place.
+fn send_many(socket: &UdpSocket, to: &str, count: usize) -> io::Result<()> {
+    let (mut address, length) = raw(to.parse().unwrap());
+    let mut data = *b"hello";
+    let mut part = libc::iovec { iov_base: data.as_mut_ptr().cast(), iov_len: data.len() };
+    let mut messages: Vec<libc::mmsghdr> = (0..count)
+        .map(|_| {
+            // SAFETY: zeros are a value of the structure.
+            let mut message: libc::mmsghdr = unsafe { std::mem::zeroed() };
+            message.msg_hdr.msg_name = (&raw mut address).cast();
+            message.msg_hdr.msg_namelen = length;
+            message.msg_hdr.msg_iov = &raw mut part;
+            message.msg_hdr.msg_iovlen = 1;
+            message
+        })
+        .collect();
+    // SAFETY: the messages, their address and their data live until the call returns.
+    let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), count as u32, 0) };
+    check(sent)?;
+    assert_eq!(sent as usize, count);
+    Ok(())
+}
+
+#[test]
+fn a_server_receives_from_each_client_once_and_its_answers_are_no_flows() {
+    let Some(mut service) = Service::new() else { return };
+    // Eight sockets at once, so that the server sees ports come and go; then the other family.
+    service.client.run(|| {
+        let sockets: Vec<_> = (0..8).map(|_| client(false)).collect::<Result<_, _>>()?;
+        for _ in 0..3 {
+            sockets.iter().try_for_each(|socket| echo(socket, "10.9.0.2:53"))?;
+        }
+        let socket = client(true)?;
+        echo(&socket, "[fd09::2]:53")?;
+        echo(&sockets[0], "10.9.0.2:53")
+    });
+    service.stage.expect(&service.client, 9);
+    let flows = service.stage.expect(&service.server, 2);
+    for (flow, from) in flows.iter().zip(["10.9.0.1", "fd09::1"]) {
+        assert_eq!(
+            (flow.direction, flow.protocol, flow.outcome),
+            (Direction::Ingress, Protocol::Udp, Outcome::Received)
+        );
+        assert_eq!(flow.remote.ip().to_string(), from);
+        assert_eq!(flow.port(), 53);
+        assert_eq!(flow.actor.cgroup, Some(service.server.cgroup.id()));
+        assert_eq!(flow.actor.pid, service.process.as_ref().unwrap().pid as u32);
+    }
+}
+
+#[test]
+fn a_bound_client_gets_answers_and_not_requests() {
+    let Some(mut service) = Service::new() else { return };
+    service.client.run(|| {
+        let socket = UdpSocket::bind("10.9.0.1:4000")?;
+        (0..3).try_for_each(|_| echo(&socket, "10.9.0.2:53"))
+    });
+    let flows = service.stage.expect(&service.client, 1);
+    is_sent(&flows[0], "10.9.0.2:53");
+    assert_eq!(flows[0].local, "10.9.0.1:4000".parse().unwrap());
+}
+
+#[test]
+fn each_destination_of_one_socket_is_a_flow_and_comes_back_without_another() {
+    let Some(mut service) = Service::new() else { return };
+    let others: Vec<_> = (54..57).map(|port| service.serve(&format!("0.0.0.0:{port}"))).collect();
+    service.client.run(|| {
+        let socket = client(false)?;
+        for _ in 0..4 {
+            (53..57).try_for_each(|port| echo(&socket, &format!("10.9.0.2:{port}")))?;
+        }
+        Ok(())
+    });
+    let flows = service.stage.expect(&service.client, 4);
+    let mut ports: Vec<u16> = flows.iter().map(Observation::port).collect();
+    ports.sort_unstable();
+    assert_eq!(ports, [53, 54, 55, 56]);
+    let sequences: std::collections::HashSet<u32> = flows.iter().map(|flow| flow.sequence).collect();
+    assert_eq!(sequences.len(), 4, "(socket, sequence) tells them apart");
+    drop(others);
+}
+
+#[test]
+fn a_server_that_asks_on_its_own_is_a_flow() {
+    let Some(mut service) = Service::new() else { return };
+    service.client.run(|| {
+        let socket = client(false)?;
+        echo(&socket, "10.9.0.2:53")
+    });
+    service.stage.expect(&service.server, 1);
+    // A DNS server that forwards: it asks the one from whom it was asked, at a service's port.
+    let process = service.server.start(|| {
+        let socket = UdpSocket::bind("10.9.0.2:5300")?;
+        let mut buffer = [0; 64];
+        let (_, client) = socket.recv_from(&mut buffer)?;
+        socket.send_to(b"question", (client.ip(), 53))?;
+        socket.send_to(b"answer", client)?;
+        Ok(())
+    });
+    service.client.run(|| {
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        let socket = client(false)?;
+        echo(&socket, "10.9.0.2:5300")
+    });
+    process.finish();
+    let flows = service.stage.expect(&service.server, 3);
+    assert_eq!((flows[1].outcome, flows[1].port()), (Outcome::Received, 5300));
+    is_sent(&flows[2], "10.9.0.1:53");
+}
+
+#[test]
+fn a_connect_that_sends_nothing_is_no_flow() {
+    let Some(mut service) = Service::new() else { return };
+    let feature =
+        service.stage.kernel.features().iter().find(|feature| feature.name == "udp first datagram").unwrap();
+    if let Some(reason) = feature.absent.clone() {
+        return super::pods::skip(&reason);
+    }
+    // As a resolver sorts candidates by the address from which it would reach them.
+    service.client.run(|| {
+        let socket = client(false)?;
+        socket.connect("10.9.0.2:443")?;
+        socket.local_addr()?;
+        socket.connect("10.9.0.2:53")?;
+        socket.send(b"hello")?;
+        // Elsewhere, in between: that is a flow, and not the connected one's beginning.
+        let other = client(false)?;
+        other.connect("10.9.0.2:444")?;
+        other.send_to(b"hello", "10.9.0.2:53")?;
+        Ok(())
+    });
+    let flows = service.stage.expect(&service.client, 2);
+    assert!(flows.iter().all(|flow| flow.port() == 53), "{flows:#?}");
+    assert_ne!(flows[0].local.port(), 0);
+}
