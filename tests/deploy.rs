@@ -21,7 +21,9 @@ fn deploy() -> PathBuf {
 /// The documents of a YAML file.
 fn documents(path: &Path) -> Result<Vec<Value>> {
     let text = fs::read_to_string(path).with_context(|| format!("reading {path:?}"))?;
-    text.split("\n---\n").map(|part| serde_saphyr::from_str(part).with_context(|| format!("{path:?}"))).collect()
+    text.split("\n---\n")
+        .map(|part| serde_saphyr::from_str(part).with_context(|| format!("{path:?}")))
+        .collect()
 }
 
 fn typed<T: serde::de::DeserializeOwned>(path: &Path, kind: &str) -> Result<T> {
@@ -50,7 +52,8 @@ fn selector(policy: &NetworkPolicy) -> String {
 /// One peer and one port as a word: `pod app=backend TCP/5432`.
 fn words(peers: Option<&Vec<NetworkPolicyPeer>>, ports: Option<&Vec<NetworkPolicyPort>>) -> BTreeSet<String> {
     let labels = |selector: &k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector| {
-        let labels: &BTreeMap<String, String> = selector.match_labels.as_ref().expect("selectors name labels");
+        let labels: &BTreeMap<String, String> =
+            selector.match_labels.as_ref().expect("selectors name labels");
         labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
     };
     let peers = peers.into_iter().flatten().map(|peer| {
@@ -62,7 +65,11 @@ fn words(peers: Option<&Vec<NetworkPolicyPeer>>, ports: Option<&Vec<NetworkPolic
             words.push(format!("pod {}", labels(selector)));
         }
         if let Some(block) = &peer.ip_block {
-            words.push(format!("{} except {}", block.cidr, block.except.clone().unwrap_or_default().join(",")));
+            words.push(format!(
+                "{} except {}",
+                block.cidr,
+                block.except.clone().unwrap_or_default().join(",")
+            ));
         }
         words.join(" ")
     });
@@ -70,7 +77,9 @@ fn words(peers: Option<&Vec<NetworkPolicyPeer>>, ports: Option<&Vec<NetworkPolic
         .flat_map(|peer| {
             ports.into_iter().flatten().map(move |port| {
                 let number = port.port.as_ref().map(|port| match port {
-                    k8s_openapi::apimachinery::pkg::util::intstr::IntOrString::Int(number) => number.to_string(),
+                    k8s_openapi::apimachinery::pkg::util::intstr::IntOrString::Int(number) => {
+                        number.to_string()
+                    }
                     k8s_openapi::apimachinery::pkg::util::intstr::IntOrString::String(name) => name.clone(),
                 });
                 format!("{peer} {}/{}", port.protocol.as_deref().unwrap_or("-"), number.unwrap_or_default())
@@ -81,9 +90,14 @@ fn words(peers: Option<&Vec<NetworkPolicyPeer>>, ports: Option<&Vec<NetworkPolic
 
 fn allowed(policy: &NetworkPolicy) -> (BTreeSet<String>, BTreeSet<String>) {
     let spec = policy.spec.as_ref().expect("a policy has a spec");
-    let ingress =
-        spec.ingress.iter().flatten().flat_map(|rule| words(rule.from.as_ref(), rule.ports.as_ref())).collect();
-    let egress = spec.egress.iter().flatten().flat_map(|rule| words(rule.to.as_ref(), rule.ports.as_ref())).collect();
+    let ingress = spec
+        .ingress
+        .iter()
+        .flatten()
+        .flat_map(|rule| words(rule.from.as_ref(), rule.ports.as_ref()))
+        .collect();
+    let egress =
+        spec.egress.iter().flatten().flat_map(|rule| words(rule.to.as_ref(), rule.ports.as_ref())).collect();
     (ingress, egress)
 }
 
@@ -119,7 +133,8 @@ fn the_seven_are_what_kubectl_must_show() -> Result<()> {
 #[test]
 fn each_policy_allows_what_its_table_says_and_no_more() -> Result<()> {
     let traefik = "ns traefik pod app.kubernetes.io/name=traefik";
-    let store = |port: u16| set(&[&format!("pod app=backend TCP/{port}"), &format!("ns kube-system TCP/{port}")]);
+    let store =
+        |port: u16| set(&[&format!("pod app=backend TCP/{port}"), &format!("ns kube-system TCP/{port}")]);
     let web = |port: u16| set(&[&format!("{traefik} TCP/{port}"), &format!("ns kube-system TCP/{port}")]);
     let none = BTreeSet::new();
     let table: [(&str, BTreeSet<String>, BTreeSet<String>); 8] = [
@@ -156,7 +171,9 @@ fn each_policy_allows_what_its_table_says_and_no_more() -> Result<()> {
         assert_eq!(allowed(&policy(file)?), (ingress, egress), "{file}");
     }
     // Stores must be isolated in both directions: without `Egress` an empty list would mean nothing.
-    for file in ["00-default-deny.yaml", "30-postgres-policy.yaml", "40-redis-policy.yaml", "50-minio-policy.yaml"] {
+    for file in
+        ["00-default-deny.yaml", "30-postgres-policy.yaml", "40-redis-policy.yaml", "50-minio-policy.yaml"]
+    {
         let types = policy(file)?.spec.and_then(|spec| spec.policy_types).unwrap_or_default();
         assert_eq!(types, ["Ingress", "Egress"], "{file}");
     }

@@ -46,7 +46,9 @@ fn a_pod_is_laid_out_as_the_kubelet_does_it() -> Result<()> {
         return Ok(());
     }
     let mut lab = Lab::new("layout")?;
-    for (qos, class) in [(Qos::Guaranteed, ""), (Qos::Burstable, "burstable/"), (Qos::BestEffort, "besteffort/")] {
+    for (qos, class) in
+        [(Qos::Guaranteed, ""), (Qos::Burstable, "burstable/"), (Qos::BestEffort, "besteffort/")]
+    {
         let pod = pod(&mut lab, "web-5d8f7b9c6-abcde", qos)?;
         let output = Launch::new("cat", ["/proc/self/cgroup", "/etc/resolv.conf"]).run(&pod.place, LIMIT)?;
         let text = String::from_utf8(output.stdout)?;
@@ -76,7 +78,13 @@ fn services_translate_to_every_endpoint_in_both_families() -> Result<()> {
             namespace: "shop",
             name: "web",
             selector: &[("app", "web")],
-            ports: vec![ServicePort { name: "http", protocol: "TCP", port: 80, target_port: 8080, node_port: None }],
+            ports: vec![ServicePort {
+                name: "http",
+                protocol: "TCP",
+                port: 80,
+                target_port: 8080,
+                node_port: None,
+            }],
         },
         Ipv4Addr::new(10, 96, 1, 1),
     )?;
@@ -84,7 +92,10 @@ fn services_translate_to_every_endpoint_in_both_families() -> Result<()> {
     for address in [SocketAddr::new(service.v4.into(), 80), SocketAddr::new(service.v6.into(), 80)] {
         // Three endpoints in turn; what falls to the client itself is a hairpin, which the lab does not translate back.
         for _ in 0..6 {
-            let _ = client.place.netns.enter(|| TcpStream::connect_timeout(&address, Duration::from_millis(200)))?;
+            let _ = client
+                .place
+                .netns
+                .enter(|| TcpStream::connect_timeout(&address, Duration::from_millis(200)))?;
         }
     }
     drop(own);
@@ -111,7 +122,13 @@ fn manifests_describe_the_pods_and_follow_the_services() -> Result<()> {
             namespace: "shop",
             name: "web",
             selector: &[("app", "web")],
-            ports: vec![ServicePort { name: "http", protocol: "TCP", port: 80, target_port: 8080, node_port: None }],
+            ports: vec![ServicePort {
+                name: "http",
+                protocol: "TCP",
+                port: 80,
+                target_port: 8080,
+                node_port: None,
+            }],
         },
         Ipv4Addr::new(10, 96, 1, 1),
     )?;
@@ -137,7 +154,10 @@ fn traces(lab: &Lab) -> Result<[PathBuf; 2]> {
     let directory = lab.directory().to_owned();
     let name = directory.file_name().context("a run has a name")?;
     let cgroup = find_cgroup2_mount()?.join(name);
-    ensure!(directory.is_dir() && cgroup.is_dir(), "{directory:?} and {cgroup:?} are there while the lab lives");
+    ensure!(
+        directory.is_dir() && cgroup.is_dir(),
+        "{directory:?} and {cgroup:?} are there while the lab lives"
+    );
     Ok([directory, cgroup])
 }
 

@@ -67,7 +67,9 @@ pub fn install_crate(root: &Path, name: &str, version: &str) -> Result<()> {
 }
 
 fn debian() -> Result<()> {
-    let missing: Vec<&(&str, &str)> = PACKAGES.iter().filter(|(name, _)| !is_installed(name)).collect();
+    let installed = installed();
+    let missing: Vec<&(&str, &str)> =
+        PACKAGES.iter().filter(|(name, _)| !installed.iter().any(|known| known == name)).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -100,11 +102,14 @@ fn debian() -> Result<()> {
         .stdout(Stdio::null()))
 }
 
-fn is_installed(package: &str) -> bool {
-    Command::new("dpkg-query")
-        .args(["-W", "-f", "${db:Status-Status}", package])
-        .output()
-        .is_ok_and(|output| output.stdout == b"installed")
+/// Names of those packages that are installed.
+fn installed() -> Vec<String> {
+    let mut query = Command::new("dpkg-query");
+    query.args(["-W", "-f", "${Package} ${db:Status-Status}\n"]).args(PACKAGES.iter().map(|(name, _)| name));
+    // It fails where it does not know a package, but still lists the others.
+    let listed =
+        query.output().map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    listed.lines().filter_map(|line| line.strip_suffix(" installed")).map(str::to_owned).collect()
 }
 
 /// Keeps packages from starting their services, where nothing does so already; ends with the value.

@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::{
+    compare::least,
     ledger::{Count, Entry, Expected, Party},
     record::Metrics,
     rules::HOST,
@@ -88,13 +89,7 @@ impl Agent {
 
     /// Waits until the flow log holds what the ledger wants, or no longer grows.
     pub fn drain(&mut self, ledger: &[Entry]) -> Result<()> {
-        let wanted: usize = ledger
-            .iter()
-            .map(|entry| match entry.count {
-                Count::Exactly(times) => times,
-                Count::Folded(_) | Count::UpTo(_) => 0,
-            })
-            .sum();
+        let wanted = least(ledger);
         let (mut last, mut quiet) = (0, 0);
         for _ in 0..100 {
             self.process.check()?;

@@ -1,6 +1,6 @@
 //! netaudit's account against the driver's, one by one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     ledger::{Count, Entry, Party},
@@ -9,6 +9,9 @@ use super::{
 
 /// How far apart the two clocks' readings of one moment may be: the agent converts boot time to wall time.
 const SLACK: u128 = 50_000_000;
+
+/// How much later a server may take a datagram from its socket than the client has ended: it has to be scheduled first.
+const RECEIVED_LATER: u128 = 3_000_000_000;
 
 /// What both sides name a flow by.
 type Key = (&'static str, Party, Party, &'static str, u16);
@@ -60,6 +63,20 @@ pub fn flows(ledger: &[Entry], records: &[Record]) -> Vec<String> {
     differences
 }
 
+/// How many records the ledger wants at least.
+pub fn least(ledger: &[Entry]) -> usize {
+    let mut folded = BTreeSet::new();
+    let mut exact = 0;
+    for entry in ledger {
+        match entry.count {
+            Count::Exactly(times) => exact += times,
+            Count::Folded(_) => drop(folded.insert((&entry.subject, &entry.peer, entry.port))),
+            Count::UpTo(_) => (),
+        }
+    }
+    exact + folded.len()
+}
+
 /// Takes one place of the entry that the record belongs to.
 fn claim<'e>(
     entries: &mut BTreeMap<Key, Vec<(&'e Entry, usize)>>,
@@ -73,8 +90,10 @@ fn claim<'e>(
     let Some(candidates) = entries.get_mut(&(direction, subject, peer, protocol, record.port)) else {
         return Err("nothing like it was driven".to_owned());
     };
-    let mut at_that_time =
-        candidates.iter_mut().filter(|(entry, _)| entry.from <= time + SLACK && time <= entry.until + SLACK);
+    let later = |entry: &Entry| if entry.outcome == "received" { RECEIVED_LATER } else { SLACK };
+    let mut at_that_time = candidates
+        .iter_mut()
+        .filter(|(entry, _)| entry.from <= time + SLACK && time <= entry.until + later(entry));
     let found = at_that_time.find(|(entry, got)| {
         let (Count::Exactly(most) | Count::Folded(most) | Count::UpTo(most)) = entry.count;
         *got < most && entry.outcome == record.outcome
