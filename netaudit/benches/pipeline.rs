@@ -27,8 +27,7 @@ fn main() {
     let mut sides: [(&str, Vec<f64>); 5] =
         ["decode", "pipeline", "pipeline + flow log", "pipeline, 10x policies", "pipeline, 10x pods"]
             .map(|name| (name, Vec::new()));
-    let mut worlds =
-        [auditor(PODS, 100), auditor(PODS, 100), auditor(PODS, 1_000), auditor(PODS * 10, 100)];
+    let mut worlds = [auditor(PODS, 100), auditor(PODS, 100), auditor(PODS, 1_000), auditor(PODS * 10, 100)];
     let mut lost = 0;
     for _ in 0..ROUNDS {
         sides[0].1.push(rate(|| records.iter().filter(|record| decoded(*record).is_some()).count()));
@@ -161,8 +160,10 @@ fn objects(pods: u32, policies: u32) -> Vec<Object> {
         }));
     }
     for policy in 0..policies {
-        let app = |n: u32| json!({"podSelector": {"matchLabels": {"app": format!("app-{}", n % 50)}},
-                                  "namespaceSelector": {}});
+        let app = |n: u32| {
+            json!({"podSelector": {"matchLabels": {"app": format!("app-{}", n % 50)}},
+                                  "namespaceSelector": {}})
+        };
         objects.push(json!({
             "kind": "NetworkPolicy",
             "metadata": {"namespace": format!("ns-{}", policy % 10), "name": format!("policy-{policy}")},

@@ -59,8 +59,7 @@ impl<'a> ControlPlane<'a> {
             bail!("openssl: {}", String::from_utf8_lossy(&made.stderr));
         }
         fs::write(directory.join("tokens.csv"), "secret,admin,admin,system:masters\n")?;
-        let mut plane =
-            Self { world, programs, directory, _etcd: etcd, server: None };
+        let mut plane = Self { world, programs, directory, _etcd: etcd, server: None };
         fs::write(plane.kubeconfig(), KUBECONFIG)?;
         plane.start()?;
         Ok(plane)
@@ -111,7 +110,8 @@ impl<'a> ControlPlane<'a> {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
                 let config = Kubeconfig::read_from(kubeconfig)?;
-                let config = kube::Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await?;
+                let config =
+                    kube::Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await?;
                 work(Client::try_from(config)?).await
             })
         })?
@@ -143,7 +143,9 @@ impl<'a> ControlPlane<'a> {
                 None => Api::all_with(client, &resource),
             };
             let parameters = PatchParams::apply("test").force();
-            api.patch(&name, &parameters, &Patch::Apply(&object)).await.with_context(|| format!("applying {kind}"))?;
+            api.patch(&name, &parameters, &Patch::Apply(&object))
+                .await
+                .with_context(|| format!("applying {kind}"))?;
             if !status.is_null() {
                 let status = Patch::Merge(json!({"status": status}));
                 api.patch_status(&name, &PatchParams::default(), &status).await?;

@@ -28,10 +28,19 @@ fn what_the_machine_lacks_is_named() -> Result<()> {
     for (shell, names) in [
         ("exec setpriv --bounding-set=-sys_admin,-bpf --inh-caps=-sys_admin,-bpf \"$@\"", "CAP_BPF"),
         ("exec setpriv --bounding-set=-net_admin --inh-caps=-net_admin \"$@\"", "CAP_NET_ADMIN"),
-        ("exec setpriv --bounding-set=-sys_admin,-perfmon --inh-caps=-sys_admin,-perfmon \"$@\"", "CAP_PERFMON"),
-        ("mkdir -p /tmp/netaudit-none && exec unshare -m sh -c 'mount --bind /tmp/netaudit-none /sys/kernel/btf && exec \"$@\"' sh \"$@\"", "/sys/kernel/btf"),
+        (
+            "exec setpriv --bounding-set=-sys_admin,-perfmon --inh-caps=-sys_admin,-perfmon \"$@\"",
+            "CAP_PERFMON",
+        ),
+        (
+            "mkdir -p /tmp/netaudit-none && exec unshare -m sh -c 'mount --bind /tmp/netaudit-none /sys/kernel/btf && exec \"$@\"' sh \"$@\"",
+            "/sys/kernel/btf",
+        ),
         ("exec \"$@\" --cgroup-root /proc", "cgroup v2"),
-        ("exec unshare -m sh -c 'umount -l /sys/fs/cgroup/unified 2>/dev/null; umount -l /sys/fs/cgroup; exec \"$1\" agent --manifests \"$4\" --listen 127.0.0.1:0' sh \"$@\"", "cgroup v2"),
+        (
+            "exec unshare -m sh -c 'umount -l /sys/fs/cgroup/unified 2>/dev/null; umount -l /sys/fs/cgroup; exec \"$1\" agent --manifests \"$4\" --listen 127.0.0.1:0' sh \"$@\"",
+            "cgroup v2",
+        ),
     ] {
         let errors = refused(&world, shell)?;
         assert!(errors.contains(names), "{shell} says {errors}");
@@ -74,7 +83,9 @@ fn a_manifest_that_does_not_parse_blinds_only_what_it_could_change() -> Result<(
     assert!(agent.log_tail().contains("broken.yaml"), "{}", agent.log_tail());
     // Mended, everything is certain again.
     fs::remove_file(world.lab.manifests().join("broken.yaml"))?;
-    eventually("the broken file is forgotten", || Ok(world.metric("netaudit_invalid_objects ")? == Some(0.0)))?;
+    eventually("the broken file is forgotten", || {
+        Ok(world.metric("netaudit_invalid_objects ")? == Some(0.0))
+    })?;
     world.connect(1)?;
     let flows = world.wait_for_flows("accepted flow", |flows| of(flows, "ingress").len() == 2)?;
     assert_eq!(of(&flows, "ingress")[1]["verdict"], "denied");
@@ -122,8 +133,9 @@ fn a_wrong_configuration_is_refused_before_anything_is_attached() -> Result<()> 
     let output = std::process::Command::new(NETAUDIT).args(["agent", "--ring-bytes", "1000"]).output()?;
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("power of two"));
-    let output =
-        std::process::Command::new(NETAUDIT).args(["agent", "--print-config", "--manifests", "/m"]).output()?;
+    let output = std::process::Command::new(NETAUDIT)
+        .args(["agent", "--print-config", "--manifests", "/m"])
+        .output()?;
     assert!(output.status.success());
     assert!(String::from_utf8_lossy(&output.stdout).contains("manifests: /m"));
     Ok(())

@@ -81,7 +81,9 @@ impl World {
                        while True:\n c,_=s.accept()\n c.close()\n";
         let log = self.lab.log("server");
         let mut server = Launch::new("python3", ["-c", program]).spawn(&self.server.place, &log)?;
-        server.wait_until(PATIENCE, "listening", || fs::read_to_string(&log).is_ok_and(|text| text == "up\n"))?;
+        server.wait_until(PATIENCE, "listening", || {
+            fs::read_to_string(&log).is_ok_and(|text| text == "up\n")
+        })?;
         Ok(server)
     }
 
@@ -133,9 +135,7 @@ impl World {
     /// Starts an agent by `launch` and waits until it is ready.
     pub fn agent_by(&self, launch: &Launch) -> Result<Process> {
         let mut agent = launch.spawn(&self.agent_place()?, &self.lab.log("agent"))?;
-        agent.wait_until(PATIENCE, "ready", || {
-            self.get("/readyz").is_ok_and(|(status, _)| status == 200)
-        })?;
+        agent.wait_until(PATIENCE, "ready", || self.get("/readyz").is_ok_and(|(status, _)| status == 200))?;
         Ok(agent)
     }
 
@@ -161,7 +161,9 @@ impl World {
     /// The flow log so far, a parsed object a line.
     pub fn flows(&self) -> Result<Vec<Value>> {
         let text = fs::read_to_string(self.flow_log()).context("reading the flow log")?;
-        text.lines().map(|line| serde_json::from_str(line).with_context(|| format!("a torn line: {line}"))).collect()
+        text.lines()
+            .map(|line| serde_json::from_str(line).with_context(|| format!("a torn line: {line}")))
+            .collect()
     }
 
     /// Repeats until `found` says yes to the flow log.

@@ -88,7 +88,9 @@ fn killed_and_restarted_during_traffic_it_knows_who_was_there_before() -> Result
     let flows = world.wait_for_flows("ten more", |flows| of(flows, "ingress").len() == 20)?;
     let runs: BTreeSet<_> = of(&flows, "ingress")
         .iter()
-        .map(|flow| flow["flow_id"].as_str().unwrap_or_default().rsplit_once('-').map(|(run, _)| run.to_owned()))
+        .map(|flow| {
+            flow["flow_id"].as_str().unwrap_or_default().rsplit_once('-').map(|(run, _)| run.to_owned())
+        })
         .collect();
     assert_eq!(runs.len(), 2, "each run says that it is another one: {runs:?}");
     for flow in of(&flows, "ingress") {

@@ -44,7 +44,8 @@ fn prometheus_scrapes_what_the_readme_promises() -> Result<()> {
         .spawn(&world.lab.host_place("prometheus")?, &world.lab.log("prometheus"))?;
     eventually("the violation is in Prometheus", || {
         prometheus.check()?;
-        let answer = query(&world, "netaudit_violations_total{source_workload=\"client\"}").unwrap_or_default();
+        let answer =
+            query(&world, "netaudit_violations_total{source_workload=\"client\"}").unwrap_or_default();
         Ok(answer["data"]["result"][0]["value"][1] == "3")
     })?;
     // The README's own queries.
@@ -67,7 +68,8 @@ fn check_by_promtool(metrics: &str) -> Result<()> {
         .context("starting promtool (cargo xtask setup installs it)")?;
     promtool.stdin.take().context("stdin is piped")?.write_all(metrics.as_bytes())?;
     let output = promtool.wait_with_output()?;
-    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && said.trim().is_empty(), "promtool check metrics: {said}\n{metrics}");
     Ok(())
 }
@@ -76,7 +78,12 @@ fn check_by_promtool(metrics: &str) -> Result<()> {
 fn query(world: &World, expression: &str) -> Result<Value> {
     let output = Launch::new(
         "curl",
-        ["-sS", "--data-urlencode", &format!("query={expression}"), &format!("http://{QUERIES}/api/v1/query")],
+        [
+            "-sS",
+            "--data-urlencode",
+            &format!("query={expression}"),
+            &format!("http://{QUERIES}/api/v1/query"),
+        ],
     )
     .run(&world.lab.host_place("curl")?, Duration::from_secs(10))?;
     Ok(serde_json::from_slice(&output.stdout)?)

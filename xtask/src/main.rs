@@ -8,6 +8,7 @@ use std::{
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod build_ebpf;
 mod demo;
 mod http;
@@ -39,6 +40,18 @@ enum Task {
     Demo(demo::Options),
     /// Run every test, on the kernel's real hooks, and the demo (needs root)
     Test,
+    /// Measure what the agent costs others, and how fast it is itself (needs root)
+    Bench(bench::Options),
+    /// A load that `bench` measures, in a process of its own
+    #[command(hide = true)]
+    Load {
+        /// Which
+        load: bench::Load,
+        /// How often
+        count: u32,
+        /// The round, which chooses an address
+        round: u8,
+    },
     /// Check format, clippy, documentation, licences and file lengths
     Lint,
 }
@@ -70,6 +83,8 @@ fn run(task: &Task) -> Result<()> {
             demo::run(&root, &demo::build_agent(&root)?, options)
         }
         Task::Test => test::test(&root),
+        Task::Bench(options) => bench::bench(&root, options),
+        Task::Load { load, count, round } => bench::load(*load, *count, *round),
         Task::Lint => {
             setup::setup(&root)?;
             lint::lint(&root)
