@@ -52,8 +52,8 @@ pub struct Options {
 
 /// Builds the agent as it is shipped, and returns its path.
 pub fn build_agent(root: &Path) -> Result<PathBuf> {
-    run_command(&mut cargo(root, ["build", "--release", "--locked", "-p", "netaudit"]))?;
-    Ok(target(root).join("release/netaudit"))
+    run_command(&mut cargo(root, ["build", "--locked", "-p", "netaudit"]))?;
+    Ok(target(root).join("debug/netaudit"))
 }
 
 /// Runs the demo with the agent `program`. An error if netaudit's account differs from the driver's in anything.
