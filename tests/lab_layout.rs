@@ -170,7 +170,7 @@ fn background(lab: &Lab, pod: &Pod) -> Result<u32> {
 }
 
 fn is_sleep(pid: u32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with("sleep\0300"))
+    fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with("sleep\u{0}300"))
 }
 
 #[test]
