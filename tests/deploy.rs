@@ -185,7 +185,7 @@ fn the_agent_may_read_what_it_watches_and_nothing_else() -> Result<()> {
     let role: ClusterRole = typed(&deploy().join("base/rbac.yaml"), "ClusterRole")?;
     let mut resources = BTreeSet::new();
     for rule in role.rules.unwrap_or_default() {
-        assert_eq!(rule.verbs, ["get", "list", "watch"]);
+        assert_eq!(rule.verbs, ["list", "watch"]);
         for group in rule.api_groups.unwrap_or_default() {
             let names = rule.resources.clone().unwrap_or_default();
             resources.extend(names.iter().map(|name| format!("{name}.{group}")));
