@@ -95,8 +95,10 @@ impl World {
         });
         let mut objects = vec![
             object(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}})),
-            object(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE},
-                          "status": {"addresses": [{"type": "InternalIP", "address": NODE_IP}]}})),
+            object(
+                json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}, "spec": {"podCIDR": "10.0.0.0/24"},
+                          "status": {"addresses": [{"type": "InternalIP", "address": NODE_IP}]}}),
+            ),
             pod("a", Some("10.0.0.1")),
             pod("b", Some("10.0.0.2")),
         ];
@@ -228,6 +230,20 @@ fn a_record_waits_for_its_pods_object_and_then_says_what_was_missing() {
 }
 
 #[test]
+fn a_record_waits_for_a_peer_that_must_be_a_pod() {
+    let mut world = World::new(vec![]);
+    let to_c = egress(101, 11, "10.0.0.1:40000", "10.0.0.3:80");
+    assert!(world.see(to_c).is_empty());
+    world.apply(pod("c", Some("10.0.0.3")), t(11));
+    assert_eq!(world.tick(t(11))[0].peer.kind, PeerKind::Pod(world.id("c")));
+    // One that never comes is only an address.
+    assert!(world.see(egress(101, 11, "10.0.0.1:40000", "10.0.0.9:80")).is_empty());
+    assert_eq!(world.tick(t(12))[0].peer.kind, PeerKind::External);
+    // The internet is not waited for.
+    assert_eq!(world.one(egress(101, 11, "10.0.0.1:40000", "203.0.113.1:80")).peer.kind, PeerKind::External);
+}
+
+#[test]
 fn records_before_the_first_list_wait_for_it() {
     let mut world = World::unready(vec![deny_egress()]);
     assert!(world.see(a_to_b()).is_empty());
@@ -283,7 +299,8 @@ fn a_deleted_pod_is_still_who_it_was() {
     assert!(flow.verdict.is_denied());
     // A newer one to the same address is somebody else's.
     let later = Observation { at: t(300), ..a_to_b() };
-    assert_eq!(world.one(later).peer.kind, PeerKind::External);
+    assert!(world.see(later).is_empty(), "its new owner is waited for");
+    assert_eq!(world.tick(t(302))[0].peer.kind, PeerKind::External);
 }
 
 #[test]

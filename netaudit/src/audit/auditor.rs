@@ -20,7 +20,8 @@ use crate::{
     model::{Direction, Gap, NetnsCookie, Observation, Outcome, PolicyId, Protocol, Timestamp, Verdict},
 };
 
-/// How long a record waits for its namespace or pod to become known: a watch is this late at most in a healthy cluster.
+/// How long a record waits for its namespace, its pod or its peer to become known: in a healthy cluster a watch is
+/// never later.
 const HOLD_SUBJECT: Duration = Duration::from_secs(2);
 
 /// How long records wait for the first complete list of objects.
@@ -305,6 +306,9 @@ impl Auditor {
         if from_node && !paired_with_host && !last_call && matches!(subject, Subject::Pod(_)) {
             return Err(HOLD_PAIR);
         }
+        if !last_call && !is_own_address && self.awaits_peer(seen) {
+            return Err(HOLD_SUBJECT);
+        }
         let node =
             NodeView { name: &self.settings.node, own_addresses: &self.own_addresses, paired_with_host };
         let judged = match &subject {
@@ -314,6 +318,13 @@ impl Auditor {
             Subject::Unknown { uid: None } => unjudged(seen, Gap::SubjectUnknown),
         };
         Ok(self.account(seen, subject, judged))
+    }
+
+    /// Whether the other end is an address of the pods' network that nobody owns: a new pod, of which the watch will tell.
+    fn awaits_peer(&self, seen: &Observation) -> bool {
+        let ip = seen.peer_ip();
+        self.cluster.in_pod_network(ip)
+            && self.cluster.resolve(ip, seen.remote.port(), seen.protocol, seen.at) == Endpoint::External
     }
 
     fn subject(&mut self, seen: &Observation) -> Subject {

@@ -2,6 +2,7 @@
 
 use std::{fmt, net::IpAddr, sync::Arc};
 
+use ipnet::IpNet;
 use smallvec::SmallVec;
 
 use crate::{
@@ -223,6 +224,8 @@ pub struct Node {
     pub labels: Labels,
     /// The addresses in its status (internal and external), canonical.
     pub ips: SmallVec<[IpAddr; 2]>,
+    /// What its pods get their addresses from (`spec.podCIDRs`); none where the CNI keeps its own account.
+    pub pod_networks: SmallVec<[IpNet; 2]>,
 }
 
 /// A service: addresses that stand for other addresses.

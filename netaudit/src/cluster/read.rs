@@ -49,6 +49,11 @@ impl Cluster {
         self.nodes.values()
     }
 
+    /// Whether a pod is to be expected at `ip`, by what the nodes say of their pods' networks.
+    pub fn in_pod_network(&self, ip: IpAddr) -> bool {
+        self.nodes.values().any(|node| node.pod_networks.iter().any(|network| network.contains(&ip)))
+    }
+
     /// Every namespace with an object, in no order.
     pub fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
         self.namespaces.values()

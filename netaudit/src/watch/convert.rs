@@ -283,7 +283,22 @@ fn node(root: &Field<'_>, name: Arc<str>, labels: Labels) -> Result<Node, Flaw> 
             ips.push(ip);
         }
     }
-    Ok(Node { name, labels, ips })
+    let spec = root.get("spec")?;
+    let mut pod_networks = SmallVec::new();
+    let mut add = |field: Field<'_>| -> Result<(), Flaw> {
+        // Only tells where pods are to be expected: one that is no network expects none.
+        if let Some(network) = field.text()?.and_then(|text| text.parse().ok())
+            && !pod_networks.contains(&network)
+        {
+            pod_networks.push(network);
+        }
+        Ok(())
+    };
+    add(spec.get("podCIDR")?)?;
+    for network in spec.get("podCIDRs")?.items()? {
+        add(network)?;
+    }
+    Ok(Node { name, labels, ips, pod_networks })
 }
 
 fn service(root: &Field<'_>, namespace: Arc<str>, name: Arc<str>) -> Result<Service, Flaw> {
