@@ -13,7 +13,7 @@ use netaudit::{
     model::{CgroupId, Outcome},
 };
 
-use super::pods::{Pod, Stage, cgroup_mount, ready};
+use super::pods::{Pod, Stage, cgroup_mount, check, ready};
 
 /// The path of a directory as events tell it.
 fn path_of(directory: &Path) -> String {
@@ -256,4 +256,55 @@ fn loading_says_what_is_wrong() {
     let foreign = at("/proc").unwrap_err();
     assert!(matches!(foreign, LoadError::NotCgroup2 { .. }), "{foreign}");
     assert!(foreign.to_string().contains("/proc"));
+}
+
+#[test]
+fn three_capabilities_suffice_and_a_missing_one_is_named() {
+    if !ready() {
+        return;
+    }
+    let stage = Stage::new();
+    let pod = stage.pod("rights");
+    let options = Options { cgroup_root: Some(stage.kernel.cgroup_root().to_owned()), ..Options::default() };
+    let (net_admin, perfmon, bpf) = (1 << 12, 1_u64 << 38, 1_u64 << 39);
+    // As the DaemonSet runs it: some user, and these three.
+    pod.run(|| {
+        become_user(net_admin | perfmon | bpf)?;
+        let mut kernel = Kernel::load(&options).map_err(io::Error::other)?;
+        let events = kernel.scan().map_err(io::Error::other)?;
+        assert!(events.iter().any(|event| matches!(event, Event::Task { .. })), "{events:?}");
+        assert!(kernel.features().iter().all(|feature| feature.absent.is_none()), "{:?}", kernel.features());
+        Ok(())
+    });
+    for (kept, named) in
+        [(net_admin | bpf, "CAP_PERFMON"), (perfmon | bpf, "CAP_NET_ADMIN"), (net_admin | perfmon, "CAP_BPF")]
+    {
+        pod.run(|| {
+            become_user(kept)?;
+            match Kernel::load(&options) {
+                Err(error @ LoadError::Capabilities(_))
+                    if error.to_string().starts_with(&format!("missing {named}:")) =>
+                {
+                    Ok(())
+                }
+                Err(error) => Err(io::Error::other(error)),
+                Ok(_) => Err(io::Error::other("it loaded")),
+            }
+        });
+    }
+}
+
+/// Gives up root for the user `nobody` with `capabilities` only.
+fn become_user(capabilities: u64) -> io::Result<()> {
+    const NOBODY: u32 = 65_534;
+    // `_LINUX_CAPABILITY_VERSION_3`, and this thread; then effective, permitted and inheritable, low halves first.
+    let header: [u32; 2] = [0x2008_0522, 0];
+    let (low, high) = (capabilities as u32, (capabilities >> 32) as u32);
+    let data: [u32; 6] = [low, low, 0, high, high, 0];
+    // SAFETY: plain system calls; the arrays have the layout that `capset` asks for.
+    unsafe {
+        check(libc::prctl(libc::PR_SET_KEEPCAPS, 1))?;
+        check(libc::setresuid(NOBODY, NOBODY, NOBODY))?;
+        check(libc::syscall(libc::SYS_capset, header.as_ptr(), data.as_ptr()) as i32)
+    }
 }

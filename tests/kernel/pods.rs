@@ -68,7 +68,7 @@ impl Drop for Cgroup {
         let _ = fs::write(self.path.join("cgroup.kill"), "1");
         // A process that has just been killed may still be on its way out.
         for _ in 0..100 {
-            match fs::remove_dir(&self.path) {
+            match remove_tree(&self.path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     std::thread::sleep(Duration::from_millis(10));
                 }
@@ -77,6 +77,16 @@ impl Drop for Cgroup {
         }
         eprintln!("cannot remove {}", self.path.display());
     }
+}
+
+/// Removes a cgroup and those below it: a test that fails drops them in any order.
+fn remove_tree(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(path)?.flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            let _ = remove_tree(&entry.path());
+        }
+    }
+    fs::remove_dir(path)
 }
 
 /// A fresh cgroup directory name for this test.
