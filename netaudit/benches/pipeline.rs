@@ -90,7 +90,7 @@ fn pipeline(auditor: &mut Auditor, records: &[[u8; 128]], log: bool) -> usize {
         judged += flows.len();
         for flow in flows.drain(..) {
             if log {
-                flow_line(&flow, auditor.cluster(), "node-1", &mut line);
+                flow_line(&flow, auditor.cluster(), "node-1", 0, &mut line);
                 line.push(b'\n');
             }
             black_box(&flow);

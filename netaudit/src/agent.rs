@@ -20,9 +20,8 @@ use tokio::{
 use crate::{
     cluster::Kind,
     config::{Config, Source},
-    http::{self, Request},
+    http::{self, Readiness, Request},
     kernel::{Kernel, Options},
-    model::Timestamp,
     report::FlowLog,
     watch::{self, Update},
 };
@@ -53,8 +52,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     drop(update_sender);
 
     let drain_interval = config.drain_interval;
-    let mut state = State::new(config, kernel, flow_log, now());
-    state.start(now());
+    let mut state = State::new(config, kernel, flow_log);
+    state.start(state.now());
     let mut drain = tokio::time::interval(drain_interval);
     drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut second = tokio::time::interval(Duration::from_secs(1));
@@ -62,10 +61,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
     let ended = loop {
         tokio::select! {
-            _ = drain.tick() => state.drain(now()),
-            Some(update) = updates.recv() => state.update(update, now()),
+            _ = drain.tick() => drop(state.drain(state.now())),
+            Some(update) = updates.recv() => state.update(update, state.now()),
             Some(request) = requests.recv() => answer(&mut state, request),
-            _ = second.tick() => state.tick(now()),
+            _ = second.tick() => state.tick(state.now()),
             Some(ended) = tasks.join_next() => {
                 break ended.context("a part of the agent panicked").flatten().and_then(|()| {
                     anyhow::bail!("a part of the agent ended before the agent was told to")
@@ -76,21 +75,19 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         }
     };
     // What is in the ring, held or pending is still written: losing it would not be counted anywhere.
-    state.finish(now());
+    let now = state.now();
+    state.finish(now);
     ended
-}
-
-/// The one place where the agent's loop reads the clock.
-fn now() -> Timestamp {
-    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    Timestamp(i64::try_from(since_epoch.as_nanos()).unwrap_or(i64::MAX))
 }
 
 fn answer(state: &mut State, request: Request) {
     // A scraper that went away meanwhile needs no answer.
     match request {
-        Request::Metrics(format, answer) => drop(answer.send(state.metrics(format, now()))),
-        Request::Readiness(answer) => drop(answer.send(state.missing())),
+        Request::Metrics(format, answer) => drop(answer.send(state.metrics(format, state.now()))),
+        Request::Readiness(answer) => {
+            let readiness = Readiness { missing: state.missing(), degraded: state.degraded() };
+            drop(answer.send(readiness));
+        }
     }
 }
 

@@ -12,6 +12,9 @@ use std::{
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 
+/// A smaller ring would overflow between two drains of an ordinary node.
+const LEAST_RING: u32 = 256 << 10;
+
 /// Flags of `netaudit agent` that can also stand in the file.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct Flags {
@@ -150,8 +153,8 @@ impl Config {
             (_, _, None, kubeconfig) => Source::Api(kubeconfig),
         };
         let ring_bytes = flags.ring_bytes.or(file.ring_bytes).unwrap_or(8 << 20);
-        if !ring_bytes.is_power_of_two() || ring_bytes < 4096 {
-            bail!("ringBytes is {ring_bytes}: it must be a power of two of at least 4096, such as 8388608");
+        if !ring_bytes.is_power_of_two() || ring_bytes < LEAST_RING {
+            bail!("ringBytes is {ring_bytes}: it must be a power of two of at least {LEAST_RING}, such as 8388608");
         }
         let drain_interval =
             duration("drainInterval", file.drain_interval.as_deref(), Duration::from_millis(20))?;

@@ -24,8 +24,17 @@ use crate::metrics::Format;
 pub enum Request {
     /// All metrics.
     Metrics(Format, oneshot::Sender<String>),
+    /// Whether it does its work.
+    Readiness(oneshot::Sender<Readiness>),
+}
+
+/// Whether the agent does its work, and what it lacks.
+#[derive(Debug)]
+pub struct Readiness {
     /// What is missing for being ready: nothing if empty.
-    Readiness(oneshot::Sender<Vec<String>>),
+    pub missing: Vec<String>,
+    /// What is not as it should be, though the agent does its work.
+    pub degraded: Vec<String>,
 }
 
 /// Binds the address. A port in use is said with the address and what to do.
@@ -63,13 +72,13 @@ async fn healthz(State(agent): State<mpsc::Sender<Request>>) -> Response {
 }
 
 async fn readyz(State(agent): State<mpsc::Sender<Request>>) -> Response {
-    match ask(&agent, Request::Readiness).await {
-        None => ending(),
-        Some(missing) if missing.is_empty() => "ready\n".into_response(),
-        Some(missing) => {
-            let text = missing.into_iter().map(|what| format!("missing: {what}\n")).collect::<String>();
-            (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
-        }
+    let Some(readiness) = ask(&agent, Request::Readiness).await else { return ending() };
+    let lines = |word: &str, what: &[String]| what.iter().map(|what| format!("{word}: {what}\n")).collect::<String>();
+    let text = lines("missing", &readiness.missing) + &lines("degraded", &readiness.degraded);
+    if readiness.missing.is_empty() {
+        format!("ready\n{text}").into_response()
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
     }
 }
 

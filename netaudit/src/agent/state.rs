@@ -1,6 +1,10 @@
 //! The state of the agent's loop, and what happens to it. Nothing here waits.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use crate::{
     audit::{Auditor, Budget, Flow, Settings},
@@ -23,6 +27,12 @@ const FAULT_MEMORY: Duration = Duration::from_secs(90);
 /// How often the node's own addresses are read.
 const ADDRESSES_EVERY: Duration = Duration::from_secs(10);
 
+/// How long the last drain may take under traffic that does not end.
+const LAST_DRAIN: Duration = Duration::from_millis(400);
+
+/// How long the flow log's last lines are waited for.
+const LAST_WRITE: Duration = Duration::from_millis(300);
+
 #[derive(Debug)]
 struct Watch {
     kind: Kind,
@@ -37,7 +47,7 @@ pub(super) struct State {
     flow_log: Option<FlowLog>,
     watches: Vec<Watch>,
     records: u64,
-    losses: u64,
+    unseen_before: u64,
     addresses_read: Option<Timestamp>,
     started: Timestamp,
     /// What is wrong with objects and has been said: a file or list that is read again repeats nothing.
@@ -47,7 +57,8 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(config: Config, kernel: Kernel, flow_log: Option<FlowLog>, now: Timestamp) -> Self {
+    pub(super) fn new(config: Config, kernel: Kernel, flow_log: Option<FlowLog>) -> Self {
+        let now = kernel.now();
         let node: Arc<str> = config.node.as_str().into();
         let auditor = Auditor::new(Settings {
             run: format!("{node}-{:x}", now.0 / 1_000_000).into(),
@@ -75,7 +86,7 @@ impl State {
             flow_log,
             watches: watches.into(),
             records: 0,
-            losses: 0,
+            unseen_before: 0,
             addresses_read: None,
             started: now,
             warned: BTreeSet::new(),
@@ -102,13 +113,14 @@ impl State {
         }
     }
 
-    /// Takes what is in the ring.
-    pub(super) fn drain(&mut self, now: Timestamp) {
+    /// Takes what is in the ring, and says how many records that were.
+    pub(super) fn drain(&mut self, now: Timestamp) -> usize {
         let mut events = Vec::new();
         let taken = self.kernel.drain(BATCH, &mut |event| events.push(event));
         self.records += taken as u64;
         events.into_iter().for_each(|event| self.take(event, now));
         self.hand_on();
+        taken
     }
 
     /// An object changed, or its source told a fault.
@@ -178,32 +190,34 @@ impl State {
                 watch.state.failing = None;
             }
         }
-        let losses = self.losses().iter().map(|loss| loss.count).sum();
-        if losses > self.losses {
-            tracing::warn!(lost = losses - self.losses, "records were lost");
-            self.losses = losses;
+        // What the flow log loses has been judged and credited all the same: only records that never came can hide a
+        // rule's use.
+        let unseen = self.unseen();
+        if unseen > self.unseen_before {
+            tracing::warn!(lost = unseen - self.unseen_before, "records were lost");
+            self.unseen_before = unseen;
             self.auditor.lost(now);
         }
         self.auditor.tick(now, &mut self.flows);
         self.hand_on();
-        if let Some(log) = &mut self.flow_log {
-            log.follow_rotation();
-        }
     }
 
-    /// Takes everything that is still under way. Attempts without an outcome are written as pending.
-    pub(super) fn finish(&mut self, now: Timestamp) {
-        loop {
-            let before = self.records;
-            self.drain(now);
-            if self.records == before {
-                break;
-            }
-        }
+    /// Takes everything that is still under way, and ends in any case within a second. Attempts without an outcome are
+    /// written as pending.
+    pub(super) fn finish(mut self, now: Timestamp) {
+        // What was in the ring when the end was asked for comes out by this; traffic may go on and fill it meanwhile.
+        let deadline = Instant::now() + LAST_DRAIN;
+        while self.drain(now) == BATCH && Instant::now() < deadline {}
         self.auditor.finish(&mut self.flows);
         self.hand_on();
         let lost: u64 = self.losses().iter().map(|loss| loss.count).sum();
-        tracing::info!(records = self.records, flows = self.auditor.counts().total(), lost, "ended");
+        let (records, flows) = (self.records, self.auditor.counts().total());
+        if let Some(log) = self.flow_log.take()
+            && !log.finish(LAST_WRITE)
+        {
+            tracing::error!("the flow log took too long: its last flows are not written");
+        }
+        tracing::info!(records, flows, lost, "ended");
     }
 
     pub(super) fn metrics(&self, format: Format, now: Timestamp) -> String {
@@ -216,20 +230,34 @@ impl State {
             records: self.records,
             started: self.started,
             now,
+            correction: self.kernel.wall_correction(),
         };
         metrics::render(&state, format)
     }
 
-    /// What is missing for being ready.
+    /// What is missing for being ready: kinds of objects that have not been listed.
     pub(super) fn missing(&self) -> Vec<String> {
-        self.watches
-            .iter()
-            .filter(|watch| !watch.state.ready)
+        let unlisted = self.watches.iter().filter(|watch| !watch.state.ready);
+        unlisted
             .map(|watch| match &watch.state.failing {
                 None => format!("{} objects have not been listed yet", watch.state.kind),
                 Some(error) => format!("{} objects have not been listed: {error}", watch.state.kind),
             })
             .collect()
+    }
+
+    /// What is not as it should be, though the agent does its work.
+    pub(super) fn degraded(&self) -> Vec<String> {
+        let absent = self.kernel.features().iter().filter_map(|feature| {
+            let reason = feature.absent.as_ref()?;
+            Some(format!("the kernel hook {:?} is not attached: {reason}", feature.name))
+        });
+        let failing = self.watches.iter().filter(|watch| watch.state.ready).filter_map(|watch| {
+            let error = watch.state.failing.as_ref()?;
+            Some(format!("changes of {} objects are not heard: {error}", watch.state.kind))
+        });
+        let flow_log = self.flow_log.as_ref().and_then(FlowLog::failing);
+        absent.chain(failing).chain(flow_log.map(|fault| format!("the flow log is not written: {fault}"))).collect()
     }
 
     fn take(&mut self, event: Event, now: Timestamp) {
@@ -244,7 +272,8 @@ impl State {
     fn hand_on(&mut self) {
         let flows = self.flows.drain(..);
         if let Some(log) = &mut self.flow_log {
-            flows.for_each(|flow| log.push(&flow, self.auditor.cluster()));
+            let correction = self.kernel.wall_correction();
+            flows.for_each(|flow| log.push(&flow, self.auditor.cluster(), correction));
             log.flush();
         }
     }
@@ -259,6 +288,16 @@ impl State {
         }
     }
 
+    /// Now, on the time line of the kernel's records.
+    pub(super) fn now(&self) -> Timestamp {
+        self.kernel.now()
+    }
+
+    /// Records that the kernel made and nobody judged.
+    fn unseen(&self) -> u64 {
+        self.kernel.losses().iter().map(|loss| loss.count).sum::<u64>() + self.kernel.undecodable()
+    }
+
     /// The kernel's losses and ours.
     fn losses(&self) -> Vec<Loss> {
         let mut losses = self.kernel.losses();
@@ -266,6 +305,7 @@ impl State {
             ("decode", "undecodable", self.kernel.undecodable()),
             ("flow-log", "write failed", self.flow_log.as_ref().map_or(0, FlowLog::lost)),
             ("attribute", "too many pending", self.auditor.pending_dropped()),
+            ("attribute", "too many host connections", self.auditor.pairs_dropped()),
         ];
         losses.extend(ours.map(|(stage, cause, count)| Loss { stage, cause, cpu: 0, count }));
         losses

@@ -1,8 +1,9 @@
 //! From a socket's namespace and cgroup to the pod that policy binds to (the subject) and the container that acted.
 //!
 //! The namespace names the subject, the cgroup names the actor: a socket that a mesh tunnel or a port-forward opens in
-//! a pod's namespace is the pod's, whoever opened it. What is learnt, in order of trust: tasks that already ran when the
-//! agent started, (cgroup, namespace) pairs of records, and an address of the socket that the cluster knows as a pod's.
+//! a pod's namespace is the pod's, whoever opened it. A (cgroup, namespace) pair, of a task or of a record, is only a
+//! first guess, since whoever acts in a new namespace first need not be its owner. An address that carried traffic in the
+//! namespace and that the cluster knows as a pod's proves it.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -66,6 +67,14 @@ pub enum Owner {
     Unknown,
 }
 
+/// The pod that a namespace is taken for.
+#[derive(Debug)]
+struct Named {
+    uid: Arc<str>,
+    /// By an address, not by who acted there.
+    proven: bool,
+}
+
 #[derive(Debug)]
 struct Gone {
     id: CgroupId,
@@ -79,7 +88,7 @@ pub struct Attribution {
     cgroups: HashMap<CgroupId, Option<PodCgroup>>,
     /// How many live or remembered cgroups each pod has: its namespace is forgotten with the last.
     cgroups_of_pod: HashMap<Arc<str>, usize>,
-    namespaces: HashMap<NetnsCookie, Arc<str>>,
+    namespaces: HashMap<NetnsCookie, Named>,
     namespaces_of_pod: HashMap<Arc<str>, Vec<NetnsCookie>>,
     gone: VecDeque<Gone>,
 }
@@ -115,25 +124,36 @@ impl Attribution {
         }
     }
 
-    /// A task of `cgroup` was seen in `netns`: it names the pod unless somebody else already has.
-    ///
-    /// First come stays: the sandbox of a pod is in its namespace before anybody can enter it.
+    /// A task of `cgroup` was seen in `netns`: it names the pod unless something else already has.
     pub fn pair(&mut self, netns: NetnsCookie, cgroup: CgroupId) {
         if netns == self.host || self.namespaces.contains_key(&netns) {
             return;
         }
         if let Some(Some(pod)) = self.cgroups.get(&cgroup) {
             let uid = pod.uid.clone();
-            self.name(netns, uid);
+            self.set(netns, uid, false);
         }
     }
 
-    /// Something beside a cgroup, such as an address, showed that `netns` is the namespace of the pod with `uid`.
-    pub fn name(&mut self, netns: NetnsCookie, uid: Arc<str>) {
-        if netns != self.host && !self.namespaces.contains_key(&netns) {
-            self.namespaces_of_pod.entry(uid.clone()).or_default().push(netns);
-            self.namespaces.insert(netns, uid);
+    /// An address proved that `netns` is the namespace of the pod with `uid`. That corrects a guess.
+    pub fn prove(&mut self, netns: NetnsCookie, uid: Arc<str>) {
+        if netns != self.host && !self.is_proven(netns) {
+            self.set(netns, uid, true);
         }
+    }
+
+    /// Whether an address has proved whose namespace it is, or it is the node's.
+    pub fn is_proven(&self, netns: NetnsCookie) -> bool {
+        netns == self.host || self.namespaces.get(&netns).is_some_and(|named| named.proven)
+    }
+
+    fn set(&mut self, netns: NetnsCookie, uid: Arc<str>, proven: bool) {
+        if let Some(old) = self.namespaces.insert(netns, Named { uid: uid.clone(), proven })
+            && let Some(of_old) = self.namespaces_of_pod.get_mut(&old.uid)
+        {
+            of_old.retain(|other| *other != netns);
+        }
+        self.namespaces_of_pod.entry(uid).or_default().push(netns);
     }
 
     /// Whose namespace `netns` is.
@@ -141,7 +161,7 @@ impl Attribution {
         if netns == self.host {
             return Owner::Host;
         }
-        self.namespaces.get(&netns).map_or(Owner::Unknown, |uid| Owner::Pod(uid.clone()))
+        self.namespaces.get(&netns).map_or(Owner::Unknown, |named| Owner::Pod(named.uid.clone()))
     }
 
     /// The pod and container of an actor; `None` for host processes and for cgroups that are not known.
@@ -219,6 +239,17 @@ mod tests {
         assert_eq!(parsed("/kubepods/burstable"), None);
         assert_eq!(parsed("/kubepods/podman/x"), None);
         assert_eq!(parsed("/user.slice/pod0b6e1f62"), None, "only below kubepods");
+    }
+
+    #[test]
+    fn an_address_corrects_a_visitor_who_came_first() {
+        let mut known = Attribution::new(HOST);
+        known.cgroup(CgroupId(20), "/kubepods/podffffffff-0000-0000-0000-000000000000/mesh");
+        known.pair(NetnsCookie(7), CgroupId(20));
+        known.prove(NetnsCookie(7), UID.into());
+        assert_eq!(known.owner(NetnsCookie(7)), Owner::Pod(UID.into()));
+        known.prove(NetnsCookie(7), "someone-else".into());
+        assert_eq!(known.owner(NetnsCookie(7)), Owner::Pod(UID.into()), "proven once is proven");
     }
 
     #[test]

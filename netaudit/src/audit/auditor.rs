@@ -16,7 +16,7 @@ use super::{
     resolve::{Judged, NodeView, judge_node, judge_pod},
 };
 use crate::{
-    cluster::{Cluster, Endpoint, Kind, PodId},
+    cluster::{Cluster, Endpoint, Pod, PodId},
     model::{Direction, Gap, NetnsCookie, Observation, Outcome, PolicyId, Protocol, Timestamp, Verdict},
 };
 
@@ -64,6 +64,7 @@ pub struct Auditor {
     cluster: Cluster,
     attribution: Attribution,
     own_addresses: HashSet<IpAddr>,
+    interface_addresses: HashSet<IpAddr>,
     /// (source, destination) of the node's own recent connections: what tells the kubelet from somebody behind it.
     host_connections: HashMap<(Protocol, SocketAddr, SocketAddr), Timestamp>,
     held: VecDeque<(Timestamp, Observation)>,
@@ -77,6 +78,7 @@ pub struct Auditor {
     last_loss: Option<Timestamp>,
     ready: bool,
     pending_dropped: u64,
+    pairs_dropped: u64,
 }
 
 impl Auditor {
@@ -86,6 +88,7 @@ impl Auditor {
             cluster: Cluster::default(),
             attribution: Attribution::new(settings.host),
             own_addresses: HashSet::default(),
+            interface_addresses: HashSet::default(),
             host_connections: HashMap::default(),
             held: VecDeque::new(),
             pending: HashMap::default(),
@@ -98,6 +101,7 @@ impl Auditor {
             last_loss: None,
             ready: false,
             pending_dropped: 0,
+            pairs_dropped: 0,
             settings,
         }
     }
@@ -119,7 +123,15 @@ impl Auditor {
 
     /// Every address of the node's own namespace, as it is now.
     pub fn set_own_addresses(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
-        self.own_addresses = addresses.into_iter().map(|ip| ip.to_canonical()).collect();
+        self.interface_addresses = addresses.into_iter().map(|ip| ip.to_canonical()).collect();
+        self.refresh_own_addresses();
+    }
+
+    /// The addresses of the interfaces and, for a node behind a translation, those that only its status names.
+    fn refresh_own_addresses(&mut self) {
+        self.own_addresses = self.interface_addresses.clone();
+        let own = self.cluster.nodes().filter(|node| node.name == self.settings.node);
+        self.own_addresses.extend(own.flat_map(|node| node.ips.iter().copied()));
     }
 
     /// Records were lost at `at`: rules that are watched since before cannot be called unused.
@@ -129,12 +141,21 @@ impl Auditor {
 
     /// Every kind of object has been listed completely. Until then records wait.
     pub fn set_ready(&mut self) {
-        self.ready = true;
+        if !self.ready {
+            self.ready = true;
+            // Whether this is the only agent is known only now, and with it which rules are watched.
+            self.usage_generation = None;
+        }
     }
 
     /// Attempts whose pending state was not kept, since too many are pending at once.
     pub fn pending_dropped(&self) -> u64 {
         self.pending_dropped
+    }
+
+    /// Connections of the node that were not remembered for pairing, since too many are.
+    pub fn pairs_dropped(&self) -> u64 {
+        self.pairs_dropped
     }
 
     /// Plain counters.
@@ -166,9 +187,12 @@ impl Auditor {
         (self.held.len(), self.pending.len())
     }
 
-    /// Whether this agent sees the whole cluster, so that "unused" is its to say.
+    /// Whether this agent sees the whole cluster, so that "unused" is its to say: its node is the only one.
     pub fn is_only_agent(&self) -> bool {
-        self.cluster.object_count(Kind::Node) <= 1
+        let mut nodes = self.cluster.nodes();
+        self.ready
+            && nodes.next().is_some_and(|node| node.name == self.settings.node)
+            && nodes.next().is_none()
     }
 
     /// Takes one kernel record. Flows that are complete are appended to `flows`; the record itself may have to wait.
@@ -185,9 +209,7 @@ impl Auditor {
         if !self.pending.is_empty() {
             self.pending.remove(&attempt);
         }
-        if let Some(cgroup) = seen.actor.cgroup {
-            self.attribution.pair(seen.netns, cgroup);
-        }
+        self.learn(seen);
         self.remember_host_connection(seen);
         let full = self.held.len() >= MAX_WAITING;
         match self.try_judge(seen, full) {
@@ -237,6 +259,7 @@ impl Auditor {
             return;
         }
         self.usage_generation = Some(self.cluster.generation());
+        self.refresh_own_addresses();
         let everything = self.is_only_agent();
         let node = &self.settings.node;
         // (existing, observed) pods by policy and direction: one pass over pods, not pods × policies.
@@ -263,27 +286,59 @@ impl Auditor {
                 }
                 let (selected, observed) = counted.copied().unwrap_or_default();
                 let rules = policy.rules(direction).iter();
-                watched.extend(rules.map(|rule| Watched { rule: rule.id.clone(), selected, observed }));
+                watched.extend(rules.map(|rule| Watched {
+                    rule: rule.id.clone(),
+                    observable: rule.is_observable(),
+                    selected,
+                    observed,
+                }));
             }
         }
         self.usage.watch(watched, now);
     }
 
+    /// Learns whose namespace the record is from, if that is not certain yet.
+    fn learn(&mut self, seen: &Observation) {
+        if self.attribution.is_proven(seen.netns) {
+            return;
+        }
+        if let Some((_, uid)) = self.pod_by_address(seen) {
+            self.attribution.prove(seen.netns, uid);
+        } else if let Some(cgroup) = seen.actor.cgroup {
+            self.attribution.pair(seen.netns, cgroup);
+        }
+    }
+
+    /// Remembers what the node's own processes connect to, where that can be one of its pods (the kubelet's probes).
     fn remember_host_connection(&mut self, seen: &Observation) {
-        if seen.netns == self.settings.host && seen.direction == Direction::Egress {
+        if seen.netns != self.settings.host || seen.direction != Direction::Egress {
+            return;
+        }
+        let (local, remote) = (canonical(seen.local), canonical(seen.remote));
+        let owner = self.cluster.resolve(remote.ip(), remote.port(), seen.protocol, seen.at);
+        let may_be_pod = match owner {
+            Endpoint::Pod(_) => true,
+            Endpoint::External => self.cluster.in_pod_network(remote.ip()),
+            _ => false,
+        };
+        if !may_be_pod {
+            return;
+        }
+        if self.host_connections.len() < MAX_WAITING {
             // A datagram socket may not have chosen its address yet: its port is then all that is known of it.
-            let local = canonical(seen.local);
-            self.host_connections.insert((seen.protocol, local, canonical(seen.remote)), seen.at);
+            self.host_connections.insert((seen.protocol, local, remote), seen.at);
+        } else {
+            self.pairs_dropped += 1;
         }
     }
 
     fn is_paired(&self, seen: &Observation) -> bool {
         let (local, remote) = (canonical(seen.local), canonical(seen.remote));
-        let any_port = SocketAddr::new(unspecified(remote.ip()), 0);
-        let any_address = SocketAddr::new(unspecified(remote.ip()), remote.port());
-        [remote, any_address, any_port]
-            .into_iter()
-            .any(|source| self.host_connections.contains_key(&(seen.protocol, source, local)))
+        let any = unspecified(remote.ip());
+        let sources = [remote, SocketAddr::new(any, remote.port()), SocketAddr::new(any, 0)];
+        // A TCP connection that was made has both ends; only datagram sockets leave theirs open.
+        let known = if seen.protocol == Protocol::Udp { &sources[..] } else { &sources[..1] };
+        known.iter().any(|source| self.host_connections.contains_key(&(seen.protocol, *source, local)))
     }
 
     /// Judges a record, or says how long to wait for what is missing. With `last_call` it judges in any case.
@@ -320,46 +375,63 @@ impl Auditor {
         Ok(self.account(seen, subject, judged))
     }
 
-    /// Whether the other end is an address of the pods' network that nobody owns: a new pod, of which the watch will tell.
+    /// Whether the other end is an address of the pods' network that nobody owns: most likely a new pod, of which the
+    /// watch will tell.
     fn awaits_peer(&self, seen: &Observation) -> bool {
         let ip = seen.peer_ip();
-        self.cluster.in_pod_network(ip)
-            && self.cluster.resolve(ip, seen.remote.port(), seen.protocol, seen.at) == Endpoint::External
+        self.cluster.resolve(ip, seen.remote.port(), seen.protocol, seen.at) == Endpoint::External
+            && self.cluster.in_pod_network(ip)
     }
 
     fn subject(&mut self, seen: &Observation) -> Subject {
         let uid = match self.attribution.owner(seen.netns) {
             Owner::Host => return Subject::Node,
             Owner::Pod(uid) => uid,
-            Owner::Unknown => match self.pod_by_address(seen) {
-                Some((pod, uid)) => {
-                    self.attribution.name(seen.netns, uid);
-                    return Subject::Pod(pod);
-                }
-                None => return Subject::Unknown { uid: None },
-            },
+            // A proof in this very record has been looked for already.
+            Owner::Unknown => return Subject::Unknown { uid: None },
         };
         let Some(pod) = self.cluster.pod_by_uid(&uid) else { return Subject::Unknown { uid: Some(uid) } };
         self.bind(seen, pod);
         Subject::Pod(pod)
     }
 
-    /// The last resort for a namespace that nothing named: a pod of this node that owns the socket's own address.
+    /// A pod of this node that owns the socket's own address, if the record proves that the address is in use there.
     fn pod_by_address(&self, seen: &Observation) -> Option<(PodId, Arc<str>)> {
         let ip = seen.local.ip().to_canonical();
-        if ip.is_unspecified() || ip.is_loopback() || self.own_addresses.contains(&ip) {
+        if !is_proof_of_address(seen) || self.own_addresses.contains(&ip) {
             return None;
         }
         match self.cluster.resolve(ip, seen.local.port(), seen.protocol, seen.at) {
-            Endpoint::Pod(id) => self.cluster.pod(id).map(|pod| (id, pod.uid.clone())),
+            Endpoint::Pod(id) => self
+                .cluster
+                .pod(id)
+                .filter(|pod| pod.node.as_ref().is_none_or(|node| *node == self.settings.node))
+                .map(|pod| (id, pod.uid.clone())),
             _ => None,
         }
     }
 
     /// The kernel showed this pod's namespace using an address: that is whose it is, whatever the API says later.
+    ///
+    /// Any program may bind an address that is not its own, so only an address that carried an answer counts, and never
+    /// one that the API gives to a node, a Service or a pod of another node.
     fn bind(&mut self, seen: &Observation, pod: PodId) {
         let ip = seen.local.ip().to_canonical();
-        if ip.is_unspecified() || ip.is_loopback() || self.bound.get(&(seen.netns, ip)) == Some(&pod) {
+        if !is_proof_of_address(seen) || self.bound.get(&(seen.netns, ip)) == Some(&pod) {
+            return;
+        }
+        let free = match self.cluster.resolve(ip, seen.local.port(), seen.protocol, seen.at) {
+            Endpoint::Pod(owner) => {
+                let elsewhere =
+                    |owner: &Pod| owner.node.as_ref().is_some_and(|node| *node != self.settings.node);
+                owner == pod || !self.cluster.pod(owner).is_some_and(elsewhere)
+            }
+            Endpoint::External | Endpoint::Ambiguous => true,
+            Endpoint::Node(_) | Endpoint::Service { .. } | Endpoint::Invalid(_) => false,
+        };
+        // A pod that talks to itself can do so under any name.
+        let peer = self.cluster.resolve(seen.peer_ip(), seen.remote.port(), seen.protocol, seen.at);
+        if !free || self.own_addresses.contains(&ip) || seen.peer_ip() == ip || peer == Endpoint::Pod(pod) {
             return;
         }
         self.bound.insert((seen.netns, ip), pod);
@@ -386,7 +458,7 @@ impl Auditor {
         self.counts.flow(&flow);
         self.usage.credit(flow.verdict.rules(), seen.at);
         if let Some(key) = self.violation(&flow) {
-            self.violations.count(key, seen.at);
+            self.violations.count(key, self.is_bare_source(&flow), seen.at);
         }
         flow
     }
@@ -413,6 +485,15 @@ impl Auditor {
             finding: flow.finding?,
             policy: by.first()?.policy.clone(),
         })
+    }
+
+    /// Whether the source is a pod without a controller, whose name has no bound.
+    fn is_bare_source(&self, flow: &Flow) -> bool {
+        let source = match (flow.observation.direction, &flow.subject, &flow.peer.kind) {
+            (Direction::Egress, Subject::Pod(id), _) | (Direction::Ingress, _, PeerKind::Pod(id)) => *id,
+            _ => return false,
+        };
+        self.cluster.pod(source).is_some_and(|pod| &*pod.workload.kind == "Pod")
     }
 
     /// (namespace, workload) as metric labels.
@@ -443,6 +524,13 @@ fn unjudged(seen: &Observation, gap: Gap) -> Judged {
         verdict: Arc::new(Verdict::Unknown(gap)),
         other_end: None,
     }
+}
+
+/// Whether the record shows that traffic reached this end at its own address, which a program cannot make up.
+fn is_proof_of_address(seen: &Observation) -> bool {
+    let ip = seen.local.ip().to_canonical();
+    let carried = matches!(seen.outcome, Outcome::Established | Outcome::Accepted | Outcome::Received);
+    carried && !ip.is_unspecified() && !ip.is_loopback() && !seen.peer_ip().is_loopback()
 }
 
 fn canonical(address: SocketAddr) -> SocketAddr {

@@ -56,7 +56,12 @@ pub(super) fn judge_pod(
     if ip.is_loopback() {
         return judged(PeerKind::Loopback, Verdict::Allowed(Cause::Exempt(Exemption::Loopback)).into());
     }
-    if node.own_addresses.contains(&ip) {
+    let endpoint = match seen.direction {
+        // A port of a node's address that belongs to a Service leads to its endpoints, as the Service's own address does.
+        Direction::Egress => at_node_port(cluster, seen, node, ip),
+        Direction::Ingress => None,
+    };
+    if endpoint.is_none() && node.own_addresses.contains(&ip) {
         let translated = seen.direction == Direction::Ingress && !node.paired_with_host;
         let verdict = match translated {
             true => Verdict::Unknown(Gap::SourceTranslated).into(),
@@ -64,7 +69,8 @@ pub(super) fn judge_pod(
         };
         return judged(PeerKind::Node(Some(node.name.clone())), verdict);
     }
-    match cluster.resolve(ip, seen.remote.port(), seen.protocol, seen.at) {
+    let endpoint = endpoint.unwrap_or_else(|| cluster.resolve(ip, seen.remote.port(), seen.protocol, seen.at));
+    match endpoint {
         Endpoint::Pod(peer) => {
             let verdict = verdict(cluster, seen, pod, Party::PodAt(peer, ip), port);
             let mut judged = judged(PeerKind::Pod(peer), verdict);
@@ -72,10 +78,12 @@ pub(super) fn judge_pod(
             judged.peer.service = rewritten_from(cluster, seen);
             judged
         }
-        Endpoint::Node(name) => {
-            judged(PeerKind::Node(Some(name)), verdict(cluster, seen, pod, Party::Ip(ip), port))
-        }
-        Endpoint::External => judged(PeerKind::External, verdict(cluster, seen, pod, Party::Ip(ip), port)),
+        Endpoint::Node(name) => judged(PeerKind::Node(Some(name)), other_node(cluster, seen, pod, ip)),
+        Endpoint::External => match cluster.pod_network_node(ip).cloned() {
+            // Nobody's pod: the bridge or tunnel end of another node.
+            Some(name) => judged(PeerKind::Node(Some(name)), other_node(cluster, seen, pod, ip)),
+            None => judged(PeerKind::External, verdict(cluster, seen, pod, Party::Ip(ip), port)),
+        },
         Endpoint::Ambiguous => judged(PeerKind::Unknown, Verdict::Unknown(Gap::Ambiguous).into()),
         Endpoint::Invalid(why) => judged(PeerKind::Unknown, Verdict::Unknown(Gap::Invalid(why)).into()),
         Endpoint::Service { namespace, name, backends } => {
@@ -84,6 +92,24 @@ pub(super) fn judge_pod(
             judge_service(cluster, pod, seen, node, &backends, judged)
         }
     }
+}
+
+/// The Service behind a port of a node's address, if that is what `seen` asked for.
+fn at_node_port(cluster: &Cluster, seen: &Observation, node: &NodeView<'_>, ip: IpAddr) -> Option<Endpoint> {
+    let behind = cluster.node_port(seen.remote.port(), seen.protocol, ip, seen.at)?;
+    let is_node = node.own_addresses.contains(&ip)
+        || matches!(cluster.resolve(ip, seen.remote.port(), seen.protocol, seen.at), Endpoint::Node(_));
+    is_node.then_some(behind)
+}
+
+/// The verdict on an address of another node. A hostNetwork pod there is an ordinary source; but where a port on the nodes
+/// leads to the subject, the address may stand for anybody who asked there, unless that makes no difference.
+fn other_node(cluster: &mut Cluster, seen: &Observation, pod: PodId, ip: IpAddr) -> Arc<Verdict> {
+    let verdict = verdict(cluster, seen, pod, Party::Ip(ip), seen.port());
+    let same_for_all = matches!(&*verdict, Verdict::Allowed(Cause::NotIsolated | Cause::Exempt(_)));
+    let hidden =
+        seen.direction == Direction::Ingress && cluster.may_hide_source(pod, seen.port(), seen.protocol);
+    if hidden && !same_for_all { Verdict::Unknown(Gap::SourceTranslated).into() } else { verdict }
 }
 
 /// Judges a Service address by all of its endpoints; `all` is what is known without any.

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use foldhash::HashMap;
+use foldhash::{HashMap, HashSet};
 
 use crate::model::{Direction, PolicyId, RuleId, RuleMatch, Timestamp};
 
@@ -28,6 +28,8 @@ impl From<&RuleId> for RuleKey {
 pub struct Watched {
     /// The rule with its position of today.
     pub rule: Arc<RuleId>,
+    /// Whether any sensor can see what it allows; none sees SCTP.
+    pub observable: bool,
     /// Running pods that its policy selects, wherever they run (as far as this agent is responsible for them).
     pub selected: usize,
     /// Those of them whose flows this agent sees.
@@ -55,6 +57,7 @@ pub struct RuleUsage {
     pub observed_pod_seconds: f64,
     /// Whether its policy exists and concerns this agent today; history is kept where not.
     pub current: bool,
+    observable: bool,
     selected: usize,
     observed: usize,
 }
@@ -71,6 +74,7 @@ impl RuleUsage {
             existing_pod_seconds: 0.0,
             observed_pod_seconds: 0.0,
             current: true,
+            observable: watched.observable,
             selected: watched.selected,
             observed: watched.observed,
         }
@@ -90,7 +94,11 @@ impl RuleUsage {
         if self.matches > 0 {
             return Ok(false);
         }
-        if needs.lost_since(self.observed_since) {
+        if !self.observable {
+            return Err(Missing::Sensor);
+        }
+        let since = self.observed_since.max(now.minus(needs.window));
+        if needs.lost_since(since) {
             return Err(Missing::Loss);
         }
         if now.since(self.observed_since) < needs.window {
@@ -127,13 +135,15 @@ pub enum Missing {
     Window,
     /// Too little of what it selects was watched.
     Coverage,
-    /// Records were lost since it is watched.
+    /// Records were lost in the window.
     Loss,
+    /// Nothing can see what it allows: SCTP. It is unobservable, not unused.
+    Sensor,
 }
 
 impl Missing {
     /// Every value.
-    pub const ALL: [Self; 3] = [Self::Window, Self::Coverage, Self::Loss];
+    pub const ALL: [Self; 4] = [Self::Window, Self::Coverage, Self::Loss, Self::Sensor];
 
     /// The metric label.
     pub const fn as_str(self) -> &'static str {
@@ -141,6 +151,7 @@ impl Missing {
             Self::Window => "window",
             Self::Coverage => "coverage",
             Self::Loss => "loss",
+            Self::Sensor => "sensor",
         }
     }
 }
@@ -156,6 +167,8 @@ impl Usage {
     /// The rules to watch from `now` on. Those that are missing keep their history and are no longer current.
     pub fn watch(&mut self, watched: impl IntoIterator<Item = Watched>, now: Timestamp) {
         self.tick(now);
+        let current = self.rules.iter().filter(|(_, usage)| usage.current);
+        let before: HashSet<RuleKey> = current.map(|(key, _)| key.clone()).collect();
         for usage in self.rules.values_mut() {
             usage.current = false;
             usage.selected = 0;
@@ -169,8 +182,17 @@ impl Usage {
                 usage.rule = rule.rule;
             }
             usage.current = true;
+            usage.observable = rule.observable;
             usage.selected = rule.selected;
             usage.observed = rule.observed;
+        }
+        for (key, usage) in self.rules.iter_mut().filter(|(_, usage)| usage.current) {
+            if !before.contains(key) {
+                // It was away: nobody watched it meanwhile, so the time before proves nothing.
+                usage.observed_since = now;
+                usage.existing_pod_seconds = 0.0;
+                usage.observed_pod_seconds = 0.0;
+            }
         }
     }
 
@@ -220,7 +242,7 @@ mod tests {
     }
 
     fn watched(hash: u64, index: u32) -> Watched {
-        Watched { rule: rule(hash, index), selected: 2, observed: 1 }
+        Watched { rule: rule(hash, index), observable: true, selected: 2, observed: 1 }
     }
 
     fn matched(hash: u64) -> RuleMatch {
@@ -251,6 +273,7 @@ mod tests {
         assert!(usage.current().is_empty());
         usage.watch([watched(0xa, 0)], T(3));
         assert_eq!(usage.current()[0].matches, 1);
+        assert_eq!(usage.current()[0].observed_since, T(3), "but nobody watched it meanwhile");
     }
 
     #[test]
@@ -286,6 +309,16 @@ mod tests {
         assert_eq!(unused(100, 1.01, None), Err(Missing::Coverage));
         assert_eq!(unused(100, 0.99, Some(T(50))), Err(Missing::Loss));
         assert_eq!(unused(100, 0.99, Some(T(-1))), Ok(true), "lost before it was watched");
+        assert_eq!(unused(40, 0.99, Some(T(50))), Ok(true), "lost before the window");
+    }
+
+    #[test]
+    fn what_no_sensor_sees_is_not_called_unused() {
+        let mut usage = Usage::default();
+        usage.watch([Watched { observable: false, observed: 2, ..watched(0xa, 0) }], T(0));
+        usage.tick(T(100));
+        let needs = Evidence { window: Duration::from_secs(1), coverage: 0.9, last_loss: None };
+        assert_eq!(usage.current()[0].unused(T(100), &needs), Err(Missing::Sensor));
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Violations by who, to whom and how they ended, in a bounded number of series.
 //!
-//! When the budget is spent, peers fold into `other` first, then ports, never the source workload, so that who did it is
-//! always told. Each source namespace has a quota, so that one scanner cannot hide another's violations.
+//! When the budget is spent, peers fold into `other` first, then ports. The source workload stays, so that who did it is
+//! told, but for bare pods, whose names have no bound: beyond three times the quota they are `other` too. Each source
+//! namespace has a quota, so that one scanner cannot hide another's violations.
 
 use std::sync::Arc;
 
@@ -87,9 +88,9 @@ impl Violations {
         Self { budget, series: HashMap::default(), of_namespace: HashMap::default(), folded: 0 }
     }
 
-    /// Counts one.
-    pub fn count(&mut self, key: ViolationKey, at: Timestamp) {
-        let key = self.admit(key);
+    /// Counts one. `bare` says that the source is a pod without a controller.
+    pub fn count(&mut self, key: ViolationKey, bare: bool, at: Timestamp) {
+        let key = self.admit(key, bare);
         if let Some(count) = self.series.get_mut(&key) {
             count.total += 1;
             count.last = count.last.max(at);
@@ -100,18 +101,22 @@ impl Violations {
     }
 
     /// The key itself while there is room for it, else the least folded form that has room or exists.
-    fn admit(&mut self, key: ViolationKey) -> ViolationKey {
+    fn admit(&mut self, key: ViolationKey, bare: bool) -> ViolationKey {
         if self.series.contains_key(&key) || self.has_room(&key, 1) {
             return key;
         }
         self.folded += 1;
-        // Peers fold within twice the budget; ports only beyond that. What remains is bounded by the number of
-        // source workloads times findings, which the source's own identity must never be folded into.
+        // Peers fold within twice the budget, ports within three times; what is left then is bounded by the number of
+        // controllers and policies.
         let without_peer = key.clone().fold_peer();
         if self.series.contains_key(&without_peer) || self.has_room(&without_peer, 2) {
             return without_peer;
         }
-        key.fold_port()
+        let without_port = key.fold_port();
+        if !bare || self.series.contains_key(&without_port) || self.has_room(&without_port, 3) {
+            return without_port;
+        }
+        ViolationKey { source_workload: OTHER.into(), ..without_port }
     }
 
     fn has_room(&self, key: &ViolationKey, times: usize) -> bool {
@@ -158,7 +163,7 @@ mod tests {
     fn a_port_scan_folds_and_neither_the_count_nor_the_source_is_lost() {
         let mut violations = Violations::new(Budget { series: 100, per_namespace: 10 });
         for port in 1..=65_535 {
-            violations.count(key("scan", "scanner", "db", port), Timestamp(i64::from(port)));
+            violations.count(key("scan", "scanner", "db", port), false, Timestamp(i64::from(port)));
         }
         assert_eq!(total(&violations), 65_535);
         assert!(violations.series().len() <= 21, "{}", violations.series().len());
@@ -167,21 +172,31 @@ mod tests {
     }
 
     #[test]
+    fn ever_new_bare_pods_are_bounded_too() {
+        let mut violations = Violations::new(Budget { series: 100, per_namespace: 10 });
+        for pod in 0..10_000 {
+            violations.count(key("jobs", &format!("job-{pod}"), "db", 1), true, Timestamp(0));
+        }
+        assert_eq!(total(&violations), 10_000);
+        assert!(violations.series().len() <= 31, "{}", violations.series().len());
+    }
+
+    #[test]
     fn one_scanner_does_not_hide_another_namespace() {
         let mut violations = Violations::new(Budget { series: 100, per_namespace: 10 });
         for port in 1..=1_000 {
-            violations.count(key("scan", "scanner", "db", port), Timestamp(0));
+            violations.count(key("scan", "scanner", "db", port), false, Timestamp(0));
         }
-        violations.count(key("quiet", "curious", "db", 5432), Timestamp(1));
+        violations.count(key("quiet", "curious", "db", 5432), false, Timestamp(1));
         assert!(violations.series().iter().any(|(k, _)| **k == key("quiet", "curious", "db", 5432)));
     }
 
     #[test]
     fn peers_fold_before_ports() {
         let mut violations = Violations::new(Budget { series: 100, per_namespace: 1 });
-        violations.count(key("a", "w", "db", 1), Timestamp(0));
-        violations.count(key("a", "w", "db", 2), Timestamp(0));
-        violations.count(key("a", "w", "db", 3), Timestamp(0));
+        violations.count(key("a", "w", "db", 1), false, Timestamp(0));
+        violations.count(key("a", "w", "db", 2), false, Timestamp(0));
+        violations.count(key("a", "w", "db", 3), false, Timestamp(0));
         let labels: Vec<_> = violations
             .series()
             .iter()

@@ -15,6 +15,7 @@ pub mod objects;
 mod pods;
 mod read;
 mod services;
+mod translation;
 #[cfg(test)]
 mod tests;
 

@@ -39,6 +39,15 @@ pub struct AgentState<'a> {
     pub started: Timestamp,
     /// Now.
     pub now: Timestamp,
+    /// Nanoseconds that make today's wall time of the times above, which are on a line that never steps.
+    pub correction: i64,
+}
+
+impl AgentState<'_> {
+    /// A time as Prometheus wants it: seconds of today's wall clock.
+    fn wall_seconds(&self, time: Timestamp) -> f64 {
+        Timestamp(time.0.saturating_add(self.correction)).as_seconds()
+    }
 }
 
 pub(super) fn families(state: &AgentState<'_>) -> Vec<Family> {
@@ -58,7 +67,7 @@ fn build_info() -> Family {
 fn start(state: &AgentState<'_>) -> Family {
     Family::gauge("netaudit_start_timestamp", "When this agent started, in seconds since the epoch")
         .unit(Unit::Seconds)
-        .with(vec![], state.started.as_seconds())
+        .with(vec![], state.wall_seconds(state.started))
 }
 
 fn flows(state: &AgentState<'_>) -> [Family; 2] {
@@ -94,7 +103,7 @@ fn violations(state: &AgentState<'_>) -> [Family; 3] {
             "Time of the last denied flow of this series; alert on this one, since a counter born at 1 has no increase",
         )
         .unit(Unit::Seconds)
-        .with_all(series.iter().map(|(key, count)| (violation_labels(key), count.last.as_seconds()))),
+        .with_all(series.iter().map(|(key, count)| (violation_labels(key), state.wall_seconds(count.last)))),
         Family::counter(
             "netaudit_violations_folded",
             "Denied flows that were counted with folded labels, since the budget of series is spent",
@@ -133,6 +142,10 @@ fn rules(state: &AgentState<'_>) -> Vec<Family> {
     let each = |value: fn(&RuleUsage) -> Option<f64>| {
         rules.iter().filter_map(move |usage| value(usage).map(|value| (rule_labels(usage), value)))
     };
+    let times = |time: fn(&RuleUsage) -> Option<Timestamp>| {
+        let sample = move |usage: &&RuleUsage| Some((rule_labels(usage), state.wall_seconds(time(usage)?)));
+        rules.iter().filter_map(sample)
+    };
     let mut families = vec![
         Family::gauge(
             "netaudit_rule_info",
@@ -149,10 +162,10 @@ fn rules(state: &AgentState<'_>) -> Vec<Family> {
             .with_all(each(|usage| Some(usage.sole_matches as f64))),
         Family::gauge("netaudit_rule_last_match_timestamp", "Time of the last flow that this rule allowed")
             .unit(Unit::Seconds)
-            .with_all(each(|usage| usage.last.map(Timestamp::as_seconds))),
+            .with_all(times(|usage| usage.last)),
         Family::gauge("netaudit_rule_observed_since_timestamp", "Since when this agent watches this rule")
             .unit(Unit::Seconds)
-            .with_all(each(|usage| Some(usage.observed_since.as_seconds()))),
+            .with_all(times(|usage| Some(usage.observed_since))),
         Family::gauge(
             "netaudit_rule_coverage_ratio",
             "Observed by existing pod-seconds of the pods that this rule's policy selects, since it is watched",

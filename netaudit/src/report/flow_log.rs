@@ -1,119 +1,173 @@
 //! The flow log: JSON lines appended to a file or stdout.
 //!
-//! A batch is written whole or not at all: when the disk is full, what got through is cut off again, the flows of the
-//! batch are counted as lost, and the next batch is tried anew. A file that was moved away (logrotate) is opened again.
+//! A thread writes, so that a disk or a reader that stalls never holds up the agent: what does not fit into a bounded queue
+//! is counted as lost. A batch is written whole or not at all: when the disk is full, what got through is cut off again,
+//! the flows of the batch are counted as lost, and the next batch is tried anew. A file that was moved away (logrotate) is
+//! opened again.
 
 use std::{
     fs::{File, OpenOptions},
     io::{self, Write as _},
     os::unix::fs::MetadataExt as _,
     path::PathBuf,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+        mpsc,
+    },
+    thread,
+    time::{Duration, Instant},
 };
 
 use super::flow_line;
 use crate::{audit::Flow, cluster::Cluster};
 
-/// Where lines go.
-#[derive(Debug)]
-enum Target {
-    Stdout,
-    File { path: PathBuf, file: Option<File> },
-}
+/// Bytes that may wait for the writer.
+const QUEUE_BYTES: usize = 32 << 20;
+
+/// How often it is looked whether the file has been moved away.
+const LOOK_FOR_ROTATION: Duration = Duration::from_secs(1);
 
 /// The flow log of an agent run.
 #[derive(Debug)]
 pub struct FlowLog {
-    target: Target,
     node: String,
     buffer: Vec<u8>,
     buffered: u64,
-    lost: u64,
-    failing: Option<String>,
+    queue: mpsc::Sender<Batch>,
+    shared: Arc<Shared>,
+    done: mpsc::Receiver<()>,
+}
+
+#[derive(Debug)]
+struct Batch {
+    lines: Vec<u8>,
+    flows: u64,
+}
+
+/// What the writer tells.
+#[derive(Debug, Default)]
+struct Shared {
+    lost: AtomicU64,
+    queued: AtomicUsize,
+    failing: Mutex<Option<String>>,
 }
 
 impl FlowLog {
     /// Opens `target`, a path or `-` for stdout. Fails where it cannot be opened now: later faults are counted instead.
     pub fn open(target: &str, node: &str) -> io::Result<Self> {
-        let target = if target == "-" {
-            Target::Stdout
-        } else {
-            let path = PathBuf::from(target);
-            let file = open(&path)?;
-            Target::File { path, file: Some(file) }
-        };
-        Ok(Self { target, node: node.to_owned(), buffer: Vec::new(), buffered: 0, lost: 0, failing: None })
+        let mut writer = Writer::open(target)?;
+        let (queue, batches) = mpsc::channel::<Batch>();
+        let (finished, done) = mpsc::channel();
+        let shared = Arc::new(Shared::default());
+        let told = shared.clone();
+        thread::Builder::new().name("flow-log".to_owned()).spawn(move || {
+            for batch in batches {
+                told.wrote(&batch, writer.write(&batch.lines));
+            }
+            // Nobody waits any more where the agent has given up on us.
+            let _ = finished.send(());
+        })?;
+        Ok(Self { node: node.to_owned(), buffer: Vec::new(), buffered: 0, queue, shared, done })
     }
 
-    /// Adds a flow to the batch.
-    pub fn push(&mut self, flow: &Flow, cluster: &Cluster) {
-        flow_line(flow, cluster, &self.node, &mut self.buffer);
+    /// Adds a flow to the batch. `correction` nanoseconds make today's wall time of the flow's.
+    pub fn push(&mut self, flow: &Flow, cluster: &Cluster, correction: i64) {
+        flow_line(flow, cluster, &self.node, correction, &mut self.buffer);
         self.buffer.push(b'\n');
         self.buffered += 1;
     }
 
-    /// Writes the batch. A fault loses the batch's flows, counted; it is logged when it begins and when it ends.
+    /// Hands the batch to the writer. A batch that does not fit into the queue is lost, counted.
     pub fn flush(&mut self) {
         if self.buffer.is_empty() {
             return;
         }
-        match self.target.write(&self.buffer) {
-            Ok(()) => {
-                if let Some(fault) = self.failing.take() {
-                    tracing::info!(fault, lost = self.lost, "the flow log is written again");
-                }
-            }
-            Err(error) => {
-                self.lost += self.buffered;
-                if self.failing.is_none() {
-                    tracing::error!(%error, "the flow log cannot be written: flows are counted, but not logged");
-                }
-                self.failing = Some(error.to_string());
-            }
+        let batch = Batch { lines: std::mem::take(&mut self.buffer), flows: std::mem::take(&mut self.buffered) };
+        let bytes = batch.lines.len();
+        if self.shared.queued.fetch_add(bytes, Ordering::Relaxed) + bytes > QUEUE_BYTES {
+            self.shared.queued.fetch_sub(bytes, Ordering::Relaxed);
+            self.shared.failed(batch.flows, "whoever takes the lines is too slow");
+        } else if let Err(mpsc::SendError(batch)) = self.queue.send(batch) {
+            self.shared.failed(batch.flows, "the writer has ended");
         }
-        self.buffer.clear();
-        self.buffered = 0;
     }
 
     /// Flows that were not written.
     pub fn lost(&self) -> u64 {
-        self.lost
+        self.shared.lost.load(Ordering::Relaxed)
     }
 
     /// What is wrong with the target right now.
-    pub fn failing(&self) -> Option<&str> {
-        self.failing.as_deref()
+    pub fn failing(&self) -> Option<String> {
+        self.shared.failing.lock().ok()?.clone()
     }
 
-    /// Opens the file again if another one, or none, has its name now. Call it every second or so.
-    pub fn follow_rotation(&mut self) {
-        if let Target::File { path, file } = &mut self.target {
-            let same = |file: &File| -> io::Result<bool> {
-                let (open, named) = (file.metadata()?, std::fs::metadata(&*path)?);
-                Ok(open.ino() == named.ino() && open.dev() == named.dev())
-            };
-            if !file.as_ref().is_some_and(|file| same(file).unwrap_or(false)) {
-                // A fault here shows at the next write, where it is counted.
-                *file = open(path).ok();
-            }
-        }
+    /// Waits until everything is written, but no longer than `limit`. Returns whether it was.
+    pub fn finish(mut self, limit: Duration) -> bool {
+        self.flush();
+        let Self { queue, done, .. } = self;
+        drop(queue);
+        done.recv_timeout(limit).is_ok()
     }
 }
 
-impl Target {
-    fn write(&mut self, batch: &[u8]) -> io::Result<()> {
+impl Shared {
+    fn wrote(&self, batch: &Batch, result: io::Result<()>) {
+        self.queued.fetch_sub(batch.lines.len(), Ordering::Relaxed);
+        match result {
+            Err(error) => self.failed(batch.flows, &error.to_string()),
+            Ok(()) => {
+                if let Some(fault) = self.failing.lock().ok().and_then(|mut failing| failing.take()) {
+                    tracing::info!(fault, lost = self.lost.load(Ordering::Relaxed), "the flow log is written again");
+                }
+            }
+        }
+    }
+
+    /// Counts flows as lost. The fault is logged when it begins.
+    fn failed(&self, flows: u64, fault: &str) {
+        self.lost.fetch_add(flows, Ordering::Relaxed);
+        let Ok(mut failing) = self.failing.lock() else { return };
+        if failing.is_none() {
+            tracing::error!(fault, "the flow log cannot be written: flows are counted, but not logged");
+        }
+        *failing = Some(fault.to_owned());
+    }
+}
+
+/// Where lines go.
+#[derive(Debug)]
+enum Writer {
+    Stdout,
+    File { path: PathBuf, file: Option<File>, looked: Instant },
+}
+
+impl Writer {
+    fn open(target: &str) -> io::Result<Self> {
+        if target == "-" {
+            return Ok(Self::Stdout);
+        }
+        let path = PathBuf::from(target);
+        let file = Some(open(&path)?);
+        Ok(Self::File { path, file, looked: Instant::now() })
+    }
+
+    fn write(&mut self, lines: &[u8]) -> io::Result<()> {
+        self.follow_rotation();
         match self {
             Self::Stdout => {
                 let mut out = io::stdout().lock();
-                out.write_all(batch)?;
+                out.write_all(lines)?;
                 out.flush()
             }
-            Self::File { path, file } => {
+            Self::File { path, file, .. } => {
                 let file = match file {
                     Some(file) => file,
                     None => file.insert(open(path)?),
                 };
                 let before = file.metadata().map(|data| (data.is_file(), data.len()));
-                let result = file.write_all(batch);
+                let result = file.write_all(lines);
                 if result.is_err()
                     && let Ok((true, length)) = before
                 {
@@ -122,6 +176,23 @@ impl Target {
                 }
                 result
             }
+        }
+    }
+
+    /// Opens the file again if another one, or none, has its name now.
+    fn follow_rotation(&mut self) {
+        let Self::File { path, file, looked } = self else { return };
+        if looked.elapsed() < LOOK_FOR_ROTATION {
+            return;
+        }
+        *looked = Instant::now();
+        let same = |file: &File| -> io::Result<bool> {
+            let (open, named) = (file.metadata()?, std::fs::metadata(&*path)?);
+            Ok(open.ino() == named.ino() && open.dev() == named.dev())
+        };
+        if !file.as_ref().is_some_and(|file| same(file).unwrap_or(false)) {
+            // A fault here shows at the next write, where it is counted.
+            *file = open(path).ok();
         }
     }
 }

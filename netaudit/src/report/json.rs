@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::{
     audit::{Finding, Flow, PeerKind, Subject},
     cluster::{Cluster, Pod},
-    model::{Cause, Direction, Outcome, Protocol, Reach, Verdict},
+    model::{Cause, Direction, Outcome, Protocol, Reach, Timestamp, Verdict},
 };
 
 #[derive(Serialize)]
@@ -90,8 +90,9 @@ struct Said<'a> {
     reason: Option<Cow<'a, str>>,
 }
 
-/// Appends `flow` to `line` as one JSON object, without a line break.
-pub fn flow_line(flow: &Flow, cluster: &Cluster, node: &str, line: &mut Vec<u8>) {
+/// Appends `flow` to `line` as one JSON object, without a line break. The agent's own time line never steps;
+/// `correction` nanoseconds make today's wall time of it.
+pub fn flow_line(flow: &Flow, cluster: &Cluster, node: &str, correction: i64, line: &mut Vec<u8>) {
     let seen = &flow.observation;
     let subject = match &flow.subject {
         Subject::Pod(id) => cluster.pod(*id).map_or(End { kind: "unknown", ..End::default() }, pod_end),
@@ -113,7 +114,7 @@ pub fn flow_line(flow: &Flow, cluster: &Cluster, node: &str, line: &mut Vec<u8>)
         Direction::Ingress => seen.remote.port(),
     };
     let object = Line {
-        time: seen.at.to_string(),
+        time: Timestamp(seen.at.0.saturating_add(correction)).to_string(),
         flow_id: flow.id.to_string(),
         direction: seen.direction,
         subject,
