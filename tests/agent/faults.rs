@@ -140,3 +140,22 @@ fn a_wrong_configuration_is_refused_before_anything_is_attached() -> Result<()> 
     assert!(String::from_utf8_lossy(&output.stdout).contains("manifests: /m"));
     Ok(())
 }
+
+#[test]
+fn a_reader_that_stopped_reading_stops_nothing_else() -> Result<()> {
+    if !kernel_or_skip("stalled reader") {
+        return Ok(());
+    }
+    let world = World::new("stalled-reader")?;
+    let _server = world.serve()?;
+    let pipe = world.lab.directory().join("pipe");
+    let shell = format!("mkfifo {0} && {{ sleep 600 < {0} & }} && exec \"$@\" --flow-log {0}", pipe.display());
+    let mut arguments = vec!["-c".to_owned(), shell, "sh".to_owned(), NETAUDIT.to_owned()];
+    arguments.extend(world.arguments());
+    let mut agent = world.agent_by(&Launch::new("sh", arguments))?;
+    // Far more than a pipe holds.
+    world.connect(300)?;
+    eventually("flows are counted", || Ok(world.metric_sum("netaudit_flows_total{")? >= 600.0))?;
+    assert_eq!(world.get("/healthz")?.0, 200);
+    agent.terminate(Duration::from_secs(5))
+}

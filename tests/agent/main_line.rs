@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use anyhow::Result;
 
 use super::harness::{World, eventually, kernel_or_skip, of};
+use crate::lab::Launch;
 
 #[test]
 fn a_denied_connection_is_told_with_both_ends_the_policy_and_what_became_of_it() -> Result<()> {
@@ -116,4 +117,22 @@ fn sigterm_writes_what_is_still_under_way() -> Result<()> {
     let flows = world.flows()?;
     assert_eq!((of(&flows, "egress").len(), of(&flows, "ingress").len()), (200, 200));
     Ok(())
+}
+
+#[test]
+fn sigterm_ends_it_under_traffic_that_does_not() -> Result<()> {
+    if !kernel_or_skip("sigterm under load") {
+        return Ok(());
+    }
+    let world = World::new("sigterm-load")?;
+    let _server = world.serve()?;
+    let mut agent = world.agent()?;
+    let program = format!(
+        "import socket\nwhile True:\n socket.create_connection(('{}',8080),2).close()\n",
+        world.server.v4
+    );
+    let mut client = Launch::new("python3", ["-c", &program]).spawn(&world.client.place, &world.lab.log("client"))?;
+    world.wait_for_flows("traffic", |flows| of(flows, "egress").len() > 100)?;
+    agent.terminate(Duration::from_secs(5))?;
+    client.check()
 }
