@@ -96,18 +96,29 @@ impl Addresses {
     }
 
     /// The kernel shows `ip` in the pod's network namespace at `at`. Returns whether that is news.
+    ///
+    /// Records may come late, and so out of order: what is known of the time after `at` stays as it is.
     pub fn author(&mut self, ip: IpAddr, pod: PodId, at: Timestamp) -> bool {
+        let owner = Owner::Pod(pod);
         let bindings = self.bindings.entry(ip).or_default();
-        for binding in bindings.iter_mut().filter(|it| it.authored && it.is_open()) {
-            if binding.owner == Owner::Pod(pod) {
-                let is_news = at < binding.from;
-                binding.from = binding.from.min(at);
-                return is_news;
+        let mut until = Timestamp::MAX;
+        let mut next = None;
+        for (index, binding) in bindings.iter_mut().enumerate().filter(|(_, it)| it.authored) {
+            if binding.holds_at(at) {
+                if binding.owner == owner {
+                    return false;
+                }
+                // The address has moved on to another pod of this node.
+                binding.until = at;
+            } else if at < binding.from && binding.from < until {
+                until = binding.from;
+                next = Some(index);
             }
-            // The address has moved on to another pod of this node.
-            binding.until = binding.until.min(at);
         }
-        bindings.push(Binding { owner: Owner::Pod(pod), from: at, until: Timestamp::MAX, authored: true });
+        match next.and_then(|index| bindings.get_mut(index)).filter(|it| it.owner == owner) {
+            Some(later) => later.from = at,
+            None => bindings.push(Binding { owner, from: at, until, authored: true }),
+        }
         true
     }
 
@@ -207,6 +218,38 @@ mod tests {
         addresses.author(ip(), PodId(3), t(10));
         assert_eq!(addresses.at(ip(), t(9)), Found::Pod(PodId(2)));
         assert_eq!(addresses.at(ip(), t(10)), Found::Pod(PodId(3)));
+    }
+
+    #[test]
+    fn a_late_record_of_the_former_owner_leaves_the_new_one_alone() {
+        let mut addresses = Addresses::default();
+        assert!(addresses.author(ip(), PodId(2), t(20)));
+        assert!(addresses.author(ip(), PodId(1), t(10)));
+        let owners = |addresses: &Addresses, times: &[i64]| -> Vec<u32> {
+            let owner = |at| match addresses.at(ip(), t(at)) {
+                Found::Pod(id) => id.0,
+                Found::Nobody => 0,
+                other => panic!("{other:?}"),
+            };
+            times.iter().map(|at| owner(*at)).collect()
+        };
+        assert_eq!(owners(&addresses, &[9, 10, 19, 20, 1_000]), [0, 1, 1, 2, 2]);
+        // Between the two no news; before, news of the same ownership.
+        assert!(!addresses.author(ip(), PodId(1), t(15)));
+        assert!(!addresses.author(ip(), PodId(2), t(25)));
+        assert!(addresses.author(ip(), PodId(1), t(8)));
+        assert_eq!(owners(&addresses, &[7, 8, 19, 20]), [0, 1, 1, 2]);
+        // The new owner had it before it was first thought to.
+        assert!(addresses.author(ip(), PodId(2), t(17)));
+        assert_eq!(owners(&addresses, &[16, 17, 20, 1_000]), [1, 2, 2, 2]);
+        // A third one in between, told last.
+        assert!(addresses.author(ip(), PodId(3), t(12)));
+        assert_eq!(owners(&addresses, &[11, 12, 16, 17]), [1, 3, 3, 2]);
+        // The deletion of the former owner takes nothing from the present one.
+        addresses.release(ip(), &A, t(30));
+        assert_eq!(owners(&addresses, &[11, 16, 31]), [1, 3, 2]);
+        assert!(addresses.author(ip(), PodId(4), t(40)));
+        assert_eq!(owners(&addresses, &[39, 40]), [2, 4]);
     }
 
     #[test]

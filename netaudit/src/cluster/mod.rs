@@ -11,6 +11,7 @@
 
 mod addresses;
 mod counts;
+mod networks;
 pub mod objects;
 mod pods;
 mod read;
@@ -27,6 +28,7 @@ use smallvec::SmallVec;
 pub use self::objects::{Broken, Kind, Namespace, Node, Object, ObjectKey, Pod, Service, Workload};
 use self::{
     addresses::{Addresses, Owner},
+    networks::PodNetworks,
     pods::Pods,
     services::Services,
 };
@@ -102,6 +104,7 @@ pub struct Cluster {
     generation: u64,
     namespaces: HashMap<Arc<str>, Namespace>,
     nodes: HashMap<Arc<str>, Node>,
+    pod_networks: PodNetworks,
     pods: Pods,
     services: Services,
     addresses: Addresses,
@@ -193,12 +196,13 @@ impl Cluster {
             },
             Kind::Node => match self.nodes.remove(&key.name) {
                 Some(node) => {
+                    self.pod_networks.remove(&node);
                     self.release(&node.ips, &Owner::Node(node.name), now);
                     true
                 }
                 None => false,
             },
-            Kind::Service => match self.services.by_name.remove(&name) {
+            Kind::Service => match self.services.remove(&name) {
                 Some(service) => {
                     self.release(&service.ips, &Owner::Service(key.clone()), now);
                     true
@@ -356,11 +360,13 @@ impl Cluster {
                 return;
             }
             let gone: Vec<IpAddr> = old.ips.iter().copied().filter(|ip| !node.ips.contains(ip)).collect();
+            self.pod_networks.remove(old);
             self.release(&gone, &owner, now);
         }
         for ip in &node.ips {
             self.addresses.claim(*ip, owner.clone(), None, now);
         }
+        self.pod_networks.add(&node);
         self.nodes.insert(node.name.clone(), node);
         self.generation += 1;
     }
@@ -379,7 +385,7 @@ impl Cluster {
         for ip in &service.ips {
             self.addresses.claim(*ip, owner.clone(), None, now);
         }
-        self.services.by_name.insert(name, service);
+        self.services.put(service);
         self.generation += 1;
     }
 

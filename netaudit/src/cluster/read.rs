@@ -2,6 +2,8 @@
 
 use std::{net::IpAddr, sync::Arc};
 
+use smallvec::SmallVec;
+
 use super::{
     Backend, Broken, Cluster, Endpoint, Kind, ObjectKey, Party, Pod, PodId, Service,
     addresses::Found,
@@ -51,7 +53,13 @@ impl Cluster {
 
     /// Whether a pod is to be expected at `ip`, by what the nodes say of their pods' networks.
     pub fn in_pod_network(&self, ip: IpAddr) -> bool {
-        self.nodes.values().any(|node| node.pod_networks.iter().any(|network| network.contains(&ip)))
+        self.pod_network_node(ip).is_some()
+    }
+
+    /// The node whose pods have their addresses from a network (`spec.podCIDRs`) that holds `ip`; of several the one
+    /// with the smallest network.
+    pub fn pod_network_node(&self, ip: IpAddr) -> Option<&Arc<str>> {
+        self.pod_networks.node(ip)
     }
 
     /// Every namespace with an object, in no order.
@@ -95,21 +103,52 @@ impl Cluster {
                 // Load balancers may share one address among services with different ports.
                 let chosen =
                     candidates.filter_map(|service| Some((service, service.port(port, protocol)?))).next();
-                let backends = chosen.map(|(service, port)| {
-                    let all = self.backends(service, port, at);
-                    all.into_iter().filter(|backend| backend.ip.is_ipv4() == ip.is_ipv4()).collect()
-                });
-                let key = chosen.map_or(keys[0], |(service, _)| {
-                    keys.iter()
-                        .find(|it| it.name == service.name && it.namespace == service.namespace)
-                        .unwrap_or(&keys[0])
-                });
-                Endpoint::Service {
-                    namespace: key.namespace.clone(),
-                    name: key.name.clone(),
-                    backends: backends.unwrap_or_default(),
+                match chosen {
+                    Some((service, port)) => self.service_endpoint(service, port, ip, at),
+                    None => Endpoint::Service {
+                        namespace: keys[0].namespace.clone(),
+                        name: keys[0].name.clone(),
+                        backends: SmallVec::new(),
+                    },
                 }
             }
+        }
+    }
+
+    /// What answers at a port of every node's addresses: the service that has it as its node port, with its backends
+    /// of the family of `family_of`, which is the node's address that was dialled. `None` where no service has it, for
+    /// that protocol and family: then it is the node itself that answers.
+    ///
+    /// `externalTrafficPolicy: Local` is not heeded: each of the service's endpoints is a backend on every node.
+    pub fn node_port(
+        &self,
+        port: u16,
+        protocol: Protocol,
+        family_of: IpAddr,
+        at: Timestamp,
+    ) -> Option<Endpoint> {
+        let ip = family_of.to_canonical();
+        let (service, port) = self.service_at_node_port(port, protocol, ip)?;
+        Some(self.service_endpoint(service, port, ip, at))
+    }
+
+    /// The service that [`Cluster::node_port`] leads to, and the port of it.
+    pub(crate) fn service_at_node_port(
+        &self,
+        port: u16,
+        protocol: Protocol,
+        family_of: IpAddr,
+    ) -> Option<(&Service, &ServicePort)> {
+        self.services.at_node_port(port, protocol).find(|(service, _)| service.has_family_of(family_of))
+    }
+
+    /// A service with the backends that one of its ports has in the family of `ip`.
+    fn service_endpoint(&self, service: &Service, port: &ServicePort, ip: IpAddr, at: Timestamp) -> Endpoint {
+        let all = self.backends(service, port, at);
+        Endpoint::Service {
+            namespace: service.namespace.clone(),
+            name: service.name.clone(),
+            backends: all.into_iter().filter(|backend| backend.ip.is_ipv4() == ip.is_ipv4()).collect(),
         }
     }
 

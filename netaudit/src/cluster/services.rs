@@ -1,8 +1,9 @@
 //! Services and what their ports lead to.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use foldhash::HashMap;
+use smallvec::SmallVec;
 
 use super::objects::{EndpointSlice, Service, ServicePort, SliceEndpoint, TargetPort};
 use crate::{
@@ -21,11 +22,55 @@ pub(super) struct Services {
     pub slices: HashMap<Name, EndpointSlice>,
     /// By service: its slices in order of name.
     of_service: HashMap<Name, BTreeMap<Arc<str>, EndpointSlice>>,
+    /// Services by the ports that they have on every node, in order of name: the API server gives each port to one
+    /// service only, which manifests may not heed.
+    node_ports: HashMap<(u16, Protocol), SmallVec<[Name; 1]>>,
 }
 
 impl Services {
     pub fn get(&self, namespace: &Arc<str>, name: &Arc<str>) -> Option<&Service> {
         self.by_name.get(&(namespace.clone(), name.clone()))
+    }
+
+    /// Adds a service, or replaces the one of its name.
+    pub fn put(&mut self, service: Service) {
+        let name = (service.namespace.clone(), service.name.clone());
+        self.remove(&name);
+        for key in service.node_ports() {
+            let holders = self.node_ports.entry(key).or_default();
+            if let Err(at) = holders.binary_search(&name) {
+                holders.insert(at, name.clone());
+            }
+        }
+        self.by_name.insert(name, service);
+    }
+
+    /// Removes the service of this name and returns it.
+    pub fn remove(&mut self, name: &Name) -> Option<Service> {
+        let old = self.by_name.remove(name)?;
+        for key in old.node_ports() {
+            if let Some(holders) = self.node_ports.get_mut(&key) {
+                holders.retain(|it| it != name);
+                if holders.is_empty() {
+                    self.node_ports.remove(&key);
+                }
+            }
+        }
+        Some(old)
+    }
+
+    /// The services that have this port on every node, with the port of theirs that it stands for.
+    pub fn at_node_port(
+        &self,
+        port: u16,
+        protocol: Protocol,
+    ) -> impl Iterator<Item = (&Service, &ServicePort)> {
+        let holders = self.node_ports.get(&(port, protocol)).into_iter().flatten();
+        holders.filter_map(move |name| {
+            let service = self.by_name.get(name)?;
+            let is_it = |it: &&ServicePort| it.node_port == Some(port) && it.protocol == protocol;
+            Some((service, service.ports.iter().find(is_it)?))
+        })
     }
 
     pub fn put_slice(&mut self, slice: EndpointSlice) {
@@ -81,6 +126,16 @@ impl Service {
     /// The service's port with this number and protocol.
     pub fn port(&self, port: u16, protocol: Protocol) -> Option<&ServicePort> {
         self.ports.iter().find(|it| it.port == port && it.protocol == protocol)
+    }
+
+    /// The ports that it has on every node.
+    fn node_ports(&self) -> impl Iterator<Item = (u16, Protocol)> {
+        self.ports.iter().filter_map(|it| Some((it.node_port?, it.protocol)))
+    }
+
+    /// Whether it serves this family: one of its addresses is of it, or none is known, as in manifests.
+    pub(super) fn has_family_of(&self, ip: IpAddr) -> bool {
+        self.ips.is_empty() || self.ips.iter().any(|own| own.is_ipv4() == ip.is_ipv4())
     }
 
     /// Whether its selector selects pods with these labels.

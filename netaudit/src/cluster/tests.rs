@@ -256,6 +256,92 @@ fn a_service_leads_to_ready_endpoints_with_target_ports() {
 }
 
 #[test]
+fn a_node_port_leads_to_the_services_backends_of_one_family() {
+    let mut cluster = Cluster::new();
+    let mut dual = pod("a", 1, "10.0.0.1");
+    dual["status"]["podIPs"] = json!([{ "ip": "10.0.0.1" }, { "ip": "fd01::1" }]);
+    cluster.apply(object(dual), t(1));
+    let ports = json!([
+        { "port": 80, "targetPort": "http", "nodePort": 30080 },
+        { "name": "dns", "port": 53, "protocol": "UDP", "nodePort": 30053 },
+        { "name": "inside", "port": 81 },
+    ]);
+    let ask = |cluster: &Cluster, port: u16, protocol, family: &str| {
+        cluster.node_port(port, protocol, ip(family), t(2)).map(|found| match found {
+            Endpoint::Service { namespace, name, backends } => {
+                let backends: Vec<_> = backends.iter().map(|it| format!("{} {}", it.ip, it.port)).collect();
+                format!("{namespace}/{name} {}", backends.join(" "))
+            }
+            other => panic!("{other:?}"),
+        })
+    };
+    // The API server refuses node ports on services of this type.
+    cluster.apply(service(json!({ "ports": ports })), t(1));
+    assert_eq!(ask(&cluster, 30080, Protocol::Tcp, "192.0.2.1"), None);
+
+    cluster.apply(service(json!({ "type": "NodePort", "ports": ports })), t(1));
+    let leads = |text: &str| Some(text.to_owned());
+    assert_eq!(ask(&cluster, 30080, Protocol::Tcp, "192.0.2.1"), leads("x/s 10.0.0.1 8080"));
+    assert_eq!(ask(&cluster, 30080, Protocol::Tcp, "::ffff:192.0.2.1"), leads("x/s 10.0.0.1 8080"));
+    assert_eq!(ask(&cluster, 30080, Protocol::Tcp, "fd02::1"), leads("x/s fd01::1 8080"));
+    assert_eq!(ask(&cluster, 30053, Protocol::Udp, "192.0.2.1"), leads("x/s 10.0.0.1 53"));
+    for (port, protocol) in
+        [(30080, Protocol::Udp), (30053, Protocol::Tcp), (80, Protocol::Tcp), (81, Protocol::Tcp)]
+    {
+        assert_eq!(ask(&cluster, port, protocol, "192.0.2.1"), None, "{port} {protocol}");
+    }
+
+    // A service of one family has no port on the addresses of the other; one without backends still has its port.
+    let only_v4 = json!({
+        "type": "LoadBalancer", "clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1"], "externalIPs": [],
+        "selector": { "app": "nobody" }, "ports": [{ "port": 80, "nodePort": 30081 }],
+    });
+    cluster.apply(service(only_v4), t(1));
+    assert_eq!(ask(&cluster, 30080, Protocol::Tcp, "192.0.2.1"), None, "the port of before");
+    assert_eq!(ask(&cluster, 30081, Protocol::Tcp, "fd02::1"), None);
+    assert_eq!(ask(&cluster, 30081, Protocol::Tcp, "192.0.2.1"), leads("x/s "));
+    cluster.delete(&key(Kind::Service, "s"), t(1));
+    assert_eq!(ask(&cluster, 30081, Protocol::Tcp, "192.0.2.1"), None);
+}
+
+#[test]
+fn an_address_is_expected_on_the_node_with_the_smallest_network() {
+    let mut cluster = Cluster::new();
+    let node = |name: &str, networks: &[&str]| {
+        object(json!({
+            "apiVersion": "v1", "kind": "Node", "metadata": { "name": name }, "spec": { "podCIDRs": networks },
+        }))
+    };
+    let on = |cluster: &Cluster, address: &str| {
+        let found = cluster.pod_network_node(ip(address)).map(ToString::to_string);
+        assert_eq!(cluster.in_pod_network(ip(address)), found.is_some());
+        found
+    };
+    let is = |name: &str| Some(name.to_owned());
+    cluster.apply(node("n1", &["10.0.0.0/16", "fd00::/64"]), t(1));
+    cluster.apply(node("n2", &["10.0.1.7/24"]), t(1));
+    assert_eq!(on(&cluster, "10.0.0.1"), is("n1"));
+    assert_eq!(on(&cluster, "10.0.1.1"), is("n2"));
+    assert_eq!(on(&cluster, "::ffff:10.0.1.1"), is("n2"));
+    assert_eq!(on(&cluster, "fd00::1"), is("n1"));
+    assert_eq!(on(&cluster, "10.1.0.1"), None);
+    assert_eq!(on(&cluster, "fd00:0:0:1::1"), None);
+    // Two nodes with one network: the first by name, until it goes.
+    cluster.apply(node("n0", &["10.0.1.0/24"]), t(2));
+    assert_eq!(on(&cluster, "10.0.1.1"), is("n0"));
+    cluster.delete(&ObjectKey::new(Kind::Node, "", "n0"), t(3));
+    assert_eq!(on(&cluster, "10.0.1.1"), is("n2"));
+    cluster.apply(node("n2", &["10.2.0.0/24"]), t(4));
+    assert_eq!(on(&cluster, "10.0.1.1"), is("n1"));
+    assert_eq!(on(&cluster, "10.2.0.1"), is("n2"));
+    cluster.reset(Kind::Node, Vec::new(), t(5));
+    assert_eq!(
+        [on(&cluster, "10.0.1.1"), on(&cluster, "10.2.0.1"), on(&cluster, "fd00::1")],
+        [None, None, None]
+    );
+}
+
+#[test]
 fn services_that_share_an_address_are_told_apart_by_port() {
     let mut cluster = Cluster::new();
     for (name, port) in [("one", 80), ("two", 443)] {

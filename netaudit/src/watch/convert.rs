@@ -314,8 +314,11 @@ fn service(root: &Field<'_>, namespace: Arc<str>, name: Arc<str>) -> Result<Serv
         }
         Ok(())
     };
+    let kind = spec.get("type")?.text()?;
+    // Nothing listens on the nodes for services of the other types, whatever their ports say.
+    let on_nodes = matches!(kind, Some("NodePort" | "LoadBalancer"));
     // An ExternalName service is a DNS alias, whatever else its manifest says.
-    if spec.get("type")?.text()? != Some("ExternalName") {
+    if kind != Some("ExternalName") {
         add(spec.get("clusterIP")?)?;
         for list in ["clusterIPs", "externalIPs"] {
             spec.get(list)?.items()?.into_iter().try_for_each(&mut add)?;
@@ -338,7 +341,7 @@ fn service(root: &Field<'_>, namespace: Arc<str>, name: Arc<str>) -> Result<Serv
             protocol: field.get("protocol")?.parsed("a protocol")?.unwrap_or(Protocol::Tcp),
             port,
             target: target.unwrap_or(TargetPort::Number(port)),
-            node_port: field.get("nodePort")?.port()?.filter(|it| *it != 0),
+            node_port: field.get("nodePort")?.port()?.filter(|it| on_nodes && *it != 0),
         });
     }
     let selector: Labels = spec.get("selector")?.labels()?.into_iter().collect();
