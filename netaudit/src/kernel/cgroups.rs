@@ -25,25 +25,35 @@ impl Hierarchy {
     ///
     /// # Errors
     ///
-    /// When no cgroup v2 is mounted, or `root` is not in one.
+    /// When no cgroup v2 is mounted whole, or `root` is not in such a mount.
     pub fn find(root: Option<&Path>) -> Result<Self, LoadError> {
         let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(LoadError::Mounts)?;
-        let mounts = mounts_of(&mounts);
+        Self::among(&mounts_of(&mounts), root)
+    }
+
+    /// As [`Hierarchy::find`], among mount points that are known.
+    fn among(mounts: &[PathBuf], root: Option<&Path>) -> Result<Self, LoadError> {
         let Some(root) = root else {
-            let mount = mounts.into_iter().next().ok_or(LoadError::NoCgroup2)?;
-            return Ok(Self { root: mount.clone(), mount, prefix: "/".to_owned() });
+            return match mounts.iter().find(|mount| is_whole(mount)) {
+                Some(mount) => Ok(Self { root: mount.clone(), mount: mount.clone(), prefix: "/".to_owned() }),
+                None if mounts.is_empty() => Err(LoadError::NoCgroup2),
+                None => Err(LoadError::PartOfCgroup2 { mounts: mounts.to_vec() }),
+            };
         };
         let root =
             root.canonicalize().map_err(|source| LoadError::CgroupRoot { path: root.to_owned(), source })?;
         // The innermost mount above it; a directory of another file system is in none.
         let mount = mounts
-            .into_iter()
+            .iter()
             .filter(|mount| root.starts_with(mount))
             .max_by_key(|mount| mount.components().count())
             .filter(|_| is_cgroup2(&root))
             .ok_or_else(|| LoadError::NotCgroup2 { path: root.clone() })?;
-        let prefix = relative(&mount, &root);
-        Ok(Self { mount, root, prefix })
+        if !is_whole(mount) {
+            return Err(LoadError::PartOfCgroup2 { mounts: vec![mount.clone()] });
+        }
+        let prefix = relative(mount, &root);
+        Ok(Self { mount: mount.clone(), root, prefix })
     }
 
     /// Whether the watched part is all there is.
@@ -98,18 +108,27 @@ fn is_cgroup2(path: &Path) -> bool {
     rustix::fs::statfs(path).is_ok_and(|stat| stat.f_type as u64 == 0x6367_7270)
 }
 
-/// The mount points of whole cgroup v2 hierarchies in the text of `mountinfo`, the shortest first.
+/// Whether a mount of cgroup v2 shows all of it. A part (a bind mount, or what a container is given as its own) begins
+/// at a cgroup below, and the kernel's paths, which begin at the root, would lead nowhere in it.
 ///
-/// A line is `id parent device root mount options [tags] - type source superoptions`. A mount whose root is not `/`
-/// shows a part only (a bind mount in a container), where the kernel's paths would lead nowhere.
+/// The `root` of `mountinfo` does not tell: in a private cgroup namespace a part shows `/` there, and the whole shows
+/// `/../..`. The inode does: it is the cgroup's id, and the root's is 1 in every namespace.
+fn is_whole(mount: &Path) -> bool {
+    fs::metadata(mount).is_ok_and(|meta| meta.ino() == ROOT_ID) && is_cgroup2(mount)
+}
+
+const ROOT_ID: u64 = 1;
+
+/// The mount points of cgroup v2, of all of it or a part, in the text of `mountinfo`, the shortest first.
+///
+/// A line is `id parent device root mount options [tags] - type source superoptions`.
 fn mounts_of(mountinfo: &str) -> Vec<PathBuf> {
     let mut mounts: Vec<PathBuf> = mountinfo
         .lines()
         .filter_map(|line| {
             let (left, right) = line.split_once(" - ")?;
-            let mut left = left.split(' ').skip(3);
-            let (root, mount) = (left.next()?, left.next()?);
-            (right.split(' ').next()? == "cgroup2" && root == "/").then(|| unescape(mount))
+            let mount = left.split(' ').nth(4)?;
+            (right.split(' ').next()? == "cgroup2").then(|| unescape(mount))
         })
         .collect();
     mounts.sort_by_key(|mount| mount.components().count());
@@ -155,8 +174,11 @@ mod tests {
                       35 24 0:29 / /mnt/with\\040space/and/more rw - cgroup2 cgroup2 rw\n";
         assert_eq!(
             mounts_of(hybrid),
-            [PathBuf::from("/sys/fs/cgroup/unified"), PathBuf::from("/mnt/with space/and/more")]
+            ["/mnt/part", "/sys/fs/cgroup/unified", "/mnt/with space/and/more"].map(PathBuf::from)
         );
+        let private = "40 24 0:26 / /sys/fs/cgroup ro - cgroup2 cgroup rw\n\
+                       41 24 0:26 /../../.. /host/sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
+        assert_eq!(mounts_of(private), ["/sys/fs/cgroup", "/host/sys/fs/cgroup"].map(PathBuf::from));
         assert!(mounts_of("nonsense\n31 24 - cgroup2").is_empty());
     }
 
@@ -167,6 +189,16 @@ mod tests {
         assert!(!part.contains("/a") && !part.contains("/a/bc"));
         let whole = Hierarchy { mount: "/m".into(), root: "/m".into(), prefix: "/".to_owned() };
         assert!(whole.contains("/") && whole.contains("/a"));
+    }
+
+    #[test]
+    fn a_mount_that_is_not_the_whole_is_refused_and_named() {
+        // Any directory will do for one whose inode is not that of the root.
+        let part = PathBuf::from("/proc/self");
+        let error = Hierarchy::among(std::slice::from_ref(&part), None).unwrap_err();
+        assert!(matches!(&error, LoadError::PartOfCgroup2 { mounts } if *mounts == [part]), "{error}");
+        assert!(error.to_string().contains("/proc/self"), "{error}");
+        assert!(matches!(Hierarchy::among(&[], None), Err(LoadError::NoCgroup2)));
     }
 
     #[test]

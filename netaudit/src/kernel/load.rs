@@ -56,6 +56,16 @@ pub enum LoadError {
          /sys/fs/cgroup/unified`; in a container, mount the host's /sys/fs/cgroup"
     )]
     NoCgroup2,
+    /// Only parts of the hierarchy are mounted, as in a container that sees its own cgroups only.
+    #[error(
+        "only a part of cgroup v2 is mounted (at {}), as a container sees it: mount the host's /sys/fs/cgroup into the \
+         container (hostPath), and if cgroup_root is set, set it to a directory in that mount",
+        .mounts.iter().map(|mount| mount.display().to_string()).collect::<Vec<_>>().join(", ")
+    )]
+    PartOfCgroup2 {
+        /// Where.
+        mounts: Vec<PathBuf>,
+    },
     /// The root that was asked for cannot be read.
     #[error("cannot read the cgroup root {}", path.display())]
     CgroupRoot {
@@ -66,7 +76,7 @@ pub enum LoadError {
         source: io::Error,
     },
     /// The root that was asked for is in no cgroup v2 hierarchy.
-    #[error("the cgroup root {} is not in a cgroup v2 hierarchy that is mounted whole", path.display())]
+    #[error("the cgroup root {} is not in a cgroup v2 hierarchy", path.display())]
     NotCgroup2 {
         /// The root.
         path: PathBuf,
