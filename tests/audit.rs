@@ -460,12 +460,18 @@ fn who_acts_first_in_a_namespace_is_not_its_owner() {
     let mut world = World::new(vec![deny_egress()]);
     // b's container acts in the namespace of a, which nothing has named yet; the address says whose it is.
     let flow = world.one(egress(555, 12, "10.0.0.1:40000", "10.0.0.2:80"));
-    assert_eq!((flow.subject, flow.actor_pod.as_deref()), (Subject::Pod(world.id("a")), Some(uid("b").as_str())));
+    assert_eq!(
+        (flow.subject, flow.actor_pod.as_deref()),
+        (Subject::Pod(world.id("a")), Some(uid("b").as_str()))
+    );
     // Without an address the actor is the best guess, until an address says otherwise.
     let mut sent = egress(556, 12, "0.0.0.0:5000", "10.0.0.2:53");
     (sent.protocol, sent.outcome) = (Protocol::Udp, Outcome::Sent);
     assert_eq!(world.one(sent).subject, Subject::Pod(world.id("b")));
-    assert_eq!(world.one(egress(556, 12, "10.0.0.1:40000", "10.0.0.2:80")).subject, Subject::Pod(world.id("a")));
+    assert_eq!(
+        world.one(egress(556, 12, "10.0.0.1:40000", "10.0.0.2:80")).subject,
+        Subject::Pod(world.id("a"))
+    );
 }
 
 #[test]

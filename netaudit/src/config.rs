@@ -154,7 +154,9 @@ impl Config {
         };
         let ring_bytes = flags.ring_bytes.or(file.ring_bytes).unwrap_or(8 << 20);
         if !ring_bytes.is_power_of_two() || ring_bytes < LEAST_RING {
-            bail!("ringBytes is {ring_bytes}: it must be a power of two of at least {LEAST_RING}, such as 8388608");
+            bail!(
+                "ringBytes is {ring_bytes}: it must be a power of two of at least {LEAST_RING}, such as 8388608"
+            );
         }
         let drain_interval =
             duration("drainInterval", file.drain_interval.as_deref(), Duration::from_millis(20))?;

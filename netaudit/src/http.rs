@@ -73,7 +73,8 @@ async fn healthz(State(agent): State<mpsc::Sender<Request>>) -> Response {
 
 async fn readyz(State(agent): State<mpsc::Sender<Request>>) -> Response {
     let Some(readiness) = ask(&agent, Request::Readiness).await else { return ending() };
-    let lines = |word: &str, what: &[String]| what.iter().map(|what| format!("{word}: {what}\n")).collect::<String>();
+    let lines =
+        |word: &str, what: &[String]| what.iter().map(|what| format!("{word}: {what}\n")).collect::<String>();
     let text = lines("missing", &readiness.missing) + &lines("degraded", &readiness.degraded);
     if readiness.missing.is_empty() {
         format!("ready\n{text}").into_response()

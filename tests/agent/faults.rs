@@ -149,7 +149,8 @@ fn a_reader_that_stopped_reading_stops_nothing_else() -> Result<()> {
     let world = World::new("stalled-reader")?;
     let _server = world.serve()?;
     let pipe = world.lab.directory().join("pipe");
-    let shell = format!("mkfifo {0} && {{ sleep 600 < {0} & }} && exec \"$@\" --flow-log {0}", pipe.display());
+    let shell =
+        format!("mkfifo {0} && {{ sleep 600 < {0} & }} && exec \"$@\" --flow-log {0}", pipe.display());
     let mut arguments = vec!["-c".to_owned(), shell, "sh".to_owned(), NETAUDIT.to_owned()];
     arguments.extend(world.arguments());
     let mut agent = world.agent_by(&Launch::new("sh", arguments))?;

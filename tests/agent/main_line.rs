@@ -131,7 +131,8 @@ fn sigterm_ends_it_under_traffic_that_does_not() -> Result<()> {
         "import socket\nwhile True:\n socket.create_connection(('{}',8080),2).close()\n",
         world.server.v4
     );
-    let mut client = Launch::new("python3", ["-c", &program]).spawn(&world.client.place, &world.lab.log("client"))?;
+    let mut client =
+        Launch::new("python3", ["-c", &program]).spawn(&world.client.place, &world.lab.log("client"))?;
     world.wait_for_flows("traffic", |flows| of(flows, "egress").len() > 100)?;
     agent.terminate(Duration::from_secs(5))?;
     client.check()

@@ -257,7 +257,10 @@ impl State {
             Some(format!("changes of {} objects are not heard: {error}", watch.state.kind))
         });
         let flow_log = self.flow_log.as_ref().and_then(FlowLog::failing);
-        absent.chain(failing).chain(flow_log.map(|fault| format!("the flow log is not written: {fault}"))).collect()
+        absent
+            .chain(failing)
+            .chain(flow_log.map(|fault| format!("the flow log is not written: {fault}")))
+            .collect()
     }
 
     fn take(&mut self, event: Event, now: Timestamp) {

@@ -69,7 +69,8 @@ pub(super) fn judge_pod(
         };
         return judged(PeerKind::Node(Some(node.name.clone())), verdict);
     }
-    let endpoint = endpoint.unwrap_or_else(|| cluster.resolve(ip, seen.remote.port(), seen.protocol, seen.at));
+    let endpoint =
+        endpoint.unwrap_or_else(|| cluster.resolve(ip, seen.remote.port(), seen.protocol, seen.at));
     match endpoint {
         Endpoint::Pod(peer) => {
             let verdict = verdict(cluster, seen, pod, Party::PodAt(peer, ip), port);
@@ -80,9 +81,11 @@ pub(super) fn judge_pod(
         }
         Endpoint::Node(name) => judged(PeerKind::Node(Some(name)), other_node(cluster, seen, pod, ip)),
         Endpoint::External => match cluster.pod_network_node(ip).cloned() {
-            // Nobody's pod: the bridge or tunnel end of another node.
-            Some(name) => judged(PeerKind::Node(Some(name)), other_node(cluster, seen, pod, ip)),
-            None => judged(PeerKind::External, verdict(cluster, seen, pod, Party::Ip(ip), port)),
+            // Nobody's pod: the bridge or tunnel end of another node. This node's are among its own addresses.
+            Some(name) if name != *node.name => {
+                judged(PeerKind::Node(Some(name)), other_node(cluster, seen, pod, ip))
+            }
+            _ => judged(PeerKind::External, verdict(cluster, seen, pod, Party::Ip(ip), port)),
         },
         Endpoint::Ambiguous => judged(PeerKind::Unknown, Verdict::Unknown(Gap::Ambiguous).into()),
         Endpoint::Invalid(why) => judged(PeerKind::Unknown, Verdict::Unknown(Gap::Invalid(why)).into()),

@@ -16,9 +16,9 @@ pub mod objects;
 mod pods;
 mod read;
 mod services;
-mod translation;
 #[cfg(test)]
 mod tests;
+mod translation;
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 

@@ -8,7 +8,8 @@ impl Cluster {
     /// stands for whoever asked there: a Service with such a port selects the pod.
     pub fn may_hide_source(&self, pod: PodId, port: u16, protocol: Protocol) -> bool {
         let Some(pod) = self.pod(pod) else { return true };
-        let in_namespace = self.services.by_name.values().filter(|service| service.namespace == pod.namespace);
+        let in_namespace =
+            self.services.by_name.values().filter(|service| service.namespace == pod.namespace);
         in_namespace.filter(|service| service.selects(&pod.labels)).any(|service| {
             service.ports.iter().any(|it| {
                 it.node_port.is_some() && it.protocol == protocol && it.target_on(&pod.ports) == Some(port)

@@ -83,7 +83,8 @@ impl FlowLog {
         if self.buffer.is_empty() {
             return;
         }
-        let batch = Batch { lines: std::mem::take(&mut self.buffer), flows: std::mem::take(&mut self.buffered) };
+        let batch =
+            Batch { lines: std::mem::take(&mut self.buffer), flows: std::mem::take(&mut self.buffered) };
         let bytes = batch.lines.len();
         if self.shared.queued.fetch_add(bytes, Ordering::Relaxed) + bytes > QUEUE_BYTES {
             self.shared.queued.fetch_sub(bytes, Ordering::Relaxed);
@@ -119,7 +120,11 @@ impl Shared {
             Err(error) => self.failed(batch.flows, &error.to_string()),
             Ok(()) => {
                 if let Some(fault) = self.failing.lock().ok().and_then(|mut failing| failing.take()) {
-                    tracing::info!(fault, lost = self.lost.load(Ordering::Relaxed), "the flow log is written again");
+                    tracing::info!(
+                        fault,
+                        lost = self.lost.load(Ordering::Relaxed),
+                        "the flow log is written again"
+                    );
                 }
             }
         }
