@@ -1,7 +1,7 @@
 //! The state of the agent's loop, and what happens to it. Nothing here waits.
 
 use std::{
-    collections::BTreeSet,
+    collections::HashSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -51,7 +51,7 @@ pub(super) struct State {
     addresses_read: Option<Timestamp>,
     started: Timestamp,
     /// What is wrong with objects and has been said: a file or list that is read again repeats nothing.
-    warned: BTreeSet<Warning>,
+    warned: HashSet<Warning>,
     /// Kept between batches for its capacity.
     flows: Vec<Flow>,
 }
@@ -89,7 +89,7 @@ impl State {
             unseen_before: 0,
             addresses_read: None,
             started: now,
-            warned: BTreeSet::new(),
+            warned: HashSet::new(),
             flows: Vec::new(),
         }
     }
@@ -142,7 +142,7 @@ impl State {
                 return;
             }
         };
-        self.warn(warnings);
+        self.warn(warnings, !listed.is_empty());
         for watch in self.watches.iter_mut().filter(|watch| listed.contains(&watch.kind)) {
             watch.state.ready = true;
             watch.state.failing = None;
@@ -150,12 +150,16 @@ impl State {
         if self.watches.iter().all(|watch| watch.state.ready) {
             self.auditor.set_ready();
         }
-        self.auditor.watch_rules(now);
+        self.auditor.objects_changed(now, &mut self.flows);
+        self.hand_on();
     }
 
-    fn warn(&mut self, warnings: Vec<Warning>) {
-        let cluster = self.auditor.cluster();
-        self.warned.retain(|said| warnings.contains(said) || cluster.warnings().any(|still| still == said));
+    /// Logs what has not been logged yet. What a complete list no longer brings is forgotten.
+    fn warn(&mut self, warnings: Vec<Warning>, complete: bool) {
+        if complete {
+            let still: HashSet<&Warning> = self.auditor.cluster().warnings().chain(&warnings).collect();
+            self.warned.retain(|said| still.contains(said));
+        }
         for warning in warnings {
             if !self.warned.contains(&warning) {
                 tracing::warn!("{warning}");
@@ -289,6 +293,11 @@ impl State {
             }
             Err(error) => tracing::warn!(%error, "the node's own addresses could not be read"),
         }
+    }
+
+    /// Waits until the kernel says that the ring fills faster than it is drained.
+    pub(super) async fn filling(&self) {
+        self.kernel.ready().await;
     }
 
     /// Now, on the time line of the kernel's records.

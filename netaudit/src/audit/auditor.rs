@@ -220,13 +220,7 @@ impl Auditor {
 
     /// Lets time pass: held records are tried again, old memory is dropped, pod-seconds are added.
     pub fn tick(&mut self, now: Timestamp, flows: &mut Vec<Flow>) {
-        for _ in 0..self.held.len() {
-            let Some((until, seen)) = self.held.pop_front() else { break };
-            match self.try_judge(&seen, until <= now) {
-                Ok(flow) => flows.push(flow),
-                Err(_) => self.held.push_back((until, seen)),
-            }
-        }
+        self.retry(now, flows);
         let mut given_up = Vec::new();
         self.pending.retain(|_, seen| {
             let keep = now.since(seen.at) < PENDING_MEMORY;
@@ -242,6 +236,25 @@ impl Auditor {
         self.cluster.expire(now);
         self.watch_rules(now);
         self.usage.tick(now);
+    }
+
+    /// An object changed: what is held may have waited for it.
+    pub fn objects_changed(&mut self, now: Timestamp, flows: &mut Vec<Flow>) {
+        self.watch_rules(now);
+        // A long queue waits for the next tick, so that a burst of changes does not go through it each time.
+        if self.held.len() <= 1_024 {
+            self.retry(now, flows);
+        }
+    }
+
+    fn retry(&mut self, now: Timestamp, flows: &mut Vec<Flow>) {
+        for _ in 0..self.held.len() {
+            let Some((until, seen)) = self.held.pop_front() else { break };
+            match self.try_judge(&seen, until <= now) {
+                Ok(flow) => flows.push(flow),
+                Err(_) => self.held.push_back((until, seen)),
+            }
+        }
     }
 
     /// Ends the run: what is held is judged as it is, what is pending is written as pending.

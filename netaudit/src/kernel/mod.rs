@@ -304,17 +304,17 @@ impl Kernel {
             // SAFETY: the descriptor is a duplicate that nobody else holds; it closes with the registration.
             Ok(unsafe { AsyncFd::register(ring) }?)
         };
-        let descriptor = self.ready.get_or_init(register);
+        let said = |error: &io::Error| {
+            tracing::warn!(%error, "no wake-ups from the kernel's ring; it is drained by timer only");
+        };
+        let descriptor = self.ready.get_or_init(|| register().inspect_err(said));
         match descriptor {
             Ok(descriptor) => match descriptor.readable().await {
                 Ok(mut guard) => guard.clear_ready(),
                 Err(_) => std::future::pending().await,
             },
             // Without it the caller's timer drains alone.
-            Err(error) => {
-                tracing::warn!(%error, "no wake-ups from the kernel's ring; it is drained by timer only");
-                std::future::pending().await
-            }
+            Err(_) => std::future::pending().await,
         }
     }
 
