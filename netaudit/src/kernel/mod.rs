@@ -26,6 +26,7 @@ use std::{
     os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
     sync::OnceLock,
+    time::Duration,
 };
 
 use aya::{
@@ -55,11 +56,14 @@ pub struct Options {
     pub cgroup_root: Option<PathBuf>,
     /// Size of the ring in bytes, a power of two from 4,096.
     pub ring_bytes: u32,
+    /// A UDP flow that goes on is told again when this long has passed since it was told: to the millisecond, and to
+    /// about the timer tick of the kernel.
+    pub udp_retell: Duration,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { cgroup_root: None, ring_bytes: 8 << 20 }
+        Self { cgroup_root: None, ring_bytes: 8 << 20, udp_retell: Duration::from_secs(30) }
     }
 }
 
