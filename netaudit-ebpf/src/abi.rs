@@ -51,9 +51,11 @@ pub mod kind {
     pub const TCP_PENDING: u32 = 4;
     /// TCP, source side: the attempt ended before a SYN could be sent.
     pub const TCP_FAILED: u32 = 5;
-    /// UDP, source side: the first datagram of a socket to a destination.
+    /// UDP, source side: the first datagram of a socket to a destination, and the first after
+    /// [`super::Settings::udp_retell`].
     pub const UDP_SENT: u32 = 6;
-    /// UDP, destination side: the first datagram that a server read from an address.
+    /// UDP, destination side: the first datagram that a server read from an address, and the first after
+    /// [`super::Settings::udp_retell`].
     pub const UDP_RECEIVED: u32 = 7;
     /// A cgroup was made: a [`super::CgroupRecord`].
     pub const CGROUP_MADE: u32 = 8;
@@ -110,7 +112,7 @@ pub struct FlowRecord {
     pub cgroup: u64,
     /// The socket's cookie.
     pub socket: u64,
-    /// Tells the attempts of one socket apart.
+    /// Tells the attempts of one socket apart; a UDP flow that is told again counts as another.
     pub sequence: u32,
     /// The opener's thread group id, in the first pid namespace.
     pub pid: u32,
@@ -244,8 +246,8 @@ pub struct Settings {
     pub message_name: u32,
     /// Bytes in the ring at which the reader is woken; 0 for never.
     pub wake_at: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// How long after it was told a UDP flow that still goes on is told again, in milliseconds.
+    pub udp_retell: u32,
 }
 
 /// Index into the map of switches: 1 there means that a program that sees datagrams being sent is attached, so that a

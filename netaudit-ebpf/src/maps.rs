@@ -19,7 +19,7 @@ use netaudit_ebpf::abi::{FlowRecord, Settings, kind};
 
 use crate::{
     socket::Socket,
-    udp::{PeerKey, Ports},
+    udp::{Peer, PeerKey},
 };
 
 /// Offsets and settings, patched by the loader: see [`Settings`]. Read single fields with [`setting!`].
@@ -53,7 +53,7 @@ pub static SWITCHES: Array<u32, 1> = Array::new();
 
 /// UDP peers of a socket beyond the latest, which is in the socket's own storage.
 #[btf_map]
-pub static PEERS: LruHashMap<PeerKey, Ports, 32768> = LruHashMap::new();
+pub static PEERS: LruHashMap<PeerKey, Peer, 32768> = LruHashMap::new();
 
 /// State of a socket, which accepted sockets inherit from their listener.
 #[btf_map]

@@ -6,6 +6,9 @@
 //!                  └─ released, or connected again, in state CLOSE ──► failed
 //! ```
 //!
+//! Where both ends connect to each other at once, or a socket to itself, the kernel calls the connection passive at
+//! both: each end is then an attempt that was established and a connection that was accepted.
+//!
 //! What a close means (refused, rejected, timeout, ...) is decided in the agent from what the socket held, where a test
 //! can reach it.
 
@@ -14,7 +17,7 @@ use aya_ebpf::{
     bindings::{
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_RTO_CB,
         BPF_SOCK_OPS_RTO_CB_FLAG, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
-        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, BPF_TCP_SYN_SENT, bpf_sock,
+        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, BPF_TCP_SYN_RECV, BPF_TCP_SYN_SENT, bpf_sock,
     },
     helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie},
     programs::{SockContext, SockOpsContext},
@@ -89,7 +92,13 @@ pub fn operation(ctx: &SockOpsContext) {
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => established(ctx),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => accepted(ctx),
         BPF_SOCK_OPS_RTO_CB => timer(ctx),
-        BPF_SOCK_OPS_STATE_CB if ctx.arg(0) == BPF_TCP_SYN_SENT && ctx.arg(1) == BPF_TCP_CLOSE => closed(ctx),
+        BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == BPF_TCP_CLOSE => {
+            let from = ctx.arg(0);
+            // The latter is an attempt that met another one halfway.
+            if from == BPF_TCP_SYN_SENT || from == BPF_TCP_SYN_RECV {
+                closed(ctx);
+            }
+        }
         _ => {}
     }
 }
@@ -141,7 +150,7 @@ fn timer(ctx: &SockOpsContext) {
     emit_attempt(ctx, state, kind::TCP_PENDING, 0, 0);
 }
 
-/// SYN_SENT → CLOSE: tells what the socket holds.
+/// SYN_SENT or SYN_RECV → CLOSE: tells what the socket holds.
 #[inline(always)]
 fn closed(ctx: &SockOpsContext) {
     let Some(socket) = socket_of(ctx) else { return };
@@ -203,14 +212,21 @@ fn emit_attempt(ctx: &SockOpsContext, state: &Socket, kind: u32, detail: u32, fl
     });
 }
 
-/// A listener's connection finished its handshake. Its state is a copy of the listener's.
+/// A listener's connection finished its handshake. Its state is a copy of the listener's. Or an attempt that met
+/// another one halfway did, and its state is its own.
 #[inline(always)]
 fn accepted(ctx: &SockOpsContext) {
     let Some(socket) = socket_of(ctx) else { return };
     // SAFETY: a socket of the context, tested for null.
     let mut state = unsafe { SOCKETS.get(socket) };
-    // The copy of a listener that once tried to connect is no attempt.
     if let Some(state) = &mut state {
+        // A listener's attempt would have ended, and been told, before it could listen; should it ever be copied all
+        // the same, it was not an attempt to reach this client's port.
+        // SAFETY: the verifier checks the access.
+        let remote_port = u32::from_be(unsafe { (*ctx.ops).remote_port }) as u16;
+        if state.is(mark::SYN_SENT) && state.peer_port == remote_port {
+            emit_attempt(ctx, state, kind::TCP_ESTABLISHED, 0, flag::ANSWERED);
+        }
         state.flags &= !(mark::CONNECTING | mark::SYN_SENT | mark::PENDING);
     }
     // SAFETY: the helpers take this context.

@@ -1,8 +1,14 @@
-//! UDP: the first datagram of a socket to a destination, and the first that a server reads from an address.
+//! UDP: the first datagram of a socket to a destination, and the first that a server reads from an address; and each
+//! of them again while it goes on, once the interval [`Settings::udp_retell`] has passed.
+//!
+//! Told again, since what the agent makes of a flow may change: policies come later than flows, and an address that
+//! one pod had goes to another. A flow that goes on is told at most once an interval, and by its first datagram after
+//! the interval's end; the sequence number goes up each time.
 //!
 //! Hooks fire once a message, so each must leave as early as it can. What a socket did last is in its own storage;
-//! further peers are in a map that forgets the least used. Forgetting costs a second record of the same flow, never
-//! a missing one.
+//! further peers are in a map that forgets the least used. Forgetting costs a record too many, never a missing one.
+//!
+//! [`Settings::udp_retell`]: netaudit_ebpf::abi::Settings::udp_retell
 //!
 //! Who asked and who answered is known from the order on the socket: a datagram from a peer to which this socket has
 //! sent is an answer, and so is one sent to a peer from which it has read. Neither is a flow of its own.
@@ -17,7 +23,7 @@ use netaudit_ebpf::abi::{Address, FlowRecord, SWITCH_UDP_SEND, kind};
 
 use crate::{
     maps::{PEERS, SOCKETS, SWITCHES, emit, setting},
-    socket::{Socket, address_of, mark, now, read},
+    socket::{Socket, address_of, coarse, mark, now, read},
     tcp::words,
 };
 
@@ -44,6 +50,30 @@ impl PeerKey {
     fn client(socket: u64, address: Address) -> Self {
         Self { socket, address, port: 0, role: 2, reserved: 0 }
     }
+}
+
+/// What is kept of it.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Peer {
+    /// Of a client, the ports that it used; of a destination nothing.
+    ports: Ports,
+    reserved: u32,
+    /// When its flow was last told, by [`coarse`].
+    told: u64,
+}
+
+impl Peer {
+    #[inline(always)]
+    fn new(ports: Ports, told: u64) -> Self {
+        Self { ports, reserved: 0, told }
+    }
+}
+
+/// Whether a flow that was last told at `told` is to be told again.
+#[inline(always)]
+fn is_due(told: u64) -> bool {
+    coarse().wrapping_sub(told) > u64::from(setting!(udp_retell)) * 1_000_000
 }
 
 /// The latest ports of a client, for telling answers from flows.
@@ -110,7 +140,7 @@ pub fn connect(ctx: &SockAddrContext, socket: *mut bpf_sock, netns: u64, peer: A
     // SAFETY: the helper takes this context.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
     if is_answer(state, cookie, peer, port) {
-        state.flags &= !mark::CONNECTED;
+        state.flags &= !(mark::CONNECTED | mark::JOINED);
         return;
     }
     state.identify(netns);
@@ -118,10 +148,11 @@ pub fn connect(ctx: &SockAddrContext, socket: *mut bpf_sock, netns: u64, peer: A
     state.peer = peer;
     state.peer_port = port;
     if SWITCHES.get(SWITCH_UDP_SEND).is_some_and(|on| *on != 0) {
-        state.flags = state.flags & !(mark::SENT | mark::ELSEWHERE) | mark::CONNECTED;
+        state.flags = state.flags & !(mark::SENT | mark::ELSEWHERE) | mark::CONNECTED | mark::JOINED;
         return;
     }
     state.flags = state.flags & !mark::CONNECTED | mark::SENT;
+    state.peer_told = coarse();
     state.sequence += 1;
     // SAFETY: `socket` is of the context.
     let (local, local_port) = unsafe { local_of(socket) };
@@ -135,28 +166,43 @@ pub fn send(ctx: &SockAddrContext, peer: Address, port: u16) {
     let socket = unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk };
     // SAFETY: a socket of the context.
     let Some(state) = (unsafe { SOCKETS.get_or_create(socket) }) else { return };
-    if state.is(mark::SENT) && state.peer == peer && state.peer_port == port {
+    let latest = state.peer == peer && state.peer_port == port;
+    if !latest && state.flags & (mark::CONNECTED | mark::JOINED) != 0 {
+        state.flags |= mark::ELSEWHERE;
+    }
+    let again = latest && state.is(mark::SENT);
+    if again && !is_due(state.peer_told) {
         return;
     }
     // SAFETY: the helpers take this context.
     let (cookie, netns) =
         unsafe { (bpf_get_socket_cookie(ctx.as_ptr()), bpf_get_netns_cookie(ctx.as_ptr())) };
-    let waits = state.is(mark::CONNECTED) && (state.peer != peer || state.peer_port != port);
-    if waits {
-        state.flags |= mark::ELSEWHERE;
-    }
-    if is_answer(state, cookie, peer, port) {
-        return;
-    }
-    if state.is(mark::SENT) || waits {
+    // What was told once is a flow for good, and no answer.
+    if again {
+        state.peer_told = coarse();
+    } else if state.is(mark::SENT) || state.is(mark::CONNECTED) && !latest {
         let key = PeerKey::destination(cookie, peer, port);
-        if PEERS.get_ptr(key).is_some() {
+        if let Some(known) = PEERS.get_ptr_mut(key) {
+            // SAFETY: a value of the map; whoever writes beside us leaves another time, which is as good.
+            unsafe {
+                if !is_due((*known).told) {
+                    return;
+                }
+                (*known).told = coarse();
+            }
+        } else {
+            if is_answer(state, cookie, peer, port) {
+                return;
+            }
+            let _ = PEERS.insert(key, Peer::new(Ports::one(port), coarse()), 0);
+        }
+    } else {
+        if is_answer(state, cookie, peer, port) {
             return;
         }
-        let _ = PEERS.insert(key, Ports::one(port), 0);
-    } else {
         state.peer = peer;
         state.peer_port = port;
+        state.peer_told = coarse();
         state.flags = state.flags & !mark::CONNECTED | mark::SENT;
     }
     state.identify(netns);
@@ -167,18 +213,22 @@ pub fn send(ctx: &SockAddrContext, peer: Address, port: u16) {
     emit_flow(kind::UDP_SENT, state, cookie, (local, local_port), (peer, port));
 }
 
-/// `sock_send_length`: a socket of any kind has sent. The first time on a connected UDP socket begins its flow.
+/// `sock_send_length`: a socket of any kind has sent. The first time on a connected UDP socket begins its flow, and a
+/// later one may tell it again.
 #[inline(always)]
 pub fn sent(ctx: &BtfTracePointContext) {
     let socket: *mut bpf_sock = ctx.arg(0);
     // SAFETY: the tracepoint's first argument is the socket.
     let Some(state) = (unsafe { SOCKETS.get(socket) }) else { return };
-    if !state.is(mark::CONNECTED) {
+    if state.flags & (mark::CONNECTED | mark::JOINED) == 0 {
         return;
     }
     // The message had an address of its own.
     if state.is(mark::ELSEWHERE) {
         state.flags &= !mark::ELSEWHERE;
+        return;
+    }
+    if !is_connected_due(state) {
         return;
     }
     let result: i32 = ctx.arg(1);
@@ -193,7 +243,7 @@ pub fn sending(ctx: &FEntryContext) {
     let socket: *mut bpf_sock = ctx.arg(0);
     // SAFETY: the function's first argument is the socket.
     let Some(state) = (unsafe { SOCKETS.get(socket) }) else { return };
-    if !state.is(mark::CONNECTED) {
+    if state.flags & (mark::CONNECTED | mark::JOINED) == 0 || !is_connected_due(state) {
         return;
     }
     // A message with an address goes elsewhere, and `send` sees it.
@@ -204,12 +254,19 @@ pub fn sending(ctx: &FEntryContext) {
     }
 }
 
-/// A connected socket sends for the first time.
+/// Whether a message of a connected socket is to be told: its first, or the first after the interval.
+#[inline(always)]
+fn is_connected_due(state: &Socket) -> bool {
+    state.is(mark::CONNECTED) || state.is(mark::SENT) && is_due(state.peer_told)
+}
+
+/// A connected socket sends, and it is to be told.
 #[inline(always)]
 fn connected_send(state: &mut Socket, socket: *mut bpf_sock) {
     // SAFETY: the helper takes a socket in this type of program.
     let cookie = unsafe { bpf_get_socket_cookie(socket.cast()) };
     state.flags = state.flags & !mark::CONNECTED | mark::SENT;
+    state.peer_told = coarse();
     state.sequence += 1;
     state.started = now();
     let netns = state.netns;
@@ -238,10 +295,8 @@ pub fn receive(ctx: &SockAddrContext, sender: Address, port: u16) {
         return;
     }
     let known = state.is(mark::RECEIVED);
-    if known && state.sender == sender {
-        if !state.sender_ports.holds(port) {
-            state.sender_ports.note(port);
-        }
+    let latest = known && state.sender == sender;
+    if latest && state.sender_ports.holds(port) && !is_due(state.sender_told) {
         return;
     }
     // SAFETY: the helper takes this context.
@@ -255,21 +310,32 @@ pub fn receive(ctx: &SockAddrContext, sender: Address, port: u16) {
             return;
         }
     }
-    if known {
-        let former = state.sender_ports;
+    let mut met = latest;
+    if known && !latest {
+        let former = Peer::new(state.sender_ports, state.sender_told);
         let _ = PEERS.insert(PeerKey::client(cookie, state.sender), former, 0);
-        if let Some(ports) = PEERS.get_ptr(PeerKey::client(cookie, sender)) {
+        if let Some(peer) = PEERS.get_ptr(PeerKey::client(cookie, sender)) {
             state.sender = sender;
             // SAFETY: a value of the map; whoever writes beside us leaves other ports, not an invalid value.
-            state.sender_ports = unsafe { *ports };
-            if !state.sender_ports.holds(port) {
-                state.sender_ports.note(port);
+            unsafe {
+                state.sender_ports = (*peer).ports;
+                state.sender_told = (*peer).told;
             }
-            return;
+            met = true;
         }
     }
-    state.sender = sender;
-    state.sender_ports = Ports::one(port);
+    if met {
+        if !state.sender_ports.holds(port) {
+            state.sender_ports.note(port);
+        }
+        if !is_due(state.sender_told) {
+            return;
+        }
+    } else {
+        state.sender = sender;
+        state.sender_ports = Ports::one(port);
+    }
+    state.sender_told = coarse();
     state.flags |= mark::RECEIVED;
     state.started = now();
     state.sequence += 1;
@@ -289,7 +355,7 @@ fn is_answer(state: &Socket, cookie: u64, peer: Address, port: u16) -> bool {
     }
     match PEERS.get_ptr(PeerKey::client(cookie, peer)) {
         // SAFETY: a value of the map.
-        Some(ports) => unsafe { (*ports).may_have_asked(port) },
+        Some(client) => unsafe { (*client).ports.may_have_asked(port) },
         None => false,
     }
 }

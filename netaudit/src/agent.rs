@@ -41,7 +41,11 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             FlowLog::open(target, &config.node).with_context(|| format!("cannot open the flow log {target}"))
         })
         .transpose()?;
-    let options = Options { cgroup_root: config.cgroup_root.clone(), ring_bytes: config.ring_bytes };
+    let options = Options {
+        cgroup_root: config.cgroup_root.clone(),
+        ring_bytes: config.ring_bytes,
+        ..Options::default()
+    };
     let kernel = Kernel::load(&options)?;
 
     let (update_sender, mut updates) = mpsc::channel(1_024);

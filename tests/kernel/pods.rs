@@ -109,8 +109,16 @@ impl Stage {
     }
 
     pub fn with_ring(ring_bytes: u32) -> Self {
-        let root = Cgroup::new(cgroup_mount().join(unique()));
-        let kernel = load(&root, ring_bytes);
+        Self::with(Self::root(), Options { ring_bytes, ..Options::default() })
+    }
+
+    /// With an interval after which UDP flows that go on are told again.
+    pub fn with_retell(udp_retell: Duration) -> Self {
+        Self::with(Self::root(), Options { ring_bytes: 1 << 20, udp_retell, ..Options::default() })
+    }
+
+    fn with(root: Cgroup, options: Options) -> Self {
+        let kernel = load(Options { cgroup_root: Some(root.path.clone()), ..options });
         Self { kernel, events: Vec::new(), root }
     }
 
@@ -121,8 +129,7 @@ impl Stage {
 
     /// Attaches an agent to a tree that exists already.
     pub fn attach(root: Cgroup) -> Self {
-        let kernel = load(&root, 1 << 20);
-        Self { kernel, events: Vec::new(), root }
+        Self::with(root, Options { ring_bytes: 1 << 20, ..Options::default() })
     }
 
     pub fn pod(&self, name: &str) -> Pod {
@@ -176,8 +183,8 @@ impl Stage {
     }
 }
 
-fn load(root: &Cgroup, ring_bytes: u32) -> Kernel {
-    Kernel::load(&Options { cgroup_root: Some(root.path.clone()), ring_bytes }).unwrap_or_else(|error| {
+fn load(options: Options) -> Kernel {
+    Kernel::load(&options).unwrap_or_else(|error| {
         let mut text = error.to_string();
         let mut cause = std::error::Error::source(&error);
         while let Some(error) = cause {

@@ -228,6 +228,32 @@ fn loopback_inside_a_pod_is_seen_from_both_ends() {
 }
 
 #[test]
+fn a_socket_that_connects_to_itself_is_seen_from_both_ends() {
+    if !ready() {
+        return;
+    }
+    let mut stage = Stage::new();
+    let pod = stage.pod("a");
+    for (count, to) in [(2, "127.0.0.1:8080"), (4, "[::1]:8080")] {
+        let to: SocketAddr = to.parse().unwrap();
+        pod.run(|| {
+            let family = if to.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+            let socket = socket(family, libc::SOCK_STREAM)?;
+            let (storage, length) = raw(to);
+            // SAFETY: the address is as long as said.
+            check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const storage).cast(), length) })?;
+            connect(&socket, to)
+        });
+        let flows = stage.expect(&pod, count).split_off(count - 2);
+        assert_eq!(outcomes(&flows), [Outcome::Established, Outcome::Accepted], "{to}");
+        for flow in &flows {
+            assert_eq!((flow.local, flow.remote), (to, to));
+            assert_eq!(flow.actor.cgroup, Some(pod.cgroup.id()));
+        }
+    }
+}
+
+#[test]
 fn a_closed_port_refuses() {
     let Some(mut pair) = Pair::new() else { return };
     for to in ["10.9.0.2:9", "[fd09::2]:9", "[::ffff:10.9.0.2]:9"] {

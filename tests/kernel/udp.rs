@@ -4,9 +4,13 @@ use std::{
     io,
     net::{SocketAddr, UdpSocket},
     os::{fd::AsRawFd as _, unix::net::UnixStream},
+    time::{Duration, Instant},
 };
 
-use netaudit::model::{Direction, Observation, Outcome, Protocol};
+use netaudit::{
+    kernel::Feature,
+    model::{Direction, Observation, Outcome, Protocol},
+};
 
 use super::{
     pods::{Pod, Running, Stage, check, ready},
@@ -24,15 +28,15 @@ struct Service {
 
 impl Service {
     fn new() -> Option<Self> {
-        if !ready() {
-            return None;
-        }
-        let stage = Stage::new();
+        ready().then(|| Self::on(Stage::new()))
+    }
+
+    fn on(stage: Stage) -> Self {
         let (client, server) = (stage.pod("client"), stage.pod("server"));
         client.join(&server);
         let mut service = Self { process: None, client, server, stage };
         service.process = Some(service.serve("[::]:53"));
-        Some(service)
+        service
     }
 
     /// Starts an echo server in the server's pod.
@@ -52,12 +56,15 @@ impl Service {
     }
 }
 
+/// The hook that shows what a connected socket sends, where the kernel has it.
+const FIRST_DATAGRAM: Feature = Feature { name: "udp first datagram", absent: None };
+
 /// A client's socket: never bound by its program to anything in particular, and with a time limit.
 fn client(v6: bool) -> io::Result<UdpSocket> {
     let kind = libc::SOCK_DGRAM;
     let socket = super::pods::socket(if v6 { libc::AF_INET6 } else { libc::AF_INET }, kind)?;
     let socket = UdpSocket::from(socket);
-    socket.set_read_timeout(Some(std::time::Duration::from_secs(5)))?;
+    socket.set_read_timeout(Some(Duration::from_secs(5)))?;
     Ok(socket)
 }
 
@@ -204,16 +211,18 @@ fn a_server_that_asks_on_its_own_is_a_flow() {
     });
     service.stage.expect(&service.server, 1);
     // A DNS server that forwards: it asks the one from whom it was asked, at a service's port.
+    let (ready, signal) = UnixStream::pair().unwrap();
     let process = service.server.start(|| {
         let socket = UdpSocket::bind("10.9.0.2:5300")?;
+        io::Write::write_all(&mut &signal, b"x")?;
         let mut buffer = [0; 64];
         let (_, client) = socket.recv_from(&mut buffer)?;
         socket.send_to(b"question", (client.ip(), 53))?;
         socket.send_to(b"answer", client)?;
         Ok(())
     });
+    io::Read::read_exact(&mut &ready, &mut [0]).unwrap();
     service.client.run(|| {
-        std::thread::sleep(std::time::Duration::from_millis(200));
         let socket = client(false)?;
         echo(&socket, "10.9.0.2:5300")
     });
@@ -221,6 +230,60 @@ fn a_server_that_asks_on_its_own_is_a_flow() {
     let flows = service.stage.expect(&service.server, 3);
     assert_eq!((flows[1].outcome, flows[1].port()), (Outcome::Received, 5300));
     is_sent(&flows[2], "10.9.0.1:53");
+}
+
+#[test]
+fn a_flow_that_goes_on_is_told_again_after_the_interval() {
+    if !ready() {
+        return;
+    }
+    // Long enough for some datagrams to be within it on a machine that is busy.
+    let interval = Duration::from_secs(4);
+    let mut service = Service::on(Stage::with_retell(interval));
+    let other = service.serve("[::]:54");
+    // The latest peer of a socket and further ones are kept in different places: two destinations of one socket in
+    // turn, two clients of each server in turn, and a socket that is connected.
+    service.client.run(|| {
+        let (v4, v6, connected) = (client(false)?, client(true)?, client(false)?);
+        connected.connect("10.9.0.2:54")?;
+        let round = || {
+            for port in [53, 54] {
+                echo(&v4, &format!("10.9.0.2:{port}"))?;
+                echo(&v6, &format!("[fd09::2]:{port}"))?;
+            }
+            connected.send(b"hello")?;
+            connected.recv(&mut [0; 64]).map(drop)
+        };
+        let begun = Instant::now();
+        (0..3).try_for_each(|_| round())?;
+        assert!(begun.elapsed() < interval, "too slow to show anything: {:?}", begun.elapsed());
+        std::thread::sleep(interval + Duration::from_millis(200));
+        (0..3).try_for_each(|_| round())
+    });
+    // Where nothing shows what a connected socket sends, its flow is told at `connect`, and that once.
+    let seen = service.stage.kernel.features().iter().any(|feature| feature == &FIRST_DATAGRAM);
+    let mut sent = service.stage.expect(&service.client, if seen { 10 } else { 9 });
+    if !seen {
+        let at = sent.iter().position(|flow| flow.local.port() == 0).expect("told at connect");
+        sent.remove(at);
+    }
+    let received = service.stage.expect(&service.server, 8);
+    for flows in [&sent, &received] {
+        for flow in flows {
+            // The same flow is the same socket's to, or from, the same address.
+            let same = |other: &&Observation| {
+                (other.socket, other.remote.ip()) == (flow.socket, flow.remote.ip())
+                    && (flow.direction == Direction::Ingress || other.remote == flow.remote)
+            };
+            let [first, again] = flows.iter().filter(same).collect::<Vec<_>>()[..] else {
+                panic!("not told twice: {flow:#?}\nof {flows:#?}")
+            };
+            assert!(first.sequence < again.sequence, "{first:#?} {again:#?}");
+            assert!(again.at.since(first.at) >= interval, "{first:#?} {again:#?}");
+            assert_eq!(first.actor, again.actor);
+        }
+    }
+    drop(other);
 }
 
 #[test]

@@ -188,7 +188,7 @@ fn word(bytes: &[u8], at: usize) -> Result<u32, BtfError> {
 /// # Errors
 ///
 /// When the kernel lacks one: it is then too old, or too new, for this version.
-pub fn settings(types: &Types<'_>, wake_at: u32) -> Result<Settings, BtfError> {
+pub fn settings(types: &Types<'_>, wake_at: u32, udp_retell: u32) -> Result<Settings, BtfError> {
     let byte = |structure: &str, path: &str| types.field(structure, path).map(Field::byte);
     // A bit field has no address of its own.
     let locks = types.field("sock", "sk_userlocks")?;
@@ -222,7 +222,7 @@ pub fn settings(types: &Types<'_>, wake_at: u32) -> Result<Settings, BtfError> {
         nsproxy_net: byte("nsproxy", "net_ns")?,
         message_name: byte("msghdr", "msg_name")?,
         wake_at,
-        reserved: 0,
+        udp_retell,
     })
 }
 
@@ -289,10 +289,10 @@ mod tests {
             eprintln!("SKIPPED: no /sys/kernel/btf/vmlinux");
             return;
         };
-        let settings = settings(&Types::parse(&bytes).unwrap(), 7).unwrap();
+        let settings = settings(&Types::parse(&bytes).unwrap(), 7, 8).unwrap();
         // Stable since it became what user space sees in `struct sock_common`.
         assert_eq!(settings.sk_family, 16);
-        assert_eq!(settings.wake_at, 7);
+        assert_eq!((settings.wake_at, settings.udp_retell), (7, 8));
         assert_ne!(settings.task_tgid, settings.task_pid);
     }
 }

@@ -26,6 +26,7 @@ use std::{
     os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
     sync::OnceLock,
+    time::Duration,
 };
 
 use aya::{
@@ -55,11 +56,14 @@ pub struct Options {
     pub cgroup_root: Option<PathBuf>,
     /// Size of the ring in bytes, a power of two from 4,096.
     pub ring_bytes: u32,
+    /// A UDP flow that goes on is told again when this long has passed since it was told: to the millisecond, and to
+    /// about the timer tick of the kernel.
+    pub udp_retell: Duration,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { cgroup_root: None, ring_bytes: 8 << 20 }
+        Self { cgroup_root: None, ring_bytes: 8 << 20, udp_retell: Duration::from_secs(30) }
     }
 }
 
@@ -204,6 +208,18 @@ impl Kernel {
         self.host_netns
     }
 
+    /// This moment on the time line that all events use: the time since boot, shifted by a constant so that it read
+    /// like the wall clock at load. It never steps, whatever is done to the wall clock.
+    pub fn now(&self) -> Timestamp {
+        self.clock.time()
+    }
+
+    /// What to add to a time of that line, in nanoseconds, for what the wall clock says now; 0 where that is less than
+    /// a millisecond. For output only.
+    pub fn wall_correction(&self) -> i64 {
+        self.clock.correction()
+    }
+
     /// What this kernel has of the optional hooks.
     pub fn features(&self) -> &[Feature] {
         &self.features
@@ -260,7 +276,6 @@ impl Kernel {
     /// Takes up to `max` records out of the ring, passes what they say to `sink` in their order, and returns how many
     /// it took. Call it every 10 to 50 ms, and when [`Kernel::ready`] tells that the ring fills up.
     pub fn drain(&mut self, max: usize, sink: &mut dyn FnMut(Event)) -> usize {
-        self.clock.refresh();
         if let Some(log) = &mut self.log {
             log.flush();
         }
