@@ -189,11 +189,15 @@ fn an_address_with_two_owners_is_ambiguous() {
 
 #[test]
 fn a_service_is_asked_at_each_backend_with_its_target_port() {
-    for to in ["svc/shop/web", "10.96.0.1"] {
+    // Behind an address are the backends' addresses of its family.
+    for (to, first, last) in [
+        ("svc/shop/web", "shop/web-0", "shop/web-1"),
+        ("10.96.0.1", "shop/web-0 (10.1.0.1)", "shop/web-1 (10.1.0.2)"),
+    ] {
         let run = flow("traefik/proxy", to, "80");
         assert!(run.out.starts_with("service shop/web TCP 80: 2 backends by its selector\n"), "{}", run.out);
-        assert!(run.out.contains("traefik/proxy → shop/web-0 TCP 8080: allowed\n"), "{}", run.out);
-        assert!(run.out.ends_with("traefik/proxy → shop/web-1 TCP 9090: allowed\n"), "{}", run.out);
+        assert!(run.out.contains(&format!("traefik/proxy → {first} TCP 8080: allowed\n")), "{}", run.out);
+        assert!(run.out.ends_with(&format!("traefik/proxy → {last} TCP 9090: allowed\n")), "{}", run.out);
         assert_eq!(run.status, 0);
     }
     let run = flow("shop/web-0", "svc/shop/mixed", "5432");
@@ -210,6 +214,48 @@ fn a_service_is_asked_at_each_backend_with_its_target_port() {
     let run = flow("shop/web-0", "svc/shop/db", "80");
     assert!(run.err.contains("service shop/db has no port TCP 80; its ports: TCP 5432"), "{}", run.err);
     assert_eq!(run.status, 2);
+}
+
+#[test]
+fn a_node_port_is_judged_by_the_services_backends() {
+    let node_port = r#"
+apiVersion: v1
+kind: Service
+metadata: {name: db-outside, namespace: shop}
+spec:
+  type: NodePort
+  selector: {app: db}
+  ports: [{port: 5433, targetPort: 5432, nodePort: 30432}]
+---
+apiVersion: v1
+kind: Node
+metadata: {name: n2}
+status: {addresses: [{type: InternalIP, address: 192.0.2.2}]}
+"#;
+    let folder = folder(&[("all.yaml", MANIFESTS), ("node-port.yaml", node_port)]);
+    // The subject's own node (whose addresses are exempt otherwise), another node, and another pod that may not.
+    for (from, node, status, says) in [
+        ("shop/web-0", "192.0.2.1", 0, "allowed"),
+        ("shop/web-0", "192.0.2.2", 0, "allowed"),
+        ("traefik/proxy", "192.0.2.1", 1, "denied"),
+    ] {
+        let run = eval(&folder, &["--from", from, "--to", node, "--port", "30432"]);
+        let head = "service shop/db-outside TCP 5433 by node port 30432: 1 backend by its selector\n";
+        assert!(run.out.starts_with(head), "{}", run.out);
+        let tail = format!("{from} → shop/db-0 (10.1.0.3) TCP 5432: {says}\n");
+        assert!(run.out.ends_with(&tail), "{}", run.out);
+        assert_eq!(run.status, status);
+    }
+    // Other ports and protocols are the node's.
+    for more in [["--port", "5433", "--protocol", "TCP"], ["--port", "30432", "--protocol", "UDP"]] {
+        let args = [["--from", "shop/web-0"], ["--to", "192.0.2.1"], [more[0], more[1]], [more[2], more[3]]];
+        let run = eval(&folder, args.as_flattened());
+        assert!(run.out.contains("policies do not apply: own node\n"), "{}", run.out);
+    }
+    let args = ["--from", "shop/web-0", "--to", "192.0.2.1", "--port", "30432", "--output", "json"];
+    let value: Value = serde_json::from_str(&eval(&folder, &args).out).expect("JSON");
+    assert_eq!(value["service"]["node_port"], 30432);
+    assert_eq!(value["service"]["port"], 5433);
 }
 
 #[test]

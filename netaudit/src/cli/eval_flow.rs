@@ -6,7 +6,7 @@ use anyhow::bail;
 use serde_json::{Value, json};
 
 use crate::{
-    cluster::{Cluster, Endpoint, Party, PodId, Service},
+    cluster::{Cluster, Endpoint, Party, PodId, Service, objects::ServicePort},
     model::{Cause, Direction, Exemption, Gap, NearMiss, Protocol, RuleMatch, Timestamp, Verdict},
     policy::{CompiledPolicy, Rule},
 };
@@ -47,9 +47,20 @@ pub(super) struct Pair {
 /// The answer for a flow: one pair, or one for each backend of a service.
 pub(super) struct Answer {
     question: Question,
-    /// The service that was asked for, and what is to be said of its translation.
-    service: Option<(String, String)>,
+    service: Option<AskedService>,
     pairs: Vec<Pair>,
+}
+
+/// The service that was asked for, by name or by an address that leads to it.
+struct AskedService {
+    /// `namespace/name`.
+    name: String,
+    /// The service's own port.
+    port: u16,
+    /// The port on the node's address that was asked for, if that leads to the service.
+    node_port: Option<u16>,
+    /// What is to be said of its translation.
+    note: String,
 }
 
 /// What both directions together mean.
@@ -119,13 +130,25 @@ impl Pair {
 pub(super) fn ask(cluster: &mut Cluster, from: &str, to: &str, question: Question) -> anyhow::Result<Answer> {
     let from = end(cluster, from, question)?;
     if let Some((namespace, name)) = to.strip_prefix("svc/").and_then(|it| it.split_once('/')) {
-        return ask_service(cluster, from, namespace, name, question);
+        let (service, port) = find_service(cluster, namespace, name, question)?;
+        return ask_service(cluster, from, service, port, None, question);
     }
-    if let Ok(ip) = to.parse::<IpAddr>()
-        && let Endpoint::Service { namespace, name, .. } =
-            cluster.resolve(ip, question.port, question.protocol, NOW)
-    {
-        return ask_service(cluster, from, &namespace, &name, question);
+    if let Ok(ip) = to.parse::<IpAddr>() {
+        let ip = ip.to_canonical();
+        match cluster.resolve(ip, question.port, question.protocol, NOW) {
+            Endpoint::Service { namespace, name, .. } => {
+                let (service, port) = find_service(cluster, &namespace, &name, question)?;
+                return ask_service(cluster, from, service, port, Some(ip), question);
+            }
+            // A service's node port goes before what the node itself listens on.
+            Endpoint::Node(_) => {
+                let found = cluster.service_at_node_port(question.port, question.protocol, ip);
+                if let Some((service, port)) = found.map(|(service, port)| (service.clone(), port.clone())) {
+                    return ask_service(cluster, from, service, port, Some(ip), question);
+                }
+            }
+            _ => {}
+        }
     }
     let to = end(cluster, to, question)?;
     let pair = Pair::ask(cluster, from, to, question.protocol, question.port);
@@ -175,17 +198,16 @@ fn end(cluster: &Cluster, words: &str, question: Question) -> anyhow::Result<End
     }
 }
 
-fn ask_service(
-    cluster: &mut Cluster,
-    from: End,
+fn find_service(
+    cluster: &Cluster,
     namespace: &str,
     name: &str,
     question: Question,
-) -> anyhow::Result<Answer> {
-    let Some(service) = cluster.service(namespace, name).cloned() else {
+) -> anyhow::Result<(Service, ServicePort)> {
+    let Some(service) = cluster.service(namespace, name) else {
         bail!("there is no Service {namespace}/{name} in the manifests");
     };
-    let Some(port) = service.port(question.port, question.protocol).cloned() else {
+    let Some(port) = service.port(question.port, question.protocol) else {
         let ports: Vec<_> = service.ports.iter().map(|it| format!("{} {}", it.protocol, it.port)).collect();
         let ports = if ports.is_empty() { "none".to_owned() } else { ports.join(", ") };
         bail!(
@@ -194,10 +216,24 @@ fn ask_service(
             question.port
         );
     };
+    Ok((service.clone(), port.clone()))
+}
+
+/// Asks for each backend of a service's port. Behind the address `dialled` are only backends of its family.
+fn ask_service(
+    cluster: &mut Cluster,
+    from: End,
+    service: Service,
+    port: ServicePort,
+    dialled: Option<IpAddr>,
+    question: Question,
+) -> anyhow::Result<Answer> {
+    let is_family = |ip: &IpAddr| dialled.is_none_or(|dialled| dialled.is_ipv4() == ip.is_ipv4());
     let mut ends: Vec<(End, u16)> = Vec::new();
     let mut without_port = Vec::new();
     if cluster.has_endpoint_slices(&service) {
-        for backend in cluster.backends(&service, &port, NOW) {
+        let backends = cluster.backends(&service, &port, NOW);
+        for backend in backends.into_iter().filter(|it| is_family(&it.ip)) {
             let end = match backend.pod {
                 Some(id) => End::Pod(id, Some(backend.ip)),
                 None => end(cluster, &backend.ip.to_string(), Question { port: backend.port, ..question })?,
@@ -206,17 +242,30 @@ fn ask_service(
         }
     } else {
         for (id, target) in cluster.selected_backends(&service, &port) {
+            let Some(pod) = cluster.pod(id) else { continue };
             match target {
-                Some(target) => ends.push((End::Pod(id, None), target)),
-                None => without_port.extend(cluster.pod(id).map(|pod| pod.name.to_string())),
+                None => without_port.push(pod.name.to_string()),
+                // Manifests seldom have a pod's addresses.
+                Some(target) if dialled.is_none() || pod.ips.is_empty() => {
+                    ends.push((End::Pod(id, None), target));
+                }
+                Some(target) => {
+                    let ips = pod.ips.iter().filter(|ip| is_family(ip));
+                    ends.extend(ips.map(|ip| (End::Pod(id, Some(*ip)), target)));
+                }
             }
         }
     }
-    let note = service_note(cluster, &service, ends.len(), &without_port);
+    let asked = AskedService {
+        name: format!("{}/{}", service.namespace, service.name),
+        port: port.port,
+        node_port: port.node_port.filter(|_| dialled.is_some_and(|ip| !service.ips.contains(&ip))),
+        note: service_note(cluster, &service, ends.len(), &without_port),
+    };
     let pairs = (ends.into_iter())
         .map(|(to, port)| Pair::ask(cluster, from.clone(), to, question.protocol, port))
         .collect();
-    Ok(Answer { question, service: Some((format!("{namespace}/{name}"), note)), pairs })
+    Ok(Answer { question, service: Some(asked), pairs })
 }
 
 fn service_note(cluster: &Cluster, service: &Service, backends: usize, without_port: &[String]) -> String {
@@ -260,9 +309,9 @@ impl Answer {
     /// For people: each pair with both ends' reasons, and the result as the last line.
     pub fn text(&self, cluster: &Cluster) -> String {
         let mut text = String::new();
-        if let Some((name, note)) = &self.service {
-            let _ =
-                writeln!(text, "service {name} {} {}: {note}", self.question.protocol, self.question.port);
+        if let Some(AskedService { name, port, node_port, note }) = &self.service {
+            let by = node_port.map(|port| format!(" by node port {port}")).unwrap_or_default();
+            let _ = writeln!(text, "service {name} {} {port}{by}: {note}", self.question.protocol);
         }
         for pair in &self.pairs {
             let flow = describe(cluster, pair, self.question.protocol);
@@ -283,7 +332,7 @@ impl Answer {
     }
 
     fn service_name(&self) -> &str {
-        self.service.as_ref().map_or("", |(name, _)| name)
+        self.service.as_ref().map_or("", |it| &it.name)
     }
 
     /// For programs.
@@ -302,8 +351,11 @@ impl Answer {
             })
             .collect();
         let mut value = json!({ "verdict": self.outcome().as_str(), "flows": pairs });
-        if let Some((name, note)) = &self.service {
-            value["service"] = json!({ "name": name, "port": self.question.port, "note": note });
+        if let Some(AskedService { name, port, node_port, note }) = &self.service {
+            value["service"] = json!({ "name": name, "port": port, "note": note });
+            if let Some(port) = node_port {
+                value["service"]["node_port"] = json!(port);
+            }
         }
         if let Some(gap) = self.gap() {
             value["reason"] = json!(gap.to_string());
