@@ -5,8 +5,7 @@ use aya_ebpf::{
     helpers::{
         bpf_get_current_pid_tgid,
         generated::{
-            bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_ktime_get_boot_ns, bpf_ktime_get_coarse_ns,
-            bpf_probe_read_kernel,
+            bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_ktime_get_boot_ns, bpf_probe_read_kernel,
         },
     },
 };
@@ -65,9 +64,9 @@ pub struct Socket {
     pub sender: Address,
     /// UDP: the ports from which `sender` sent.
     pub sender_ports: Ports,
-    /// UDP: when the flow to `peer` was last told, by [`coarse`].
+    /// UDP: when the flow to `peer` was last told, in nanoseconds since boot.
     pub peer_told: u64,
-    /// UDP: when the flow from `sender` was last told, by [`coarse`].
+    /// UDP: when the flow from `sender` was last told, in nanoseconds since boot.
     pub sender_told: u64,
 }
 
@@ -115,13 +114,6 @@ impl Socket {
 pub fn now() -> u64 {
     // SAFETY: no preconditions.
     unsafe { bpf_ktime_get_boot_ns() }
-}
-
-/// Nanoseconds on a clock of its own that is right to some milliseconds, and cheap enough to be read for each message.
-#[inline(always)]
-pub fn coarse() -> u64 {
-    // SAFETY: no preconditions.
-    unsafe { bpf_ktime_get_coarse_ns() }
 }
 
 /// The address of a kernel object behind a pointer on which the verifier forbids arithmetic: read back from the stack,

@@ -136,9 +136,9 @@ impl Stage {
         Pod::new(&self.root, name)
     }
 
-    /// Drains until `done` says so or ten seconds are over; returns whether it did.
+    /// Drains until `done` says so or half a minute is over; returns whether it did.
     pub fn wait(&mut self, mut done: impl FnMut(&[Event]) -> bool) -> bool {
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + Duration::from_secs(30);
         loop {
             self.drain();
             if done(&self.events) {

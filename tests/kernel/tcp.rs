@@ -4,7 +4,7 @@ use std::{
     io,
     net::{SocketAddr, TcpListener, TcpStream},
     os::fd::{AsRawFd as _, OwnedFd},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use netaudit::model::{Comm, Direction, Observation, Outcome, Protocol};
@@ -133,6 +133,7 @@ fn connected(
     act: impl FnOnce() -> io::Result<()>,
 ) -> (Observation, Observation) {
     let before = (pair.stage.flows(&pair.a).len(), pair.stage.flows(&pair.b).len());
+    let begun = Instant::now();
     let (ready, signal) = std::os::unix::net::UnixStream::pair().unwrap();
     let server = pair.b.start(|| {
         let listener = TcpListener::bind(listen)?;
@@ -144,6 +145,7 @@ fn connected(
     pair.a.run(act);
     let server_pid = server.pid as u32;
     server.finish();
+    let took = begun.elapsed();
     let made = pair.stage.expect(&pair.a, before.0 + 1).pop().unwrap();
     let taken = pair.stage.expect(&pair.b, before.1 + 1).pop().unwrap();
 
@@ -154,7 +156,7 @@ fn connected(
     );
     assert_eq!((made.remote, made.requested), (to, None));
     assert_eq!(made.actor.cgroup, Some(pair.a.cgroup.id()));
-    assert!(made.waited > Duration::ZERO && made.waited < Duration::from_secs(1), "{:?}", made.waited);
+    assert!(made.waited > Duration::ZERO && made.waited < took, "{:?} of {took:?}", made.waited);
 
     assert_eq!(
         (taken.direction, taken.protocol, taken.outcome),
@@ -163,7 +165,7 @@ fn connected(
     assert_eq!((taken.local, taken.remote), (to, made.local));
     assert_eq!(taken.actor.cgroup, Some(pair.b.cgroup.id()));
     assert_eq!(taken.actor.pid, server_pid);
-    assert!(taken.at.since(made.at) < Duration::from_secs(1));
+    assert!(taken.at >= made.at && taken.at.since(made.at) < took);
     (made, taken)
 }
 
@@ -202,7 +204,9 @@ fn established_by_fast_open() {
             )
         };
         check(sent as i32)?;
-        std::thread::sleep(Duration::from_millis(50));
+        // Until the server closes; how does not matter.
+        let mut stream = TcpStream::from(socket);
+        let _ = io::Read::read(&mut stream, &mut [0]);
         Ok(())
     });
 }
@@ -273,11 +277,15 @@ fn silence_is_pending_and_then_a_timeout() {
     let Some(mut pair) = Pair::new() else { return };
     pair.route("blackhole");
     for to in ["10.66.0.1:80", "[fd66::1]:80"] {
+        let begun = Instant::now();
         let flows = pair.attempt(|| blocking_connect(to));
+        let took = begun.elapsed().as_secs_f64();
         assert_eq!(outcomes(&flows), [Outcome::Pending, Outcome::Timeout], "{to}");
         assert_eq!((flows[0].socket, flows[0].sequence), (flows[1].socket, flows[1].sequence));
         let waited = [flows[0].waited.as_secs_f64(), flows[1].waited.as_secs_f64()];
-        assert!((0.9..1.5).contains(&waited[0]) && (2.5..4.5).contains(&waited[1]), "{waited:?}");
+        // The first retransmission after a second, the end two seconds later, and neither before its time.
+        assert!((0.9..took).contains(&waited[0]) && (2.5..took).contains(&waited[1]), "{waited:?} of {took}");
+        assert!(waited[0] < waited[1], "{waited:?}");
         assert!(!flows[1].answered);
     }
 }
@@ -340,15 +348,19 @@ fn no_route_is_a_failure_before_anything_was_sent() {
 fn giving_up_is_aborted_with_the_time_waited() {
     let Some(mut pair) = Pair::new() else { return };
     pair.route("blackhole");
-    for (wait, range) in [(1, 0.000_5..0.15), (200, 0.19..0.5)] {
+    for wait in [1, 200].map(Duration::from_millis) {
+        let begun = Instant::now();
         let flows = pair.attempt(|| {
             let _socket = start_connect("10.66.0.1:80")?;
-            std::thread::sleep(Duration::from_millis(wait));
+            std::thread::sleep(wait);
             Ok(())
         });
-        assert_eq!(outcomes(&flows), [Outcome::Aborted]);
-        assert!(range.contains(&flows[0].waited.as_secs_f64()), "{:?}", flows[0].waited);
-        assert!(!flows[0].answered);
+        let took = begun.elapsed();
+        // On a machine so slow that this takes a second, it is told as pending before.
+        let flow = flows.last().unwrap();
+        assert_eq!(flow.outcome, Outcome::Aborted, "{flows:#?}");
+        assert!((wait..took).contains(&flow.waited), "{:?} of {took:?}", flow.waited);
+        assert!(!flow.answered);
     }
 }
 
@@ -377,7 +389,7 @@ fn a_local_filter_rejects_or_drops() {
                 std::thread::sleep(Duration::from_millis(1));
                 Ok(())
             });
-            assert_eq!(outcomes(&flows), [Outcome::Rejected], "{to}: {flows:#?}");
+            assert_eq!(outcomes(&flows).last(), Some(&Outcome::Rejected), "{to}: {flows:#?}");
         }
         let flows = pair.attempt(|| blocking_connect(&format!("{host}:3")));
         assert_eq!(outcomes(&flows), [Outcome::Pending, Outcome::Timeout]);

@@ -64,7 +64,7 @@ fn client(v6: bool) -> io::Result<UdpSocket> {
     let kind = libc::SOCK_DGRAM;
     let socket = super::pods::socket(if v6 { libc::AF_INET6 } else { libc::AF_INET }, kind)?;
     let socket = UdpSocket::from(socket);
-    socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+    socket.set_read_timeout(Some(Duration::from_secs(30)))?;
     Ok(socket)
 }
 
