@@ -259,6 +259,22 @@ status: {addresses: [{type: InternalIP, address: 192.0.2.2}]}
 }
 
 #[test]
+fn every_address_of_the_own_node_is_exempt() {
+    let node = "apiVersion: v1\nkind: Node\nmetadata: {name: n1}\nstatus: {addresses: [{type: InternalIP, \
+                address: 192.0.2.1}, {type: ExternalIP, address: 203.0.113.9}]}\n";
+    let folder = folder(&[("all.yaml", MANIFESTS), ("node.yaml", node)]);
+    for address in ["192.0.2.1", "203.0.113.9"] {
+        let run = eval(&folder, &["--from", "shop/web-0", "--to", address, "--port", "10250"]);
+        assert!(
+            run.out.contains("egress at shop/web-0: allowed\n  policies do not apply: own node\n"),
+            "{}",
+            run.out
+        );
+        assert_eq!(run.status, 0);
+    }
+}
+
+#[test]
 fn json_has_the_same_answer() {
     let folder = folder(&[("all.yaml", MANIFESTS)]);
     let run = eval(

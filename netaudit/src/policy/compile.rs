@@ -38,6 +38,14 @@ pub struct Rule {
     pub(super) ports: Vec<PortMatch>,
 }
 
+impl Rule {
+    /// Whether a sensor can see what the rule allows. SCTP is recorded by none, so a rule for nothing else shows no
+    /// use however much it is used. A port whose protocol is invalid may be any.
+    pub fn is_observable(&self) -> bool {
+        self.ports.is_empty() || self.ports.iter().any(|it| it.protocol != Some(Protocol::Sctp))
+    }
+}
+
 /// What an element of `from` or `to` matches. An element with contradictory fields gives several, all in doubt.
 #[derive(Debug)]
 pub(super) struct Peer {
@@ -410,4 +418,40 @@ fn is_port_name(name: &str) -> bool {
         && !name.starts_with('-')
         && !name.ends_with('-')
         && !name.contains("--")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{
+        cluster::Object,
+        watch::convert::{self, Converted},
+    };
+
+    #[test]
+    fn only_rules_for_nothing_but_sctp_cannot_be_observed() {
+        let is_observable = |ports: Value| {
+            let policy = json!({
+                "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+                "metadata": { "name": "p", "namespace": "x" },
+                "spec": { "podSelector": {}, "ingress": [{ "ports": ports }] },
+            });
+            match convert::document(&policy, &"test".into()).as_slice() {
+                [Converted::Object(Object::NetworkPolicy(declared))] => {
+                    CompiledPolicy::compile(declared).rules(Direction::Ingress)[0].is_observable()
+                }
+                other => panic!("{other:?}"),
+            }
+        };
+        let sctp = json!({ "protocol": "SCTP", "port": 3868 });
+        assert!(!is_observable(json!([sctp])));
+        assert!(!is_observable(json!([sctp, { "protocol": "SCTP" }])));
+        assert!(is_observable(json!([])));
+        assert!(is_observable(Value::Null));
+        assert!(is_observable(json!([{ "port": 80 }])), "TCP unless it is said");
+        assert!(is_observable(json!([sctp, { "protocol": "UDP", "port": 53 }])));
+        assert!(is_observable(json!([sctp, { "protocol": "sctp", "port": 53 }])), "invalid: perhaps any");
+    }
 }

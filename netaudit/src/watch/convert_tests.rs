@@ -258,3 +258,88 @@ fn a_directory_is_read_in_order_without_what_is_hidden_or_no_manifest() {
     let error = manifests::load(&[folder.path().join("missing")]).unwrap_err();
     assert!(error.to_string().ends_with("missing"));
 }
+
+#[test]
+fn a_big_list_is_read_and_an_alias_bomb_is_not() {
+    let mut text = "apiVersion: v1\nkind: List\nitems:\n".to_owned();
+    for number in 0..30_000 {
+        text += &format!(
+            "- apiVersion: v1\n  kind: Pod\n  metadata: {{name: p{number}, namespace: x}}\n  status: {{podIP: 10.0.{}.{}}}\n",
+            number / 250,
+            number % 250
+        );
+    }
+    let loaded = manifests::load_text("pods.yaml", &text);
+    assert_eq!(loaded.errors, []);
+    assert_eq!(loaded.documents.len(), 30_000);
+
+    let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned();
+    for level in 1..12 {
+        let inner = vec![format!("*a{}", level - 1); 9].join(", ");
+        bomb += &format!("a{level}: &a{level} [{inner}]\n");
+    }
+    // The size of the text around it gives it no more room.
+    bomb += &"# comment\n".repeat(50_000);
+    let loaded = manifests::load_text("bomb.yaml", &bomb);
+    assert_eq!(loaded.errors.len(), 1);
+    assert!(
+        loaded.errors[0].reason.starts_with("is too big once its aliases are followed"),
+        "{:?}",
+        loaded.errors
+    );
+    assert!(matches!(loaded.documents.as_slice(), [(_, Object::Broken(_))]));
+    let deep = format!("a: {}{}", "[".repeat(100_000), "]".repeat(100_000));
+    assert_eq!(manifests::load_text("deep.yaml", &deep).errors.len(), 1);
+}
+
+#[test]
+fn pipes_are_told_and_not_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = std::process::Command::new("mkfifo").arg(folder.path().join("f.yaml")).status().unwrap();
+    assert!(made.success());
+    fs::write(folder.path().join("g.yaml"), "apiVersion: v1\nkind: Namespace\nmetadata: {name: a}\n")
+        .unwrap();
+    std::os::unix::fs::symlink("g.yaml", folder.path().join("h.yaml")).unwrap();
+    std::os::unix::fs::symlink("f.yaml", folder.path().join("i.yaml")).unwrap();
+    std::os::unix::fs::symlink("nowhere.yaml", folder.path().join("j.yaml")).unwrap();
+    let (done, waits) = std::sync::mpsc::channel();
+    let path = folder.path().to_owned();
+    std::thread::spawn(move || done.send(manifests::load(&[path])));
+    let loaded =
+        waits.recv_timeout(std::time::Duration::from_secs(20)).expect("no pipe is waited for").unwrap();
+    let prefix = format!("{}/", folder.path().display());
+    let told: Vec<_> = told(&loaded).into_iter().map(|it| it.replace(&prefix, "")).collect();
+    assert_eq!(told[0], "f.yaml:0 (document 0) broken None None");
+    assert_eq!(told[1..3], ["g.yaml:1 (document 1) Namespace a", "h.yaml:1 (document 1) Namespace a"]);
+    let reason = "cannot be read: a named pipe, not a regular file; remove it, or give it a name that does not end \
+                  like a manifest's";
+    assert!(told.contains(&format!("error f.yaml: {reason}")), "{told:?}");
+    assert!(told.contains(&format!("error i.yaml: {reason}")), "{told:?}");
+    assert!(told.iter().any(|it| it.starts_with("error j.yaml: cannot be read: ")), "{told:?}");
+}
+
+#[test]
+fn markers_with_tabs_separate_documents_and_errors_advise_no_programmer() {
+    let namespace = |name: &str| format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}}}\n");
+    let text = format!("---\t# first\n{}---\t# second\n{}...\t# end\n", namespace("a"), namespace("b"));
+    let loaded = manifests::load_text("f.yaml", &text);
+    assert_eq!(told(&loaded), ["f.yaml:1 (document 1) Namespace a", "f.yaml:5 (document 2) Namespace b"]);
+    // Lines that end as none do today: the marker is seen by the parser alone.
+    let loaded = manifests::load_text("f.yaml", "a: 1\r---\rb: 1\r");
+    let reason = "more than one document: each but the first begins with --- on a line of its own";
+    assert_eq!(loaded.errors[0].reason, reason);
+}
+
+#[test]
+fn what_does_not_parse_and_changes_no_verdict_is_only_counted() {
+    let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\ndata:\n  key: !!binary \"//8=\"\n";
+    let broken = "kind: ConfigMap\nmetadata: {name: c}\ndata: {a: [\n";
+    let other = "kind: NetworkPolcy\nmetadata: {name: c}\nspec: {a: [\n";
+    let two = "kind: Secret\ndata: {}\nkind: NetworkPolicy\nspec: {a: [\n";
+    let loaded = manifests::load_text("f.yaml", &[secret, broken, other, two].join("---\n"));
+    let told = told(&loaded);
+    assert_eq!(told[0], "f.yaml:14 (document 4) broken None None");
+    assert!(told[1].starts_with("error f.yaml:1") && told[1].contains("(document 3)"), "{told:?}");
+    assert!(told[2].contains("(document 4)"), "{told:?}");
+    assert_eq!(told[3..], ["ignored 1 ConfigMap", "ignored 1 NetworkPolcy", "ignored 1 Secret"]);
+}

@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, HashSet},
     fmt, fs, io,
+    os::unix::fs::FileTypeExt as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -114,7 +115,7 @@ pub fn load<P: AsRef<Path>>(paths: &[P]) -> Result<Loaded, LoadError> {
             walk(path, &mut files, &mut HashSet::new(), &mut loaded);
             files.sort();
             for file in files {
-                match fs::read(&file) {
+                match read_regular(&file) {
                     Ok(bytes) => read(&file, &bytes, &mut loaded),
                     Err(error) => unreadable(&file, &error, &mut loaded),
                 }
@@ -131,6 +132,24 @@ pub fn load_text(file: &str, text: &str) -> Loaded {
     let mut loaded = Loaded::default();
     read(Path::new(file), text.as_bytes(), &mut loaded);
     loaded
+}
+
+/// The content of a regular file. Anything else is refused: to read a pipe or a device may take for ever.
+fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
+    let file_type = fs::metadata(path)?.file_type();
+    if file_type.is_file() {
+        return fs::read(path);
+    }
+    let what = if file_type.is_fifo() {
+        "a named pipe"
+    } else if file_type.is_socket() {
+        "a socket"
+    } else {
+        "a device"
+    };
+    Err(io::Error::other(format!(
+        "{what}, not a regular file; remove it, or give it a name that does not end like a manifest's"
+    )))
 }
 
 /// Collects files below a directory. Links are followed, but no directory is entered twice.
@@ -207,7 +226,10 @@ fn read(path: &Path, bytes: &[u8], loaded: &mut Loaded) {
         match parse_yaml(&document) {
             Ok(Value::Null) => {}
             Ok(value) => add(&value, source, loaded),
-            Err((line, column, reason)) => add_unparsed(document.text, source, line, column, reason, loaded),
+            Err((line, column, reason)) => match manifests_text::kind_of_no_concern(document.text) {
+                Some(kind) => *loaded.ignored.entry(kind.to_owned()).or_default() += 1,
+                None => add_unparsed(document.text, source, line, column, reason, loaded),
+            },
         }
     }
 }
@@ -242,20 +264,38 @@ fn is_kustomization(path: &Path) -> bool {
 
 /// The value of a document, or the line and column in the file and the reason why it has none.
 fn parse_yaml(document: &Document<'_>) -> Result<Value, (u32, u32, String)> {
-    let options = serde_saphyr::options! { with_snippet: false };
+    let usual = serde_saphyr::Budget::default();
+    let size = document.text.len();
+    // A node takes a byte of text at least and gives two events at most, so that text alone never goes beyond this.
+    // What a little text can blow up, aliases and depth, keeps its limits.
+    let budget = serde_saphyr::budget! {
+        max_nodes: usual.max_nodes.saturating_add(size),
+        max_events: usual.max_events.saturating_add(size.saturating_mul(2)),
+        max_total_scalar_bytes: usual.max_total_scalar_bytes.saturating_add(size),
+    };
+    let options = serde_saphyr::options! { with_snippet: false, budget: budget };
     serde_saphyr::from_str_with_options(document.text, options).map_err(|error| {
         let (line, column) = match error.location() {
             Some(at) if at.line() > 0 => (at.line() as u32, at.column() as u32),
             _ => (1, 0),
         };
-        // Its first line without the position, which counts from the document, and without advice for programmers.
-        let reason = error.without_snippet().to_string();
-        let reason = reason.lines().next().unwrap_or_default();
-        let end =
-            [" at line ", ", set "].iter().filter_map(|it| reason.find(it)).min().unwrap_or(reason.len());
-        let reason = &reason[..end];
-        (document.line + line - 1, column, reason.to_owned())
+        (document.line + line - 1, column, for_people(&error.without_snippet().to_string()))
     })
+}
+
+/// What the parser says: its first line without the position, which counts from the document, and without advice for
+/// programmers.
+fn for_people(reason: &str) -> String {
+    let reason = reason.lines().next().unwrap_or_default();
+    if reason.starts_with("multiple YAML documents") {
+        return "more than one document: each but the first begins with --- on a line of its own".to_owned();
+    }
+    if let Some(limit) = reason.strip_prefix("budget breached: ") {
+        return format!("is too big once its aliases are followed, or too deep ({limit})");
+    }
+    let ends = [" at line ", ", set ", "; use "];
+    let end = ends.iter().filter_map(|it| reason.find(it)).min().unwrap_or(reason.len());
+    reason[..end].to_owned()
 }
 
 fn add(value: &Value, source: Source, loaded: &mut Loaded) {

@@ -20,9 +20,12 @@ pub(super) fn split(text: &str) -> Vec<Document<'_>> {
     let (mut start, mut start_line) = (0, 1);
     let mut offset = 0;
     for (number, line) in (1..).zip(text.split_inclusive('\n')) {
-        let bare = line.trim_end();
-        let begins = bare == "---" || bare.starts_with("--- ");
-        if begins || bare == "..." {
+        let is_marker = |marker| {
+            line.strip_prefix(marker)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
+        };
+        let begins = is_marker("---");
+        if begins || is_marker("...") {
             documents.push(Document { text: &text[start..offset], line: start_line });
             // What follows the marker on its line belongs to the document that it begins.
             start = offset + if begins { 3 } else { line.len() };
@@ -73,6 +76,37 @@ pub(super) fn guess(text: &str) -> Guess {
         _ => (guess.namespace, guess.name) = (None, None),
     }
     guess
+}
+
+/// Kinds that are often in one directory with policies and change no verdict.
+const OF_NO_CONCERN: [&str; 20] = [
+    "ClusterRole",
+    "ClusterRoleBinding",
+    "ConfigMap",
+    "CronJob",
+    "CustomResourceDefinition",
+    "DaemonSet",
+    "Deployment",
+    "HorizontalPodAutoscaler",
+    "Ingress",
+    "Job",
+    "PersistentVolume",
+    "PersistentVolumeClaim",
+    "PodDisruptionBudget",
+    "ReplicaSet",
+    "Role",
+    "RoleBinding",
+    "Secret",
+    "ServiceAccount",
+    "StatefulSet",
+    "StorageClass",
+];
+
+/// The kind of a YAML document that does not parse (as with the tag `!!binary` in a Secret), if it is well known and
+/// nothing in the document can change a verdict. A kind that is not known may be a misspelt one that can.
+pub(super) fn kind_of_no_concern(text: &str) -> Option<&'static str> {
+    let kind = guess(text).kind?;
+    OF_NO_CONCERN.into_iter().find(|it| *it == kind)
 }
 
 #[derive(Default)]
@@ -167,6 +201,13 @@ mod tests {
         let text = "# head\n---\na: |\n  ---\n  x\n--- # second\nb: 1\n...\n---\n\n";
         let found: Vec<_> = split(text).iter().map(|it| (it.line, it.text)).collect();
         assert_eq!(found, [(2, "\na: |\n  ---\n  x\n"), (6, " # second\nb: 1\n")]);
+    }
+
+    #[test]
+    fn markers_may_be_followed_by_any_space() {
+        let text = "---\t# one\na: 1\n---\t\nb: 1\r\n---\r\nc: 1\n...\t# end\n---\nd: 1\n---e: 1\n....\n";
+        let found: Vec<_> = split(text).iter().map(|it| it.line).collect();
+        assert_eq!(found, [1, 3, 5, 8]);
     }
 
     #[test]
