@@ -142,7 +142,7 @@ pub(super) fn ask(cluster: &mut Cluster, from: &str, to: &str, question: Questio
             }
             // A service's node port goes before what the node itself listens on.
             Endpoint::Node(_) => {
-                let found = cluster.service_at_node_port(question.port, question.protocol, ip);
+                let found = cluster.service_on_node(question.port, question.protocol, ip, NOW);
                 if let Some((service, port)) = found.map(|(service, port)| (service.clone(), port.clone())) {
                     return ask_service(cluster, from, service, port, Some(ip), question);
                 }
@@ -259,7 +259,7 @@ fn ask_service(
     let asked = AskedService {
         name: format!("{}/{}", service.namespace, service.name),
         port: port.port,
-        node_port: port.node_port.filter(|_| dialled.is_some_and(|ip| !service.ips.contains(&ip))),
+        node_port: port.node_port.filter(|it| *it == question.port && port.port != question.port),
         note: service_note(cluster, &service, ends.len(), &without_port),
     };
     let pairs = (ends.into_iter())

@@ -158,6 +158,15 @@ impl Addresses {
         }
     }
 
+    /// The services that had `ip` at a time, whoever else had it.
+    pub fn services(&self, ip: IpAddr, at: Timestamp) -> impl Iterator<Item = &ObjectKey> {
+        let held = self.bindings.get(&ip).into_iter().flatten().filter(move |it| it.holds_at(at));
+        held.filter_map(|it| match &it.owner {
+            Owner::Service(key) => Some(key),
+            _ => None,
+        })
+    }
+
     /// Forgets bindings that ended before `limit`.
     pub fn expire(&mut self, limit: Timestamp) {
         self.bindings.retain(|_, bindings| {

@@ -115,9 +115,10 @@ impl Cluster {
         }
     }
 
-    /// What answers at a port of every node's addresses: the service that has it as its node port, with its backends
-    /// of the family of `family_of`, which is the node's address that was dialled. `None` where no service has it, for
-    /// that protocol and family: then it is the node itself that answers.
+    /// What answers at a port of a node's address instead of the node: a service that has the address itself (as an
+    /// external or a load balancer's address) and this port, or else the one that has the port as its node port on
+    /// every node. `family_of` is the node's address that was dialled: the backends are those of its family. `None`
+    /// where no service has the port, for that protocol and family.
     ///
     /// `externalTrafficPolicy: Local` is not heeded: each of the service's endpoints is a backend on every node.
     pub fn node_port(
@@ -128,18 +129,25 @@ impl Cluster {
         at: Timestamp,
     ) -> Option<Endpoint> {
         let ip = family_of.to_canonical();
-        let (service, port) = self.service_at_node_port(port, protocol, ip)?;
+        let (service, port) = self.service_on_node(port, protocol, ip, at)?;
         Some(self.service_endpoint(service, port, ip, at))
     }
 
     /// The service that [`Cluster::node_port`] leads to, and the port of it.
-    pub(crate) fn service_at_node_port(
+    pub(crate) fn service_on_node(
         &self,
         port: u16,
         protocol: Protocol,
-        family_of: IpAddr,
+        ip: IpAddr,
+        at: Timestamp,
     ) -> Option<(&Service, &ServicePort)> {
-        self.services.at_node_port(port, protocol).find(|(service, _)| service.has_family_of(family_of))
+        let by_address = self.addresses.services(ip, at).find_map(|key| {
+            let service = self.services.get(&key.namespace, &key.name)?;
+            Some((service, service.port(port, protocol)?))
+        });
+        by_address.or_else(|| {
+            self.services.at_node_port(port, protocol).find(|(service, _)| service.has_family_of(ip))
+        })
     }
 
     /// A service with the backends that one of its ports has in the family of `ip`.

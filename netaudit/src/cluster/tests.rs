@@ -305,6 +305,39 @@ fn a_node_port_leads_to_the_services_backends_of_one_family() {
 }
 
 #[test]
+fn a_load_balancer_may_have_a_nodes_address() {
+    let mut cluster = Cluster::new();
+    cluster.apply(object(pod("a", 1, "10.0.0.1")), t(1));
+    cluster.apply(
+        object(json!({
+            "apiVersion": "v1", "kind": "Node", "metadata": { "name": "n1" },
+            "status": { "addresses": [{ "type": "InternalIP", "address": "192.0.2.1" }] },
+        })),
+        t(1),
+    );
+    let balanced = |mode: &str| {
+        object(json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": { "name": "s", "namespace": "x" },
+            "spec": { "type": "LoadBalancer", "selector": { "app": "a" }, "ports": [{ "port": 443, "targetPort": 8443 }] },
+            "status": { "loadBalancer": { "ingress": [{ "ip": "192.0.2.1", "ipMode": mode }] } },
+        }))
+    };
+    let leads_to = |cluster: &Cluster, port| {
+        assert_eq!(resolve(cluster, "192.0.2.1", 2), Endpoint::Node("n1".into()));
+        match cluster.node_port(port, Protocol::Tcp, ip("192.0.2.1"), t(2)) {
+            Some(Endpoint::Service { backends, .. }) => Some(backends[0].port),
+            None => None,
+            other => panic!("{other:?}"),
+        }
+    };
+    cluster.apply(balanced("VIP"), t(1));
+    assert_eq!(leads_to(&cluster, 443), Some(8443));
+    assert_eq!(leads_to(&cluster, 8443), None);
+    cluster.apply(balanced("Proxy"), t(1));
+    assert_eq!(leads_to(&cluster, 443), None);
+}
+
+#[test]
 fn an_address_is_expected_on_the_node_with_the_smallest_network() {
     let mut cluster = Cluster::new();
     let node = |name: &str, networks: &[&str]| {

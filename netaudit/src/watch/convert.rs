@@ -324,7 +324,10 @@ fn service(root: &Field<'_>, namespace: Arc<str>, name: Arc<str>) -> Result<Serv
             spec.get(list)?.items()?.into_iter().try_for_each(&mut add)?;
         }
         for ingress in root.at(&["status", "loadBalancer", "ingress"])?.items()? {
-            add(ingress.get("ip")?)?;
+            // In this mode the nodes send what is for the address to the load balancer, as to any other address.
+            if ingress.get("ipMode")?.text()? != Some("Proxy") {
+                add(ingress.get("ip")?)?;
+            }
         }
     }
     let mut ports = Vec::new();
