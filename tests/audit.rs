@@ -268,6 +268,16 @@ fn an_unnamed_namespace_is_known_by_the_address_it_uses() {
 }
 
 #[test]
+fn an_address_that_becomes_known_while_the_record_waits_names_it() {
+    let mut world = World::new(vec![]);
+    let mut seen = ingress(777, 0, "10.0.0.3:80", "10.0.0.1:40000");
+    seen.actor.cgroup = None;
+    assert!(world.see(seen).is_empty());
+    world.apply(pod("c", Some("10.0.0.3")), t(9));
+    assert_eq!(world.tick(t(11))[0].subject, Subject::Pod(world.id("c")));
+}
+
+#[test]
 fn a_pod_without_an_address_is_still_judged_and_bound_by_what_the_kernel_shows() {
     let mut world = World::new(vec![pod("c", None), deny_egress()]);
     world.auditor.attribution_mut().cgroup(CgroupId(13), &format!("/kubepods/pod{}/c", uid("c")));

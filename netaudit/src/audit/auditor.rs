@@ -250,6 +250,7 @@ impl Auditor {
     fn retry(&mut self, now: Timestamp, flows: &mut Vec<Flow>) {
         for _ in 0..self.held.len() {
             let Some((until, seen)) = self.held.pop_front() else { break };
+            self.learn(&seen);
             match self.try_judge(&seen, until <= now) {
                 Ok(flow) => flows.push(flow),
                 Err(_) => self.held.push_back((until, seen)),
