@@ -246,9 +246,12 @@ pub struct Settings {
     pub message_name: u32,
     /// Bytes in the ring at which the reader is woken; 0 for never.
     pub wake_at: u32,
-    /// How long after it was told a UDP flow that still goes on is told again, in milliseconds.
+    /// How long after it was told a UDP flow that still goes on is told again, in steps of [`TICK_SHIFT`].
     pub udp_retell: u32,
 }
+
+/// A step of [`Settings::udp_retell`] is two to the power of this many nanoseconds: about a millisecond.
+pub const TICK_SHIFT: u32 = 20;
 
 /// Index into the map of switches: 1 there means that a program that sees datagrams being sent is attached, so that a
 /// connected socket's flow is told at its first datagram and not at `connect`, which sends nothing.

@@ -18,7 +18,7 @@ mod udp;
 
 use aya_ebpf::{
     EbpfContext as _,
-    helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie},
+    helpers::generated::bpf_get_netns_cookie,
     macros::{btf_tracepoint, cgroup_sock, cgroup_sock_addr, fentry, raw_tracepoint, sock_ops},
     programs::{
         BtfTracePointContext, FEntryContext, RawTracePointContext, SockAddrContext, SockContext,
@@ -51,10 +51,7 @@ fn connect(ctx: &SockAddrContext, (peer, port): (Address, u16)) {
     let (protocol, socket) = unsafe { ((*ctx.sock_addr).protocol, (*ctx.sock_addr).__bindgen_anon_1.sk) };
     let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
     match protocol {
-        IPPROTO_TCP => {
-            let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
-            tcp::connect(socket, netns, cookie, peer, port);
-        }
+        IPPROTO_TCP => tcp::connect(ctx, socket, netns, peer, port),
         IPPROTO_UDP => udp::connect(ctx, socket, netns, peer, port),
         _ => {}
     }

@@ -9,7 +9,7 @@ use aya_ebpf::{
         },
     },
 };
-use netaudit_ebpf::abi::{Address, FlowRecord, flag};
+use netaudit_ebpf::abi::{Address, FlowRecord, TICK_SHIFT, flag};
 
 use crate::{maps::setting, udp::Ports};
 
@@ -64,11 +64,14 @@ pub struct Socket {
     pub sender: Address,
     /// UDP: the ports from which `sender` sent.
     pub sender_ports: Ports,
-    /// UDP: when the flow to `peer` was last told, in nanoseconds since boot.
-    pub peer_told: u64,
-    /// UDP: when the flow from `sender` was last told, in nanoseconds since boot.
-    pub sender_told: u64,
+    /// UDP: when the flow to `peer` was last told, by [`ticks`].
+    pub peer_told: u32,
+    /// UDP: when the flow from `sender` was last told, by [`ticks`].
+    pub sender_told: u32,
 }
+
+// The kernel adds 72 bytes, and allocates 192 bytes or else 256.
+const _: () = assert!(size_of::<Socket>() <= 120);
 
 impl Socket {
     /// Takes the running task for the socket's actor. For programs that run in the caller's context.
@@ -114,6 +117,12 @@ impl Socket {
 pub fn now() -> u64 {
     // SAFETY: no preconditions.
     unsafe { bpf_ktime_get_boot_ns() }
+}
+
+/// Time in steps of [`TICK_SHIFT`], which comes round every 52 days: for intervals.
+#[inline(always)]
+pub fn ticks() -> u32 {
+    (now() >> TICK_SHIFT) as u32
 }
 
 /// The address of a kernel object behind a pointer on which the verifier forbids arithmetic: read back from the stack,

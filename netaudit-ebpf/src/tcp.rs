@@ -20,7 +20,7 @@ use aya_ebpf::{
         BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, BPF_TCP_SYN_RECV, BPF_TCP_SYN_SENT, bpf_sock,
     },
     helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie},
-    programs::{SockContext, SockOpsContext},
+    programs::{SockAddrContext, SockContext, SockOpsContext},
 };
 use netaudit_ebpf::abi::{Address, FlowRecord, detail, flag, kind};
 
@@ -31,12 +31,13 @@ use crate::{
 
 /// `connect` on a TCP socket, in the caller's context.
 #[inline(always)]
-pub fn connect(socket: *mut bpf_sock, netns: u64, cookie: u64, peer: Address, port: u16) {
+pub fn connect(ctx: &SockAddrContext, socket: *mut bpf_sock, netns: u64, peer: Address, port: u16) {
     // SAFETY: the caller took `socket` from its context.
     let Some(state) = (unsafe { SOCKETS.get_or_create(socket) }) else { return };
     // The socket's earlier attempt got no further than this hook.
     if state.is(mark::CONNECTING) {
-        emit_failed(state, cookie);
+        // SAFETY: the helper takes this context.
+        emit_failed(state, unsafe { bpf_get_socket_cookie(ctx.as_ptr()) });
     }
     state.identify(netns);
     state.started = now();

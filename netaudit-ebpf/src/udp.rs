@@ -23,7 +23,7 @@ use netaudit_ebpf::abi::{Address, FlowRecord, SWITCH_UDP_SEND, kind};
 
 use crate::{
     maps::{PEERS, SOCKETS, SWITCHES, emit, setting},
-    socket::{Socket, address_of, mark, now, read},
+    socket::{Socket, address_of, mark, now, read, ticks},
     tcp::words,
 };
 
@@ -58,22 +58,21 @@ impl PeerKey {
 pub struct Peer {
     /// Of a client, the ports that it used; of a destination nothing.
     ports: Ports,
-    reserved: u32,
-    /// When its flow was last told, in nanoseconds since boot.
-    told: u64,
+    /// When its flow was last told, by [`ticks`].
+    told: u32,
 }
 
 impl Peer {
     #[inline(always)]
-    fn new(ports: Ports, told: u64) -> Self {
-        Self { ports, reserved: 0, told }
+    fn new(ports: Ports, told: u32) -> Self {
+        Self { ports, told }
     }
 }
 
 /// Whether a flow that was last told at `told` is to be told again.
 #[inline(always)]
-fn is_due(told: u64) -> bool {
-    now().wrapping_sub(told) > u64::from(setting!(udp_retell)) * 1_000_000
+fn is_due(told: u32) -> bool {
+    ticks().wrapping_sub(told) > setting!(udp_retell)
 }
 
 /// The latest ports of a client, for telling answers from flows.
@@ -152,7 +151,7 @@ pub fn connect(ctx: &SockAddrContext, socket: *mut bpf_sock, netns: u64, peer: A
         return;
     }
     state.flags = state.flags & !mark::CONNECTED | mark::SENT;
-    state.peer_told = now();
+    state.peer_told = ticks();
     state.sequence += 1;
     // SAFETY: `socket` is of the context.
     let (local, local_port) = unsafe { local_of(socket) };
@@ -179,7 +178,7 @@ pub fn send(ctx: &SockAddrContext, peer: Address, port: u16) {
         unsafe { (bpf_get_socket_cookie(ctx.as_ptr()), bpf_get_netns_cookie(ctx.as_ptr())) };
     // What was told once is a flow for good, and no answer.
     if again {
-        state.peer_told = now();
+        state.peer_told = ticks();
     } else if state.is(mark::SENT) || state.is(mark::CONNECTED) && !latest {
         let key = PeerKey::destination(cookie, peer, port);
         if let Some(known) = PEERS.get_ptr_mut(key) {
@@ -188,13 +187,13 @@ pub fn send(ctx: &SockAddrContext, peer: Address, port: u16) {
                 if !is_due((*known).told) {
                     return;
                 }
-                (*known).told = now();
+                (*known).told = ticks();
             }
         } else {
             if is_answer(state, cookie, peer, port) {
                 return;
             }
-            let _ = PEERS.insert(key, Peer::new(Ports::one(port), now()), 0);
+            let _ = PEERS.insert(key, Peer::new(Ports::one(port), ticks()), 0);
         }
     } else {
         if is_answer(state, cookie, peer, port) {
@@ -202,7 +201,7 @@ pub fn send(ctx: &SockAddrContext, peer: Address, port: u16) {
         }
         state.peer = peer;
         state.peer_port = port;
-        state.peer_told = now();
+        state.peer_told = ticks();
         state.flags = state.flags & !mark::CONNECTED | mark::SENT;
     }
     state.identify(netns);
@@ -266,7 +265,7 @@ fn connected_send(state: &mut Socket, socket: *mut bpf_sock) {
     // SAFETY: the helper takes a socket in this type of program.
     let cookie = unsafe { bpf_get_socket_cookie(socket.cast()) };
     state.flags = state.flags & !mark::CONNECTED | mark::SENT;
-    state.peer_told = now();
+    state.peer_told = ticks();
     state.sequence += 1;
     state.started = now();
     let netns = state.netns;
@@ -335,7 +334,7 @@ pub fn receive(ctx: &SockAddrContext, sender: Address, port: u16) {
         state.sender = sender;
         state.sender_ports = Ports::one(port);
     }
-    state.sender_told = now();
+    state.sender_told = ticks();
     state.flags |= mark::RECEIVED;
     state.started = now();
     state.sequence += 1;

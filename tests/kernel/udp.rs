@@ -261,7 +261,7 @@ fn a_flow_that_goes_on_is_told_again_after_the_interval() {
         (0..3).try_for_each(|_| round())
     });
     // Where nothing shows what a connected socket sends, its flow is told at `connect`, and that once.
-    let seen = service.stage.kernel.features().iter().any(|feature| feature == &FIRST_DATAGRAM);
+    let seen = service.stage.kernel.features().contains(&FIRST_DATAGRAM);
     let mut sent = service.stage.expect(&service.client, if seen { 10 } else { 9 });
     if !seen {
         let at = sent.iter().position(|flow| flow.local.port() == 0).expect("told at connect");
@@ -283,6 +283,33 @@ fn a_flow_that_goes_on_is_told_again_after_the_interval() {
             assert_eq!(first.actor, again.actor);
         }
     }
+    drop(other);
+}
+
+#[test]
+fn a_connected_flow_is_told_again_only_by_its_own_datagrams() {
+    if !ready() {
+        return;
+    }
+    let interval = Duration::from_millis(300);
+    let mut service = Service::on(Stage::with_retell(interval));
+    if !service.stage.kernel.features().contains(&FIRST_DATAGRAM) {
+        return super::pods::skip("nothing shows what a connected socket sends");
+    }
+    let other = service.serve("10.9.0.2:54");
+    service.client.run(|| {
+        let socket = client(false)?;
+        socket.connect("10.9.0.2:54")?;
+        socket.send(b"hello")?;
+        std::thread::sleep(2 * interval);
+        // Due, but this one goes elsewhere.
+        socket.send_to(b"hello", "10.9.0.2:53")?;
+        // Late enough for this one to be told even if that one had been, by mistake.
+        std::thread::sleep(2 * interval);
+        socket.send(b"hello").map(drop)
+    });
+    let flows = service.stage.expect(&service.client, 3);
+    assert_eq!(flows.iter().map(Observation::port).collect::<Vec<_>>(), [54, 53, 54]);
     drop(other);
 }
 

@@ -155,7 +155,7 @@ pub fn load(options: &Options) -> Result<Loaded, LoadError> {
     check_capabilities()?;
     let types = fs::read(BTF_PATH).map_err(LoadError::NoBtf)?;
     // A quarter: late enough to be rare, and early enough that a reader wakes up before the rest is gone.
-    let retell = u32::try_from(options.udp_retell.as_millis()).unwrap_or(u32::MAX);
+    let retell = u32::try_from(options.udp_retell.as_nanos() >> abi::TICK_SHIFT).unwrap_or(u32::MAX);
     let settings = btf::settings(&Types::parse(&types)?, options.ring_bytes / 4, retell)?;
     let hierarchy = Hierarchy::find(options.cgroup_root.as_deref())?;
     let root = File::open(&hierarchy.root)

@@ -56,7 +56,7 @@ pub struct Options {
     pub cgroup_root: Option<PathBuf>,
     /// Size of the ring in bytes, a power of two from 4,096.
     pub ring_bytes: u32,
-    /// A UDP flow that goes on is told again when this long has passed since it was told, to the millisecond.
+    /// A UDP flow that goes on is told again when this long has passed since it was told, to about a millisecond.
     pub udp_retell: Duration,
 }
 
