@@ -158,10 +158,12 @@ impl World {
         Ok(values.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
     }
 
-    /// The flow log so far, a parsed object a line.
+    /// The flow log so far, a parsed object a line; a last line that is still being written is left out.
     pub fn flows(&self) -> Result<Vec<Value>> {
         let text = fs::read_to_string(self.flow_log()).context("reading the flow log")?;
-        text.lines()
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        whole
+            .lines()
             .map(|line| serde_json::from_str(line).with_context(|| format!("a torn line: {line}")))
             .collect()
     }
