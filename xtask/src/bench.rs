@@ -129,7 +129,7 @@ fn overhead(agent: &Path, rounds: u8) -> Result<Value> {
         let ratios: Vec<f64> =
             rounds.with.iter().zip(&rounds.without).map(|(with, without)| with / without).collect();
         let (low, high) = (quantile(&ratios, 0.25), quantile(&ratios, 0.75));
-        let ratio = quantile(&ratios, 0.5);
+        let ratio = with / without;
         println!("{name:<16} {without:>12.2} {with:>12.2} {ratio:>8.3}   {low:>7.3} … {high:.3}");
         results.insert(
             name,
