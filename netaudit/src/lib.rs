@@ -13,7 +13,7 @@
 //! # Core and shell
 //!
 //! The core ([`model`], [`cluster`], [`policy`], [`audit`]) is pure: no IO, no clock, no logging, no async; time is an
-//! argument. Nothing in it knows Kubernetes clients. `clippy.toml` names what it must not call, and the attributes below
+//! argument. Nothing in it knows Kubernetes clients. `.clippy.toml` names what it must not call, and the attributes below
 //! make that an error. The shell ([`kernel`], [`watch`], [`metrics`], [`http`], [`report`]) depends on the core and never on each
 //! other; [`agent`] wires them: async chooses the next action, synchronous code applies it.
 
