@@ -554,3 +554,63 @@ fn another_nodes_address_may_stand_for_anybody_where_a_node_port_leads_here() {
     let mut world = World::new(vec![deny(), node_port().remove(2)]);
     assert!(world.one(seen("192.168.0.2")).verdict.is_denied());
 }
+
+#[test]
+fn an_address_given_to_a_new_pod_does_not_make_it_the_old_one() {
+    let mut world = World::new(vec![
+        pod("old", Some("10.0.0.9")),
+        policy(
+            "deny-new",
+            json!({
+                "podSelector": {"matchLabels": {"app": "new"}}, "policyTypes": ["Egress"],
+            }),
+        ),
+    ]);
+    // The watch is late: the API still shows the old pod, whose last process is gone; the new one acts already.
+    world.auditor.attribution_mut().cgroup(CgroupId(13), &format!("/kubepods/pod{}/c", uid("new")));
+    let seen = egress(700, 13, "10.0.0.9:40000", "10.0.0.2:80");
+    assert!(world.see(seen).is_empty(), "its object is waited for");
+    world.auditor.cluster_mut().delete(&ObjectKey::new(Kind::Pod, "shop", "old"), t(11));
+    world.apply(pod("new", Some("10.0.0.9")), t(11));
+    let flows = world.tick(t(11));
+    assert_eq!(flows[0].subject, Subject::Pod(world.id("new")));
+    assert!(flows[0].verdict.is_denied());
+}
+
+#[test]
+fn a_proof_ends_with_the_pod_that_it_named() {
+    let mut world = World::new(vec![pod("old", Some("10.0.0.9"))]);
+    // Nothing names the actor, so the late API is all there is: the old pod.
+    let mut seen = egress(700, 0, "10.0.0.9:40000", "10.0.0.2:80");
+    seen.actor.cgroup = None;
+    assert_eq!(world.one(seen).subject, Subject::Pod(world.id("old")));
+    world.auditor.cluster_mut().delete(&ObjectKey::new(Kind::Pod, "shop", "old"), t(11));
+    world.apply(pod("new", Some("10.0.0.9")), t(11));
+    assert_eq!(world.one(Observation { at: t(12), ..seen }).subject, Subject::Pod(world.id("new")));
+}
+
+#[test]
+fn a_group_or_an_inner_bridge_is_nobodys_address() {
+    let mut world = World::new(vec![]);
+    for address in
+        ["239.1.1.1:5353", "255.255.255.255:67", "[ff02::fb]:5353", "[fe80::1]:5353", "172.17.0.1:80"]
+    {
+        let mut received = ingress(101, 11, address, "10.0.0.2:5353");
+        (received.protocol, received.outcome) = (Protocol::Udp, Outcome::Received);
+        world.see(received);
+        let to_it = Observation { protocol: Protocol::Udp, ..egress(102, 12, "10.0.0.2:40000", address) };
+        assert_eq!(world.one(to_it).peer.kind, PeerKind::External, "{address}");
+    }
+}
+
+#[test]
+fn a_pod_without_a_uid_is_known_by_its_name() {
+    let plain = object(json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "shop", "name": "plain"},
+        "status": {"podIP": "10.0.0.7"},
+    }));
+    let mut world = World::new(vec![plain]);
+    let flow = world.one(egress(707, 99, "10.0.0.7:40000", "10.0.0.2:80"));
+    let plain = world.auditor.cluster().pod_by_name("shop", "plain").expect("known");
+    assert_eq!(flow.subject, Subject::Pod(plain));
+}

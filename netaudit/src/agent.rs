@@ -65,8 +65,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
     let ended = loop {
         tokio::select! {
-            _ = drain.tick() => drop(state.drain(state.now())),
-            () = state.filling() => drop(state.drain(state.now())),
+            _ = drain.tick() => state.drain(state.now()),
+            () = state.filling() => state.drain(state.now()),
             Some(update) = updates.recv() => state.update(update, state.now()),
             Some(request) = requests.recv() => answer(&mut state, request),
             _ = second.tick() => state.tick(state.now()),

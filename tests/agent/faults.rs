@@ -165,8 +165,8 @@ fn a_reader_that_stopped_reading_stops_nothing_else() -> Result<()> {
     let world = World::new("stalled-reader")?;
     let _server = world.serve()?;
     let pipe = world.lab.directory().join("pipe");
-    let shell =
-        format!("mkfifo {0} && {{ sleep 600 < {0} & }} && exec \"$@\" --flow-log {0}", pipe.display());
+    // The agent's own process holds the reading end, and never reads.
+    let shell = format!("mkfifo {0} && exec 9<> {0} && exec \"$@\" --flow-log {0}", pipe.display());
     let mut arguments = vec!["-c".to_owned(), shell, "sh".to_owned(), NETAUDIT.to_owned()];
     arguments.extend(world.arguments());
     let mut agent = world.agent_by(&Launch::new("sh", arguments))?;
@@ -175,4 +175,16 @@ fn a_reader_that_stopped_reading_stops_nothing_else() -> Result<()> {
     eventually("flows are counted", || Ok(world.metric_sum("netaudit_flows_total{")? >= 600.0))?;
     assert_eq!(world.get("/healthz")?.0, 200);
     agent.terminate(Duration::from_secs(5))
+}
+
+#[test]
+fn a_fifo_that_nobody_reads_is_refused_at_once() -> Result<()> {
+    if !kernel_or_skip("fifo without a reader") {
+        return Ok(());
+    }
+    let world = World::new("fifo")?;
+    let pipe = world.lab.directory().join("pipe");
+    let errors = refused(&world, &format!("mkfifo {0} && exec \"$@\" --flow-log {0}", pipe.display()))?;
+    assert!(errors.contains("nobody reads the FIFO"), "{errors}");
+    Ok(())
 }

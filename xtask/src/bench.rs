@@ -33,7 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(clap::Args)]
 pub struct Options {
     /// Interleaved rounds of the overhead measurement
-    #[arg(long, default_value_t = 30)]
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u8).range(1..))]
     rounds: u8,
 }
 

@@ -18,8 +18,11 @@ use crate::{
     watch::Update,
 };
 
-/// Records taken from the ring at once: bounds how long a scrape or an object waits behind a burst.
-const BATCH: usize = 65_536;
+/// Records taken from the ring and judged at once.
+const BATCH: usize = 4_096;
+
+/// How long one drain may go on taking batches: a scrape or an object waits no longer behind a burst.
+const DRAIN_TIME: Duration = Duration::from_millis(100);
 
 /// A fault of a watch that has not come again for this long is over: kube's longest pause between tries is 30 s.
 const FAULT_MEMORY: Duration = Duration::from_secs(90);
@@ -113,8 +116,16 @@ impl State {
         }
     }
 
-    /// Takes what is in the ring, and says how many records that were.
-    pub(super) fn drain(&mut self, now: Timestamp) -> usize {
+    /// Takes what is in the ring, for as long as one drain may take.
+    pub(super) fn drain(&mut self, now: Timestamp) {
+        self.drain_until(now, Instant::now() + DRAIN_TIME);
+    }
+
+    fn drain_until(&mut self, now: Timestamp, deadline: Instant) {
+        while self.drain_batch(now) == BATCH && Instant::now() < deadline {}
+    }
+
+    fn drain_batch(&mut self, now: Timestamp) -> usize {
         let mut events = Vec::new();
         let taken = self.kernel.drain(BATCH, &mut |event| events.push(event));
         self.records += taken as u64;
@@ -210,18 +221,13 @@ impl State {
     /// written as pending.
     pub(super) fn finish(mut self, now: Timestamp) {
         // What was in the ring when the end was asked for comes out by this; traffic may go on and fill it meanwhile.
-        let deadline = Instant::now() + LAST_DRAIN;
-        while self.drain(now) == BATCH && Instant::now() < deadline {}
+        self.drain_until(now, Instant::now() + LAST_DRAIN);
         self.auditor.finish(&mut self.flows);
         self.hand_on();
-        let lost: u64 = self.losses().iter().map(|loss| loss.count).sum();
-        let (records, flows) = (self.records, self.auditor.counts().total());
-        if let Some(log) = self.flow_log.take()
-            && !log.finish(LAST_WRITE)
-        {
-            tracing::error!("the flow log took too long: its last flows are not written");
-        }
-        tracing::info!(records, flows, lost, "ended");
+        let unwritten = self.flow_log.take().map_or(0, |log| log.finish(LAST_WRITE));
+        // With the flow log taken, these are the kernel's and the auditor's only.
+        let lost = unwritten + self.losses().iter().map(|loss| loss.count).sum::<u64>();
+        tracing::info!(records = self.records, flows = self.auditor.counts().total(), lost, "ended");
     }
 
     pub(super) fn metrics(&self, format: Format, now: Timestamp) -> String {

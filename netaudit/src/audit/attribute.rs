@@ -88,6 +88,8 @@ pub struct Attribution {
     cgroups: HashMap<CgroupId, Option<PodCgroup>>,
     /// How many live or remembered cgroups each pod has: its namespace is forgotten with the last.
     cgroups_of_pod: HashMap<Arc<str>, usize>,
+    /// Those of them that still exist.
+    live_of_pod: HashMap<Arc<str>, usize>,
     namespaces: HashMap<NetnsCookie, Named>,
     namespaces_of_pod: HashMap<Arc<str>, Vec<NetnsCookie>>,
     gone: VecDeque<Gone>,
@@ -100,6 +102,7 @@ impl Attribution {
             host,
             cgroups: HashMap::default(),
             cgroups_of_pod: HashMap::default(),
+            live_of_pod: HashMap::default(),
             namespaces: HashMap::default(),
             namespaces_of_pod: HashMap::default(),
             gone: VecDeque::new(),
@@ -111,17 +114,35 @@ impl Attribution {
         let pod = PodCgroup::parse(path);
         if let Some(pod) = &pod {
             *self.cgroups_of_pod.entry(pod.uid.clone()).or_default() += 1;
+            *self.live_of_pod.entry(pod.uid.clone()).or_default() += 1;
         }
         if let Some(Some(old)) = self.cgroups.insert(id, pod) {
+            self.ended(&old.uid);
             self.release(&old.uid);
         }
     }
 
     /// A cgroup was removed at `at`. It stays known for a minute.
     pub fn cgroup_gone(&mut self, id: CgroupId, at: Timestamp) {
-        if self.cgroups.contains_key(&id) {
-            self.gone.push_back(Gone { id, until: at.plus(TOMBSTONE) });
+        let Some(cgroup) = self.cgroups.get(&id) else { return };
+        if let Some(uid) = cgroup.as_ref().map(|pod| pod.uid.clone()) {
+            self.ended(&uid);
         }
+        self.gone.push_back(Gone { id, until: at.plus(TOMBSTONE) });
+    }
+
+    fn ended(&mut self, uid: &Arc<str>) {
+        if let Some(count) = self.live_of_pod.get_mut(uid) {
+            *count -= 1;
+            if *count == 0 {
+                self.live_of_pod.remove(uid);
+            }
+        }
+    }
+
+    /// Whether a cgroup of the pod with this UID (or config hash) exists on this node right now.
+    pub fn is_alive(&self, uid: &str) -> bool {
+        self.live_of_pod.contains_key(uid)
     }
 
     /// A task of `cgroup` was seen in `netns`: it names the pod unless something else already has.
@@ -147,12 +168,18 @@ impl Attribution {
         netns == self.host || self.namespaces.get(&netns).is_some_and(|named| named.proven)
     }
 
-    fn set(&mut self, netns: NetnsCookie, uid: Arc<str>, proven: bool) {
-        if let Some(old) = self.namespaces.insert(netns, Named { uid: uid.clone(), proven })
+    /// What proved the namespace's owner no longer holds: the next record decides anew.
+    pub fn doubt(&mut self, netns: NetnsCookie) {
+        if let Some(old) = self.namespaces.remove(&netns)
             && let Some(of_old) = self.namespaces_of_pod.get_mut(&old.uid)
         {
             of_old.retain(|other| *other != netns);
         }
+    }
+
+    fn set(&mut self, netns: NetnsCookie, uid: Arc<str>, proven: bool) {
+        self.doubt(netns);
+        self.namespaces.insert(netns, Named { uid: uid.clone(), proven });
         self.namespaces_of_pod.entry(uid).or_default().push(netns);
     }
 
@@ -179,8 +206,13 @@ impl Attribution {
         (self.cgroups.len(), self.namespaces.len())
     }
 
-    /// Forgets what went more than a minute ago.
-    pub fn expire(&mut self, now: Timestamp) {
+    /// Forgets what went more than a minute ago, and namespaces of pods that have neither a cgroup nor, as
+    /// `is_known` says, an object.
+    pub fn expire(&mut self, now: Timestamp, is_known: impl Fn(&str) -> bool) {
+        let cgroups = &self.cgroups_of_pod;
+        self.namespaces.retain(|_, named| cgroups.contains_key(&named.uid) || is_known(&named.uid));
+        let namespaces = &self.namespaces;
+        self.namespaces_of_pod.retain(|_, of_pod| of_pod.iter().any(|netns| namespaces.contains_key(netns)));
         while self.gone.front().is_some_and(|gone| gone.until <= now) {
             if let Some(gone) = self.gone.pop_front()
                 && let Some(Some(pod)) = self.cgroups.remove(&gone.id)
@@ -272,9 +304,9 @@ mod tests {
         known.pair(NetnsCookie(7), CgroupId(11));
         known.cgroup_gone(CgroupId(11), Timestamp::from_seconds(100));
         known.cgroup_gone(CgroupId(10), Timestamp::from_seconds(100));
-        known.expire(Timestamp::from_seconds(159));
+        known.expire(Timestamp::from_seconds(159), |_| false);
         assert!(known.actor(CgroupId(11)).is_some());
-        known.expire(Timestamp::from_seconds(160));
+        known.expire(Timestamp::from_seconds(160), |_| false);
         assert_eq!(known.len(), (0, 0));
     }
 
@@ -286,7 +318,7 @@ mod tests {
         }
         known.pair(NetnsCookie(7), CgroupId(10));
         known.cgroup_gone(CgroupId(10), Timestamp::from_seconds(0));
-        known.expire(Timestamp::from_seconds(60));
+        known.expire(Timestamp::from_seconds(60), |_| false);
         assert_eq!(known.len(), (0, 0));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
@@ -232,7 +232,7 @@ impl Auditor {
         flows.extend(given_up.iter().filter_map(|seen| self.try_judge(seen, true).ok()));
         self.host_connections.retain(|_, at| now.since(*at) < PAIR_MEMORY);
         self.bound.retain(|_, pod| self.cluster.pod(*pod).is_some());
-        self.attribution.expire(now);
+        self.attribution.expire(now, |uid| self.cluster.pod_by_uid(uid).is_some());
         self.cluster.expire(now);
         self.watch_rules(now);
         self.usage.tick(now);
@@ -314,13 +314,36 @@ impl Auditor {
     /// Learns whose namespace the record is from, if that is not certain yet.
     fn learn(&mut self, seen: &Observation) {
         if self.attribution.is_proven(seen.netns) {
-            return;
+            match self.attribution.owner(seen.netns) {
+                Owner::Pod(uid) if !self.is_present(&uid, seen.at) => self.attribution.doubt(seen.netns),
+                _ => return,
+            }
         }
-        if let Some((_, uid)) = self.pod_by_address(seen) {
-            self.attribution.prove(seen.netns, uid);
-        } else if let Some(cgroup) = seen.actor.cgroup {
-            self.attribution.pair(seen.netns, cgroup);
+        match self.pod_by_address(seen) {
+            Some((_, uid)) if !self.is_outlived(&uid, seen) => self.attribution.prove(seen.netns, uid),
+            _ => {
+                if let Some(cgroup) = seen.actor.cgroup {
+                    self.attribution.pair(seen.netns, cgroup);
+                }
+            }
         }
+    }
+
+    /// Whether the pod with this UID was there at `at`: it has a cgroup, or an object that was not deleted before.
+    fn is_present(&self, uid: &str, at: Timestamp) -> bool {
+        let deleted = |id| self.cluster.deleted(id).is_some_and(|deleted| deleted <= at);
+        self.attribution.is_alive(uid) || self.cluster.pod_by_uid(uid).is_some_and(|id| !deleted(id))
+    }
+
+    /// Whether the API's owner of an address has no process left here while somebody else acts under that address: the
+    /// address was given to a new pod, and the watch has not told yet.
+    fn is_outlived(&self, owner: &str, seen: &Observation) -> bool {
+        let actor = seen.actor.cgroup.and_then(|cgroup| self.attribution.actor(cgroup));
+        let hash = self.cluster.pod_by_uid(owner).and_then(|id| self.cluster.pod(id)?.config_hash.clone());
+        let is_owner = |uid: &str| uid == owner || hash.as_deref() == Some(uid);
+        let owner_lives = self.attribution.is_alive(owner)
+            || hash.as_deref().is_some_and(|hash| self.attribution.is_alive(hash));
+        actor.is_some_and(|actor| !is_owner(&actor.uid)) && !owner_lives
     }
 
     /// Remembers what the node's own processes connect to, where that can be one of its pods (the kubelet's probes).
@@ -348,8 +371,10 @@ impl Auditor {
 
     fn is_paired(&self, seen: &Observation) -> bool {
         let (local, remote) = (canonical(seen.local), canonical(seen.remote));
-        let any = unspecified(remote.ip());
-        let sources = [remote, SocketAddr::new(any, remote.port()), SocketAddr::new(any, 0)];
+        // A dual-stack socket that has not chosen an address shows the v6 one even to a v4 peer.
+        let any = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+        let open = any.map(|ip| [SocketAddr::new(ip, remote.port()), SocketAddr::new(ip, 0)]);
+        let sources = [remote, open[0][0], open[0][1], open[1][0], open[1][1]];
         // A TCP connection that was made has both ends; only datagram sockets leave theirs open.
         let known = if seen.protocol == Protocol::Udp { &sources[..] } else { &sources[..1] };
         known.iter().any(|source| self.host_connections.contains_key(&(seen.protocol, *source, local)))
@@ -440,7 +465,8 @@ impl Auditor {
                     |owner: &Pod| owner.node.as_ref().is_some_and(|node| *node != self.settings.node);
                 owner == pod || !self.cluster.pod(owner).is_some_and(elsewhere)
             }
-            Endpoint::External | Endpoint::Ambiguous => true,
+            Endpoint::External => self.may_be_own(ip, pod),
+            Endpoint::Ambiguous => true,
             Endpoint::Node(_) | Endpoint::Service { .. } | Endpoint::Invalid(_) => false,
         };
         // A pod that talks to itself can do so under any name.
@@ -450,6 +476,12 @@ impl Auditor {
         }
         self.bound.insert((seen.netns, ip), pod);
         self.cluster.bind(ip, pod, seen.at);
+    }
+
+    /// Whether an address that nobody owns can be the pod's: it is of the pods' network, or the pod's object does not
+    /// say yet which it has. A bridge inside a pod, say, has addresses that mean nothing outside.
+    fn may_be_own(&self, ip: IpAddr, pod: PodId) -> bool {
+        self.cluster.in_pod_network(ip) || self.cluster.pod(pod).is_some_and(|pod| pod.ips.is_empty())
     }
 
     fn account(&mut self, seen: &Observation, subject: Subject, judged: Judged) -> Flow {
@@ -544,16 +576,18 @@ fn unjudged(seen: &Observation, gap: Gap) -> Judged {
 fn is_proof_of_address(seen: &Observation) -> bool {
     let ip = seen.local.ip().to_canonical();
     let carried = matches!(seen.outcome, Outcome::Established | Outcome::Accepted | Outcome::Received);
-    carried && !ip.is_unspecified() && !ip.is_loopback() && !seen.peer_ip().is_loopback()
+    carried && is_of_one_host(ip) && !seen.peer_ip().is_loopback()
+}
+
+/// Whether an address can belong to one host alone: no group, no broadcast, nothing that is the same on every link.
+fn is_of_one_host(ip: IpAddr) -> bool {
+    let shared = match ip {
+        IpAddr::V4(ip) => ip.is_broadcast() || ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    !(shared || ip.is_unspecified() || ip.is_loopback() || ip.is_multicast())
 }
 
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
-}
-
-fn unspecified(like: IpAddr) -> IpAddr {
-    match like {
-        IpAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
-        IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
-    }
 }

@@ -110,9 +110,10 @@ fn at_node_port(cluster: &Cluster, seen: &Observation, node: &NodeView<'_>, ip: 
 fn other_node(cluster: &mut Cluster, seen: &Observation, pod: PodId, ip: IpAddr) -> Arc<Verdict> {
     let verdict = verdict(cluster, seen, pod, Party::Ip(ip), seen.port());
     let same_for_all = matches!(&*verdict, Verdict::Allowed(Cause::NotIsolated | Cause::Exempt(_)));
-    let hidden =
-        seen.direction == Direction::Ingress && cluster.may_hide_source(pod, seen.port(), seen.protocol);
-    if hidden && !same_for_all { Verdict::Unknown(Gap::SourceTranslated).into() } else { verdict }
+    let hidden = seen.direction == Direction::Ingress
+        && !same_for_all
+        && cluster.may_hide_source(pod, seen.port(), seen.protocol);
+    if hidden { Verdict::Unknown(Gap::SourceTranslated).into() } else { verdict }
 }
 
 /// Judges a Service address by all of its endpoints; `all` is what is known without any.

@@ -184,7 +184,7 @@ pub struct Pod {
     pub namespace: Arc<str>,
     /// Its name.
     pub name: Arc<str>,
-    /// Its UID; empty in manifests that do not say.
+    /// Its UID; `namespace/name` in manifests that do not say.
     pub uid: Arc<str>,
     /// The `kubernetes.io/config.hash` of a static pod's mirror: the UID that the kubelet names its cgroup by.
     pub config_hash: Option<Arc<str>>,

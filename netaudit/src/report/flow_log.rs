@@ -8,7 +8,7 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, Write as _},
-    os::unix::fs::MetadataExt as _,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::PathBuf,
     sync::{
         Arc, Mutex,
@@ -19,11 +19,19 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::{
+    fs::{OFlags, fcntl_setfl},
+    io::Errno,
+};
+
 use super::flow_line;
 use crate::{audit::Flow, cluster::Cluster};
 
 /// Bytes that may wait for the writer.
 const QUEUE_BYTES: usize = 32 << 20;
+
+/// Bytes that go to the writer at once: a burst must not be one batch that fits no queue.
+const BATCH_BYTES: usize = 1 << 20;
 
 /// How often it is looked whether the file has been moved away.
 const LOOK_FOR_ROTATION: Duration = Duration::from_secs(1);
@@ -50,6 +58,7 @@ struct Batch {
 struct Shared {
     lost: AtomicU64,
     queued: AtomicUsize,
+    queued_flows: AtomicU64,
     failing: Mutex<Option<String>>,
 }
 
@@ -76,6 +85,9 @@ impl FlowLog {
         flow_line(flow, cluster, &self.node, correction, &mut self.buffer);
         self.buffer.push(b'\n');
         self.buffered += 1;
+        if self.buffer.len() >= BATCH_BYTES {
+            self.flush();
+        }
     }
 
     /// Hands the batch to the writer. A batch that does not fit into the queue is lost, counted.
@@ -85,10 +97,12 @@ impl FlowLog {
         }
         let batch =
             Batch { lines: std::mem::take(&mut self.buffer), flows: std::mem::take(&mut self.buffered) };
-        let bytes = batch.lines.len();
+        let (bytes, flows) = (batch.lines.len(), batch.flows);
+        self.shared.queued_flows.fetch_add(flows, Ordering::Relaxed);
         if self.shared.queued.fetch_add(bytes, Ordering::Relaxed) + bytes > QUEUE_BYTES {
             self.shared.queued.fetch_sub(bytes, Ordering::Relaxed);
-            self.shared.failed(batch.flows, "whoever takes the lines is too slow");
+            self.shared.queued_flows.fetch_sub(flows, Ordering::Relaxed);
+            self.shared.failed(flows, "whoever takes the lines is too slow");
         } else if let Err(mpsc::SendError(batch)) = self.queue.send(batch) {
             self.shared.failed(batch.flows, "the writer has ended");
         }
@@ -104,18 +118,21 @@ impl FlowLog {
         self.shared.failing.lock().ok()?.clone()
     }
 
-    /// Waits until everything is written, but no longer than `limit`. Returns whether it was.
-    pub fn finish(mut self, limit: Duration) -> bool {
+    /// Waits until everything is written, but no longer than `limit`. Returns how many flows were not written in all.
+    pub fn finish(mut self, limit: Duration) -> u64 {
         self.flush();
-        let Self { queue, done, .. } = self;
+        let Self { queue, done, shared, .. } = self;
         drop(queue);
-        done.recv_timeout(limit).is_ok()
+        // What is still queued when the time is up ends with the process.
+        let _ = done.recv_timeout(limit);
+        shared.lost.load(Ordering::Relaxed) + shared.queued_flows.load(Ordering::Relaxed)
     }
 }
 
 impl Shared {
     fn wrote(&self, batch: &Batch, result: io::Result<()>) {
         self.queued.fetch_sub(batch.lines.len(), Ordering::Relaxed);
+        self.queued_flows.fetch_sub(batch.flows, Ordering::Relaxed);
         match result {
             Err(error) => self.failed(batch.flows, &error.to_string()),
             Ok(()) => {
@@ -202,6 +219,19 @@ impl Writer {
     }
 }
 
+/// Opens without waiting: a FIFO that nobody reads would hold up the agent's start, and its end, for ever.
 fn open(path: &PathBuf) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).open(path)
+    let flags = OFlags::NONBLOCK.bits() as i32;
+    let file =
+        OpenOptions::new().create(true).append(true).custom_flags(flags).open(path).map_err(|error| {
+            match error.raw_os_error() {
+                Some(code) if code == Errno::NXIO.raw_os_error() => {
+                    io::Error::new(error.kind(), "nobody reads the FIFO: start its reader first")
+                }
+                _ => error,
+            }
+        })?;
+    // The writer's thread may wait for a slow reader; only it is held up by that.
+    fcntl_setfl(&file, OFlags::APPEND)?;
+    Ok(file)
 }

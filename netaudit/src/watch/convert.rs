@@ -193,7 +193,11 @@ fn pod(
     let node = spec.get("nodeName")?.text()?.filter(|it| !it.is_empty());
     let created = metadata.get("creationTimestamp")?.parsed::<jiff::Timestamp>("a time").ok().flatten();
     Ok(Pod {
-        uid: metadata.get("uid")?.text()?.unwrap_or_default().into(),
+        // Manifests that people write have none; the name is then the identity, as in every other place.
+        uid: match metadata.get("uid")?.text()?.filter(|uid| !uid.is_empty()) {
+            Some(uid) => uid.into(),
+            None => format!("{namespace}/{name}").into(),
+        },
         config_hash: config_hash.map(Into::into),
         node: node.map(Into::into),
         ips,
