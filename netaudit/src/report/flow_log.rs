@@ -1,7 +1,7 @@
 //! The flow log: JSON lines appended to a file or stdout.
 //!
 //! A thread writes, so that a disk or a reader that stalls never holds up the agent: what does not fit into a bounded queue
-//! is counted as lost. A batch is written whole or not at all: when the disk is full, what got through is cut off again,
+//! is counted as lost. A file gets a batch whole or not at all: when the disk is full, what got through is cut off again,
 //! the flows of the batch are counted as lost, and the next batch is tried anew. A file that was moved away (logrotate) is
 //! opened again.
 
