@@ -175,11 +175,7 @@ impl<'a> ControlPlane<'a> {
     }
 
     fn agent(&self) -> Launch {
-        let mut arguments = self.world.arguments();
-        let manifests = arguments.iter().position(|argument| argument == "--manifests").unwrap_or_default();
-        arguments.drain(manifests..manifests + 2);
-        arguments.extend(["--kubeconfig".to_owned(), self.kubeconfig().display().to_string()]);
-        Launch::new(NETAUDIT, arguments)
+        Launch::new(NETAUDIT, self.world.arguments_with_api(&self.kubeconfig()))
     }
 }
 
@@ -273,11 +269,8 @@ fn without_an_api_server_it_is_not_ready_and_says_why() -> Result<()> {
     let world = World::new("no-api-server")?;
     let kubeconfig = world.lab.directory().join("kubeconfig");
     fs::write(&kubeconfig, KUBECONFIG)?;
-    let mut arguments = world.arguments();
-    let manifests = arguments.iter().position(|argument| argument == "--manifests").unwrap_or_default();
-    arguments.drain(manifests..manifests + 2);
-    arguments.extend(["--kubeconfig".to_owned(), kubeconfig.display().to_string()]);
-    let mut agent = Launch::new(NETAUDIT, arguments).spawn(&world.agent_place()?, &world.lab.log("agent"))?;
+    let launch = Launch::new(NETAUDIT, world.arguments_with_api(&kubeconfig));
+    let mut agent = launch.spawn(&world.agent_place()?, &world.lab.log("agent"))?;
     eventually("readiness says what is missing", || {
         Ok(world.get("/readyz").is_ok_and(|(status, body)| {
             status == 503 && body.contains("NetworkPolicy") && body.to_lowercase().contains("connect")

@@ -4,16 +4,13 @@ use std::{fs, time::Duration};
 
 use anyhow::Result;
 
-use super::harness::{LISTEN, NETAUDIT, World, eventually, kernel_or_skip, of};
-use crate::lab::Launch;
+use super::harness::{LISTEN, NETAUDIT, World, eventually, kernel_or_skip, of, sum};
 
 const SOON: Duration = Duration::from_secs(10);
 
 /// Runs an agent that must fail at once, by a shell line in which `$@` is the agent's own command line.
 fn refused(world: &World, shell: &str) -> Result<String> {
-    let mut arguments = vec!["-c".to_owned(), shell.to_owned(), "sh".to_owned(), NETAUDIT.to_owned()];
-    arguments.extend(world.arguments());
-    let output = Launch::new("sh", arguments).run(&world.agent_place()?, SOON)?;
+    let output = world.shell(shell).run(&world.agent_place()?, SOON)?;
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{errors}");
     Ok(errors)
@@ -102,27 +99,22 @@ fn a_full_disk_loses_lines_counted_and_nothing_else() -> Result<()> {
     let small = world.lab.directory().join("small");
     fs::create_dir(&small)?;
     // The small disk lives in the agent's own mount namespace, and goes with it.
-    let shell = format!(
-        "exec unshare -m --propagation private sh -c 'mount -t tmpfs -o size=16k none {} && exec \"$@\"' sh \"$@\"",
-        small.display()
-    );
     let log = small.join("flows.jsonl");
-    let mut arguments = vec!["-c".to_owned(), shell, "sh".to_owned(), NETAUDIT.to_owned()];
-    arguments.extend(world.arguments());
-    arguments.extend(["--flow-log".to_owned(), log.display().to_string()]);
-    let place = arguments.iter().position(|argument| argument == "--flow-log").unwrap_or_default();
-    arguments.drain(place..place + 2);
-    let agent = world.agent_by(&Launch::new("sh", arguments))?;
+    let agent = world.agent_by(&world.shell(&format!(
+        "exec unshare -m --propagation private sh -c \
+         'mount -t tmpfs -o size=16k none {} && exec \"$@\" --flow-log {}' sh \"$@\"",
+        small.display(),
+        log.display()
+    )))?;
     world.connect(100)?;
     eventually("flows are counted", || Ok(world.metric_sum("netaudit_flows_total{")? >= 200.0))?;
     let seen = std::path::PathBuf::from(format!("/proc/{}/root{}", agent.pid(), log.display()));
     let counted = || -> Result<(f64, f64)> {
         let (_, text) = world.get("/metrics")?;
-        let sum = |series: &str| -> f64 {
-            let values = text.lines().filter(|line| line.starts_with(series));
-            values.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
-        };
-        Ok((sum("netaudit_flows_total{"), sum(r#"netaudit_records_lost_total{stage="flow-log""#)))
+        Ok((
+            sum(&text, "netaudit_flows_total{"),
+            sum(&text, r#"netaudit_records_lost_total{stage="flow-log""#),
+        ))
     };
     // Asking is a flow too, so what was made lies between two questions.
     eventually("written + lost = made, and no line is torn", || {
@@ -167,9 +159,7 @@ fn a_reader_that_stopped_reading_stops_nothing_else() -> Result<()> {
     let pipe = world.lab.directory().join("pipe");
     // The agent's own process holds the reading end, and never reads.
     let shell = format!("mkfifo {0} && exec 9<> {0} && exec \"$@\" --flow-log {0}", pipe.display());
-    let mut arguments = vec!["-c".to_owned(), shell, "sh".to_owned(), NETAUDIT.to_owned()];
-    arguments.extend(world.arguments());
-    let mut agent = world.agent_by(&Launch::new("sh", arguments))?;
+    let mut agent = world.agent_by(&world.shell(&shell))?;
     // Far more than a pipe holds.
     world.connect(300)?;
     eventually("flows are counted", || Ok(world.metric_sum("netaudit_flows_total{")? >= 600.0))?;

@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::TcpStream,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -123,6 +123,22 @@ impl World {
         .into()
     }
 
+    /// The same with an API server's objects in place of the manifests.
+    pub fn arguments_with_api(&self, kubeconfig: &Path) -> Vec<String> {
+        let mut arguments = self.arguments();
+        let manifests = arguments.iter().position(|argument| argument == "--manifests").unwrap_or_default();
+        arguments.drain(manifests..manifests + 2);
+        arguments.extend(["--kubeconfig".to_owned(), kubeconfig.display().to_string()]);
+        arguments
+    }
+
+    /// A shell line in which `$@` is the agent's own command line.
+    pub fn shell(&self, line: &str) -> Launch {
+        let mut arguments = ["-c", line, "sh", NETAUDIT].map(str::to_owned).to_vec();
+        arguments.extend(self.arguments());
+        Launch::new("sh", arguments)
+    }
+
     pub fn agent_place(&self) -> Result<Place> {
         self.lab.host_place("netaudit")
     }
@@ -153,9 +169,7 @@ impl World {
 
     /// The sum of all series that start with `series`.
     pub fn metric_sum(&self, series: &str) -> Result<f64> {
-        let (_, text) = self.get("/metrics")?;
-        let values = text.lines().filter(|line| line.starts_with(series));
-        Ok(values.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+        Ok(sum(&self.get("/metrics")?.1, series))
     }
 
     /// The flow log so far, a parsed object a line; a last line that is still being written is left out.
@@ -182,6 +196,12 @@ impl World {
             std::thread::sleep(Duration::from_millis(50));
         }
     }
+}
+
+/// The sum of all series of a scrape that start with `series`.
+pub(super) fn sum(metrics: &str, series: &str) -> f64 {
+    let values = metrics.lines().filter(|line| line.starts_with(series));
+    values.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
 }
 
 fn get(path: &str) -> Result<(u16, String)> {

@@ -409,13 +409,13 @@ fn a_destination_that_another_program_rewrites_shows_both() {
     assert_eq!(flows[0].remote, "10.9.0.2:9".parse().unwrap());
     assert_eq!(flows[0].requested, Some("10.9.0.2:80".parse().unwrap()));
     assert_eq!(flows[0].port(), 9);
-    drop(rewriter);
+    detach(&rewriter).unwrap();
     let flows = pair.attempt(|| blocking_connect("10.9.0.2:80"));
     assert_eq!((flows[0].remote, flows[0].requested), ("10.9.0.2:80".parse().unwrap(), None));
 }
 
 /// Attaches a `cgroup/connect4` program that sets the port of every connect in the stage's cgroup. The link ends with
-/// the descriptor.
+/// the last descriptor of it, at the latest with this process.
 fn rewrite_to_port(pair: &Pair, port: u16) -> io::Result<OwnedFd> {
     const PROG_LOAD: i64 = 5;
     const LINK_CREATE: i64 = 28;
@@ -452,12 +452,24 @@ fn rewrite_to_port(pair: &Pair, port: u16) -> io::Result<OwnedFd> {
     bpf(LINK_CREATE, &link)
 }
 
+/// Ends a link now. To close the descriptor is not enough: a child that another test's thread is just forking holds a
+/// copy until it executes its program.
+fn detach(link: &OwnedFd) -> io::Result<()> {
+    const LINK_DETACH: i64 = 34;
+    let mut attributes = [0_u64; 16];
+    attributes[0] = u64::from(link.as_raw_fd() as u32);
+    check(bpf_raw(LINK_DETACH, &attributes)).map(drop)
+}
+
 fn bpf(command: i64, attributes: &[u64; 16]) -> io::Result<OwnedFd> {
     use std::os::fd::FromRawFd as _;
+    let fd = bpf_raw(command, attributes);
+    check(fd)?;
+    // SAFETY: the kernel just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn bpf_raw(command: i64, attributes: &[u64; 16]) -> i32 {
     // SAFETY: the attributes are as long as said, and what they point to lives until the call returns.
-    unsafe {
-        let fd = libc::syscall(libc::SYS_bpf, command, attributes.as_ptr(), size_of_val(attributes));
-        check(fd as i32)?;
-        Ok(OwnedFd::from_raw_fd(fd as i32))
-    }
+    unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_ptr(), size_of_val(attributes)) as i32 }
 }

@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 
 use crate::{
     build_ebpf::build_ebpf,
+    demo::Metrics,
     http,
     lab::{Lab, Launch, NODE_NAME, Owner, Pod, PodSpec, Process, Qos},
     process::{cargo, run},
@@ -163,8 +164,7 @@ fn start(lab: &Lab, agent: &Path) -> Result<Process> {
 
 fn records_lost(lab: &Lab) -> Result<f64> {
     let (_, metrics) = http::get(lab.node(), LISTEN, "/metrics")?;
-    let lost = metrics.lines().filter(|line| line.starts_with("netaudit_records_lost_total{"));
-    Ok(lost.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+    Ok(Metrics::parse(&metrics)?.sum("netaudit_records_lost_total"))
 }
 
 /// Runs one load in the pod, by this very program, and returns its seconds.

@@ -101,7 +101,9 @@ impl State {
     pub(super) fn start(&mut self, now: Timestamp) {
         self.read_addresses(now);
         match self.kernel.scan() {
-            Ok(events) => events.into_iter().for_each(|event| self.take(event, now)),
+            Ok(events) => {
+                events.into_iter().for_each(|event| take(&mut self.auditor, event, now, &mut self.flows));
+            }
             Err(error) => tracing::warn!(
                 %error,
                 "what ran before the agent could not be listed: it is attributed by its addresses only"
@@ -126,10 +128,9 @@ impl State {
     }
 
     fn drain_batch(&mut self, now: Timestamp) -> usize {
-        let mut events = Vec::new();
-        let taken = self.kernel.drain(BATCH, &mut |event| events.push(event));
+        let Self { kernel, auditor, flows, .. } = self;
+        let taken = kernel.drain(BATCH, &mut |event| take(auditor, event, now, flows));
         self.records += taken as u64;
-        events.into_iter().for_each(|event| self.take(event, now));
         self.hand_on();
         taken
     }
@@ -273,15 +274,6 @@ impl State {
             .collect()
     }
 
-    fn take(&mut self, event: Event, now: Timestamp) {
-        match event {
-            Event::Flow(seen) => self.auditor.observe(&seen, now, &mut self.flows),
-            Event::Cgroup { id, path } => self.auditor.attribution_mut().cgroup(id, &path),
-            Event::CgroupGone { id, at } => self.auditor.attribution_mut().cgroup_gone(id, at),
-            Event::Task { netns, cgroup, .. } => self.auditor.attribution_mut().pair(netns, cgroup),
-        }
-    }
-
     fn hand_on(&mut self) {
         let flows = self.flows.drain(..);
         if let Some(log) = &mut self.flow_log {
@@ -327,5 +319,14 @@ impl State {
         ];
         losses.extend(ours.map(|(stage, cause, count)| Loss { stage, cause, cpu: 0, count }));
         losses
+    }
+}
+
+fn take(auditor: &mut Auditor, event: Event, now: Timestamp, flows: &mut Vec<Flow>) {
+    match event {
+        Event::Flow(seen) => auditor.observe(&seen, now, flows),
+        Event::Cgroup { id, path } => auditor.attribution_mut().cgroup(id, &path),
+        Event::CgroupGone { id, at } => auditor.attribution_mut().cgroup_gone(id, at),
+        Event::Task { netns, cgroup, .. } => auditor.attribution_mut().pair(netns, cgroup),
     }
 }

@@ -196,11 +196,6 @@ impl Attribution {
         self.cgroups.get(&cgroup).and_then(Option::as_ref)
     }
 
-    /// Whether the cgroup is known at all, if only as a host process's.
-    pub fn knows(&self, cgroup: CgroupId) -> bool {
-        self.cgroups.contains_key(&cgroup)
-    }
-
     /// How many cgroups and namespaces are known.
     pub fn len(&self) -> (usize, usize) {
         (self.cgroups.len(), self.namespaces.len())

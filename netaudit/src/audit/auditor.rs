@@ -18,7 +18,7 @@ use super::{
     resolve::{Judged, NodeView, judge_node, judge_pod},
 };
 use crate::{
-    cluster::{Cluster, Endpoint, PodId},
+    cluster::{Cluster, Endpoint, Pod, PodId},
     model::{Direction, Gap, NetnsCookie, Observation, Outcome, PolicyId, Protocol, Timestamp, Verdict},
 };
 
@@ -277,11 +277,10 @@ impl Auditor {
         self.usage_generation = Some(self.cluster.generation());
         self.refresh_own_addresses();
         let everything = self.is_only_agent();
-        let node = &self.settings.node;
         // (existing, observed) pods by policy and direction: one pass over pods, not pods × policies.
         let mut pods: HashMap<(*const PolicyId, Direction), (usize, usize)> = HashMap::default();
         for (id, pod) in self.cluster.pods() {
-            let here = pod.node.as_ref().is_none_or(|name| name == node);
+            let here = self.is_here(pod);
             if !(here || everything) || pod.completed || pod.host_network {
                 continue;
             }
@@ -351,8 +350,14 @@ impl Auditor {
     /// watch will tell.
     fn awaits_peer(&self, seen: &Observation) -> bool {
         let ip = seen.peer_ip();
-        self.cluster.resolve(ip, seen.remote.port(), seen.protocol, seen.at) == Endpoint::External
-            && self.cluster.in_pod_network(ip)
+        // The network first: it is the cheaper question, and most peers that nobody owns fail it.
+        self.cluster.in_pod_network(ip)
+            && self.cluster.resolve(ip, seen.remote.port(), seen.protocol, seen.at) == Endpoint::External
+    }
+
+    /// Whether a pod runs on this node; one that no manifest gives to a node is taken to.
+    fn is_here(&self, pod: &Pod) -> bool {
+        pod.node.as_ref().is_none_or(|node| *node == self.settings.node)
     }
 
     fn subject(&mut self, seen: &Observation) -> Subject {

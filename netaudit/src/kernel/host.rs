@@ -2,7 +2,7 @@
 
 use std::{io, net::IpAddr, os::fd::AsRawFd as _};
 
-use crate::model::{NetnsCookie, canonical_ip};
+use crate::model::NetnsCookie;
 
 /// Every address of the network namespace that the caller runs in: what "its own node" means for a pod of this node,
 /// bridge, tunnel and loopback addresses included.
@@ -31,7 +31,7 @@ pub fn own_addresses() -> io::Result<Vec<IpAddr>> {
                     }
                     libc::AF_INET6 => {
                         let v6 = entry.ifa_addr.cast::<libc::sockaddr_in6>().read_unaligned();
-                        Some(canonical_ip(IpAddr::from(v6.sin6_addr.s6_addr)))
+                        Some(IpAddr::from(v6.sin6_addr.s6_addr).to_canonical())
                     }
                     _ => None,
                 }

@@ -9,6 +9,6 @@ mod time;
 mod verdict;
 
 pub use flow::{Actor, CgroupId, Comm, NetnsCookie, Observation, Outcome, Reach};
-pub use net::{Direction, Protocol, canonical_ip};
+pub use net::{Direction, Protocol};
 pub use time::Timestamp;
 pub use verdict::{Cause, Exemption, Gap, NearMiss, PolicyId, RuleId, RuleMatch, Verdict};

@@ -1,6 +1,6 @@
-//! Protocols, directions and addresses.
+//! Protocols and directions.
 
-use std::{fmt, net::IpAddr, str::FromStr};
+use std::{fmt, str::FromStr};
 
 /// A transport protocol that Kubernetes policies can name.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize)]
@@ -81,13 +81,6 @@ impl fmt::Display for Direction {
     }
 }
 
-/// `address` with a v4-mapped v6 address (`::ffff:a.b.c.d`) turned into the v4 address that it stands for.
-///
-/// A dual-stack socket shows its v4 peers in mapped form; policies and pods know them as v4.
-pub fn canonical_ip(address: IpAddr) -> IpAddr {
-    address.to_canonical()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -96,11 +89,5 @@ mod tests {
     fn protocols_parse_in_any_case_and_reject_others() {
         assert_eq!("udp".parse::<Protocol>().unwrap(), Protocol::Udp);
         assert!("ICMP".parse::<Protocol>().unwrap_err().to_string().contains("TCP, UDP or SCTP"));
-    }
-
-    #[test]
-    fn mapped_addresses_become_v4() {
-        let mapped: IpAddr = "::ffff:10.0.0.1".parse().unwrap();
-        assert_eq!(canonical_ip(mapped), "10.0.0.1".parse::<IpAddr>().unwrap());
     }
 }

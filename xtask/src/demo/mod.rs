@@ -12,6 +12,8 @@ mod scenario;
 mod servers;
 mod world;
 
+pub use record::Metrics;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -138,7 +140,7 @@ pub fn run(root: &Path, program: &Path, options: &Options) -> Result<()> {
 }
 
 /// Prints what the agent saw; returns the rules without a match.
-fn print_account(records: &[record::Record], metrics: &record::Metrics) -> Vec<String> {
+fn print_account(records: &[record::Record], metrics: &Metrics) -> Vec<String> {
     report::flows(records);
     report::violations(metrics);
     let unused = report::rules(metrics);

@@ -8,7 +8,7 @@ use std::{
 
 use super::{Auditor, MAX_WAITING, Owner};
 use crate::{
-    cluster::{Endpoint, Pod, PodId},
+    cluster::{Endpoint, PodId},
     model::{Direction, Observation, Outcome, Protocol, Timestamp},
 };
 
@@ -22,7 +22,7 @@ impl Auditor {
             }
         }
         match self.pod_by_address(seen) {
-            Some((_, uid)) if !self.is_outlived(&uid, seen) => self.attribution.prove(seen.netns, uid),
+            Some(uid) if !self.is_outlived(&uid, seen) => self.attribution.prove(seen.netns, uid),
             _ => {
                 if let Some(cgroup) = seen.actor.cgroup {
                     self.attribution.pair(seen.netns, cgroup);
@@ -82,18 +82,16 @@ impl Auditor {
         known.iter().any(|source| self.host_connections.contains_key(&(seen.protocol, *source, local)))
     }
 
-    /// A pod of this node that owns the socket's own address, if the record proves that the address is in use there.
-    fn pod_by_address(&self, seen: &Observation) -> Option<(PodId, Arc<str>)> {
+    /// The UID of this node's pod that owns the socket's own address, if the record proves that the address is in use there.
+    fn pod_by_address(&self, seen: &Observation) -> Option<Arc<str>> {
         let ip = seen.local.ip().to_canonical();
         if !is_proof_of_address(seen) || self.own_addresses.contains(&ip) {
             return None;
         }
         match self.cluster.resolve(ip, seen.local.port(), seen.protocol, seen.at) {
-            Endpoint::Pod(id) => self
-                .cluster
-                .pod(id)
-                .filter(|pod| pod.node.as_ref().is_none_or(|node| *node == self.settings.node))
-                .map(|pod| (id, pod.uid.clone())),
+            Endpoint::Pod(id) => {
+                self.cluster.pod(id).filter(|pod| self.is_here(pod)).map(|pod| pod.uid.clone())
+            }
             _ => None,
         }
     }
@@ -109,17 +107,18 @@ impl Auditor {
         }
         let free = match self.cluster.resolve(ip, seen.local.port(), seen.protocol, seen.at) {
             Endpoint::Pod(owner) => {
-                let elsewhere =
-                    |owner: &Pod| owner.node.as_ref().is_some_and(|node| *node != self.settings.node);
-                owner == pod || !self.cluster.pod(owner).is_some_and(elsewhere)
+                owner == pod || self.cluster.pod(owner).is_none_or(|owner| self.is_here(owner))
             }
             Endpoint::External => self.may_be_own(ip, pod),
             Endpoint::Ambiguous => true,
             Endpoint::Node(_) | Endpoint::Service { .. } | Endpoint::Invalid(_) => false,
         };
+        if !free || self.own_addresses.contains(&ip) || seen.peer_ip() == ip {
+            return;
+        }
         // A pod that talks to itself can do so under any name.
         let peer = self.cluster.resolve(seen.peer_ip(), seen.remote.port(), seen.protocol, seen.at);
-        if !free || self.own_addresses.contains(&ip) || seen.peer_ip() == ip || peer == Endpoint::Pod(pod) {
+        if peer == Endpoint::Pod(pod) {
             return;
         }
         self.bound.insert((seen.netns, ip), pod);
