@@ -27,12 +27,16 @@ fn mount_of_cgroup2(mountinfo: &str) -> Option<PathBuf> {
 
 /// Ends every process at and below `root`, then removes the directories. A missing `root` is success.
 ///
-/// The kernel's `cgroup.kill` reaches also what was forked meanwhile, and touches nothing outside `root`.
+/// The kernel's `cgroup.kill` reaches also what was forked meanwhile, and touches nothing outside `root`. A v1 hierarchy has
+/// no such file: what is in it must have been ended by v2.
 pub fn kill_and_remove(root: &Path) -> Result<()> {
     if !root.exists() {
         return Ok(());
     }
-    fs::write(root.join("cgroup.kill"), "1").with_context(|| format!("ending the processes in {root:?}"))?;
+    let kill = root.join("cgroup.kill");
+    if kill.exists() {
+        fs::write(kill, "1").with_context(|| format!("ending the processes in {root:?}"))?;
+    }
     let deadline = Instant::now() + Duration::from_secs(5);
     loop {
         match remove_tree(root) {

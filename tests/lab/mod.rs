@@ -21,7 +21,7 @@ mod process;
 mod run;
 mod signals;
 
-pub use cgroup::find_cgroup2_mount;
+pub use cgroup::{find_cgroup2_mount, kill_and_remove};
 pub use netns::Netns;
 pub use node::{Lab, NODE_NAME, Pod, PodSpec, Qos, Service, ServicePort, ServiceSpec};
 pub use objects::Owner;

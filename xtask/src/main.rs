@@ -10,14 +10,16 @@ use clap::{Parser, Subcommand};
 
 mod bench;
 mod build_ebpf;
+mod cluster;
 mod demo;
 mod http;
-mod kube;
+mod image;
 #[path = "../../tests/lab/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "shared with the tests, and each side uses a part of it")]
 mod lab;
 mod lint;
 mod process;
+mod programs;
 mod setup;
 mod test;
 mod tools;
@@ -42,6 +44,15 @@ enum Task {
     Test,
     /// Measure what the agent costs others, and how fast it is itself (needs root)
     Bench(bench::Options),
+    /// Run a real Kubernetes cluster on this machine (needs root)
+    #[command(subcommand)]
+    Cluster(cluster::Task),
+    /// The first process of a machine of the cluster
+    #[command(hide = true)]
+    Machine {
+        /// What to set up
+        spec: PathBuf,
+    },
     /// A load that `bench` measures, in a process of its own
     #[command(hide = true)]
     Load {
@@ -58,7 +69,7 @@ enum Task {
 
 fn main() -> ExitCode {
     match run(&Cli::parse().task) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
@@ -66,30 +77,38 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(task: &Task) -> Result<()> {
+fn run(task: &Task) -> Result<ExitCode> {
     let root = workspace_root();
     match task {
-        Task::Setup => setup::setup(&root),
-        Task::BuildEbpf => {
-            println!("{}", build_ebpf::build_ebpf(&root)?.display());
-            Ok(())
-        }
+        Task::Setup => setup::setup(&root)?,
+        Task::BuildEbpf => println!("{}", build_ebpf::build_ebpf(&root)?.display()),
         Task::Demo(options) => {
             setup::setup(&root)?;
-            if let Some(agent) = &options.agent {
-                return demo::run(&root, agent, options);
-            }
-            build_ebpf::build_ebpf(&root)?;
-            demo::run(&root, &demo::build_agent(&root)?, options)
+            let agent = match &options.agent {
+                Some(agent) => agent.clone(),
+                None => {
+                    build_ebpf::build_ebpf(&root)?;
+                    demo::build_agent(&root)?
+                }
+            };
+            demo::run(&root, &agent, options)?;
         }
-        Task::Test => test::test(&root),
-        Task::Bench(options) => bench::bench(&root, options),
-        Task::Load { load, count, round } => bench::load(*load, *count, *round),
+        Task::Test => test::test(&root)?,
+        Task::Bench(options) => bench::bench(&root, options)?,
+        Task::Load { load, count, round } => bench::load(*load, *count, *round)?,
+        Task::Cluster(task) => {
+            if matches!(task, cluster::Task::Up(_)) {
+                setup::setup(&root)?;
+            }
+            return cluster::run(task);
+        }
+        Task::Machine { spec } => return cluster::start_machine(spec),
         Task::Lint => {
             setup::setup(&root)?;
-            lint::lint(&root)
+            lint::lint(&root)?;
         }
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn workspace_root() -> PathBuf {

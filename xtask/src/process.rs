@@ -42,3 +42,17 @@ pub fn on_path(program: &str) -> Option<std::path::PathBuf> {
         .map(|directory| directory.join(program))
         .find(|candidate| candidate.is_file())
 }
+
+/// Runs it without a word unless it fails.
+pub fn quiet(command: &mut Command) -> Result<String> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let output = command.output().with_context(|| format!("starting {program}"))?;
+    ensure!(
+        output.status.success(),
+        "{program} failed with {}: {}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}

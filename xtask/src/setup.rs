@@ -32,6 +32,13 @@ const PACKAGES: &[(&str, &str)] = &[
     ("dnsmasq-base", "the name server"),
     ("prometheus", "a real Prometheus and promtool"),
     ("etcd-server", "the store of a real API server, for tests"),
+    ("containerd", "the cluster's containers"),
+    ("runc", "the same"),
+    ("containernetworking-plugins", "the pods' network in the cluster"),
+    ("iptables", "what the kubelet and enforcers ask for"),
+    ("ipset", "the same"),
+    ("conntrack", "the same"),
+    ("busybox-static", "what is in the cluster's own images"),
     ("python3", "the backend"),
     ("python3-venv", "an environment for the Python packages"),
 ];

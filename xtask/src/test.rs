@@ -6,8 +6,9 @@ use anyhow::{Result, ensure};
 
 use crate::{
     build_ebpf::build_ebpf,
-    demo, kube,
+    demo,
     process::{cargo, run},
+    programs,
     setup::setup,
 };
 
@@ -23,9 +24,12 @@ pub fn test(root: &Path) -> Result<()> {
     let mut tests = cargo(root, ["test", "--workspace", "--locked"]);
     tests.env("NETAUDIT_REQUIRE_KERNEL", "1");
     let mut left_out = Vec::new();
-    match kube::api_server()? {
-        Some(programs) => drop(tests.env("NETAUDIT_KUBE_DIR", programs)),
-        None => left_out.push("tests on a real API server (no kube-apiserver, and no Go to build one with)"),
+    if programs::can_be_had()? {
+        let [api_server] = programs::find(["kube-apiserver"])?;
+        tests.env("NETAUDIT_KUBE_DIR", api_server.parent().unwrap_or(Path::new("/")));
+    } else {
+        left_out
+            .push("tests on a real API server and cluster (no kube-apiserver, and no Go to build one with)");
     }
     if root.join("../shared/conformance").is_dir() {
         tests.env("NETAUDIT_REQUIRE_SHARED", "1");
