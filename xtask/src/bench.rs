@@ -18,8 +18,8 @@ use clap::ValueEnum as _;
 use serde_json::{Value, json};
 
 use crate::{
+    account::record::Metrics,
     build_ebpf::build_ebpf,
-    demo::Metrics,
     http,
     lab::{Lab, Launch, NODE_NAME, Owner, Pod, PodSpec, Process, Qos},
     process::{cargo, run},

@@ -8,6 +8,7 @@ use std::{
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod account;
 mod bench;
 mod build_ebpf;
 mod cluster;

@@ -9,14 +9,14 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::{
-    compare::least,
-    ledger::{Count, Entry, Expected, Party},
-    record::Metrics,
-    rules::HOST,
-    world::World,
-};
+use super::world::World;
 use crate::{
+    account::{
+        batchivo::HOST,
+        compare::least,
+        ledger::{Count, Entry, Expected, Party},
+        record::Metrics,
+    },
     http,
     lab::{Launch, NODE_NAME, Netns, Process},
 };

@@ -7,11 +7,11 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{
-    ledger::{Entry, Expected},
-    world::World,
+use super::world::World;
+use crate::{
+    account::ledger::{Entry, Expected},
+    lab::{Launch, Place},
 };
-use crate::lab::{Launch, Place};
 
 /// How long one attempt may take.
 const LIMIT: Duration = Duration::from_secs(10);

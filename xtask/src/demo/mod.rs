@@ -2,17 +2,11 @@
 //! with the driver's own.
 
 mod agent;
-mod compare;
 mod drive;
-mod ledger;
-mod record;
 mod report;
-mod rules;
 mod scenario;
 mod servers;
 mod world;
-
-pub use record::Metrics;
 
 use std::{
     fs,
@@ -25,6 +19,10 @@ use anyhow::{Context as _, Result, ensure};
 
 use self::{agent::Agent, drive::Driver, world::World};
 use crate::{
+    account::{
+        compare,
+        record::{self, Metrics},
+    },
     lab,
     process::{cargo, run as run_command},
     tools::{Tools, target},

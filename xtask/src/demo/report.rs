@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{
+use crate::account::{
     compare::usage,
-    record::{Metrics, Record},
+    record::{End, Metrics, Record},
 };
 
 /// A table with left-aligned columns as wide as their widest cell.
@@ -27,9 +27,7 @@ pub fn flows(records: &[Record]) {
     let rows: Vec<Vec<String>> = records
         .iter()
         .map(|record| {
-            let party = |end: &super::record::End| {
-                end.party().map_or_else(|_| end.kind.clone(), |party| party.to_string())
-            };
+            let party = |end: &End| end.party().map_or_else(|_| end.kind.clone(), |party| party.to_string());
             let (subject, peer) = (party(&record.subject), party(&record.peer));
             let (from, to) = if record.direction == "egress" { (subject, peer) } else { (peer, subject) };
             vec![

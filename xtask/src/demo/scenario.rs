@@ -4,12 +4,16 @@ use anyhow::Result;
 
 use super::{
     drive::Driver,
-    ledger::{Expected, Party},
-    rules::{HOST, OPEN, OWN_NODE, by, dns, no_egress, no_ingress},
     servers::S3_USER,
     world::{DNS, EXTERNAL, EXTERNAL_V6, PRIVATE_HOST, VISITOR},
 };
-use crate::lab::{Launch, Pod, Service};
+use crate::{
+    account::{
+        batchivo::{HOST, OPEN, OWN_NODE, by, dns, no_egress, no_ingress},
+        ledger::{Expected, Party},
+    },
+    lab::{Launch, Pod, Service},
+};
 
 /// What the seven policies allow.
 pub fn allowed(driver: &mut Driver) -> Result<()> {

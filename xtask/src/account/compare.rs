@@ -210,8 +210,8 @@ mod tests {
     use std::time::{Duration, SystemTime};
 
     use super::{
+        super::batchivo::{OPEN, by, no_ingress},
         super::ledger::Expected,
-        super::rules::{OPEN, by, no_ingress},
         *,
     };
 
