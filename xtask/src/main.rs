@@ -13,6 +13,7 @@ mod bench;
 mod build_ebpf;
 mod cluster;
 mod demo;
+mod e2e;
 mod http;
 mod image;
 #[path = "../../tests/lab/mod.rs"]
@@ -45,6 +46,8 @@ enum Task {
     Test,
     /// Measure what the agent costs others, and how fast it is itself (needs root)
     Bench(bench::Options),
+    /// Run netaudit from its own image on a real cluster of two nodes, through one long scenario (needs root)
+    E2e(e2e::Options),
     /// Run a real Kubernetes cluster on this machine (needs root)
     #[command(subcommand)]
     Cluster(cluster::Task),
@@ -95,6 +98,11 @@ fn run(task: &Task) -> Result<ExitCode> {
             demo::run(&root, &agent, options)?;
         }
         Task::Test => test::test(&root)?,
+        Task::E2e(options) => {
+            setup::setup(&root)?;
+            let archive = options.image.clone().expect("--image");
+            e2e::run(&root, &archive, options)?;
+        }
         Task::Bench(options) => bench::bench(&root, options)?,
         Task::Load { load, count, round } => bench::load(*load, *count, *round)?,
         Task::Cluster(task) => {

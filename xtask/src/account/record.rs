@@ -12,7 +12,7 @@ use serde::Deserialize;
 use super::ledger::Party;
 
 /// A line of the flow log, as far as the comparison reads it.
-#[derive(Deserialize, Debug)]
+#[derive(Clone, Deserialize, Debug)]
 pub struct Record {
     pub time: String,
     pub flow_id: String,
@@ -37,7 +37,7 @@ pub struct Record {
 }
 
 /// Subject or peer.
-#[derive(Deserialize, Debug)]
+#[derive(Clone, Deserialize, Debug)]
 pub struct End {
     pub kind: String,
     #[serde(default)]
@@ -51,14 +51,16 @@ pub struct End {
 }
 
 /// Who opened the socket.
-#[derive(Deserialize, Debug)]
+#[derive(Clone, Deserialize, Debug)]
 pub struct Actor {
+    #[serde(default)]
+    pub container: Option<String>,
     pub pid: u32,
     pub comm: String,
 }
 
 /// The address that a program asked for.
-#[derive(Deserialize, Debug)]
+#[derive(Clone, Deserialize, Debug)]
 pub struct Address {
     pub ip: IpAddr,
     pub port: u16,

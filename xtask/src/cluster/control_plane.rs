@@ -53,8 +53,8 @@ pub fn write_files(directory: &Directory, pki: &Pki) -> Result<()> {
 
 /// Starts all four and waits until the API server is ready.
 pub fn start(node: &Machine) -> Result<()> {
-    let etcd = start_etcd(node)?;
-    start_api_server(node, etcd)?;
+    start_etcd(node)?.wait_until(Duration::from_secs(30), "not serving", || listens(node, 2379))?;
+    start_api_server(node)?;
     let file = |name: &str| format!("{PKI}/{name}");
     node.daemon(
         "kube-controller-manager",
@@ -94,9 +94,8 @@ fn start_etcd(node: &Machine) -> Result<Daemon> {
     )
 }
 
-/// Starts the API server, also again after [`Daemon::stop`], and waits until it is ready.
-pub fn start_api_server(node: &Machine, mut etcd: Daemon) -> Result<Daemon> {
-    etcd.wait_until(Duration::from_secs(30), "not serving", || listens(node, 2379))?;
+/// Starts the API server, also again after it was stopped, and waits until it is ready.
+pub fn start_api_server(node: &Machine) -> Result<()> {
     let file = |name: &str| format!("{PKI}/{name}");
     let mut server = node.daemon(
         "kube-apiserver",
@@ -122,8 +121,7 @@ pub fn start_api_server(node: &Machine, mut etcd: Daemon) -> Result<Daemon> {
         ],
         &[],
     )?;
-    server.wait_until(Duration::from_secs(60), "not ready", || is_ready(node))?;
-    Ok(server)
+    server.wait_until(Duration::from_secs(60), "not ready", || is_ready(node))
 }
 
 /// Whether the API server says that it is ready.

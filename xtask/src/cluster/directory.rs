@@ -13,7 +13,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::cgroups;
 
 /// Not `/tmp`: containerd wants a file system that overlays can lie on, and `/tmp` is often in memory.
-const PATH: &str = "/var/tmp/netaudit-cluster";
+pub const PATH: &str = "/var/tmp/netaudit-cluster";
 /// Beside the directory, since that is removed. The lock ends with its holder; the file stays, empty.
 const LOCK: &str = "/run/netaudit-cluster.lock";
 const STATE: &str = "cluster.json";

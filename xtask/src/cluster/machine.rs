@@ -197,34 +197,42 @@ impl Daemon {
         }
         Ok(())
     }
+}
 
-    /// Ends it by SIGTERM, which its wrapper passes on by ending, and waits.
-    pub fn stop(mut self) -> Result<()> {
-        for pid in self.machine.pids_of(&self.unit)? {
+impl Machine {
+    /// Its cgroup in the v2 hierarchy, by its path here.
+    pub fn cgroup(&self) -> Result<PathBuf> {
+        let hierarchies = cgroups::hierarchies()?;
+        let v2 = hierarchies.iter().find(|hierarchy| hierarchy.v1.is_none()).context("no cgroup v2")?;
+        Ok(v2.mount.join(cgroups::TOP).join(&self.name))
+    }
+
+    /// Ends a daemon by SIGTERM, and waits until nothing is left of it.
+    pub fn stop(&self, unit: &str) -> Result<()> {
+        let procs = self.cgroup()?.join(format!("system.slice/{unit}.service/cgroup.procs"));
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let running = || -> Result<Vec<i32>> {
+            let text =
+                fs::read_to_string(&procs).with_context(|| format!("{unit} never ran on {}", self.name))?;
+            Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
+        };
+        // The wrapper that waits for it ends with it.
+        for pid in running()?.into_iter().filter(|pid| !is_wrapper(*pid)) {
             // SAFETY: a plain system call; the cgroup holds only what this daemon is made of.
             unsafe { libc::kill(pid, libc::SIGTERM) };
         }
-        self.child.wait()?;
+        while running()?.into_iter().any(|pid| start_time(pid as u32).is_some()) {
+            if Instant::now() > deadline {
+                bail!("{unit} on {} does not end", self.name);
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
         Ok(())
     }
 }
 
-impl Machine {
-    /// What runs in the cgroup of a service, by the numbers that this machine gives, without the wrapper that waits for it.
-    pub fn pids_of(&self, unit: &str) -> Result<Vec<i32>> {
-        let hierarchies = cgroups::hierarchies()?;
-        let v2 = hierarchies.iter().find(|hierarchy| hierarchy.v1.is_none()).context("no cgroup v2")?;
-        let procs = v2
-            .mount
-            .join(cgroups::TOP)
-            .join(&self.name)
-            .join(format!("system.slice/{unit}.service/cgroup.procs"));
-        let text = fs::read_to_string(&procs).unwrap_or_default();
-        let is_wrapper = |pid: &i32| {
-            fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "nsenter")
-        };
-        Ok(text.lines().filter_map(|line| line.parse().ok()).filter(|pid| !is_wrapper(pid)).collect())
-    }
+fn is_wrapper(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "nsenter")
 }
 
 /// When a process began, in ticks since boot; `None` if it is gone or only waits to be reaped.

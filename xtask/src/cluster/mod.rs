@@ -29,9 +29,14 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 use crate::{process::quiet, programs};
-pub use directory::Directory;
+pub use cgroups::leftovers;
+pub use control_plane::{listens, start_api_server};
+pub use directory::{Directory, PATH as DIRECTORY};
+pub use images::TOOLS as TOOLS_IMAGE;
 pub use init::start as start_machine;
 pub use machine::Machine;
+pub use network::{DNS_SERVICE, INTERNET, OUTSIDE};
+pub use node::start_kube_router;
 
 /// How long a fresh cluster may take to become ready, on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -91,7 +96,7 @@ pub fn run(task: &Task) -> Result<ExitCode> {
     match task {
         Task::Up(options) => {
             let begun = Instant::now();
-            let cluster = Cluster::up(options)?;
+            let cluster = Cluster::up(options, &[])?;
             println!(
                 "cluster: {} ready with DNS after {:.0} s; `cargo xtask cluster kubectl …` talks to it, `cargo xtask \
                  cluster down` removes it",
@@ -133,17 +138,18 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts a cluster.
+    /// Starts a cluster, whose machines see `shares` of this one: a source here and a path there, in pairs.
     ///
     /// # Errors
     ///
     /// When something that it needs is missing, one is there already, or a part does not come up. What was started until
     /// then stays for a look at its logs; `down` removes it.
-    pub fn up(options: &Options) -> Result<Self> {
+    pub fn up(options: &Options, shares: &[(PathBuf, PathBuf)]) -> Result<Self> {
         preconditions::check(options)?;
         let paths = programs::find(ALL_PROGRAMS)?;
         let directory = Directory::create()?;
-        let binds = binds(&directory, &paths);
+        let mut binds = binds(&directory, &paths);
+        binds.extend(shares.iter().cloned());
         let [.., kubectl, coredns, _] = paths;
 
         let pki = pki::Pki::new(&directory.path().join("pki"))?;
@@ -248,6 +254,25 @@ impl Cluster {
         let output = child.wait_with_output()?;
         ensure!(output.status.success(), "kubectl apply: {}", String::from_utf8_lossy(&output.stderr));
         Ok(())
+    }
+
+    /// A kubeconfig for the bearer of a token.
+    pub fn kubeconfig_with_token(&self, token: &str) -> serde_json::Value {
+        serde_json::json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "cluster",
+            "contexts": [{ "name": "cluster", "context": { "cluster": "cluster", "user": "user" } }],
+            "clusters": [{ "name": "cluster", "cluster": {
+                "server": control_plane::server(),
+                "certificate-authority": format!("{}/ca.crt", control_plane::PKI),
+            } }],
+            "users": [{ "name": "user", "user": { "token": token } }],
+        })
+    }
+
+    /// A node's address on the segment.
+    pub fn node_address(&self, name: &str) -> std::net::Ipv4Addr {
+        let index = self.nodes.iter().position(|node| node.name == name).expect("pods run on our nodes");
+        network::node_address(index as u8 + 1)
     }
 
     /// Imports an image archive on every node.

@@ -89,7 +89,7 @@ pub fn start(node: &Machine, index: u8, enforcer: Enforcer) -> Result<()> {
     }
 }
 
-/// Starts the enforcer; [`Daemon::stop`] ends it and leaves its rules.
+/// Starts the enforcer.
 pub fn start_kube_router(node: &Machine) -> Result<Daemon> {
     let name = &node.name;
     node.daemon(

@@ -44,13 +44,17 @@ pub fn check(options: &Options) -> Result<()> {
             missing.push(format!("the CNI plugin {plugin} (Debian: containernetworking-plugins)"));
         }
     }
-    missing.extend(missing_of_kernel()?);
+    missing.extend(missing_of_kernel(
+        &fs::read_to_string("/proc/filesystems")?,
+        cgroups::hierarchies()?.iter().any(|hierarchy| hierarchy.v1.is_none()),
+        |namespace| Path::new("/proc/self/ns").join(namespace).exists(),
+    ));
     ensure!(
         missing.is_empty(),
         "this machine lacks what a cluster needs (`cargo xtask setup` installs programs):\n  {}",
         missing.join("\n  ")
     );
-    room(Path::new("/var/tmp"))
+    room(Path::new("/var/tmp"), ROOM)
 }
 
 /// An error unless this is root.
@@ -60,27 +64,30 @@ pub fn root() -> Result<()> {
     Ok(())
 }
 
-fn missing_of_kernel() -> Result<Vec<String>> {
+fn missing_of_kernel(
+    filesystems: &str,
+    has_cgroup2: bool,
+    has_namespace: impl Fn(&str) -> bool,
+) -> Vec<String> {
     let mut missing = Vec::new();
-    let filesystems = fs::read_to_string("/proc/filesystems")?;
     let has = |name: &str| filesystems.lines().any(|line| line.trim_start_matches("nodev").trim() == name);
     if !has("overlay") {
         missing.push("overlayfs in the kernel (CONFIG_OVERLAY_FS; `modprobe overlay`)".to_owned());
     }
-    if !cgroups::hierarchies()?.iter().any(|hierarchy| hierarchy.v1.is_none()) {
+    if !has_cgroup2 {
         missing.push("cgroup v2 (mount -t cgroup2 none /sys/fs/cgroup/unified)".to_owned());
     }
     for (namespace, option) in
         [("net", "NET_NS"), ("pid", "PID_NS"), ("uts", "UTS_NS"), ("ipc", "IPC_NS"), ("cgroup", "CGROUPS")]
     {
-        if !Path::new("/proc/self/ns").join(namespace).exists() {
+        if !has_namespace(namespace) {
             missing.push(format!("{namespace} namespaces in the kernel (CONFIG_{option})"));
         }
     }
-    Ok(missing)
+    missing
 }
 
-fn room(directory: &Path) -> Result<()> {
+fn room(directory: &Path, needed: u64) -> Result<()> {
     let path = CString::new(directory.to_string_lossy().as_bytes())?;
     // SAFETY: the kernel fills the structure, whose all-zero form is valid.
     let free = unsafe {
@@ -90,13 +97,35 @@ fn room(directory: &Path) -> Result<()> {
         }
         stat.f_bavail as u64 * stat.f_frsize as u64
     };
-    if free < ROOM {
+    if free < needed {
         bail!(
             "no room: {} has {} MiB free, and a cluster needs {} MiB there",
             directory.display(),
             free >> 20,
-            ROOM >> 20
+            needed >> 20
         );
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_lacks_is_named() {
+        assert!(missing_of_kernel("nodev\toverlay\n\text4\n", true, |_| true).is_empty());
+        let missing = missing_of_kernel("nodev\tproc\n\text4\n", false, |name| name != "pid").join("\n");
+        for named in ["CONFIG_OVERLAY_FS", "cgroup v2", "CONFIG_PID_NS"] {
+            assert!(missing.contains(named), "{missing}");
+        }
+        assert!(!missing.contains("NET_NS"), "{missing}");
+    }
+
+    #[test]
+    fn too_little_room_is_said_with_how_much_there_is() {
+        room(Path::new("/"), 0).unwrap();
+        let error = room(Path::new("/"), u64::MAX).unwrap_err().to_string();
+        assert!(error.contains("no room: / has"), "{error}");
+    }
 }

@@ -1,0 +1,151 @@
+//! `cargo xtask e2e`: netaudit from its own image on a real cluster of two nodes, one long scenario.
+//!
+//! First nobody enforces, so that everything that is forbidden passes and must be told; then a real enforcer comes. After
+//! each phase the flow logs of all agents are compared with what was driven, one by one.
+
+mod apps;
+mod batchivo;
+mod driven;
+mod faults;
+mod lives;
+mod outside;
+mod prometheus;
+mod removal;
+mod rights;
+mod services;
+mod starts;
+mod world;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+
+use self::{batchivo::Apps, world::World};
+use crate::{
+    cluster::{self, Cluster, Enforcer, Proxy},
+    tools::Tools,
+};
+
+/// How long the API server is gone.
+const OUTAGE: Duration = Duration::from_secs(60);
+
+/// How to run the scenario.
+#[derive(clap::Args, Debug, Clone, Default)]
+pub struct Options {
+    /// Leave the cluster at the end, also after a failure, for `cargo xtask cluster` to look at and remove
+    #[arg(long)]
+    keep: bool,
+    /// Run this image archive of netaudit instead of building one
+    #[arg(long, value_name = "FILE")]
+    pub image: Option<PathBuf>,
+}
+
+/// Runs the scenario with an image that was built before.
+pub fn run(root: &Path, archive: &Path, options: &Options) -> Result<()> {
+    let result = scenario(root, archive);
+    if options.keep {
+        println!("e2e: the cluster stays: `cargo xtask cluster status`, `cargo xtask cluster down`");
+        return result;
+    }
+    // A failure of the scenario says more than one of its clean-up.
+    let down = cluster::down();
+    result.and(down)
+}
+
+fn scenario(root: &Path, archive: &Path) -> Result<()> {
+    let begun = Instant::now();
+    let step = |what: &str| println!("[{:6.1} s] {what}", begun.elapsed().as_secs_f64());
+    let tools = Tools::find(root)?;
+    let shares: Vec<(PathBuf, PathBuf)> = [("traefik", &tools.traefik), ("weed", &tools.weed)]
+        .map(|(name, path)| (path.clone(), Path::new(apps::PROGRAMS).join(name)))
+        .into();
+
+    step("starts that go wrong");
+    starts::faults()?;
+    step("a cluster of two nodes, nobody enforces");
+    let up = cluster::Options { nodes: 2, enforcer: Enforcer::None, proxy: Proxy::Nftables };
+    let mut world = World::new(Cluster::up(&up, &shares)?);
+    outside::start(&world.cluster.outside)?;
+
+    step("netaudit from its image: kubectl apply -k deploy/");
+    world.cluster.import(archive)?;
+    world.kubectl(&["apply", "-k", &root.join("deploy").to_string_lossy()])?;
+    world.rollout()?;
+    step("with a flow log: a rolling update");
+    let mut arguments = world.agent_arguments()?;
+    arguments.push("--flow-log=-".to_owned());
+    world.set_agent_arguments(&arguments)?;
+
+    step("Batchivo's applications");
+    let postgres_programs = tools.postgres.to_string_lossy().into_owned();
+    world.cluster.apply(&apps::batchivo(&postgres_programs, user_of("postgres")?)?)?;
+    world.wait_for_pods(&["batchivo", "traefik", "shop"])?;
+    let mut apps = Apps::find(&world, &postgres_programs)?;
+    step("the seven policies");
+    let policies = root.join("deploy/examples/batchivo");
+    world.kubectl(&["apply", "-k", &policies.to_string_lossy()])?;
+    batchivo::verification(&world)?;
+    world.wait_for_policy("backend-policy", &["node1"])?;
+    world.wait_for_policy("postgres-policy", &["node2"])?;
+    world.forget()?;
+
+    step("what they allow");
+    batchivo::allowed(&mut world, &apps)?;
+    world.compare("allowed")?;
+    step("what they forbid; it passes");
+    batchivo::unenforced(&mut world, &apps)?;
+    batchivo::admin_jobs(&mut world, &apps, false)?;
+    world.compare("forbidden, unenforced")?;
+    step("the optional eighth policy");
+    world.kubectl(&["apply", "-f", &policies.join("60-admin-jobs-policy.yaml").to_string_lossy()])?;
+    world.wait_for_policy("admin-jobs-policy", &["node2"])?;
+    batchivo::admin_jobs(&mut world, &apps, true)?;
+    world.compare("the eighth")?;
+
+    step("Prometheus tells the same");
+    prometheus::start(&world)?;
+    prometheus::compare(&mut world)?;
+    step("Services of every kind");
+    let webs = services::set_up(&world)?;
+    world.forget()?;
+    services::drive(&mut world, &apps, &webs)?;
+    services::hairpin(&mut world, &apps)?;
+    step("how pods come and go");
+    lives::probes(&mut world, &apps)?;
+    lives::jobs(&mut world, &webs)?;
+    lives::address_used_again(&mut world, &webs)?;
+    lives::static_pod(&mut world, &webs)?;
+    lives::init_and_ephemeral(&mut world, &webs)?;
+    lives::host_network(&mut world, &webs)?;
+    lives::rollout(&mut world, &mut apps, &postgres_programs)?;
+
+    step("changes and faults under traffic");
+    faults::policy_changes(&mut world, &apps)?;
+    faults::api_server_gone(&mut world, &apps, &webs, OUTAGE)?;
+    faults::agents_replaced(&mut world, &apps, &webs)?;
+
+    step("an enforcer comes");
+    world.start_enforcer(&apps)?;
+    batchivo::enforced(&mut world, &apps)?;
+    world.compare("enforced")?;
+    step("the least rights");
+    rights::audit_log(&world)?;
+    rights::each_is_needed(&world, &Path::new(apps::PROGRAMS).join("netaudit"))?;
+    step("uninstalled");
+    removal::uninstall(&world, &root.join("deploy").to_string_lossy())?;
+    step("done");
+    Ok(())
+}
+
+/// User and group id of a user of this machine.
+fn user_of(name: &str) -> Result<(u32, u32)> {
+    let users = fs::read_to_string("/etc/passwd")?;
+    let line = users.lines().find(|line| line.split(':').next() == Some(name));
+    let mut fields = line.with_context(|| format!("no user {name} in /etc/passwd"))?.split(':').skip(2);
+    let mut id = || fields.next().and_then(|id| id.parse().ok());
+    id().zip(id()).with_context(|| format!("the user {name} of /etc/passwd has no ids"))
+}

@@ -1,0 +1,100 @@
+//! Starts of a cluster that go wrong: each ends with a clear message and, after `down`, with a clean machine.
+
+use std::{
+    fs,
+    os::unix::process::CommandExt as _,
+    path::Path,
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::world::text_of;
+use crate::cluster;
+
+/// No root, a start that is interrupted, one beside it, one after it.
+pub fn faults() -> Result<()> {
+    without_root()?;
+    cluster::down()?;
+    let before = Machine::now()?;
+    // Interrupted early and late: while machines are made, and while their programs start.
+    for (wait, file) in
+        [(Duration::ZERO, "outside/var"), (Duration::from_secs(3), "node1/log/kube-apiserver.log")]
+    {
+        interrupted(wait, &Path::new(cluster::DIRECTORY).join(file))?;
+        refused("a cluster is there already")?;
+        cluster::down()?;
+        let after = Machine::now()?;
+        ensure!(before == after, "something is left: {before:?} became {after:?}");
+        ensure!(!Path::new(cluster::DIRECTORY).exists(), "{} is left", cluster::DIRECTORY);
+    }
+    cluster::down().context("no cluster is nothing to complain about")
+}
+
+/// What a start might leave on this machine.
+#[derive(PartialEq, Eq, Debug)]
+struct Machine {
+    mounts: usize,
+    cgroups: Vec<String>,
+}
+
+impl Machine {
+    fn now() -> Result<Self> {
+        let mounts = fs::read_to_string("/proc/self/mountinfo")?.lines().count();
+        let cgroups = cluster::leftovers()?.iter().map(|path| path.display().to_string()).collect();
+        Ok(Self { mounts, cgroups })
+    }
+}
+
+fn up() -> Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["cluster", "up"]).stdin(Stdio::null());
+    Ok(command)
+}
+
+/// Starts one and sends what Ctrl-C sends, `wait` after `file` has come to be.
+fn interrupted(wait: Duration, file: &Path) -> Result<()> {
+    // Of its own, so that the signal goes to the start and its children only, as from a terminal.
+    let mut child = up()?.process_group(0).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !file.exists() {
+        ensure!(child.try_wait()?.is_none(), "the start ended before {} was there", file.display());
+        ensure!(Instant::now() < deadline, "{} does not come", file.display());
+        thread::sleep(Duration::from_millis(20));
+    }
+    // A second start meanwhile is told to wait.
+    refused("is at work")?;
+    thread::sleep(wait);
+    // SAFETY: a plain system call on a process group that we made.
+    unsafe { libc::kill(-(child.id() as i32), libc::SIGINT) };
+    let status = child.wait()?;
+    ensure!(!status.success(), "the start was done before it was interrupted");
+    Ok(())
+}
+
+fn refused(says: &str) -> Result<()> {
+    let output = up()?.output()?;
+    ensure!(
+        !output.status.success() && text_of(&output).contains(says),
+        "a second start says: {}",
+        text_of(&output)
+    );
+    Ok(())
+}
+
+fn without_root() -> Result<()> {
+    // Nobody can reach into every directory that a checkout lies in.
+    let program = Path::new("/var/tmp/netaudit-xtask-nobody");
+    fs::copy(std::env::current_exe()?, program)?;
+    let output = Command::new(program).args(["cluster", "down"]).uid(65_534).gid(65_534).output();
+    fs::remove_file(program)?;
+    let output = output?;
+    ensure!(
+        !output.status.success() && text_of(&output).contains("needs root"),
+        "without root it says: {}",
+        text_of(&output)
+    );
+    Ok(())
+}
