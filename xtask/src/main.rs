@@ -12,6 +12,8 @@ mod bench;
 mod build_ebpf;
 mod demo;
 mod http;
+#[allow(dead_code, reason = "the tasks that write images come next")]
+mod image;
 mod kube;
 #[path = "../../tests/lab/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "shared with the tests, and each side uses a part of it")]
