@@ -11,8 +11,9 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod build_ebpf;
 mod demo;
+mod dist;
 mod http;
-#[allow(dead_code, reason = "the tasks that write images come next")]
+#[allow(dead_code, reason = "links and directories are for the images of tests")]
 mod image;
 mod kube;
 #[path = "../../tests/lab/mod.rs"]
@@ -20,6 +21,7 @@ mod kube;
 mod lab;
 mod lint;
 mod process;
+mod remap;
 mod setup;
 mod test;
 mod tools;
@@ -38,6 +40,8 @@ enum Task {
     Setup,
     /// Build the eBPF programs
     BuildEbpf,
+    /// Build what is shipped: the static agent, and an image that holds it
+    Dist(dist::Options),
     /// Run real software in pods, drive every row of Batchivo's policies, and compare what the agent saw (needs root)
     Demo(demo::Options),
     /// Run every test, on the kernel's real hooks, and the demo (needs root)
@@ -76,6 +80,7 @@ fn run(task: &Task) -> Result<()> {
             println!("{}", build_ebpf::build_ebpf(&root)?.display());
             Ok(())
         }
+        Task::Dist(options) => dist::dist(&root, options),
         Task::Demo(options) => {
             setup::setup(&root)?;
             if let Some(agent) = &options.agent {
