@@ -11,11 +11,13 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 
+use crate::remap;
+
 const TARGET: &str = "bpfel-unknown-none";
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const DEBIAN_CLIPPY: &str = "/usr/bin/clippy-driver";
 /// The separator that cargo wants between flags.
-const UNIT: &str = "\u{1f}";
+pub const UNIT: &str = "\u{1f}";
 
 /// Builds the programs and returns the object's path, `target/bpf/netaudit.bpf.o`.
 ///
@@ -127,8 +129,20 @@ impl Toolchain {
         )
     }
 
+    fn rustc(self) -> Command {
+        match self {
+            Self::Debian => Command::new(DEBIAN_RUSTC),
+            Self::Nightly => {
+                let mut rustc = Command::new("rustc");
+                rustc.arg("+nightly").env_remove("RUSTUP_TOOLCHAIN");
+                rustc
+            }
+        }
+    }
+
     fn cargo(self, verb: &str, workspace_root: &Path) -> anyhow::Result<Command> {
-        let flags = ["-Clinker=bpf-linker", "-Clink-arg=--btf", "-Cdebuginfo=2"].join(UNIT);
+        let mut flags = remap::flags(workspace_root, || self.rustc())?;
+        flags.extend(["-Clinker=bpf-linker", "-Clink-arg=--btf", "-Cdebuginfo=2"].map(str::to_owned));
         // Cargo sets variables for the tasks it runs, which would choose the compiler in our place.
         let mut cargo = match self {
             Self::Debian => {
@@ -151,7 +165,7 @@ impl Toolchain {
             .args(["--target", TARGET])
             .current_dir(workspace_root)
             .env("CARGO_TARGET_DIR", target_directory(workspace_root))
-            .env("CARGO_ENCODED_RUSTFLAGS", flags)
+            .env("CARGO_ENCODED_RUSTFLAGS", flags.join(UNIT))
             .env_remove("RUSTFLAGS")
             .env_remove("RUSTC_WRAPPER")
             .env_remove("RUSTC_WORKSPACE_WRAPPER");

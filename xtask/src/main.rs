@@ -13,6 +13,7 @@ mod bench;
 mod build_ebpf;
 mod cluster;
 mod demo;
+mod dist;
 mod e2e;
 mod http;
 mod image;
@@ -22,6 +23,7 @@ mod lab;
 mod lint;
 mod process;
 mod programs;
+mod remap;
 mod setup;
 mod test;
 mod tools;
@@ -40,6 +42,8 @@ enum Task {
     Setup,
     /// Build the eBPF programs
     BuildEbpf,
+    /// Build what is shipped: the static agent, and an image that holds it
+    Dist(dist::Options),
     /// Run real software in pods, drive every row of Batchivo's policies, and compare what the agent saw (needs root)
     Demo(demo::Options),
     /// Run every test, on the kernel's real hooks, and the demo (needs root)
@@ -86,6 +90,7 @@ fn run(task: &Task) -> Result<ExitCode> {
     match task {
         Task::Setup => setup::setup(&root)?,
         Task::BuildEbpf => println!("{}", build_ebpf::build_ebpf(&root)?.display()),
+        Task::Dist(options) => dist::dist(&root, options)?,
         Task::Demo(options) => {
             setup::setup(&root)?;
             let agent = match &options.agent {
@@ -100,8 +105,7 @@ fn run(task: &Task) -> Result<ExitCode> {
         Task::Test => test::test(&root)?,
         Task::E2e(options) => {
             setup::setup(&root)?;
-            let archive = options.image.clone().expect("--image");
-            e2e::run(&root, &archive, options)?;
+            e2e::run(&root, &dist::for_this_machine(&root)?, options)?;
         }
         Task::Bench(options) => bench::bench(&root, options)?,
         Task::Load { load, count, round } => bench::load(*load, *count, *round)?,

@@ -329,7 +329,7 @@ pub fn down() -> Result<()> {
 
 fn status() -> Result<ExitCode> {
     let Some(cluster) = Directory::load::<Cluster>()? else {
-        let left = cgroups::leftovers()?;
+        let left = leftovers()?;
         if left.is_empty() && !Directory::exists() {
             println!("cluster: none");
         } else {

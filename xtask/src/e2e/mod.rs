@@ -27,6 +27,7 @@ use anyhow::{Context as _, Result};
 use self::{batchivo::Apps, world::World};
 use crate::{
     cluster::{self, Cluster, Enforcer, Proxy},
+    dist::Built,
     tools::Tools,
 };
 
@@ -39,14 +40,11 @@ pub struct Options {
     /// Leave the cluster at the end, also after a failure, for `cargo xtask cluster` to look at and remove
     #[arg(long)]
     keep: bool,
-    /// Run this image archive of netaudit instead of building one
-    #[arg(long, value_name = "FILE")]
-    pub image: Option<PathBuf>,
 }
 
-/// Runs the scenario with an image that was built before.
-pub fn run(root: &Path, archive: &Path, options: &Options) -> Result<()> {
-    let result = scenario(root, archive);
+/// Runs the scenario with the image that `dist` built.
+pub fn run(root: &Path, built: &Built, options: &Options) -> Result<()> {
+    let result = scenario(root, built);
     if options.keep {
         println!("e2e: the cluster stays: `cargo xtask cluster status`, `cargo xtask cluster down`");
         return result;
@@ -56,11 +54,11 @@ pub fn run(root: &Path, archive: &Path, options: &Options) -> Result<()> {
     result.and(down)
 }
 
-fn scenario(root: &Path, archive: &Path) -> Result<()> {
+fn scenario(root: &Path, built: &Built) -> Result<()> {
     let begun = Instant::now();
     let step = |what: &str| println!("[{:6.1} s] {what}", begun.elapsed().as_secs_f64());
     let tools = Tools::find(root)?;
-    let shares: Vec<(PathBuf, PathBuf)> = [("traefik", &tools.traefik), ("weed", &tools.weed)]
+    let shares: Vec<(PathBuf, PathBuf)> = [("traefik", &tools.traefik), ("weed", &tools.weed), ("netaudit", &built.program)]
         .map(|(name, path)| (path.clone(), Path::new(apps::PROGRAMS).join(name)))
         .into();
 
@@ -72,7 +70,7 @@ fn scenario(root: &Path, archive: &Path) -> Result<()> {
     outside::start(&world.cluster.outside)?;
 
     step("netaudit from its image: kubectl apply -k deploy/");
-    world.cluster.import(archive)?;
+    world.cluster.import(&built.archive)?;
     world.kubectl(&["apply", "-k", &root.join("deploy").to_string_lossy()])?;
     world.rollout()?;
     step("with a flow log: a rolling update");
