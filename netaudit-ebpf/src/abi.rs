@@ -163,9 +163,12 @@ pub struct CgroupRecord {
     pub at: u64,
     /// The cgroup's id.
     pub id: u64,
+    /// How many levels it lies below [`Settings::watched`], which is how many components at the end of `path` are
+    /// below that; 0 where everything is watched.
+    pub below: u32,
     /// Zero.
-    pub reserved: u64,
-    /// The path below the root of the v2 hierarchy, from `/`.
+    pub reserved: u32,
+    /// The path below the real root of the v2 hierarchy, from `/`, whatever the agent has mounted of it.
     pub path: [u8; CGROUP_PATH],
 }
 
@@ -228,6 +231,10 @@ pub struct Settings {
     pub cgroup_root: u32,
     /// `cgroup_root.hierarchy_id`
     pub hierarchy_id: u32,
+    /// `cgroup.self`
+    pub cgroup_self: u32,
+    /// `cgroup.self.parent`, which points to the `self` of the cgroup above
+    pub cgroup_parent: u32,
     /// `task_struct.pid`
     pub task_pid: u32,
     /// `task_struct.tgid`
@@ -248,6 +255,8 @@ pub struct Settings {
     pub wake_at: u32,
     /// How long after it was told a UDP flow that still goes on is told again, in steps of [`TICK_SHIFT`].
     pub udp_retell: u32,
+    /// The id of the cgroup at and below which everything is told; 0 where that is all of them.
+    pub watched: u64,
 }
 
 /// A step of [`Settings::udp_retell`] is two to the power of this many nanoseconds: about a millisecond.
@@ -266,7 +275,8 @@ const _: () = {
     assert!(offset_of!(FlowRecord, local_port) == 120);
     assert!(offset_of!(FlowRecord, flags) == 126);
     assert!(size_of::<CgroupRecord>() == 1024);
+    assert!(offset_of!(CgroupRecord, below) == 24);
     assert!(offset_of!(CgroupRecord, path) == 32);
     assert!(size_of::<TaskRecord>() == 24);
-    assert!(size_of::<Settings>() == 120);
+    assert!(size_of::<Settings>() == 136);
 };

@@ -1,4 +1,6 @@
 //! What existed before the agent: tasks with their namespaces, and sockets that already listen.
+//!
+//! Iterators go through all tasks of the agent's pid namespace. What is not in the watched cgroup is left out here.
 
 use aya_ebpf::{
     bindings::{bpf_sock, file, seq_file, task_struct},
@@ -8,6 +10,7 @@ use aya_ebpf::{
 use netaudit_ebpf::abi::TaskRecord;
 
 use crate::{
+    cgroup::levels_below,
     maps::{SOCKETS, setting},
     socket::{address_of, cgroup_id, mark, read},
 };
@@ -56,10 +59,14 @@ pub unsafe fn task(ctx: *mut IterTask) {
     if proxy == 0 {
         return;
     }
+    let cgroup = cgroup_of_task(task);
+    if levels_below(cgroup).is_none() {
+        return;
+    }
     let net: u64 = read(proxy + u64::from(setting!(nsproxy_net)));
     let record = TaskRecord {
         netns: read(net + u64::from(setting!(net_cookie))),
-        cgroup: cgroup_of_task(task),
+        cgroup: cgroup_id(cgroup),
         pid,
         reserved: 0,
     };
@@ -70,10 +77,11 @@ pub unsafe fn task(ctx: *mut IterTask) {
     }
 }
 
+/// The cgroup that `task` is in: the address of the kernel's structure.
 #[inline(always)]
 fn cgroup_of_task(task: u64) -> u64 {
     let set: u64 = read(task + u64::from(setting!(task_cgroups)));
-    cgroup_id(read(set + u64::from(setting!(default_cgroup))))
+    read(set + u64::from(setting!(default_cgroup)))
 }
 
 /// `struct socket` up to its `sk`; the agent checks the offset in the kernel's BTF before it loads this program.
@@ -133,6 +141,11 @@ pub unsafe fn file(ctx: *mut IterTaskFile) {
     if !serves {
         return;
     }
+    // The socket's cgroup and not the task's: it decides which hooks the socket runs through. A mark on another would
+    // never be told, but whatever that one accepts would carry a copy.
+    if levels_below(read(address + u64::from(setting!(sk_cgroup)))).is_none() {
+        return;
+    }
     // SAFETY: the verifier knows `sk` for a socket.
     let Some(state) = (unsafe { SOCKETS.get_or_create(sk) }) else { return };
     // The first process that is found with it, unless a hook knows better.
@@ -142,7 +155,7 @@ pub unsafe fn file(ctx: *mut IterTaskFile) {
     let task = address_of(task);
     let net: u64 = read(address + u64::from(setting!(sk_net)));
     state.netns = read(net + u64::from(setting!(net_cookie)));
-    state.cgroup = cgroup_of_task(task);
+    state.cgroup = cgroup_id(cgroup_of_task(task));
     state.pid = read(task + u64::from(setting!(task_tgid)));
     let comm = (&raw mut state.comm).cast::<c_void>();
     let from = (task + u64::from(setting!(task_comm))) as *const c_void;

@@ -214,6 +214,10 @@ pub fn send(ctx: &SockAddrContext, peer: Address, port: u16) {
 
 /// `sock_send_length`: a socket of any kind has sent. The first time on a connected UDP socket begins its flow, and a
 /// later one may tell it again.
+///
+/// Sockets of all cgroups come here. Those that are not watched have none of the marks that are asked for: only
+/// [`connect`] sets them, which is attached to the watched cgroup, and a socket stays in the cgroup it was made in. The
+/// same holds for [`sending`].
 #[inline(always)]
 pub fn sent(ctx: &BtfTracePointContext) {
     let socket: *mut bpf_sock = ctx.arg(0);

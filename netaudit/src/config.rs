@@ -39,7 +39,7 @@ pub struct Flags {
     /// Write one JSON object a flow to this file, or to stdout for `-`
     #[arg(long, value_name = "FILE|-")]
     pub flow_log: Option<String>,
-    /// cgroup v2 directory to attach to [default: the root of the cgroup v2 mount, found by itself]
+    /// cgroup v2 directory to attach to [default: the node's cgroup v2 mount, found by itself]
     #[arg(long, value_name = "DIR")]
     pub cgroup_root: Option<PathBuf>,
     /// Size of the ring between kernel and agent in bytes, a power of two [default: 8388608]

@@ -4,7 +4,6 @@ use std::{
     fs, io,
     net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket},
     os::unix::{fs::MetadataExt as _, net::UnixStream},
-    path::Path,
     time::Duration,
 };
 
@@ -13,12 +12,7 @@ use netaudit::{
     model::{CgroupId, Outcome},
 };
 
-use super::pods::{Pod, Stage, cgroup_mount, check, ready};
-
-/// The path of a directory as events tell it.
-fn path_of(directory: &Path) -> String {
-    format!("/{}", directory.strip_prefix(cgroup_mount()).unwrap().display())
-}
+use super::pods::{Pod, Stage, check, path_of, ready};
 
 #[test]
 fn cgroups_that_live_for_an_instant_keep_their_names() {
@@ -214,7 +208,6 @@ fn a_filling_ring_wakes_the_reader_and_a_single_record_does_not() {
     if !ready() {
         return;
     }
-    // Large, since cgroups that other tests make go through this ring too.
     let mut stage = Stage::with_ring(4 << 20);
     let pod = stage.pod("busy");
     stage.drain();
@@ -256,72 +249,6 @@ fn loading_says_what_is_wrong() {
     let foreign = at("/proc").unwrap_err();
     assert!(matches!(foreign, LoadError::NotCgroup2 { .. }), "{foreign}");
     assert!(foreign.to_string().contains("/proc"));
-}
-
-#[test]
-fn in_a_cgroup_namespace_the_whole_is_found_and_a_part_is_refused() {
-    if !ready() {
-        return;
-    }
-    let stage = Stage::new();
-    let pod = stage.pod("private");
-    let (mount, own) = (cgroup_mount(), tempfile::tempdir().unwrap());
-    let (id, path) = (pod.cgroup.id(), path_of(&pod.cgroup.path));
-    let root = stage.kernel.cgroup_root().to_owned();
-    pod.run(|| {
-        // As a container runtime does: a namespace that begins at the container's cgroup, and a mount of it.
-        // SAFETY: plain system calls, in a process of its own; the paths end with a zero.
-        unsafe {
-            let directory = std::ffi::CString::new(own.path().as_os_str().as_encoded_bytes())?;
-            check(libc::unshare(libc::CLONE_NEWCGROUP | libc::CLONE_NEWNS))?;
-            let null = std::ptr::null();
-            check(libc::mount(null, c"/".as_ptr(), null, libc::MS_REC | libc::MS_PRIVATE, null.cast()))?;
-            let kind = c"cgroup2".as_ptr();
-            check(libc::mount(kind, directory.as_ptr(), kind, 0, null.cast()))?;
-        }
-        let line = |at: &Path| -> io::Result<String> {
-            let mounts = fs::read_to_string("/proc/self/mountinfo")?;
-            let shown = |line: &&str| line.split(' ').nth(4).is_some_and(|point| Path::new(point) == at);
-            Ok(mounts.lines().rfind(shown).unwrap_or_default().to_owned())
-        };
-        assert!(line(own.path())?.contains(" / "), "the part looks like all there is");
-        assert_eq!(CgroupId(fs::metadata(own.path())?.ino()), id, "and is the pod");
-
-        let mut kernel = Kernel::load(&Options::default()).map_err(io::Error::other)?;
-        assert_eq!((kernel.cgroup_root(), kernel.cgroup_mount()), (&*mount, &*mount));
-        drop(kernel);
-        let options = Options { cgroup_root: Some(root), ..Options::default() };
-        kernel = Kernel::load(&options).map_err(io::Error::other)?;
-        let scanned = kernel.scan().map_err(io::Error::other)?;
-        assert!(scanned.contains(&Event::Cgroup { id, path: path.clone() }), "{scanned:#?}");
-        // What is made is told by the same path, wherever it was made.
-        let child = own.path().join("child");
-        fs::create_dir(&child)?;
-        let id = CgroupId(fs::metadata(&child)?.ino());
-        fs::remove_dir(&child)?;
-        let mut events = Vec::new();
-        while kernel.drain(1024, &mut |event| events.push(event)) > 0 {}
-        assert!(events.contains(&Event::Cgroup { id, path: format!("{path}/child") }), "{events:#?}");
-        drop(kernel);
-
-        let refused = |root: Option<&Path>| {
-            let options = Options { cgroup_root: root.map(Path::to_owned), ..Options::default() };
-            match Kernel::load(&options) {
-                Err(error @ LoadError::PartOfCgroup2 { .. }) => {
-                    assert!(error.to_string().contains(&own.path().display().to_string()), "{error}");
-                    Ok(())
-                }
-                Err(error) => Err(io::Error::other(error)),
-                Ok(_) => Err(io::Error::other("it loaded")),
-            }
-        };
-        refused(Some(own.path()))?;
-        // Without the host's mount there is nothing but the part.
-        let host = std::ffi::CString::new(mount.as_os_str().as_encoded_bytes())?;
-        // SAFETY: as above; the namespace is this process's own.
-        check(unsafe { libc::umount2(host.as_ptr(), libc::MNT_DETACH) })?;
-        refused(None)
-    });
 }
 
 #[test]

@@ -103,6 +103,11 @@ pub fn cgroup_mount() -> PathBuf {
     PathBuf::from(line.split(' ').nth(1).unwrap())
 }
 
+/// The path of a directory of that mount as events tell it.
+pub fn path_of(directory: &Path) -> String {
+    format!("/{}", directory.strip_prefix(cgroup_mount()).unwrap().display())
+}
+
 impl Stage {
     pub fn new() -> Self {
         Self::with_ring(1 << 20)

@@ -252,6 +252,10 @@ mod tests {
                 "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{systemd_uid}.slice/cri-containerd-abc123.scope"
             ),
             format!("/kubepods.slice/kubepods-pod{systemd_uid}.slice/crio-abc123.scope"),
+            // As kind sets its kubelets up.
+            format!(
+                "/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{systemd_uid}.slice/cri-containerd-abc123.scope"
+            ),
         ] {
             assert_eq!(parsed(&path), both, "{path}");
         }

@@ -183,7 +183,7 @@ fn word(bytes: &[u8], at: usize) -> Result<u32, BtfError> {
     Ok(u32::from_ne_bytes(*chunk))
 }
 
-/// Looks up every offset that the programs need.
+/// Looks up every offset that the programs need. They watch all cgroups.
 ///
 /// # Errors
 ///
@@ -213,6 +213,8 @@ pub fn settings(types: &Types<'_>, wake_at: u32, udp_retell: u32) -> Result<Sett
         node_id: byte("kernfs_node", "id")?,
         cgroup_root: byte("cgroup", "root")?,
         hierarchy_id: byte("cgroup_root", "hierarchy_id")?,
+        cgroup_self: byte("cgroup", "self")?,
+        cgroup_parent: byte("cgroup", "self.parent")?,
         task_pid: byte("task_struct", "pid")?,
         task_tgid: byte("task_struct", "tgid")?,
         task_comm: byte("task_struct", "comm")?,
@@ -223,6 +225,7 @@ pub fn settings(types: &Types<'_>, wake_at: u32, udp_retell: u32) -> Result<Sett
         message_name: byte("msghdr", "msg_name")?,
         wake_at,
         udp_retell,
+        watched: 0,
     })
 }
 
@@ -294,5 +297,6 @@ mod tests {
         assert_eq!(settings.sk_family, 16);
         assert_eq!((settings.wake_at, settings.udp_retell), (7, 8));
         assert_ne!(settings.task_tgid, settings.task_pid);
+        assert!(settings.cgroup_parent > settings.cgroup_self);
     }
 }

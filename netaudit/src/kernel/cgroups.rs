@@ -9,23 +9,27 @@ use std::{
 use super::{Event, LoadError};
 use crate::model::CgroupId;
 
-/// The part of the hierarchy that is watched.
+/// What is watched of the hierarchy.
 #[derive(Clone, Debug)]
 pub struct Hierarchy {
-    /// Where the whole of it is mounted.
+    /// Where it is mounted: the whole of it, or a part.
     pub mount: PathBuf,
     /// The directory that is watched: `mount` or one below it.
     pub root: PathBuf,
-    /// `root` relative to `mount`: `/`, or `/a/b`.
+    /// The cgroup of `root`, where that is not the root of the whole hierarchy.
+    pub part: Option<CgroupId>,
+    /// `root` relative to `mount`: nothing, or `/a/b`.
     prefix: String,
 }
 
 impl Hierarchy {
-    /// Finds the mount, and takes `root` or else all of it.
+    /// Finds the mount, and takes `root` or else all of it. Without `root`, a mount of the whole hierarchy is preferred;
+    /// else it is one that shows a node: the host's mount in a node that is a container itself, and not what this
+    /// process's own container was given, in which no pod would ever be seen.
     ///
     /// # Errors
     ///
-    /// When no cgroup v2 is mounted whole, or `root` is not in such a mount.
+    /// When no such mount is there, or `root` is in none.
     pub fn find(root: Option<&Path>) -> Result<Self, LoadError> {
         let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(LoadError::Mounts)?;
         Self::among(&mounts_of(&mounts), root)
@@ -34,8 +38,10 @@ impl Hierarchy {
     /// As [`Hierarchy::find`], among mount points that are known.
     fn among(mounts: &[PathBuf], root: Option<&Path>) -> Result<Self, LoadError> {
         let Some(root) = root else {
-            return match mounts.iter().find(|mount| is_whole(mount)) {
-                Some(mount) => Ok(Self { root: mount.clone(), mount: mount.clone(), prefix: "/".to_owned() }),
+            let mut seen = mounts.iter().filter(|mount| is_cgroup2(mount));
+            let whole = seen.clone().find(|mount| id_of(mount).is_ok_and(|id| id == ROOT));
+            return match whole.or_else(|| seen.find(|mount| shows_node(mount))) {
+                Some(mount) => Self::new(mount.clone(), mount.clone()),
                 None if mounts.is_empty() => Err(LoadError::NoCgroup2),
                 None => Err(LoadError::PartOfCgroup2 { mounts: mounts.to_vec() }),
             };
@@ -49,25 +55,21 @@ impl Hierarchy {
             .max_by_key(|mount| mount.components().count())
             .filter(|_| is_cgroup2(&root))
             .ok_or_else(|| LoadError::NotCgroup2 { path: root.clone() })?;
-        if !is_whole(mount) {
-            return Err(LoadError::PartOfCgroup2 { mounts: vec![mount.clone()] });
-        }
-        let prefix = relative(mount, &root);
-        Ok(Self { mount: mount.clone(), root, prefix })
+        Self::new(mount.clone(), root)
     }
 
-    /// Whether the watched part is all there is.
-    pub fn is_whole(&self) -> bool {
-        self.prefix == "/"
+    fn new(mount: PathBuf, root: PathBuf) -> Result<Self, LoadError> {
+        let id = id_of(&root).map_err(|source| LoadError::CgroupRoot { path: root.clone(), source })?;
+        let prefix = relative(&mount, &root).trim_end_matches('/').to_owned();
+        Ok(Self { mount, root, part: (id != ROOT).then_some(id), prefix })
     }
 
-    /// Whether a path relative to the mount is in the watched part.
-    pub fn contains(&self, path: &str) -> bool {
-        self.is_whole()
-            || path.strip_prefix(&self.prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    /// A path from `root` as one from `mount`.
+    pub fn path_from_mount(&self, path: String) -> String {
+        if self.prefix.is_empty() { path } else { format!("{}{path}", self.prefix) }
     }
 
-    /// Every cgroup of the watched part. One that goes away meanwhile is left out.
+    /// Every cgroup that is watched. One that goes away meanwhile is left out.
     ///
     /// # Errors
     ///
@@ -108,16 +110,44 @@ fn is_cgroup2(path: &Path) -> bool {
     rustix::fs::statfs(path).is_ok_and(|stat| stat.f_type as u64 == 0x6367_7270)
 }
 
-/// Whether a mount of cgroup v2 shows all of it. A part (a bind mount, or what a container is given as its own) begins
-/// at a cgroup below, and the kernel's paths, which begin at the root, would lead nowhere in it.
+/// The root of the whole hierarchy, in every namespace. A mount of a part (a bind mount, or what a container is given as
+/// its own) begins at another cgroup.
 ///
 /// The `root` of `mountinfo` does not tell: in a private cgroup namespace a part shows `/` there, and the whole shows
-/// `/../..`. The inode does: it is the cgroup's id, and the root's is 1 in every namespace.
-fn is_whole(mount: &Path) -> bool {
-    fs::metadata(mount).is_ok_and(|meta| meta.ino() == ROOT_ID) && is_cgroup2(mount)
+/// `/../..`.
+const ROOT: CgroupId = CgroupId(1);
+
+/// A cgroup's id is the inode of its directory.
+fn id_of(directory: &Path) -> io::Result<CgroupId> {
+    Ok(CgroupId(fs::metadata(directory)?.ino()))
 }
 
-const ROOT_ID: u64 = 1;
+/// Whether a kubelet keeps its pods below `mount`: some levels down at most, since `kubelet.slice` or `kubelet` may come
+/// first.
+fn shows_node(mount: &Path) -> bool {
+    const LEVELS: usize = 3;
+    let mut level = vec![mount.to_owned()];
+    for _ in 0..LEVELS {
+        let mut next = Vec::new();
+        for entry in level.iter().filter_map(|directory| fs::read_dir(directory).ok()).flatten().flatten() {
+            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                continue;
+            }
+            if entry.file_name().to_str().is_some_and(is_kubepods) {
+                return true;
+            }
+            next.push(entry.path());
+        }
+        level = next;
+    }
+    false
+}
+
+/// Whether a cgroup of this name is where a kubelet keeps all of its pods: `kubepods` or `kubepods.slice`, with the name
+/// of `cgroupRoot` before it where one is set.
+fn is_kubepods(name: &str) -> bool {
+    name.strip_suffix(".slice").unwrap_or(name).ends_with("kubepods")
+}
 
 /// The mount points of cgroup v2, of all of it or a part, in the text of `mountinfo`, the shortest first.
 ///
@@ -183,16 +213,40 @@ mod tests {
     }
 
     #[test]
-    fn a_part_contains_itself_and_what_is_below() {
-        let part = Hierarchy { mount: "/m".into(), root: "/m/a/b".into(), prefix: "/a/b".to_owned() };
-        assert!(part.contains("/a/b") && part.contains("/a/b/c"));
-        assert!(!part.contains("/a") && !part.contains("/a/bc"));
-        let whole = Hierarchy { mount: "/m".into(), root: "/m".into(), prefix: "/".to_owned() };
-        assert!(whole.contains("/") && whole.contains("/a"));
+    fn paths_begin_at_the_mount_whatever_is_watched_below_it() {
+        let mount = tempfile::tempdir().unwrap();
+        let root = mount.path().join("a/b");
+        fs::create_dir_all(&root).unwrap();
+        let part = Hierarchy::new(mount.path().to_owned(), root.clone()).unwrap();
+        assert_eq!(part.part, Some(id_of(&root).unwrap()));
+        assert_eq!(part.path_from_mount("/c/d".to_owned()), "/a/b/c/d");
+        let all = Hierarchy::new(mount.path().to_owned(), mount.path().to_owned()).unwrap();
+        assert_eq!(all.path_from_mount("/c/d".to_owned()), "/c/d");
     }
 
     #[test]
-    fn a_mount_that_is_not_the_whole_is_refused_and_named() {
+    fn a_node_shows_in_the_directory_that_a_kubelet_keeps_its_pods_in() {
+        for (path, shows) in [
+            ("kubepods/burstable", true),
+            ("kubepods.slice", true),
+            ("kubelet/kubepods", true),
+            ("kubelet.slice/kubelet-kubepods.slice", true),
+            ("a/b/kubepods", true),
+            ("a/b/c/kubepods", false),
+            ("kubepods-burstable.slice", false),
+            ("system.slice/kubelet.service", false),
+        ] {
+            let mount = tempfile::tempdir().unwrap();
+            fs::create_dir_all(mount.path().join(path)).unwrap();
+            assert_eq!(shows_node(mount.path()), shows, "{path}");
+        }
+        let mount = tempfile::tempdir().unwrap();
+        fs::write(mount.path().join("kubepods"), "").unwrap();
+        assert!(!shows_node(mount.path()), "a file is no cgroup");
+    }
+
+    #[test]
+    fn a_mount_without_a_node_is_refused_and_named() {
         // Any directory will do for one whose inode is not that of the root.
         let part = PathBuf::from("/proc/self");
         let error = Hierarchy::among(std::slice::from_ref(&part), None).unwrap_err();

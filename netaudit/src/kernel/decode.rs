@@ -24,12 +24,12 @@ pub enum DecodeError {
     /// A kind that this version does not know.
     #[error("unknown record kind {0}")]
     Kind(u32),
-    /// A cgroup's path that is longer than its room, cut, or not UTF-8.
+    /// A cgroup's path that is longer than its room, cut, shorter than the record says, or not UTF-8.
     #[error("the path of a cgroup record cannot be read")]
     Path,
 }
 
-/// Decodes one record.
+/// Decodes one record. A cgroup's path comes as from the cgroup that is watched.
 ///
 /// # Errors
 ///
@@ -76,7 +76,7 @@ pub fn encode_cgroup(kind: u32, at: u64, id: u64, path: &str) -> Vec<u8> {
     let mut room = [0; CGROUP_PATH];
     let length = path.len().min(CGROUP_PATH - 1);
     room[..length].copy_from_slice(&path.as_bytes()[..length]);
-    let record = CgroupRecord { kind, length: length as u32, at, id, reserved: 0, path: room };
+    let record = CgroupRecord { kind, length: length as u32, at, id, below: 0, reserved: 0, path: room };
     // SAFETY: as above: no padding.
     let bytes: [u8; size_of::<CgroupRecord>()] = unsafe { std::mem::transmute(record) };
     bytes.to_vec()
@@ -162,7 +162,16 @@ fn cgroup(record: &CgroupRecord, clock: &Clock) -> Result<Event, DecodeError> {
         return Err(DecodeError::Path);
     }
     let path = std::str::from_utf8(&record.path[..length]).map_err(|_| DecodeError::Path)?;
+    let path = below(path, record.below).ok_or(DecodeError::Path)?;
     Ok(Event::Cgroup { id, path: path.to_owned() })
+}
+
+/// The last components of `path`, which are those below the watched cgroup; all of it where `levels` is 0.
+fn below(path: &str, levels: u32) -> Option<&str> {
+    match (levels as usize).checked_sub(1) {
+        None => Some(path),
+        Some(more) => path.rmatch_indices('/').nth(more).map(|(at, _)| &path[at..]),
+    }
 }
 
 #[cfg(test)]
@@ -273,6 +282,27 @@ mod tests {
             decode(&encode_cgroup(kind::CGROUP_REMOVED, 5, 8, path), &clock),
             Ok(Event::CgroupGone { id: CgroupId(8), at: Timestamp(6) })
         );
+    }
+
+    #[test]
+    fn in_a_part_paths_begin_at_the_watched_cgroup() {
+        let clock = Clock::fixed(0);
+        // As of a node in a pod of another cluster.
+        let outer = "/kubepods/podffffffff/node/kubepods/pod1/abc";
+        let told = |below: u32| {
+            let mut bytes = encode_cgroup(kind::CGROUP_MADE, 0, 1, outer);
+            bytes[24..28].copy_from_slice(&below.to_ne_bytes());
+            decode(&bytes, &clock).map(|event| match event {
+                Event::Cgroup { path, .. } => path,
+                other => panic!("{other:?} is no cgroup"),
+            })
+        };
+        assert_eq!(told(0).as_deref(), Ok(outer));
+        assert_eq!(told(1).as_deref(), Ok("/abc"));
+        assert_eq!(told(3).as_deref(), Ok("/kubepods/pod1/abc"));
+        assert_eq!(told(6).as_deref(), Ok(outer));
+        assert_eq!(told(7), Err(DecodeError::Path));
+        assert_eq!(told(u32::MAX), Err(DecodeError::Path));
     }
 
     #[test]

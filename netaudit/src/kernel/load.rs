@@ -56,10 +56,11 @@ pub enum LoadError {
          /sys/fs/cgroup/unified`; in a container, mount the host's /sys/fs/cgroup"
     )]
     NoCgroup2,
-    /// Only parts of the hierarchy are mounted, as in a container that sees its own cgroups only.
+    /// Only parts of the hierarchy are mounted, and none shows a kubelet's cgroups, as in a container that sees its own.
     #[error(
-        "only a part of cgroup v2 is mounted (at {}), as a container sees it: mount the host's /sys/fs/cgroup into the \
-         container (hostPath), and if cgroup_root is set, set it to a directory in that mount",
+        "only a part of cgroup v2 is mounted (at {}), without a kubelet's cgroups (kubepods), as a container sees its \
+         own: mount the host's /sys/fs/cgroup into the container (hostPath), or set cgroup_root to the directory that \
+         is to be watched",
         .mounts.iter().map(|mount| mount.display().to_string()).collect::<Vec<_>>().join(", ")
     )]
     PartOfCgroup2 {
@@ -120,7 +121,7 @@ const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
 #[derive(Clone, Copy)]
 struct Global(Settings);
 
-// SAFETY: `Settings` holds only `u32`s, without padding.
+// SAFETY: `Settings` holds only integers, without padding: its size is asserted.
 unsafe impl aya::Pod for Global {}
 
 /// The programs without which nothing is known, by the name of their functions.
@@ -158,6 +159,7 @@ pub fn load(options: &Options) -> Result<Loaded, LoadError> {
     let retell = u32::try_from(options.udp_retell.as_nanos() >> abi::TICK_SHIFT).unwrap_or(u32::MAX);
     let settings = btf::settings(&Types::parse(&types)?, options.ring_bytes / 4, retell)?;
     let hierarchy = Hierarchy::find(options.cgroup_root.as_deref())?;
+    let settings = Settings { watched: hierarchy.part.map_or(0, |id| id.0), ..settings };
     let root = File::open(&hierarchy.root)
         .map_err(|source| LoadError::CgroupRoot { path: hierarchy.root.clone(), source })?;
 

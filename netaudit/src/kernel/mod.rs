@@ -9,8 +9,10 @@
 //! Records keep the order in which the kernel reserved them, so a cgroup's birth stands before the flows of its
 //! processes. Everything here is about sockets, namespaces and cgroups; nothing in it knows pods or policies.
 //!
-//! Attached at a part of the cgroup hierarchy, the programs see the sockets of that part only. Paths are relative to
-//! the mount of the whole hierarchy in any case.
+//! What is watched is the whole cgroup hierarchy or a part of it: a directory that the configuration names, or all that
+//! a node sees which is itself a container (kind, k3d) and has a cgroup namespace of its own. The programs then tell of
+//! the sockets, tasks and cgroups of that part only; the kernel may run other nodes beside it. Paths are relative to the
+//! mount, be it of the whole or of a part.
 
 mod btf;
 mod cgroups;
@@ -21,7 +23,6 @@ mod load;
 mod outcome;
 
 use std::{
-    collections::HashSet,
     io::{self, Read as _},
     os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
@@ -52,7 +53,8 @@ use load::Loaded;
 /// How to load.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The directory of the cgroup whose sockets are watched; found by itself if absent: the root of the hierarchy.
+    /// The directory of the cgroup whose sockets are watched. Found by itself if absent: the root of the hierarchy, or
+    /// of the part of it that shows a node.
     pub cgroup_root: Option<PathBuf>,
     /// Size of the ring in bytes, a power of two from 4,096.
     pub ring_bytes: u32,
@@ -75,7 +77,7 @@ pub enum Event {
     Cgroup {
         /// Its id.
         id: CgroupId,
-        /// Its path from the mount of the v2 hierarchy, such as `/kubepods/burstable/pod<uid>/<container>`.
+        /// Its path from [`Kernel::cgroup_mount`], such as `/kubepods/burstable/pod<uid>/<container>`.
         path: String,
     },
     /// A cgroup is gone. Flows of its processes may still follow.
@@ -150,8 +152,6 @@ pub struct Kernel {
     losses: PerCpuArray<MapData, u64>,
     host_netns: NetnsCookie,
     clock: Clock,
-    /// Cgroups of the watched part, where that is not everything: the tracepoints tell of all.
-    watched: HashSet<CgroupId>,
     undecodable: u64,
     ready: OnceLock<io::Result<AsyncFd<OwnedFd>>>,
     /// What the programs say of themselves; hardly ever anything.
@@ -185,7 +185,6 @@ impl Kernel {
             losses,
             host_netns,
             clock: Clock::now(),
-            watched: HashSet::new(),
             undecodable: 0,
             ready: OnceLock::new(),
             log,
@@ -197,7 +196,7 @@ impl Kernel {
         &self.hierarchy.root
     }
 
-    /// Where the whole v2 hierarchy is mounted: what paths of cgroups are relative to.
+    /// Where the v2 hierarchy, or the part of it that this node sees, is mounted: what paths of cgroups are relative to.
     pub fn cgroup_mount(&self) -> &Path {
         &self.hierarchy.mount
     }
@@ -239,22 +238,7 @@ impl Kernel {
             .hierarchy
             .list()
             .map_err(|source| ScanError::Cgroups { path: self.hierarchy.root.clone(), source })?;
-        let listed: HashSet<CgroupId> = events
-            .iter()
-            .filter_map(|event| match event {
-                Event::Cgroup { id, .. } => Some(*id),
-                _ => None,
-            })
-            .collect();
-        let whole = self.hierarchy.is_whole();
-        let in_part = |event: &Event| match event {
-            Event::Task { cgroup, .. } => whole || listed.contains(cgroup),
-            _ => true,
-        };
-        events.extend(decode::decode_tasks(&written).filter(in_part));
-        if !whole {
-            self.watched.extend(listed);
-        }
+        events.extend(decode::decode_tasks(&written));
         Ok(events)
     }
 
@@ -284,18 +268,7 @@ impl Kernel {
             taken += 1;
             match decode(&item, &self.clock) {
                 Ok(Event::Cgroup { id, path }) => {
-                    if !self.hierarchy.contains(&path) {
-                        continue;
-                    }
-                    if !self.hierarchy.is_whole() {
-                        self.watched.insert(id);
-                    }
-                    sink(Event::Cgroup { id, path });
-                }
-                Ok(Event::CgroupGone { id, at }) => {
-                    if self.hierarchy.is_whole() || self.watched.remove(&id) {
-                        sink(Event::CgroupGone { id, at });
-                    }
+                    sink(Event::Cgroup { id, path: self.hierarchy.path_from_mount(path) });
                 }
                 Ok(event) => sink(event),
                 Err(error) => {
