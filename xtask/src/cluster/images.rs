@@ -24,6 +24,7 @@ pub fn write(directory: &Path, coredns: &Path) -> Result<Vec<PathBuf>> {
         reference: PAUSE.to_owned(),
         entrypoint: vec!["/busybox".to_owned(), "sleep".to_owned(), "2147483647".to_owned()],
         files: vec![busybox_at("/busybox")],
+        local: true,
         ..Image::default()
     };
     let links = ["sh", "sleep", "cat", "echo", "true", "false", "nc", "nslookup", "ls", "env", "ip", "kill"];
@@ -40,12 +41,14 @@ pub fn write(directory: &Path, coredns: &Path) -> Result<Vec<PathBuf>> {
         entrypoint: vec!["/bin/sh".to_owned()],
         environment: vec!["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()],
         files,
+        local: true,
         ..Image::default()
     };
     let coredns = Image {
         reference: COREDNS.to_owned(),
         entrypoint: vec!["/coredns".to_owned()],
         files: vec![Entry::file("/coredns", 0o755, coredns)],
+        local: true,
         ..Image::default()
     };
     let mut archives = Vec::new();

@@ -209,6 +209,15 @@ impl Machine {
 
     /// Ends a daemon by SIGTERM, and waits until nothing is left of it.
     pub fn stop(&self, unit: &str) -> Result<()> {
+        self.end(unit, libc::SIGTERM)
+    }
+
+    /// Ends a daemon as a crash does.
+    pub fn kill(&self, unit: &str) -> Result<()> {
+        self.end(unit, libc::SIGKILL)
+    }
+
+    fn end(&self, unit: &str, signal: i32) -> Result<()> {
         let procs = self.cgroup()?.join(format!("system.slice/{unit}.service/cgroup.procs"));
         let deadline = Instant::now() + Duration::from_secs(60);
         let running = || -> Result<Vec<i32>> {
@@ -219,7 +228,7 @@ impl Machine {
         // The wrapper that waits for it ends with it.
         for pid in running()?.into_iter().filter(|pid| !is_wrapper(*pid)) {
             // SAFETY: a plain system call; the cgroup holds only what this daemon is made of.
-            unsafe { libc::kill(pid, libc::SIGTERM) };
+            unsafe { libc::kill(pid, signal) };
         }
         while running()?.into_iter().any(|pid| start_time(pid as u32).is_some()) {
             if Instant::now() > deadline {

@@ -75,7 +75,8 @@ pub fn api_server_gone(world: &mut World, apps: &Apps, webs: &Webs, outage: Dura
     let far = Traffic::start(world, &apps.netpol_test, &apps.redis, 6379, count, 0.25)?;
     thread::sleep(Duration::from_secs(1));
     let node = world.cluster.nodes[0].clone();
-    node.stop("kube-apiserver")?;
+    // Asked to end, it would wait a minute for its watches.
+    node.kill("kube-apiserver")?;
     thread::sleep(outage / 2);
     for node in &world.cluster.nodes.clone() {
         let ready = world.agent(node, "/readyz")?;

@@ -256,12 +256,22 @@ pub fn rollout(world: &mut World, apps: &mut Apps, programs: &str) -> Result<()>
         .filter(|record| is(&record.subject, &stranger) && record.direction == "egress")
         .collect();
     ensure!(fresh.len() == COUNT, "{} of {COUNT} connections were told", fresh.len());
-    // Between the old pod's end and the new one's readiness the Service may have had none.
-    let lost = fresh.iter().filter(|record| record.verdict == "unknown" || record.peer.pod.is_none());
-    let lost: Vec<String> =
-        lost.filter(|record| record.outcome == "established").map(|record| record.line()).collect();
-    ensure!(lost.is_empty(), "established connections without a pod at the other end:\n{}", lost.join("\n"));
-    let pods: BTreeSet<&str> = fresh.iter().filter_map(|record| record.peer.pod.as_deref()).collect();
+    // While both pods are ready the source cannot know which of them it got; the destination does.
+    let lost: Vec<String> = fresh
+        .iter()
+        .filter(|record| record.outcome == "established" && record.verdict != "allowed")
+        .map(|record| record.line())
+        .collect();
+    ensure!(lost.is_empty(), "established connections that are not judged:\n{}", lost.join("\n"));
+    let established = fresh.iter().filter(|record| record.outcome == "established").count();
+    let accepted: Vec<&str> = world
+        .fresh()
+        .map(|line| &line.record)
+        .filter(|record| record.direction == "ingress" && is(&record.peer, &stranger) && record.port == 8080)
+        .filter_map(|record| record.subject.pod.as_deref())
+        .collect();
+    ensure!(accepted.len() == established, "{established} established, but {} accepted", accepted.len());
+    let pods: BTreeSet<&str> = accepted.into_iter().collect();
     ensure!(pods.len() == 2, "the old pod and the new one, but the flows have {pods:?}");
     *apps = Apps::find(world, programs)?;
     world.forget()

@@ -40,11 +40,33 @@ pub struct Options {
     /// Leave the cluster at the end, also after a failure, for `cargo xtask cluster` to look at and remove
     #[arg(long)]
     keep: bool,
+    /// Run only these phases of it
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Phase>,
+}
+
+/// A part of the scenario.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+enum Phase {
+    /// Starts of a cluster that go wrong
+    Starts,
+    /// The example deployment, unenforced
+    Batchivo,
+    /// Services of every kind
+    Services,
+    /// How pods come and go
+    Lives,
+    /// Changes and faults under traffic
+    Faults,
+    /// The example deployment, enforced
+    Enforcer,
+    /// The least rights
+    Rights,
 }
 
 /// Runs the scenario with the image that `dist` built.
 pub fn run(root: &Path, built: &Built, options: &Options) -> Result<()> {
-    let result = scenario(root, built);
+    let result = scenario(root, built, options);
     if options.keep {
         println!("e2e: the cluster stays: `cargo xtask cluster status`, `cargo xtask cluster down`");
         return result;
@@ -54,16 +76,22 @@ pub fn run(root: &Path, built: &Built, options: &Options) -> Result<()> {
     result.and(down)
 }
 
-fn scenario(root: &Path, built: &Built) -> Result<()> {
+fn scenario(root: &Path, built: &Built, options: &Options) -> Result<()> {
     let begun = Instant::now();
     let step = |what: &str| println!("[{:6.1} s] {what}", begun.elapsed().as_secs_f64());
-    let tools = Tools::find(root)?;
-    let shares: Vec<(PathBuf, PathBuf)> = [("traefik", &tools.traefik), ("weed", &tools.weed), ("netaudit", &built.program)]
-        .map(|(name, path)| (path.clone(), Path::new(apps::PROGRAMS).join(name)))
-        .into();
+    let wants = |phase| options.only.is_empty() || options.only.contains(&phase);
+    let deploy = root.join("deploy").to_string_lossy().into_owned();
+    let policies = root.join("deploy/examples/batchivo");
+    if wants(Phase::Starts) {
+        step("starts that go wrong");
+        starts::faults()?;
+    }
 
-    step("starts that go wrong");
-    starts::faults()?;
+    let tools = Tools::find(root)?;
+    let shares: Vec<(PathBuf, PathBuf)> =
+        [("traefik", &tools.traefik), ("weed", &tools.weed), ("netaudit", &built.program)]
+            .map(|(name, path)| (path.clone(), Path::new(apps::PROGRAMS).join(name)))
+            .into();
     step("a cluster of two nodes, nobody enforces");
     let up = cluster::Options { nodes: 2, enforcer: Enforcer::None, proxy: Proxy::Nftables };
     let mut world = World::new(Cluster::up(&up, &shares)?);
@@ -71,70 +99,79 @@ fn scenario(root: &Path, built: &Built) -> Result<()> {
 
     step("netaudit from its image: kubectl apply -k deploy/");
     world.cluster.import(&built.archive)?;
-    world.kubectl(&["apply", "-k", &root.join("deploy").to_string_lossy()])?;
+    world.kubectl(&["apply", "-k", &deploy])?;
     world.rollout()?;
     step("with a flow log: a rolling update");
     let mut arguments = world.agent_arguments()?;
     arguments.push("--flow-log=-".to_owned());
     world.set_agent_arguments(&arguments)?;
 
-    step("Batchivo's applications");
+    step("Batchivo's applications and the seven policies");
     let postgres_programs = tools.postgres.to_string_lossy().into_owned();
     world.cluster.apply(&apps::batchivo(&postgres_programs, user_of("postgres")?)?)?;
     world.wait_for_pods(&["batchivo", "traefik", "shop"])?;
     let mut apps = Apps::find(&world, &postgres_programs)?;
-    step("the seven policies");
-    let policies = root.join("deploy/examples/batchivo");
     world.kubectl(&["apply", "-k", &policies.to_string_lossy()])?;
-    batchivo::verification(&world)?;
     world.wait_for_policy("backend-policy", &["node1"])?;
     world.wait_for_policy("postgres-policy", &["node2"])?;
     world.forget()?;
 
-    step("what they allow");
-    batchivo::allowed(&mut world, &apps)?;
-    world.compare("allowed")?;
-    step("what they forbid; it passes");
-    batchivo::unenforced(&mut world, &apps)?;
-    batchivo::admin_jobs(&mut world, &apps, false)?;
-    world.compare("forbidden, unenforced")?;
-    step("the optional eighth policy");
-    world.kubectl(&["apply", "-f", &policies.join("60-admin-jobs-policy.yaml").to_string_lossy()])?;
-    world.wait_for_policy("admin-jobs-policy", &["node2"])?;
-    batchivo::admin_jobs(&mut world, &apps, true)?;
-    world.compare("the eighth")?;
-
-    step("Prometheus tells the same");
-    prometheus::start(&world)?;
-    prometheus::compare(&mut world)?;
-    step("Services of every kind");
+    if wants(Phase::Batchivo) {
+        batchivo::verification(&world)?;
+        step("what they allow");
+        batchivo::allowed(&mut world, &apps)?;
+        world.compare("allowed")?;
+        step("what they forbid; it passes");
+        batchivo::unenforced(&mut world, &apps)?;
+        batchivo::admin_jobs(&mut world, &apps, false)?;
+        world.compare("forbidden, unenforced")?;
+        step("the optional eighth policy");
+        world.kubectl(&["apply", "-f", &policies.join("60-admin-jobs-policy.yaml").to_string_lossy()])?;
+        world.wait_for_policy("admin-jobs-policy", &["node2"])?;
+        batchivo::admin_jobs(&mut world, &apps, true)?;
+        world.compare("the eighth")?;
+        step("Prometheus tells the same");
+        prometheus::start(&world)?;
+        prometheus::compare(&mut world)?;
+    }
     let webs = services::set_up(&world)?;
     world.forget()?;
-    services::drive(&mut world, &apps, &webs)?;
-    services::hairpin(&mut world, &apps)?;
-    step("how pods come and go");
-    lives::probes(&mut world, &apps)?;
-    lives::jobs(&mut world, &webs)?;
-    lives::address_used_again(&mut world, &webs)?;
-    lives::static_pod(&mut world, &webs)?;
-    lives::init_and_ephemeral(&mut world, &webs)?;
-    lives::host_network(&mut world, &webs)?;
-    lives::rollout(&mut world, &mut apps, &postgres_programs)?;
-
-    step("changes and faults under traffic");
-    faults::policy_changes(&mut world, &apps)?;
-    faults::api_server_gone(&mut world, &apps, &webs, OUTAGE)?;
-    faults::agents_replaced(&mut world, &apps, &webs)?;
-
-    step("an enforcer comes");
-    world.start_enforcer(&apps)?;
-    batchivo::enforced(&mut world, &apps)?;
-    world.compare("enforced")?;
-    step("the least rights");
-    rights::audit_log(&world)?;
-    rights::each_is_needed(&world, &Path::new(apps::PROGRAMS).join("netaudit"))?;
+    if wants(Phase::Services) {
+        step("Services of every kind");
+        services::drive(&mut world, &apps, &webs)?;
+        services::hairpin(&mut world, &apps)?;
+    }
+    if wants(Phase::Lives) {
+        step("how pods come and go");
+        lives::probes(&mut world, &apps)?;
+        lives::jobs(&mut world, &webs)?;
+        lives::address_used_again(&mut world, &webs)?;
+        lives::static_pod(&mut world, &webs)?;
+        lives::init_and_ephemeral(&mut world, &webs)?;
+        lives::host_network(&mut world, &webs)?;
+        lives::rollout(&mut world, &mut apps, &postgres_programs)?;
+    }
+    if wants(Phase::Faults) {
+        step("policies change under traffic");
+        faults::policy_changes(&mut world, &apps)?;
+        step("the API server is gone for a minute");
+        faults::api_server_gone(&mut world, &apps, &webs, OUTAGE)?;
+        step("agents are replaced under traffic");
+        faults::agents_replaced(&mut world, &apps, &webs)?;
+    }
+    if wants(Phase::Enforcer) {
+        step("an enforcer comes");
+        world.start_enforcer(&apps)?;
+        batchivo::enforced(&mut world, &apps)?;
+        world.compare("enforced")?;
+    }
+    if wants(Phase::Rights) {
+        step("the least rights");
+        rights::audit_log(&world)?;
+        rights::each_is_needed(&world, &Path::new(apps::PROGRAMS).join("netaudit"))?;
+    }
     step("uninstalled");
-    removal::uninstall(&world, &root.join("deploy").to_string_lossy())?;
+    removal::uninstall(&world, &deploy)?;
     step("done");
     Ok(())
 }

@@ -104,11 +104,8 @@ pub fn drive(world: &mut World, apps: &Apps, webs: &Webs) -> Result<()> {
         line.node == "node1"
             && is(&line.record.subject, &client)
             && line.record.direction == "egress"
-            && line
-                .record
-                .requested
-                .as_ref()
-                .is_some_and(|asked| asked.socket() == ([10, 96, 2, 2], 80).into())
+            && line.record.peer.kind == "service"
+            && line.record.peer.ip == Some([10, 96, 2, 2].into())
             && line.record.port == 8080
             && line.record.verdict == "allowed"
             && line.record.outcome == "established"
@@ -136,7 +133,16 @@ pub fn drive(world: &mut World, apps: &Apps, webs: &Webs) -> Result<()> {
     })?;
     world.forget()?;
 
-    // A node port on the other node: the pod sees that node's address and not who asks, and netaudit says so.
+    // A node port on the other node: the pod sees that node's address and not who asks. Where policies would ask, netaudit
+    // says that it cannot know.
+    world.cluster.apply(&json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": { "namespace": NAMESPACE, "name": "clients-to-far" },
+        "spec": { "podSelector": { "matchLabels": { "which": "far" } }, "policyTypes": ["Ingress"], "ingress": [
+            { "from": [{ "podSelector": { "matchLabels": { "app": "client" } } }] },
+        ] },
+    }))?;
+    world.wait_for_policy("clients-to-far", &["node2"])?;
     let outside = world.cluster.outside.clone();
     let url = format!("http://{}:30081/", world.cluster.node_address("node1"));
     world.attempt_on(&outside, &curl(&url, &[]), "status=200", &[])?;
@@ -148,6 +154,7 @@ pub fn drive(world: &mut World, apps: &Apps, webs: &Webs) -> Result<()> {
             && line.record.verdict == "unknown"
             && line.record.reason.as_deref() == Some("source translated")
     })?;
+    world.kubectl(&["delete", "networkpolicy", "-n", NAMESPACE, "clients-to-far"])?;
     world.forget()
 }
 

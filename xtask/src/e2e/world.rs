@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use super::driven::Driven;
+use super::driven::{Driven, is_driven};
 use crate::{
     account::{
         ledger::{Expected, Party},
@@ -56,11 +56,13 @@ pub struct World {
     pub driven: Driven,
     /// Every line of every agent so far, by flow id.
     lines: BTreeMap<String, Line>,
+    /// How far each of their files has been read, in bytes.
+    read: BTreeMap<PathBuf, usize>,
 }
 
 impl World {
     pub fn new(cluster: Cluster) -> Self {
-        Self { cluster, driven: Driven::default(), lines: BTreeMap::new() }
+        Self { cluster, driven: Driven::default(), lines: BTreeMap::new(), read: BTreeMap::new() }
     }
 
     /// kubectl's output.
@@ -197,8 +199,12 @@ impl World {
     pub fn collect(&mut self) -> Result<()> {
         for node in &self.cluster.nodes {
             for file in agent_logs(node)? {
-                let text =
-                    fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+                let bytes = fs::read(&file).with_context(|| format!("reading {}", file.display()))?;
+                let from = self.read.entry(file).or_default();
+                // A line that is still being written is for the next time.
+                let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+                let text = std::str::from_utf8(bytes.get(*from..whole).unwrap_or_default())?;
+                *from = whole;
                 for line in text.lines() {
                     // The runtime's form: time, stream, F for a whole line, then the line.
                     let mut fields = line.splitn(4, ' ');
@@ -214,18 +220,16 @@ impl World {
         Ok(())
     }
 
-    /// Collects until nothing new comes, for everything that was driven to have arrived.
+    /// Collects until nothing new comes of what was driven. Probes and scrapes go on all the time.
     pub fn settle(&mut self) -> Result<()> {
-        let mut quiet = 0;
-        let mut last = self.lines.len();
+        let (mut last, mut quiet) = (0, 0);
         for _ in 0..100 {
             thread::sleep(Duration::from_millis(100));
             self.collect()?;
-            let new = self.lines.len();
-            // Probes go on all the time: a line or two are no news.
-            quiet = if new > last + 3 { 0 } else { quiet + 1 };
-            last = new;
-            if quiet >= 10 {
+            let driven = self.fresh().filter(|line| is_driven(&line.record)).count();
+            quiet = if driven == last { quiet + 1 } else { 0 };
+            last = driven;
+            if quiet >= 8 {
                 break;
             }
         }
