@@ -70,7 +70,7 @@ impl Traffic {
 /// The API server is gone for `outage`, and comes back: not a flow is lost or less known meanwhile, the agents say what
 /// they miss, and hear of what changes afterwards.
 pub fn api_server_gone(world: &mut World, apps: &Apps, webs: &Webs, outage: Duration) -> Result<()> {
-    let count = (outage.as_secs() + 10) as usize * 4;
+    let count = outage.as_secs() as usize * 3;
     let near = Traffic::start(world, &apps.stranger, &webs.near, 8080, count, 0.25)?;
     let far = Traffic::start(world, &apps.netpol_test, &apps.redis, 6379, count, 0.25)?;
     thread::sleep(Duration::from_secs(1));
@@ -146,7 +146,7 @@ pub fn policy_changes(world: &mut World, apps: &Apps) -> Result<()> {
 /// Agents are replaced under traffic. Nothing is pinned, so what happens in between is not recorded: the new agents count
 /// from when they began, and say so, and no flow is told twice.
 pub fn agents_replaced(world: &mut World, apps: &Apps, webs: &Webs) -> Result<()> {
-    let traffic = Traffic::start(world, &apps.stranger, &webs.far, 8080, 100, 0.1)?;
+    let traffic = Traffic::start(world, &apps.stranger, &webs.far, 8080, 250, 0.1)?;
     thread::sleep(Duration::from_secs(1));
     world.collect()?;
     let before = nanoseconds(SystemTime::now());

@@ -98,6 +98,7 @@ fn scenario(root: &Path, built: &Built, options: &Options) -> Result<()> {
     outside::start(&world.cluster.outside)?;
 
     step("netaudit from its image: kubectl apply -k deploy/");
+    let pinned = removal::pinned(&world)?;
     world.cluster.import(&built.archive)?;
     world.kubectl(&["apply", "-k", &deploy])?;
     world.rollout()?;
@@ -171,7 +172,7 @@ fn scenario(root: &Path, built: &Built, options: &Options) -> Result<()> {
         rights::each_is_needed(&world, &Path::new(apps::PROGRAMS).join("netaudit"))?;
     }
     step("uninstalled");
-    removal::uninstall(&world, &deploy)?;
+    removal::uninstall(&world, &deploy, &pinned)?;
     step("done");
     Ok(())
 }

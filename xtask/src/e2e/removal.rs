@@ -7,8 +7,13 @@ use anyhow::{Context as _, Result, ensure};
 use super::world::World;
 use crate::cluster::Machine;
 
-/// Uninstalls as a person does, and looks for programs and pins.
-pub fn uninstall(world: &World, deploy: &str) -> Result<()> {
+/// What is pinned on each node: the kernel itself may have put something there.
+pub fn pinned(world: &World) -> Result<Vec<String>> {
+    world.cluster.nodes.iter().map(|node| node.run("find", ["/sys/fs/bpf", "-mindepth", "1"])).collect()
+}
+
+/// Uninstalls as a person does, and looks for programs, and for pins that were not there before.
+pub fn uninstall(world: &World, deploy: &str, pinned_before: &[String]) -> Result<()> {
     for node in &world.cluster.nodes {
         ensure!(
             programs(node)? > 0,
@@ -21,9 +26,9 @@ pub fn uninstall(world: &World, deploy: &str) -> Result<()> {
         world
             .wait_up_to(Duration::from_secs(20), || Ok((programs(node)? == 0).then_some(())))
             .with_context(|| format!("programs stay attached on {}", node.name))?;
-        let pinned = node.run("find", ["/sys/fs/bpf", "-mindepth", "1"])?;
-        ensure!(pinned.trim().is_empty(), "pinned objects stay on {}: {pinned}", node.name);
     }
+    let after = pinned(world)?;
+    ensure!(after == pinned_before, "pinned objects stay: {pinned_before:?} became {after:?}");
     Ok(())
 }
 

@@ -82,7 +82,7 @@ pub fn each_is_needed(world: &World, program: &Path) -> Result<()> {
                 format!("--kubeconfig=/var/tmp/{name}.kubeconfig"),
                 format!("--listen=127.0.0.1:{}", 9500 + number),
                 format!("--node={}", node.name),
-                "--ring-bytes=65536".to_owned(),
+                "--ring-bytes=262144".to_owned(),
             ],
             &[],
         )?;
