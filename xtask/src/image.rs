@@ -85,6 +85,7 @@ pub enum Content {
     /// A regular file with the bytes of this one.
     File(PathBuf),
     /// A regular file with these bytes.
+    #[cfg_attr(not(test), expect(dead_code, reason = "what tests put into images lies in no file"))]
     Bytes(Vec<u8>),
     /// A link to this path. An absolute one starts at the image's own root.
     Symlink(String),
@@ -109,6 +110,7 @@ impl Entry {
     }
 
     /// A regular file with these bytes.
+    #[cfg(test)]
     pub fn bytes(path: impl Into<String>, mode: u32, bytes: impl Into<Vec<u8>>) -> Self {
         Self { path: path.into(), mode, content: Content::Bytes(bytes.into()) }
     }

@@ -146,7 +146,7 @@ pub fn policy_changes(world: &mut World, apps: &Apps) -> Result<()> {
 /// Agents are replaced under traffic. Nothing is pinned, so what happens in between is not recorded: the new agents count
 /// from when they began, and say so, and no flow is told twice.
 pub fn agents_replaced(world: &mut World, apps: &Apps, webs: &Webs) -> Result<()> {
-    let traffic = Traffic::start(world, &apps.stranger, &webs.far, 8080, 250, 0.1)?;
+    let traffic = Traffic::start(world, &apps.stranger, &webs.far, 8080, 200, 0.1)?;
     thread::sleep(Duration::from_secs(1));
     world.collect()?;
     let before = nanoseconds(SystemTime::now());

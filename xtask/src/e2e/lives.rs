@@ -78,7 +78,7 @@ pub fn jobs(world: &mut World, webs: &Webs) -> Result<()> {
     const COUNT: usize = 6;
     let job = |index: usize| {
         let mut spec = spec(
-            if index % 2 == 0 { "node1" } else { "node2" },
+            if index.is_multiple_of(2) { "node1" } else { "node2" },
             &[container("job", &["bash", "-c", &call(webs)])],
         );
         spec["restartPolicy"] = json!("Never");

@@ -5,6 +5,7 @@
 
 mod apps;
 mod batchivo;
+mod cost;
 mod driven;
 mod faults;
 mod lives;
@@ -56,12 +57,14 @@ enum Phase {
     Services,
     /// How pods come and go
     Lives,
+    /// The least rights
+    Rights,
     /// Changes and faults under traffic
     Faults,
     /// The example deployment, enforced
     Enforcer,
-    /// The least rights
-    Rights,
+    /// What the agent costs; only where it is named
+    Cost,
 }
 
 /// Runs the scenario with the image that `dist` built.
@@ -152,13 +155,19 @@ fn scenario(root: &Path, built: &Built, options: &Options) -> Result<()> {
         lives::host_network(&mut world, &webs)?;
         lives::rollout(&mut world, &mut apps, &postgres_programs)?;
     }
+    if wants(Phase::Rights) {
+        step("the least rights");
+        rights::audit_log(&world)?;
+        rights::each_is_needed(&world, &Path::new(apps::PROGRAMS).join("netaudit"))?;
+    }
     if wants(Phase::Faults) {
         step("policies change under traffic");
         faults::policy_changes(&mut world, &apps)?;
-        step("the API server is gone for a minute");
-        faults::api_server_gone(&mut world, &apps, &webs, OUTAGE)?;
         step("agents are replaced under traffic");
         faults::agents_replaced(&mut world, &apps, &webs)?;
+        // Last, since the cluster's own controllers take a while to hear again.
+        step("the API server is gone for a minute");
+        faults::api_server_gone(&mut world, &apps, &webs, OUTAGE)?;
     }
     if wants(Phase::Enforcer) {
         step("an enforcer comes");
@@ -166,10 +175,9 @@ fn scenario(root: &Path, built: &Built, options: &Options) -> Result<()> {
         batchivo::enforced(&mut world, &apps)?;
         world.compare("enforced")?;
     }
-    if wants(Phase::Rights) {
-        step("the least rights");
-        rights::audit_log(&world)?;
-        rights::each_is_needed(&world, &Path::new(apps::PROGRAMS).join("netaudit"))?;
+    if options.only.contains(&Phase::Cost) {
+        step("what the agent costs");
+        cost::measure(&mut world, &apps)?;
     }
     step("uninstalled");
     removal::uninstall(&world, &deploy, &pinned)?;
