@@ -14,7 +14,8 @@ use foldhash::{HashMap, HashSet};
 use super::{
     Attribution, Budget, Counts, Evidence, Flow, FlowId, Owner, Peer, PeerKind, Subject, Usage, ViolationKey,
     Violations, Watched,
-    finding::{finding, reach},
+    enforcement::Enforcement,
+    finding::{Finding, finding, reach},
     resolve::{Judged, NodeView, judge_node, judge_pod},
 };
 use crate::{
@@ -77,6 +78,7 @@ pub struct Auditor {
     usage: Usage,
     usage_generation: Option<u64>,
     violations: Violations,
+    enforcement: Enforcement,
     last_loss: Option<Timestamp>,
     ready: bool,
     pending_dropped: u64,
@@ -100,6 +102,7 @@ impl Auditor {
             usage: Usage::default(),
             usage_generation: None,
             violations: Violations::new(settings.budget),
+            enforcement: Enforcement::default(),
             last_loss: None,
             ready: false,
             pending_dropped: 0,
@@ -375,13 +378,20 @@ impl Auditor {
     fn account(&mut self, seen: &Observation, subject: Subject, judged: Judged) -> Flow {
         self.sequence += 1;
         let actor = seen.actor.cgroup.and_then(|cgroup| self.attribution.actor(cgroup));
+        let (direction, other_end) = (seen.direction, judged.other_end.as_deref());
+        let (reach, refused) = (reach(seen), seen.outcome == Outcome::Refused);
+        self.enforcement.learn(direction, reach, refused, &judged.verdict, other_end);
+        let finding = finding(seen, &judged.verdict, other_end);
         let flow = Flow {
             id: FlowId { run: self.settings.run.clone(), sequence: self.sequence },
             observation: *seen,
             actor_pod: actor.map(|actor| actor.uid.clone()),
             actor_container: actor.and_then(|actor| actor.container.clone()),
-            reach: reach(seen),
-            finding: finding(seen, &judged.verdict, judged.other_end.as_deref()),
+            reach,
+            finding,
+            cause: finding
+                .filter(|finding| *finding == Finding::Unenforced)
+                .and_then(|_| self.enforcement.cause(direction)),
             subject,
             peer: judged.peer,
             port: judged.port,

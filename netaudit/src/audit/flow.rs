@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use super::Finding;
+use super::{Finding, UnenforcedCause};
 use crate::{
     cluster::PodId,
     model::{Observation, Reach, Verdict},
@@ -96,4 +96,6 @@ pub struct Flow {
     pub other_end: Option<Arc<Verdict>>,
     /// What deserves attention.
     pub finding: Option<Finding>,
+    /// Why it passed, where the finding is [`Finding::Unenforced`] and it is known.
+    pub cause: Option<UnenforcedCause>,
 }

@@ -12,6 +12,7 @@
 mod attribute;
 mod auditor;
 mod counts;
+mod enforcement;
 mod finding;
 mod flow;
 mod resolve;
@@ -23,6 +24,7 @@ mod violations;
 pub use attribute::{Attribution, Owner, PodCgroup};
 pub use auditor::{Auditor, Settings};
 pub use counts::{Counts, FlowKey};
+pub use enforcement::UnenforcedCause;
 pub use finding::{Finding, finding, reach};
 pub use flow::{Flow, FlowId, Peer, PeerKind, Subject};
 pub use usage::{Evidence, Missing, RuleKey, RuleUsage, Usage, Watched};

@@ -5,7 +5,7 @@ use std::{borrow::Cow, net::IpAddr};
 use serde::Serialize;
 
 use crate::{
-    audit::{Finding, Flow, PeerKind, Subject},
+    audit::{Finding, Flow, PeerKind, Subject, UnenforcedCause},
     cluster::{Cluster, Pod},
     model::{Cause, Direction, Outcome, Protocol, Reach, Timestamp, Verdict},
 };
@@ -31,6 +31,8 @@ struct Line<'a> {
     peer_verdict: Option<Said<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     finding: Option<Finding>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    finding_cause: Option<UnenforcedCause>,
 }
 
 #[derive(Serialize, Default)]
@@ -140,6 +142,7 @@ pub fn flow_line(flow: &Flow, cluster: &Cluster, node: &str, correction: i64, li
         verdict: said(&flow.verdict),
         peer_verdict: flow.other_end.as_deref().map(said),
         finding: flow.finding,
+        finding_cause: flow.cause,
     };
     // Only a map with keys that are no strings or a failing writer can fail, and there is neither.
     let _ = serde_json::to_writer(line, &object);

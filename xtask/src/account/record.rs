@@ -33,6 +33,8 @@ pub struct Record {
     pub reason: Option<String>,
     #[serde(default)]
     pub finding: Option<String>,
+    #[serde(default)]
+    pub finding_cause: Option<String>,
     pub actor: Actor,
 }
 

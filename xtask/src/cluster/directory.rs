@@ -18,6 +18,17 @@ pub const PATH: &str = "/var/tmp/netaudit-cluster";
 const LOCK: &str = "/run/netaudit-cluster.lock";
 const STATE: &str = "cluster.json";
 
+/// An error if a cluster is there, or parts of one.
+pub fn none_yet() -> Result<()> {
+    if Directory::exists() || !cgroups::leftovers()?.is_empty() {
+        bail!(
+            "a cluster is there already, or parts of one: `cargo xtask cluster status` shows it, `cargo xtask cluster \
+             down` removes it"
+        );
+    }
+    Ok(())
+}
+
 /// The directory, with its lock.
 #[derive(Debug)]
 pub struct Directory {
@@ -29,12 +40,7 @@ impl Directory {
     /// Makes it, for a new cluster.
     pub fn create() -> Result<Self> {
         let directory = Self::lock()?;
-        if Self::exists() || !cgroups::leftovers()?.is_empty() {
-            bail!(
-                "a cluster is there already, or parts of one: `cargo xtask cluster status` shows it, `cargo xtask \
-                 cluster down` removes it"
-            );
-        }
+        none_yet()?;
         fs::create_dir_all(directory.path.join("images"))
             .with_context(|| format!("making {}", directory.path.display()))?;
         Ok(directory)

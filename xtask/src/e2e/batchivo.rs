@@ -307,6 +307,15 @@ pub fn unenforced(world: &mut World, apps: &Apps) -> Result<()> {
     world.attempt(&apps.frontend, &command, "refused", &[closed]).map(drop)
 }
 
+/// Nothing has been stopped yet, on any node, and every flow that passed says so.
+pub fn nothing_enforces(world: &World) -> Result<()> {
+    let passed = || world.lines().filter(|line| line.record.finding.as_deref() == Some("unenforced"));
+    ensure!(passed().count() > 0, "nothing passed that is denied");
+    let silent = passed().find(|line| line.record.finding_cause.as_deref() != Some("nothing enforces"));
+    ensure!(silent.is_none(), "no cause is given: {silent:?}");
+    Ok(())
+}
+
 /// The document's debug pod. Its `curl http://backend:8000/health` "should work" there, but its own tables and
 /// default-deny-all say no, in both directions.
 fn debug_pod(world: &mut World, apps: &Apps) -> Result<()> {

@@ -1,6 +1,9 @@
 //! The driver's ledger in a cluster, and its comparison with what the agents of all nodes wrote.
 
-use std::{collections::BTreeSet, time::SystemTime};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, SystemTime},
+};
 
 use super::world::{Line, Pod, World};
 use crate::account::{
@@ -8,6 +11,10 @@ use crate::account::{
     ledger::{Count, Entry, Expected, Party},
     record::{End, Record},
 };
+
+/// How often, and how far apart, lines are waited for that should be there: machines may be slow.
+const LATE: usize = 40;
+const SHORTLY: Duration = Duration::from_millis(250);
 
 /// What was driven so far.
 #[derive(Default)]
@@ -32,9 +39,15 @@ impl World {
     /// visitors), and of a pod with itself (exec probes, the S3 server's parts). They have checks of their own; here only
     /// this holds: none is denied.
     pub fn compare(&mut self, phase: &str) -> anyhow::Result<()> {
-        self.settle()?;
         let mut ledger = std::mem::take(&mut self.driven.entries);
         self.excuse_folded(&mut ledger);
+        let least = compare::least(&ledger);
+        for _ in 0..LATE {
+            self.settle()?;
+            if self.fresh().filter(|line| is_driven(&line.record)).count() >= least {
+                break;
+            }
+        }
         let mut differences = Vec::new();
         let mut records: Vec<Record> = Vec::new();
         for line in self.fresh() {
@@ -67,9 +80,17 @@ impl World {
         self.lines().filter(|line| !self.driven.compared.contains(&line.record.flow_id))
     }
 
-    /// An error unless exactly `count` fresh lines satisfy `holds`.
-    pub fn expect(&self, what: &str, count: usize, holds: impl Fn(&Line) -> bool) -> anyhow::Result<()> {
-        let got = self.fresh().filter(|line| holds(line)).count();
+    /// An error unless exactly `count` fresh lines satisfy `holds`; waits for those that are late.
+    pub fn expect(&mut self, what: &str, count: usize, holds: impl Fn(&Line) -> bool) -> anyhow::Result<()> {
+        let mut got = 0;
+        for _ in 0..LATE {
+            got = self.fresh().filter(|line| holds(line)).count();
+            if got >= count {
+                break;
+            }
+            std::thread::sleep(SHORTLY);
+            self.collect()?;
+        }
         let all = || {
             // Probes and scrapes are many, and hardly ever what is looked for.
             let is_plain = |line: &&Line| {

@@ -69,6 +69,8 @@ enum Phase {
 
 /// Runs the scenario with the image that `dist` built.
 pub fn run(root: &Path, built: &Built, options: &Options) -> Result<()> {
+    // One that somebody works with is not ours to remove.
+    cluster::none_yet()?;
     let result = scenario(root, built, options);
     if options.keep {
         println!("e2e: the cluster stays: `cargo xtask cluster status`, `cargo xtask cluster down`");
@@ -129,6 +131,7 @@ fn scenario(root: &Path, built: &Built, options: &Options) -> Result<()> {
         batchivo::unenforced(&mut world, &apps)?;
         batchivo::admin_jobs(&mut world, &apps, false)?;
         world.compare("forbidden, unenforced")?;
+        batchivo::nothing_enforces(&world)?;
         step("the optional eighth policy");
         world.kubectl(&["apply", "-f", &policies.join("60-admin-jobs-policy.yaml").to_string_lossy()])?;
         world.wait_for_policy("admin-jobs-policy", &["node2"])?;

@@ -4,7 +4,7 @@ use std::{
     fs,
     os::unix::process::CommandExt as _,
     path::Path,
-    process::{Command, Stdio},
+    process::{Command, Output, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -14,10 +14,9 @@ use anyhow::{Context as _, Result, ensure};
 use super::world::text_of;
 use crate::cluster;
 
-/// No root, a start that is interrupted, one beside it, one after it.
+/// No root, a start that is interrupted, one beside it, one after it; then one that goes well, in another way.
 pub fn faults() -> Result<()> {
     without_root()?;
-    cluster::down()?;
     let before = Machine::now()?;
     // Interrupted early and late: while machines are made, and while their programs start.
     for (wait, file) in
@@ -30,7 +29,40 @@ pub fn faults() -> Result<()> {
         ensure!(before == after, "something is left: {before:?} became {after:?}");
         ensure!(!Path::new(cluster::DIRECTORY).exists(), "{} is left", cluster::DIRECTORY);
     }
-    cluster::down().context("no cluster is nothing to complain about")
+    cluster::down().context("no cluster is nothing to complain about")?;
+    other_ways(&before)
+}
+
+/// The ways of a cluster that the rest of the scenario does not go: one node, iptables, the enforcer from the start.
+fn other_ways(before: &Machine) -> Result<()> {
+    let started = up()?.args(["--proxy", "iptables", "--enforcer", "kube-router"]).output()?;
+    ensure!(started.status.success(), "up: {}", text_of(&started));
+    let xtask = |arguments: &[&str]| -> Result<Output> {
+        Ok(Command::new(std::env::current_exe()?)
+            .arg("cluster")
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()?)
+    };
+    let status = xtask(&["status"])?;
+    let nodes = xtask(&["kubectl", "get", "nodes", "-o", "name"])?;
+    let rules = cluster::Cluster::running()?.nodes[0].run("iptables-save", [""; 0])?;
+    let down = xtask(&["down"])?;
+    ensure!(
+        status.status.success() && text_of(&status).contains("node1 runs"),
+        "status: {}",
+        text_of(&status)
+    );
+    ensure!(text_of(&nodes).trim() == "node/node1", "kubectl: {}", text_of(&nodes));
+    for chain in ["KUBE-SERVICES", "KUBE-ROUTER-FORWARD"] {
+        ensure!(rules.contains(chain), "no chain {chain} among the node's rules");
+    }
+    ensure!(down.status.success(), "down: {}", text_of(&down));
+    let status = xtask(&["status"])?;
+    ensure!(!status.status.success() && text_of(&status).contains("none"), "status: {}", text_of(&status));
+    let after = Machine::now()?;
+    ensure!(*before == after, "something is left: {before:?} became {after:?}");
+    Ok(())
 }
 
 /// What a start might leave on this machine.

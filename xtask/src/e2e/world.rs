@@ -229,7 +229,7 @@ impl World {
             let driven = self.fresh().filter(|line| is_driven(&line.record)).count();
             quiet = if driven == last { quiet + 1 } else { 0 };
             last = driven;
-            if quiet >= 8 {
+            if quiet >= 12 {
                 break;
             }
         }
