@@ -133,10 +133,13 @@ fn scenario(root: &Path, built: &Built, options: &Options) -> Result<()> {
         world.compare("forbidden, unenforced")?;
         batchivo::nothing_enforces(&world)?;
         step("the optional eighth policy");
-        world.kubectl(&["apply", "-f", &policies.join("60-admin-jobs-policy.yaml").to_string_lossy()])?;
+        let eighth = policies.join("60-admin-jobs-policy.yaml").to_string_lossy().into_owned();
+        world.kubectl(&["apply", "-f", &eighth])?;
         world.wait_for_policy("admin-jobs-policy", &["node2"])?;
         batchivo::admin_jobs(&mut world, &apps, true)?;
         world.compare("the eighth")?;
+        // The other phases know of seven.
+        world.kubectl(&["delete", "-f", &eighth])?;
         step("Prometheus tells the same");
         prometheus::start(&world)?;
         prometheus::compare(&mut world)?;
