@@ -5,6 +5,7 @@
 
 use std::{
     env, fs,
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -169,8 +170,26 @@ impl Toolchain {
             .env_remove("RUSTFLAGS")
             .env_remove("RUSTC_WRAPPER")
             .env_remove("RUSTC_WORKSPACE_WRAPPER");
+        without_address_randomization(&mut cargo);
         Ok(cargo)
     }
+}
+
+/// Makes LLVM's work repeatable: it lists structures that are only pointed at in the order of their addresses in its own
+/// memory, so that one link in eight came out with the names of two of them swapped in the type information.
+///
+/// A sandbox may forbid it, as Docker's does; then the programs are no worse, but not always the same bytes.
+fn without_address_randomization(command: &mut Command) {
+    let change = || {
+        // SAFETY: reads and changes what the kernel will do at this process's next exec; no memory is involved.
+        unsafe {
+            let now = libc::personality(0xffff_ffff);
+            libc::personality((now | libc::ADDR_NO_RANDOMIZE) as libc::c_ulong);
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec, the closure makes two system calls and touches nothing else.
+    unsafe { command.pre_exec(change) };
 }
 
 /// Whether `rustc` has a ready `core` for the target.
