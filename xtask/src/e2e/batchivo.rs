@@ -283,7 +283,6 @@ pub fn unenforced(world: &mut World, apps: &Apps) -> Result<()> {
             .egress(row.source.map_or(OPEN, no_egress))
             .ingress(no_ingress(row.destination));
         let command = connect(&row.to.ip, row.port);
-        let command: Vec<&str> = command.iter().map(String::as_str).collect();
         world.attempt(row.from, &command, "open", &[flow])?;
     }
     // Stores to the internet, the backend at a port that is not 443.
@@ -296,14 +295,12 @@ pub fn unenforced(world: &mut World, apps: &Apps) -> Result<()> {
     ] {
         let flow = Expected::tcp(pod, Party::External(IpAddr::V4(ip)), port).egress(no_egress(app));
         let command = connect(&ip.to_string(), port);
-        let command: Vec<&str> = command.iter().map(String::as_str).collect();
         world.attempt(pod, &command, "open", &[flow])?;
     }
     // A port where nobody listens, reached past every policy.
     let closed =
         Expected::tcp(&apps.frontend, &apps.backend, 9999).outcome("refused").egress(no_egress("frontend"));
     let command = connect(&apps.backend.ip, 9999);
-    let command: Vec<&str> = command.iter().map(String::as_str).collect();
     world.attempt(&apps.frontend, &command, "refused", &[closed]).map(drop)
 }
 
@@ -374,7 +371,6 @@ pub fn enforced(world: &mut World, apps: &Apps) -> Result<()> {
             .outcome("rejected")
             .egress(row.source.map_or(OPEN, no_egress));
         let command = connect(&row.to.ip, row.port);
-        let command: Vec<&str> = command.iter().map(String::as_str).collect();
         world.attempt(row.from, &command, "refused", &[flow])?;
     }
     from_backend(world, apps)

@@ -46,7 +46,6 @@ pub fn probes(world: &mut World, apps: &Apps) -> Result<()> {
     })?;
     let node = world.node(&apps.redis.node).clone();
     let command = super::batchivo::connect(&apps.redis.ip, 6379);
-    let command: Vec<&str> = command.iter().map(String::as_str).collect();
     world.attempt_on(&node, &command, "open", &[])?;
     world.wait_for_line("an intruder on the node, by name", |line| {
         line.node == node.name

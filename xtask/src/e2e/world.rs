@@ -141,9 +141,9 @@ impl World {
     }
 
     /// Runs a command in a pod's first container.
-    pub fn exec(&self, pod: &Pod, command: &[&str]) -> Result<Output> {
+    pub fn exec(&self, pod: &Pod, command: &[impl AsRef<str>]) -> Result<Output> {
         let mut arguments = vec!["exec", "-n", &pod.namespace, &pod.name, "--"];
-        arguments.extend(command);
+        arguments.extend(command.iter().map(AsRef::as_ref));
         Ok(self.cluster.kubectl(&arguments)?.stdin(Stdio::null()).output()?)
     }
 
@@ -151,11 +151,11 @@ impl World {
     pub fn attempt(
         &mut self,
         pod: &Pod,
-        command: &[&str],
+        command: &[impl AsRef<str>],
         shows: &str,
         flows: &[Expected],
     ) -> Result<String> {
-        let what = format!("{}/{}: {}", pod.namespace, pod.name, command.join(" "));
+        let what = format!("{}/{}: {}", pod.namespace, pod.name, words(command));
         let from = SystemTime::now();
         let output = self.exec(pod, command)?;
         self.driven.add(&what, from, flows);
@@ -172,13 +172,13 @@ impl World {
     pub fn attempt_on(
         &mut self,
         machine: &Machine,
-        command: &[&str],
+        command: &[impl AsRef<str>],
         shows: &str,
         flows: &[Expected],
     ) -> Result<String> {
-        let what = format!("{}: {}", machine.name, command.join(" "));
+        let what = format!("{}: {}", machine.name, words(command));
         let from = SystemTime::now();
-        let output = machine.output(command[0], &command[1..])?;
+        let output = machine.output(command[0].as_ref(), command[1..].iter().map(AsRef::as_ref))?;
         self.driven.add(&what, from, flows);
         let text = text_of(&output);
         ensure!(
@@ -251,9 +251,10 @@ impl World {
                 return Ok(count);
             }
             if Instant::now() > deadline {
-                let like: Vec<String> = self
-                    .lines()
-                    .rev_by_time()
+                let mut last: Vec<&Line> = self.lines().collect();
+                last.sort_by(|one, other| other.record.time.cmp(&one.record.time));
+                let like: Vec<String> = last
+                    .iter()
                     .take(25)
                     .map(|line| format!("{} {}", line.node, line.record.line()))
                     .collect();
@@ -351,7 +352,6 @@ impl World {
             crate::cluster::start_kube_router(node)?;
         }
         let command = super::batchivo::connect(&apps.postgres.ip, 5432);
-        let command: Vec<&str> = command.iter().map(String::as_str).collect();
         for pod in [&apps.stranger, &apps.frontend, &apps.traefik] {
             self.wait("the enforcer blocks", || {
                 Ok((!self.exec(pod, &command)?.status.success()).then_some(()))
@@ -366,16 +366,8 @@ impl World {
     }
 }
 
-trait ByTime<'a> {
-    fn rev_by_time(self) -> std::vec::IntoIter<&'a Line>;
-}
-
-impl<'a, I: Iterator<Item = &'a Line>> ByTime<'a> for I {
-    fn rev_by_time(self) -> std::vec::IntoIter<&'a Line> {
-        let mut lines: Vec<&Line> = self.collect();
-        lines.sort_by(|one, other| other.record.time.cmp(&one.record.time));
-        lines.into_iter()
-    }
+fn words(command: &[impl AsRef<str>]) -> String {
+    command.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(" ")
 }
 
 /// What a command printed, on both streams.
