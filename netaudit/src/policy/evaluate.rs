@@ -277,8 +277,19 @@ fn network<'a>(asked: &Asked<'a>, passed: &mut SmallVec<[Hit<'a>; 2]>) -> What<'
     }
 }
 
+/// What every rule of every policy that selects the subject says, whether it is needed for the answer or not.
+pub(super) fn trace<'a>(asked: &Asked<'a>) -> Vec<(&'a Selected, Vec<Found<'a>>)> {
+    let program = asked.program;
+    let policies = program.admin.iter().chain(&program.network).chain(&program.baseline);
+    let of = |selected: &'a Selected| {
+        let rules = selected.loaded.rules(asked.direction);
+        (selected, rules.map(|(rule, with)| ask(asked, rule, with)).collect())
+    };
+    policies.map(of).collect()
+}
+
 /// What a rule says of a flow.
-enum Found<'a> {
+pub(super) enum Found<'a> {
     Match(Hit<'a>),
     /// It matches if something is as it may be: what that hangs on.
     Perhaps(Hit<'a>, Gap),

@@ -17,6 +17,7 @@ pub mod declared;
 mod domains;
 mod evaluate;
 mod evaluator;
+mod explain;
 mod labels;
 mod loaded;
 mod ruleset;
@@ -31,6 +32,7 @@ pub use self::{
     compile::{CompiledPolicy, Rule, Tier},
     domains::normal as normal_name,
     evaluator::{Evaluator, IdentityId, NodeId, PeerEnd, Question},
+    explain::{Explanation, PartTrace, PeerFacts, PodFacts, PolicyTrace, RuleTrace, Says, explain},
     labels::{Labels, METADATA_NAME, NamedPort},
     ruleset::{Doubt, Policies, Ruleset, UnreadNamespaces},
     selector::{NamespaceView, Selector},
