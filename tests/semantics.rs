@@ -189,5 +189,6 @@ fn render(verdict: &Verdict) -> String {
         }
         Decision::Unknown(gap) => format!("unknown: {gap}"),
     };
-    passed + &decision
+    let caveats: String = verdict.caveats.iter().map(|it| format!(", but {it}")).collect();
+    passed + &decision + &caveats
 }

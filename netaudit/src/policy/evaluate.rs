@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 use super::{
     Certainty, NamedPort,
     compile::{PortMatch, PortTest, Rule},
+    foreign::Foreign,
     loaded::{Hit, Loaded, LoadedRule, Met, PeerView},
     ruleset::Doubt,
 };
@@ -33,6 +34,8 @@ pub(super) struct Program {
     pub admin: Vec<Selected>,
     pub network: Vec<Selected>,
     pub baseline: Vec<Selected>,
+    /// What policies that are not evaluated could do.
+    pub foreign: Foreign,
     /// Objects that may be policies which select it.
     pub doubts: Vec<Doubt>,
 }
@@ -105,7 +108,7 @@ pub(super) fn answer<'a>(asked: &Asked<'a>) -> Answer<'a> {
     match admin_doubt {
         // It may allow and it may deny, before everybody else.
         Some(reason) => Answer { what: What::Unknown(Gap::Invalid(reason.clone())), passed: SmallVec::new() },
-        None => Answer { what, passed },
+        None => Answer { what: asked.program.foreign.weigh(what), passed },
     }
 }
 

@@ -18,6 +18,7 @@ use smallvec::SmallVec;
 use super::{
     Certainty, Labels, NamedPort,
     evaluate::{self, Answer, Asked, Found, Program, Selected},
+    foreign::Foreign,
     loaded::{Loaded, PeerView, Place},
     ruleset::Ruleset,
     words::WordSet,
@@ -314,6 +315,7 @@ impl Identity {
                 admin: select(&rules.admin),
                 network: select(rules.network(&key.namespace)),
                 baseline: select(&rules.baseline),
+                foreign: Foreign::of(rules.foreign(&key.namespace), direction, &place, &key.words),
                 doubts: rules.doubts.iter().filter(|doubt| concerns(&doubt.namespace)).cloned().collect(),
             };
             Judged::new(program, direction)
@@ -354,6 +356,7 @@ impl Judged {
         v4.dedup();
         v6.sort_unstable();
         v6.dedup();
-        Self { program, v4: v4.into(), v6: v6.into(), names, caveats: [].into() }
+        let caveats = program.foreign.caveats.as_slice().into();
+        Self { program, v4: v4.into(), v6: v6.into(), names, caveats }
     }
 }

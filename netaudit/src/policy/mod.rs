@@ -18,6 +18,7 @@ mod domains;
 mod evaluate;
 mod evaluator;
 mod explain;
+mod foreign;
 mod labels;
 mod loaded;
 mod ruleset;
@@ -33,6 +34,7 @@ pub use self::{
     domains::normal as normal_name,
     evaluator::{Evaluator, IdentityId, NodeId, PeerEnd, Question},
     explain::{Explanation, PartTrace, PeerFacts, PodFacts, PolicyTrace, RuleTrace, Says, explain},
+    foreign::CompiledForeign,
     labels::{Labels, METADATA_NAME, NamedPort},
     ruleset::{Doubt, Policies, Ruleset, UnreadNamespaces},
     selector::{NamespaceView, Selector},
