@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use futures::{StreamExt as _, TryStreamExt as _};
 use kube::{
     Api, Client,
-    api::{ApiResource, DynamicObject},
+    api::{ApiResource, DynamicObject, ListParams},
     config::{KubeConfigOptions, Kubeconfig},
     runtime::{WatchStreamExt as _, watcher},
 };
@@ -37,6 +37,26 @@ pub async fn connect(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
         }
     };
     Ok(Client::try_from(config)?)
+}
+
+/// All objects of `kind` as they are now; none where the API server does not know the kind and need not.
+pub async fn list(client: Client, kind: Kind) -> anyhow::Result<Vec<Object>> {
+    let api: Api<DynamicObject> = Api::all_with(client, &resource(kind));
+    let mut objects = Vec::new();
+    let mut page = ListParams::default().limit(500);
+    loop {
+        match api.list(&page).await {
+            Ok(list) => {
+                objects.extend(list.items.iter().filter_map(|object| converted(kind, object)));
+                match list.metadata.continue_.filter(|token| !token.is_empty()) {
+                    Some(token) => page = page.continue_token(&token),
+                    None => return Ok(objects),
+                }
+            }
+            Err(kube::Error::Api(status)) if status.code == 404 && !kind.is_built_in() => return Ok(objects),
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// Follows all objects of `kind` for ever. Ends when nobody listens any more.
