@@ -75,7 +75,9 @@ ingress at shop/db-0: denied, which is not what it was then
     );
     assert_eq!(run.status, 1, "{}", run.err);
     let run = why(&lab(), &["n1-1a/8", "--flow-log", "flows.log", "-f", "objects"]);
-    assert!(run.out.ends_with("egress at shop/web-0: allowed, as then\n  no policy isolates it for egress\n"));
+    assert!(
+        run.out.ends_with("egress at shop/web-0: allowed, as then\n  no policy isolates it for egress\n")
+    );
     assert_eq!(run.status, 0, "{}", run.err);
 }
 

@@ -19,9 +19,6 @@ use tokio::sync::mpsc;
 use super::{Update, convert};
 use crate::cluster::{Kind, Object, ObjectKey};
 
-/// How often a kind that the API server does not know is looked for again.
-const LOOK_AGAIN: Duration = Duration::from_secs(30);
-
 /// Connects to the API server that `kubeconfig` names, or the usual one: in-cluster, `$KUBECONFIG`, `~/.kube/config`.
 pub async fn connect(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
     let config = match kubeconfig {
@@ -62,14 +59,14 @@ pub async fn list(client: Client, kind: Kind) -> anyhow::Result<Vec<Object>> {
 /// Follows all objects of `kind` for ever. Ends when nobody listens any more.
 ///
 /// A fault is told and tried again with growing pauses; what is known stays known meanwhile. A kind that the API server
-/// does not know, where that may be, has no objects; it is looked for again from time to time.
-pub async fn follow(client: Client, kind: Kind, updates: mpsc::Sender<Update>) {
+/// does not know, where that may be, has no objects; it is looked for again after every `look_again`.
+pub async fn follow(client: Client, kind: Kind, look_again: Duration, updates: mpsc::Sender<Update>) {
     let resource = resource(kind);
     let api: Api<DynamicObject> = Api::all_with(client, &resource);
     while !updates.is_closed() {
         watch(api.clone(), kind, &updates).await;
         tokio::select! {
-            () = tokio::time::sleep(LOOK_AGAIN) => {}
+            () = tokio::time::sleep(look_again) => {}
             () = updates.closed() => {}
         }
     }
