@@ -153,6 +153,8 @@ fn compile_rule(
         Some(it) if it == accept => Action::Allow,
         Some("Deny") => Action::Deny,
         Some("Pass") if has_pass => Action::Pass,
+        // Where the rule as a whole cannot be read, that is what is to be said.
+        None if doubt.is_some() => Action::Deny,
         other => {
             let known =
                 if has_pass { format!("{accept}, Deny or Pass") } else { format!("{accept} or Deny") };

@@ -196,7 +196,10 @@ impl Flaws {
     pub fn add(&mut self, path: String, reason: impl Into<String>) -> Arc<str> {
         let warning = Warning { object: self.object.clone(), path, reason: reason.into() };
         let text = warning.to_string().into();
-        self.warnings.push(warning);
+        // One flaw can make two parts doubtful; it is told once.
+        if !self.warnings.contains(&warning) {
+            self.warnings.push(warning);
+        }
         text
     }
 
