@@ -61,7 +61,11 @@ fn other(direction: Direction, trace: &PolicyTrace, denied: bool) -> Vec<String>
         }
         Says::NotAsked => return vec![format!("not asked: {policy}, of {}", trace.place)],
         Says::Allows | Says::Denies | Says::Passes => {
-            return vec![format!("matched by {policy} too, of {}", trace.place)];
+            let place = match trace.place.as_str() {
+                "NetworkPolicy" => String::new(),
+                place => format!(", of {place}"),
+            };
+            return vec![format!("matched by {policy} too{place}")];
         }
     };
     let Some(rule) = trace.nearest() else {

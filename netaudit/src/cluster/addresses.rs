@@ -158,6 +158,14 @@ impl Addresses {
         }
     }
 
+    /// The hostNetwork pod that has `ip` now, of several the first.
+    pub fn host(&self, ip: IpAddr) -> Option<PodId> {
+        self.bindings.get(&ip)?.iter().filter(|it| it.is_open()).find_map(|it| match it.owner {
+            Owner::Host(id) => Some(id),
+            _ => None,
+        })
+    }
+
     /// The services that had `ip` at a time, whoever else had it.
     pub fn services(&self, ip: IpAddr, at: Timestamp) -> impl Iterator<Item = &ObjectKey> {
         let held = self.bindings.get(&ip).into_iter().flatten().filter(move |it| it.holds_at(at));

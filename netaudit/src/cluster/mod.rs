@@ -527,13 +527,13 @@ impl Cluster {
     /// Tells the policies which objects could not be read.
     fn broken_changed(&mut self) {
         self.generation += 1;
-        let is_policy = |kind: Kind| kind == Kind::NetworkPolicy || kind.is_cluster_policy();
-        let doubts = self.broken().filter(|broken| broken.kind.is_none_or(is_policy)).map(|broken| Doubt {
+        let doubt = |broken: &Broken| Doubt {
             namespace: broken.namespace.clone(),
-            cluster_wide: broken.kind.is_some_and(Kind::is_cluster_policy),
+            overrides: broken.kind.is_none_or(Kind::overrides),
             reason: broken.to_string().into(),
-        });
-        let doubts = doubts.collect();
+        };
+        let is_policy = |kind: Kind| kind == Kind::NetworkPolicy || kind.overrides();
+        let doubts = self.broken().filter(|it| it.kind.is_none_or(is_policy)).map(doubt).collect();
         let mut unread = UnreadNamespaces::default();
         for broken in self.broken().filter(|broken| broken.kind == Some(Kind::Namespace)) {
             let why: Arc<str> = broken.to_string().into();

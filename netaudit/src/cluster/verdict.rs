@@ -47,10 +47,13 @@ impl Cluster {
             Party::Pod(id) | Party::PodAt(id, _) => Some(id),
             Party::Ip(_) | Party::OwnNode => None,
         };
-        let node = ends.node_name.as_ref().and_then(|name| self.nodes.get(name));
+        // Nothing is known of a node without an object but its name.
+        let node = ends.node_name.as_ref().map(|name| {
+            (name.clone(), self.nodes.get(name).map(|node| node.labels.clone()).unwrap_or_default())
+        });
         let peer = PeerFacts {
             pod: pod.filter(|_| ends.pod.is_some()).and_then(|id| self.pod_facts(id)),
-            node: node.map(|node| (node.name.clone(), node.labels.clone())),
+            node,
             addresses: ends.addresses.to_vec(),
             names: ends.names.clone(),
         };
@@ -92,19 +95,27 @@ impl Cluster {
                 if other.pod.node.is_some() && other.pod.node == slot.pod.node {
                     return Err(self.fixed.own_node.clone());
                 }
-                node = other.pod.node.clone();
+                node = other.pod.node.clone().or_else(|| Some(other.pod.name.clone()));
             } else {
                 pod = self.identity(id);
             }
         }
         if pod.is_none() {
-            node = node.or_else(|| addresses.iter().find_map(|ip| self.node_ips.get(ip)).cloned());
+            node = node.or_else(|| addresses.iter().find_map(|ip| self.node_at(*ip)));
         }
         let node_name = node;
-        let node = node_name.as_ref().and_then(|name| self.evaluator.node(name));
+        let node = node_name.as_ref().map(|name| self.evaluator.node(name));
         let names = addresses.first().and_then(|ip| self.names.of(*ip));
         let Some(subject) = self.identity(subject) else { return Err(self.fixed.pod_not_seen.clone()) };
         Ok(Ends { subject, pod, node, node_name, addresses, names })
+    }
+
+    /// The node that has an address, by its object or else by a hostNetwork pod on it.
+    fn node_at(&self, ip: IpAddr) -> Option<Arc<str>> {
+        self.node_ips.get(&ip).cloned().or_else(|| {
+            let pod = &self.pods.get(self.addresses.host(ip)?)?.pod;
+            Some(pod.node.as_ref().unwrap_or(&pod.name).clone())
+        })
     }
 
     /// What policies know a pod as: computed when first asked for in an epoch.

@@ -14,7 +14,7 @@ use super::{
     evaluator::{Evaluator, Question},
     summary,
 };
-use crate::model::{Action, Cause, Decision, Denial, Direction, PolicyId, Protocol, Verdict};
+use crate::model::{Action, Cause, Decision, Denial, Direction, Gap, PolicyId, Protocol, Verdict};
 
 /// A pod as it is, with every label: what policies are compared with, in words.
 #[derive(Clone, Debug)]
@@ -272,6 +272,17 @@ impl Flow<'_> {
             Some(None) => PartTrace::default(),
             None => nearest(ports),
         };
+        let mut peer = peer;
+        if let Found::Perhaps(_, gap) = found
+            && peer.missing.is_empty()
+            && port.missing.is_empty()
+        {
+            // The doubt is deeper: in a selector, or in what is known of the peer.
+            peer.missing.push(match gap {
+                Gap::Invalid(reason) => reason.to_string(),
+                gap => gap.to_string(),
+            });
+        }
         RuleTrace {
             path: rule.id.path(),
             name: rule.id.name.to_string(),

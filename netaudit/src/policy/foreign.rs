@@ -122,10 +122,22 @@ impl Foreign {
             What::DeniedBy(_) | What::Isolated(_) => self.allows.as_ref(),
             What::Unknown(_) => None,
         };
-        match turned {
-            Some(policy) => What::Unknown(Gap::ForeignPolicy(policy.clone())),
-            None => what,
+        turned_by(turned, what)
+    }
+
+    /// What the Baseline tier says: whom a foreign policy isolates, it denies before that tier is asked.
+    pub fn before_baseline<'a>(&self, what: What<'a>) -> What<'a> {
+        match what {
+            What::Allowed(_) => turned_by(self.isolates.as_ref(), what),
+            _ => what,
         }
+    }
+}
+
+fn turned_by<'a>(policy: Option<&Arc<str>>, what: What<'a>) -> What<'a> {
+    match policy {
+        Some(policy) => What::Unknown(Gap::ForeignPolicy(policy.clone())),
+        None => what,
     }
 }
 

@@ -289,7 +289,10 @@ impl LoadedRule {
                 let place = || peer.pod.and_then(|(place, _)| place.doubt.clone());
                 scope.doubt().cloned().or_else(place).map(Gap::Invalid)
             }
-            Matcher::Nodes(selector) => selector.doubt.clone().map(Gap::Invalid),
+            Matcher::Nodes(selector) => {
+                let place = || peer.node.and_then(|node| node.doubt.clone());
+                selector.doubt.clone().or_else(place).map(Gap::Invalid)
+            }
             Matcher::Anyone => None,
         }
     }

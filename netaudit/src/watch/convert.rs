@@ -73,7 +73,16 @@ fn walk(value: &Value, item_of: Option<(&str, &str)>, source: &Arc<str>, into: &
                 return;
             }
             let reason = format!("{missing}: missing or no text");
-            into.push(Converted::Object(Object::Broken(broken(known, value, source, reason))));
+            let mut broken = broken(known, value, source, reason);
+            if kind.is_none()
+                && let Some(policy) = version.and_then(|it| widest_policy(it, broken.namespace.is_some()))
+            {
+                // Which of the group's kinds it is stays open, so it has no key.
+                broken.kind = Some(policy);
+                broken.namespace = broken.namespace.or(Some(DEFAULT_NAMESPACE.into()));
+                broken.namespace = broken.namespace.filter(|_| policy.is_namespaced());
+            }
+            into.push(Converted::Object(Object::Broken(broken)));
             return;
         }
     };
@@ -91,6 +100,13 @@ fn walk(value: &Value, item_of: Option<(&str, &str)>, source: &Arc<str>, into: &
             Converted::Object(Object::Broken(broken(Some(known), value, source, reason)))
         }
     });
+}
+
+/// What something without a kind may be, by its `apiVersion`: the policy of the group that concerns most. What is in a
+/// namespace is none of the kinds that are not.
+fn widest_policy(version: &str, in_namespace: bool) -> Option<Kind> {
+    let kinds = Kind::policies_of_group(version).filter(|kind| !in_namespace || kind.is_namespaced());
+    kinds.min_by_key(|kind| kind.is_namespaced())
 }
 
 enum Judged {
@@ -126,7 +142,8 @@ fn broken(kind: Option<Kind>, value: &Value, source: &Arc<str>, reason: String) 
         && value.pointer("/metadata/namespace").is_none_or(|it| it.is_string() || it.is_null());
     let namespace = match metadata("namespace") {
         Some(namespace) if !namespace.is_empty() => Some(namespace),
-        _ if metadata_is_readable => Some(DEFAULT_NAMESPACE),
+        // What may be of any kind may be of one that is in no namespace.
+        _ if metadata_is_readable && kind.is_some() => Some(DEFAULT_NAMESPACE),
         _ => None,
     };
     let key = match (kind, namespace, metadata("name")) {
@@ -135,7 +152,10 @@ fn broken(kind: Option<Kind>, value: &Value, source: &Arc<str>, reason: String) 
     };
     let mut ips: SmallVec<[IpAddr; 2]> = SmallVec::new();
     let texts = |pointer: &str| value.pointer(pointer).into_iter();
+    let addresses_of_node = (kind == Some(Kind::Node)).then_some("/status/addresses");
+    let addresses_of_node = addresses_of_node.into_iter().flat_map(texts);
     let candidates = texts("/status/podIP")
+        .chain(addresses_of_node.filter_map(Value::as_array).flatten().filter_map(|it| it.get("address")))
         .chain(texts("/status/podIPs").filter_map(Value::as_array).flatten().filter_map(|it| it.get("ip")))
         .chain(texts("/spec/clusterIP"))
         .chain(texts("/spec/clusterIPs").filter_map(Value::as_array).flatten());
@@ -179,7 +199,7 @@ fn decode(kind: Kind, value: &Value) -> Result<Object, Flaw> {
         | Kind::CalicoGlobalNetworkPolicy
         | Kind::AuthorizationPolicy => {
             let namespace = if kind.is_namespaced() { namespace } else { "".into() };
-            Object::Foreign(kind, convert_foreign::policy(&root, kind, &namespace, &name)?)
+            Object::Foreign(kind, convert_foreign::policy(&root, kind, &namespace, &name))
         }
     })
 }

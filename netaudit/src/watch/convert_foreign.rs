@@ -1,6 +1,7 @@
 //! Policies of kinds that are not evaluated: whom they select, in which direction, and what they could do there.
 //!
-//! What of a selector is not understood is kept as invalid: then the policy may select whom the rest of it selects.
+//! What of a selector is not understood is kept as invalid: then the policy may select whom the rest of it selects. What
+//! it does in a direction and cannot be read is whatever a policy of its kind can do.
 
 use std::sync::Arc;
 
@@ -17,18 +18,38 @@ use crate::{
 };
 
 /// Reads the policy at `root`.
-pub(super) fn policy(
-    root: &Field<'_>,
-    kind: Kind,
-    namespace: &Arc<str>,
-    name: &Arc<str>,
-) -> Result<ForeignPolicy, Flaw> {
+pub(super) fn policy(root: &Field<'_>, kind: Kind, namespace: &Arc<str>, name: &Arc<str>) -> ForeignPolicy {
     let parts = match kind {
-        Kind::CiliumNetworkPolicy | Kind::CiliumClusterwideNetworkPolicy => cilium(root, kind)?,
-        Kind::AuthorizationPolicy => istio(&root.get("spec")?, namespace)?,
-        _ => calico(&root.get("spec")?, kind)?,
+        Kind::CiliumNetworkPolicy | Kind::CiliumClusterwideNetworkPolicy => cilium(root, kind),
+        Kind::AuthorizationPolicy => root.get("spec").and_then(|spec| istio(&spec, namespace)),
+        _ => root.get("spec").and_then(|spec| calico(&spec, kind)),
     };
-    Ok(ForeignPolicy { kind: kind.as_str(), namespace: namespace.clone(), name: name.clone(), parts })
+    let parts = parts.unwrap_or_else(|flaw| vec![anything(flaw, kind)]);
+    ForeignPolicy { kind: kind.as_str(), namespace: namespace.clone(), name: name.clone(), parts }
+}
+
+/// What a policy stands for of which nothing is known but where it lives: it may select every pod there.
+fn anything(flaw: Flaw, kind: Kind) -> ForeignPart {
+    let (ingress, egress) = match kind {
+        Kind::AuthorizationPolicy => {
+            let refuses = ForeignEffect { isolates: true, denies: true, allows: false, in_proxy: true };
+            (refuses, ForeignEffect::default())
+        }
+        _ => (ANYTHING, ANYTHING),
+    };
+    let pods = Selector { invalid: vec![invalid(flaw)], ..Selector::default() };
+    ForeignPart { namespaces: (!kind.is_namespaced()).then(Selector::default), pods, ingress, egress }
+}
+
+/// All that a policy can do to the flows of a direction.
+const ANYTHING: ForeignEffect = ForeignEffect { isolates: true, allows: true, denies: true, in_proxy: false };
+
+/// What a direction is subject to; where that cannot be read, why is told with the pods.
+fn effect_or_anything(effect: Result<ForeignEffect, Flaw>, pods: &mut Selector) -> ForeignEffect {
+    effect.unwrap_or_else(|flaw| {
+        pods.invalid.push(invalid(flaw));
+        ANYTHING
+    })
 }
 
 /// Cilium's documentation: `spec` is one rule, `specs` several. An endpoint that a rule selects denies by default in each
@@ -42,32 +63,44 @@ fn cilium(root: &Field<'_>, kind: Kind) -> Result<Vec<ForeignPart>, Flaw> {
     }
     let mut parts = Vec::new();
     for spec in specs {
-        let endpoints = spec.get("endpointSelector")?;
-        // Without one it selects nodes, which are no pods.
-        if !endpoints.is_present() {
-            continue;
+        match cilium_rule(&spec, kind) {
+            Ok(part) => parts.extend(part),
+            Err(flaw) => parts.push(anything(flaw, kind)),
         }
-        let (namespaces, pods) = cilium_selector(selector(&endpoints, &mut Vec::new())?);
-        let effect = |direction: &str| -> Result<ForeignEffect, Flaw> {
-            let allows = !spec.get(direction)?.items()?.is_empty();
-            let denies = !spec.get(&format!("{direction}Deny"))?.items()?.is_empty();
-            let by_default = spec.at(&["enableDefaultDeny", direction])?.flag()?;
-            Ok(ForeignEffect {
-                isolates: by_default.unwrap_or(allows || denies),
-                allows,
-                denies,
-                in_proxy: false,
-            })
-        };
-        let of_own = kind == Kind::CiliumNetworkPolicy && namespaces == Selector::default();
-        parts.push(ForeignPart {
-            namespaces: (!of_own).then_some(namespaces),
-            pods,
-            ingress: effect("ingress")?,
-            egress: effect("egress")?,
-        });
     }
     Ok(parts)
+}
+
+fn cilium_rule(spec: &Field<'_>, kind: Kind) -> Result<Option<ForeignPart>, Flaw> {
+    let endpoints = spec.get("endpointSelector")?;
+    // Without one it selects nodes, which are no pods.
+    if !endpoints.is_present() {
+        return Ok(None);
+    }
+    let (mut namespaces, mut pods) = match selector(&endpoints, &mut Vec::new()) {
+        Ok(selector) => cilium_selector(selector),
+        Err(flaw) => (Selector::default(), Selector { invalid: vec![invalid(flaw)], ..Selector::default() }),
+    };
+    if kind == Kind::CiliumNetworkPolicy {
+        // It is about its own namespace, and Cilium takes out what its selector says of another.
+        namespaces.match_labels.retain(|(key, _)| key != METADATA_NAME);
+        namespaces.match_expressions.retain(|it| it.key != METADATA_NAME);
+    }
+    let effect = |direction: &str| -> Result<ForeignEffect, Flaw> {
+        let allows = !spec.get(direction)?.items()?.is_empty();
+        let denies = !spec.get(&format!("{direction}Deny"))?.items()?.is_empty();
+        let by_default = spec.at(&["enableDefaultDeny", direction])?.flag()?;
+        Ok(ForeignEffect {
+            isolates: by_default.unwrap_or(allows || denies),
+            allows,
+            denies,
+            in_proxy: false,
+        })
+    };
+    let ingress = effect_or_anything(effect("ingress"), &mut pods);
+    let egress = effect_or_anything(effect("egress"), &mut pods);
+    let of_own = kind == Kind::CiliumNetworkPolicy && namespaces == Selector::default();
+    Ok(Some(ForeignPart { namespaces: (!of_own).then_some(namespaces), pods, ingress, egress }))
 }
 
 /// Labels of an endpoint carry their source and, beside the pod's own, those of its namespace.
@@ -111,8 +144,11 @@ fn cilium_selector(all: Selector) -> (Selector, Selector) {
 /// stand in the tier `default`. `types` is by default the directions that have rules, and Ingress where none has.
 fn calico(spec: &Field<'_>, kind: Kind) -> Result<Vec<ForeignPart>, Flaw> {
     let types = spec.get("types")?.texts()?;
-    let has = |direction: &str| -> Result<bool, Flaw> { Ok(!spec.get(direction)?.items()?.is_empty()) };
-    let (ingress, egress) = (has("ingress")?, has("egress")?);
+    // What is no list of rules stands for some.
+    let has = |direction: &str| -> Result<bool, Flaw> {
+        Ok(spec.get(direction)?.items().map_or(true, |rules| !rules.is_empty()))
+    };
+    let (has_ingress, has_egress) = (has("ingress")?, has("egress")?);
     let speaks = |name: &str, by_default: bool| match types.as_slice() {
         [] => by_default,
         types => types.iter().any(|it| it == name),
@@ -146,18 +182,22 @@ fn calico(spec: &Field<'_>, kind: Kind) -> Result<Vec<ForeignPart>, Flaw> {
         }
         _ => None,
     };
-    let part = ForeignPart {
-        namespaces,
-        pods,
-        ingress: effect("ingress", speaks("Ingress", ingress || !egress))?,
-        egress: effect("egress", speaks("Egress", egress))?,
-    };
-    Ok(vec![part])
+    let ingress =
+        effect_or_anything(effect("ingress", speaks("Ingress", has_ingress || !has_egress)), &mut pods);
+    let egress = effect_or_anything(effect("egress", speaks("Egress", has_egress)), &mut pods);
+    Ok(vec![ForeignPart { namespaces, pods, ingress, egress }])
 }
 
-/// The part of Calico's selectors that Kubernetes' own can say: requirements joined by `&&`.
+/// The part of Calico's selectors that Kubernetes' own can say: requirements joined by `&&`. With an `||` or a group in
+/// it, no single requirement need hold.
 fn calico_selector(text: &str, of_namespaces: bool) -> Selector {
     let mut selector = Selector::default();
+    let without_calls = text.replace("has(", "").replace("all(", "");
+    if text.contains("||") || without_calls.contains('(') {
+        let reason = format!("{text:?} is not understood");
+        selector.invalid.push(Invalid { path: "spec.selector".to_owned(), reason });
+        return selector;
+    }
     for term in text.split("&&").map(str::trim).filter(|term| !matches!(*term, "" | "all()")) {
         match calico_requirement(term, of_namespaces) {
             Some(requirement) => selector.match_expressions.push(requirement),

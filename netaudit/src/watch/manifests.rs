@@ -326,7 +326,10 @@ fn add_unparsed(text: &str, source: Source, line: u32, column: u32, reason: Stri
     let (file, document) = (source.file.clone(), source.document);
     loaded.errors.push(ManifestError { file, document, line, column, reason: reason.clone() });
     let guess = manifests_text::guess(text);
-    let kind = guess.kind.as_deref().and_then(Kind::from_name);
+    let kind = guess.kind.as_deref().and_then(|name| {
+        let is_of_group = |kind: &Kind| guess.api_version.as_deref().is_none_or(|it| kind.is_of_group(it));
+        Kind::called(name).find(is_of_group).or_else(|| Kind::called(name).next())
+    });
     if let (Some(name), None) = (guess.kind, kind) {
         *loaded.ignored.entry(name).or_default() += 1;
         return;

@@ -48,6 +48,7 @@ fn is_blank(text: &str) -> bool {
 /// What a document that does not parse seems to be.
 #[derive(PartialEq, Eq, Default, Debug)]
 pub(super) struct Guess {
+    pub api_version: Option<String>,
     pub kind: Option<String>,
     pub namespace: Option<String>,
     pub name: Option<String>,
@@ -121,6 +122,7 @@ impl Found {
     fn add(&mut self, path: &[&str], value: &str) {
         match path {
             ["kind"] => self.kinds.push(value.to_owned()),
+            ["apiVersion"] => keep(&mut self.guess.api_version, value),
             ["metadata", "namespace"] => keep(&mut self.guess.namespace, value),
             ["metadata", "name"] => keep(&mut self.guess.name, value),
             [.., "podIP" | "ip"] => {
