@@ -1,0 +1,33 @@
+//! `cargo xtask fuzz policy`: the evaluator of policies against a plain one, on clusters made by chance, for as long as one likes.
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use crate::process::{cargo, run};
+
+/// What is fuzzed.
+#[derive(clap::Subcommand)]
+pub enum Task {
+    /// Compare verdicts and their causes with those of a second, plain evaluator
+    Policy {
+        /// Flows to compare
+        #[arg(long, default_value_t = 10_000_000)]
+        flows: u64,
+        /// The first cluster's seed; each cluster's is one more than the last one's
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+    },
+}
+
+/// Runs it to the end or to the first difference, which is an error and is printed as the smallest case that shows it.
+///
+/// The comparison lives in the integration tests, which build in release mode here.
+pub fn fuzz(root: &Path, task: &Task) -> Result<()> {
+    let Task::Policy { flows, seed } = task;
+    let mut test = cargo(root, ["test", "--release", "--locked", "-p", "netaudit", "--test", "tests", "--"]);
+    test.args(["--ignored", "--exact", "policy::fuzz::long_run", "--nocapture"]);
+    // What says where the two differ is the message; where the test noticed is of no interest.
+    test.env("RUST_BACKTRACE", "0");
+    run(test.env("NETAUDIT_FUZZ_FLOWS", flows.to_string()).env("NETAUDIT_FUZZ_SEED", seed.to_string()))
+}
