@@ -8,8 +8,8 @@ use netaudit::{
     audit::{Auditor, Budget, Finding, Flow, PeerKind, Settings, Subject},
     cluster::{Kind, Object, ObjectKey, PodId},
     model::{
-        Actor, Cause, CgroupId, Comm, Direction, Exemption, Gap, NetnsCookie, Observation, Outcome, Protocol,
-        Timestamp, Verdict,
+        Actor, Cause, CgroupId, Comm, Decision, Direction, Exemption, Gap, NetnsCookie, Observation, Outcome,
+        Protocol, Timestamp,
     },
     watch::convert,
 };
@@ -178,15 +178,15 @@ fn deny_egress() -> Object {
 }
 
 fn reason(flow: &Flow) -> Option<Gap> {
-    match &*flow.verdict {
-        Verdict::Unknown(gap) => Some(gap.clone()),
+    match &flow.verdict.decision {
+        Decision::Unknown(gap) => Some(gap.clone()),
         _ => None,
     }
 }
 
 fn exemption(flow: &Flow) -> Option<Exemption> {
-    match &*flow.verdict {
-        Verdict::Allowed(Cause::Exempt(exemption)) => Some(*exemption),
+    match &flow.verdict.decision {
+        Decision::Allowed(Cause::Exempt(exemption)) => Some(*exemption),
         _ => None,
     }
 }

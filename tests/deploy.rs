@@ -12,6 +12,7 @@ use k8s_openapi::api::{
     networking::v1::{NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort},
     rbac::v1::ClusterRole,
 };
+use netaudit::cluster::Kind;
 use serde_json::Value;
 
 fn deploy() -> PathBuf {
@@ -191,15 +192,8 @@ fn the_agent_may_read_what_it_watches_and_nothing_else() -> Result<()> {
             resources.extend(names.iter().map(|name| format!("{name}.{group}")));
         }
     }
-    let watched = [
-        "namespaces.",
-        "nodes.",
-        "pods.",
-        "services.",
-        "endpointslices.discovery.k8s.io",
-        "networkpolicies.networking.k8s.io",
-    ];
-    assert_eq!(resources, set(&watched));
+    let watched = Kind::ALL.map(|kind| format!("{}.{}", kind.plural(), kind.api_group()));
+    assert_eq!(resources, watched.into_iter().collect());
     Ok(())
 }
 

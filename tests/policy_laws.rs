@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use netaudit::{
     cluster::{Broken, Cluster, Kind, Namespace, Object, ObjectKey, Party, Pod, Workload},
-    model::{Cause, Direction, Gap, Protocol, Timestamp, Verdict},
+    model::{Cause, Decision, Direction, Gap, Protocol, Timestamp, Verdict},
     policy::{
         Labels, NamedPort,
         declared::{Expression, IpBlock, NetworkPolicy, Peer, Port, PortRef, Rule, Selector},
@@ -317,7 +317,7 @@ proptest! {
             }
         });
         for verdict in ask_all(&world, &mut world.cluster()) {
-            prop_assert!(matches!(&*verdict, Verdict::Allowed(Cause::NotIsolated | Cause::Exempt(_))));
+            prop_assert!(matches!(&verdict.decision, Decision::Allowed(Cause::NotIsolated | Cause::Exempt(_))));
         }
     }
 
@@ -397,7 +397,7 @@ proptest! {
             let verdicts = ask_all(&to, &mut cluster);
             for (question, verdict) in questions(&to).iter().zip(verdicts) {
                 let pod = to.pods.iter().find(|pod| pod.name == question.subject).unwrap();
-                let is_unknown = matches!(&*verdict, Verdict::Unknown(Gap::Invalid(_)));
+                let is_unknown = matches!(&verdict.decision, Decision::Unknown(Gap::Invalid(_)));
                 prop_assert!(!(is_unknown && *pod.namespace != *namespace));
                 prop_assert!(!(verdict.is_denied() && *pod.namespace == *namespace));
             }

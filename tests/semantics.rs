@@ -9,7 +9,7 @@ use std::{fmt::Write as _, fs, net::IpAddr, path::Path};
 
 use netaudit::{
     cluster::{Cluster, Endpoint, Party, PodId},
-    model::{Cause, Direction, Protocol, Timestamp, Verdict},
+    model::{Cause, Decision, Denial, Direction, Protocol, Timestamp, Verdict},
     watch::manifests,
 };
 
@@ -161,16 +161,21 @@ fn party(cluster: &Cluster, subject: PodId, end: &str) -> Party {
 
 /// A verdict as the tables write it.
 fn render(verdict: &Verdict) -> String {
-    match verdict {
-        Verdict::Allowed(Cause::NotIsolated) => "allowed: not isolated".to_owned(),
-        Verdict::Allowed(Cause::Exempt(why)) => format!("allowed: {why}"),
-        Verdict::Allowed(Cause::Rules(rules)) => {
+    let passed: String =
+        verdict.passed.iter().map(|it| format!("passed: {} {}, ", it.rule.policy.name, it.path())).collect();
+    let decision = match &verdict.decision {
+        Decision::Allowed(Cause::NotIsolated) => "allowed: not isolated".to_owned(),
+        Decision::Allowed(Cause::Exempt(why)) => format!("allowed: {why}"),
+        Decision::Allowed(Cause::Rules(rules)) => {
             let rules: Vec<_> =
                 rules.iter().map(|it| format!("{} {}", it.rule.policy.name, it.path())).collect();
             format!("allowed: {}", rules.join(", "))
         }
-        Verdict::Denied { by } => {
-            let by: Vec<_> = (by.iter())
+        Decision::Denied(Denial::Rule(found)) => {
+            format!("denied: {} {}", found.rule.policy.name, found.path())
+        }
+        Decision::Denied(Denial::Isolation(misses)) => {
+            let by: Vec<_> = (misses.iter())
                 .map(|miss| match miss.peer_matches_rule {
                     Some(index) => format!("{} (rule {index}, but not the port)", miss.policy.name),
                     None => miss.policy.name.to_string(),
@@ -178,6 +183,7 @@ fn render(verdict: &Verdict) -> String {
                 .collect();
             format!("denied: {}", by.join(", "))
         }
-        Verdict::Unknown(gap) => format!("unknown: {gap}"),
-    }
+        Decision::Unknown(gap) => format!("unknown: {gap}"),
+    };
+    passed + &decision
 }

@@ -20,7 +20,9 @@ use super::{
 };
 use crate::{
     cluster::{Cluster, Endpoint, Pod, PodId},
-    model::{Direction, Gap, NetnsCookie, Observation, Outcome, PolicyId, Protocol, Timestamp, Verdict},
+    model::{
+        Decision, Direction, Gap, NetnsCookie, Observation, Outcome, PolicyId, Protocol, Timestamp, Verdict,
+    },
 };
 
 /// How long a record waits for its namespace, its pod or its peer to become known: in a healthy cluster a watch is
@@ -400,7 +402,7 @@ impl Auditor {
             other_end: judged.other_end,
         };
         self.counts.flow(&flow);
-        self.usage.credit(flow.verdict.rules(), seen.at);
+        self.usage.credit(&flow.verdict, seen.at);
         if let Some(key) = self.violation(&flow) {
             self.violations.count(key, self.is_bare_source(&flow), seen.at);
         }
@@ -408,7 +410,7 @@ impl Auditor {
     }
 
     fn violation(&self, flow: &Flow) -> Option<ViolationKey> {
-        let Verdict::Denied { by } = &*flow.verdict else { return None };
+        let Decision::Denied(denial) = &flow.verdict.decision else { return None };
         let subject = match flow.subject {
             Subject::Pod(id) => self.workload(&PeerKind::Pod(id), None),
             Subject::Node | Subject::Unknown { .. } => self.workload(&PeerKind::Node(None), None),
@@ -427,7 +429,7 @@ impl Auditor {
             protocol: flow.observation.protocol,
             port: Some(flow.port),
             finding: flow.finding?,
-            policy: by.first()?.policy.clone(),
+            policy: denial.policies().next()?.clone(),
         })
     }
 
@@ -465,7 +467,7 @@ fn unjudged(seen: &Observation, gap: Gap) -> Judged {
         peer: Peer { kind: PeerKind::Unknown, ip: seen.peer_ip(), service: None },
         port: seen.port(),
         requested: seen.requested,
-        verdict: Arc::new(Verdict::Unknown(gap)),
+        verdict: Arc::new(Verdict::unknown(gap)),
         other_end: None,
     }
 }

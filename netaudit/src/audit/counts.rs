@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Flow;
-use crate::model::{Direction, Gap, Protocol, Reach, Verdict};
+use crate::model::{Decision, Direction, Gap, Protocol, Reach};
 
 /// The labels of `netaudit_flows_total`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -45,10 +45,10 @@ impl Counts {
         let direction = flow.observation.direction as usize;
         // Kernel records are TCP or UDP; SCTP is unobservable.
         let protocol = usize::from(flow.observation.protocol == Protocol::Udp);
-        let verdict = match &*flow.verdict {
-            Verdict::Allowed(_) => 0,
-            Verdict::Denied { .. } => 1,
-            Verdict::Unknown(gap) => {
+        let verdict = match &flow.verdict.decision {
+            Decision::Allowed(_) => 0,
+            Decision::Denied(_) => 1,
+            Decision::Unknown(gap) => {
                 *self.unknown.entry(gap.reason()).or_default() += 1;
                 2
             }

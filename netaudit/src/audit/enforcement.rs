@@ -37,7 +37,7 @@ impl Enforcement {
         if !stopped {
             return;
         }
-        let denies = |verdict: Option<&Verdict>| matches!(verdict, Some(Verdict::Denied { .. }));
+        let denies = |verdict: Option<&Verdict>| verdict.is_some_and(Verdict::is_denied);
         let (egress, ingress) = match direction {
             Direction::Egress => (Some(verdict), other_end),
             Direction::Ingress => (other_end, Some(verdict)),
@@ -59,12 +59,12 @@ impl Enforcement {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Cause, Gap};
+    use crate::model::{Cause, Decision, Denial, Gap};
 
     const NOTHING: Option<UnenforcedCause> = Some(UnenforcedCause::NothingEnforces);
 
     fn denied() -> Verdict {
-        Verdict::Denied { by: [].into() }
+        Verdict::plain(Decision::Denied(Denial::Isolation([].into())))
     }
 
     /// What is known after one flow: of egress, of ingress.
@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn what_stops_a_denied_flow_enforces_the_direction_that_denies_it() {
-        let (denied, allowed) = (denied(), Verdict::Allowed(Cause::NotIsolated));
+        let (denied, allowed) = (denied(), Verdict::plain(Decision::Allowed(Cause::NotIsolated)));
         let egress = Direction::Egress;
         assert_eq!(after(egress, Reach::Rejected, false, &denied, Some(&allowed)), [None, NOTHING]);
         assert_eq!(after(egress, Reach::NoAnswer, false, &allowed, Some(&denied)), [NOTHING, None]);
@@ -98,7 +98,7 @@ mod tests {
             assert_eq!(after(Direction::Egress, reach, false, &denied, None), untaught, "{reach:?}");
         }
         assert_eq!(after(Direction::Egress, Reach::Rejected, true, &denied, None), untaught, "a closed port");
-        let unknown = Verdict::Unknown(Gap::NotReady);
+        let unknown = Verdict::unknown(Gap::NotReady);
         assert_eq!(after(Direction::Egress, Reach::NoAnswer, false, &unknown, None), untaught);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use crate::model::{Observation, Outcome, Protocol, Reach, Verdict};
+use crate::model::{Decision, Observation, Outcome, Protocol, Reach, Verdict};
 
 /// Below this an abort proves nothing: the client cancelled before an answer could come.
 const AT_ONCE: Duration = Duration::from_millis(200);
@@ -70,15 +70,15 @@ impl fmt::Display for Finding {
 /// ICMP answer is a filter's; for UDP it is how a closed port answers.
 pub fn finding(observation: &Observation, verdict: &Verdict, other_end: Option<&Verdict>) -> Option<Finding> {
     let reach = reach(observation);
-    match verdict {
-        Verdict::Unknown(_) => None,
-        Verdict::Denied { .. } => Some(match reach {
+    match &verdict.decision {
+        Decision::Unknown(_) => None,
+        Decision::Denied(_) => Some(match reach {
             Reach::Reached => Finding::Unenforced,
             Reach::Rejected if observation.outcome == Outcome::Refused => Finding::DeniedRefused,
             Reach::Rejected | Reach::Stopped | Reach::NoAnswer => Finding::Blocked,
             Reach::NotSent | Reach::Unproven => Finding::Attempted,
         }),
-        Verdict::Allowed(_) => {
+        Decision::Allowed(_) => {
             let explained = other_end.is_some_and(|verdict| !verdict.is_allowed());
             let stopped = match reach {
                 Reach::Stopped => true,
@@ -100,15 +100,15 @@ mod tests {
     use super::*;
     use crate::{
         audit::testing::observation,
-        model::{Cause, Gap},
+        model::{Cause, Denial, Gap},
     };
 
     fn denied() -> Verdict {
-        Verdict::Denied { by: [].into() }
+        Verdict::plain(Decision::Denied(Denial::Isolation([].into())))
     }
 
     fn allowed() -> Verdict {
-        Verdict::Allowed(Cause::NotIsolated)
+        Verdict::plain(Decision::Allowed(Cause::NotIsolated))
     }
 
     fn with(outcome: Outcome, waited_ms: u64) -> Observation {
@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn unknown_is_never_guessed() {
-        let unknown = Verdict::Unknown(Gap::Ambiguous);
+        let unknown = Verdict::unknown(Gap::Ambiguous);
         for outcome in [Outcome::Established, Outcome::Timeout, Outcome::Refused] {
             assert_eq!(finding(&with(outcome, 3_000), &unknown, None), None);
         }

@@ -14,7 +14,7 @@ use foldhash::HashSet;
 use super::{Peer, PeerKind};
 use crate::{
     cluster::{Backend, Cluster, Endpoint, Party, PodId},
-    model::{Cause, Direction, Exemption, Gap, Observation, Verdict},
+    model::{Cause, Decision, Direction, Exemption, Gap, Observation, Verdict},
 };
 
 /// The other end of a flow, judged.
@@ -54,7 +54,7 @@ pub(super) fn judge_pod(
         other_end: None,
     };
     if ip.is_loopback() {
-        return judged(PeerKind::Loopback, Verdict::Allowed(Cause::Exempt(Exemption::Loopback)).into());
+        return judged(PeerKind::Loopback, Verdict::exempt(Exemption::Loopback).into());
     }
     let endpoint = match seen.direction {
         // A port of a node's address that belongs to a Service leads to its endpoints, as the Service's own address does.
@@ -64,7 +64,7 @@ pub(super) fn judge_pod(
     if endpoint.is_none() && node.own_addresses.contains(&ip) {
         let translated = seen.direction == Direction::Ingress && !node.paired_with_host;
         let verdict = match translated {
-            true => Verdict::Unknown(Gap::SourceTranslated).into(),
+            true => Verdict::unknown(Gap::SourceTranslated).into(),
             false => verdict(cluster, seen, pod, Party::OwnNode, port),
         };
         return judged(PeerKind::Node(Some(node.name.clone())), verdict);
@@ -87,10 +87,10 @@ pub(super) fn judge_pod(
             }
             _ => judged(PeerKind::External, verdict(cluster, seen, pod, Party::Ip(ip), port)),
         },
-        Endpoint::Ambiguous => judged(PeerKind::Unknown, Verdict::Unknown(Gap::Ambiguous).into()),
-        Endpoint::Invalid(why) => judged(PeerKind::Unknown, Verdict::Unknown(Gap::Invalid(why)).into()),
+        Endpoint::Ambiguous => judged(PeerKind::Unknown, Verdict::unknown(Gap::Ambiguous).into()),
+        Endpoint::Invalid(why) => judged(PeerKind::Unknown, Verdict::unknown(Gap::Invalid(why)).into()),
         Endpoint::Service { namespace, name, backends } => {
-            let mut judged = judged(PeerKind::Service, Verdict::Unknown(Gap::NoEndpoints).into());
+            let mut judged = judged(PeerKind::Service, Verdict::unknown(Gap::NoEndpoints).into());
             judged.peer.service = Some((namespace, name));
             judge_service(cluster, pod, seen, node, &backends, judged)
         }
@@ -109,11 +109,11 @@ fn at_node_port(cluster: &Cluster, seen: &Observation, node: &NodeView<'_>, ip: 
 /// leads to the subject, the address may stand for anybody who asked there, unless that makes no difference.
 fn other_node(cluster: &mut Cluster, seen: &Observation, pod: PodId, ip: IpAddr) -> Arc<Verdict> {
     let verdict = verdict(cluster, seen, pod, Party::Ip(ip), seen.port());
-    let same_for_all = matches!(&*verdict, Verdict::Allowed(Cause::NotIsolated | Cause::Exempt(_)));
+    let same_for_all = matches!(verdict.decision, Decision::Allowed(Cause::NotIsolated | Cause::Exempt(_)));
     let hidden = seen.direction == Direction::Ingress
         && !same_for_all
         && cluster.may_hide_source(pod, seen.port(), seen.protocol);
-    if hidden { Verdict::Unknown(Gap::SourceTranslated).into() } else { verdict }
+    if hidden { Verdict::unknown(Gap::SourceTranslated).into() } else { verdict }
 }
 
 /// Judges a Service address by all of its endpoints; `all` is what is known without any.
@@ -144,7 +144,7 @@ fn judge_service(
             all.port = seen.port();
         }
         if !agree(&all.verdict, &verdict) {
-            all.verdict = Arc::new(Verdict::Unknown(Gap::EndpointsDisagree));
+            all.verdict = Arc::new(Verdict::unknown(Gap::EndpointsDisagree));
             all.port = seen.port();
             all.other_end = None;
             return all;
@@ -186,11 +186,9 @@ fn rewritten_from(cluster: &Cluster, seen: &Observation) -> Option<(Arc<str>, Ar
 
 /// Two endpoints agree when they are allowed by the same rules or denied by the same policies.
 fn agree(a: &Verdict, b: &Verdict) -> bool {
-    match (a, b) {
-        (Verdict::Denied { by: a }, Verdict::Denied { by: b }) => {
-            a.iter().map(|miss| &miss.policy).eq(b.iter().map(|miss| &miss.policy))
-        }
-        _ => a == b,
+    match (&a.decision, &b.decision) {
+        (Decision::Denied(a), Decision::Denied(b)) => a.policies().eq(b.policies()),
+        (a, b) => a == b,
     }
 }
 
@@ -223,7 +221,7 @@ pub(super) fn judge_node(cluster: &mut Cluster, seen: &Observation, node: &NodeV
         peer: Peer { kind: PeerKind::External, ip, service: None },
         port: seen.port(),
         requested: asked(seen, SocketAddr::new(ip, seen.remote.port())),
-        verdict: Arc::new(Verdict::Allowed(Cause::Exempt(Exemption::HostNetwork))),
+        verdict: Arc::new(Verdict::exempt(Exemption::HostNetwork)),
         other_end: None,
     };
     if ip.is_loopback() || node.own_addresses.contains(&ip) {

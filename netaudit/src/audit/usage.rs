@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use foldhash::{HashMap, HashSet};
 
-use crate::model::{Direction, PolicyId, RuleId, RuleMatch, Timestamp};
+use crate::model::{Direction, PolicyId, RuleId, RuleMatch, Timestamp, Verdict};
 
 /// A rule's identity: policy, direction and content hash. Today's position is not part of it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -206,9 +206,19 @@ impl Usage {
         }
     }
 
-    /// A flow was allowed by `rules`, all of them.
-    pub fn credit(&mut self, rules: &[RuleMatch], at: Timestamp) {
-        let sole = rules.len() == 1;
+    /// A flow was judged: every rule that had a part in it was used. Of a tier with an order one rule alone counts.
+    pub fn credit(&mut self, verdict: &Verdict, at: Timestamp) {
+        let rules = verdict.rules();
+        self.credit_rules(rules, rules.len() == 1, at);
+        self.credit_rules(verdict.denying_rule().into_iter().chain(&verdict.passed), true, at);
+    }
+
+    fn credit_rules<'a>(
+        &mut self,
+        rules: impl IntoIterator<Item = &'a RuleMatch>,
+        sole: bool,
+        at: Timestamp,
+    ) {
         for matched in rules {
             let Some(usage) = self.rules.get_mut(&RuleKey::from(&*matched.rule)) else { continue };
             usage.matches += 1;
@@ -235,18 +245,27 @@ impl Usage {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{Action, Cause, Decision, Denial};
 
     fn rule(hash: u64, index: u32) -> Arc<RuleId> {
         let policy = PolicyId { kind: "NetworkPolicy", namespace: "shop".into(), name: "p".into() };
-        Arc::new(RuleId { policy: policy.into(), direction: Direction::Egress, hash, index })
+        Arc::new(RuleId {
+            policy: policy.into(),
+            direction: Direction::Egress,
+            hash,
+            index,
+            action: Action::Allow,
+            name: "".into(),
+        })
     }
 
     fn watched(hash: u64, index: u32) -> Watched {
         Watched { rule: rule(hash, index), observable: true, selected: 2, observed: 1 }
     }
 
-    fn matched(hash: u64) -> RuleMatch {
-        RuleMatch { rule: rule(hash, 0), peer: None, port: None }
+    fn allowed(hashes: &[u64]) -> Verdict {
+        let matched = |hash: &u64| RuleMatch { rule: rule(*hash, 0), peer: None, port: None };
+        Verdict::plain(Decision::Allowed(Cause::Rules(hashes.iter().map(matched).collect())))
     }
 
     const T: fn(i64) -> Timestamp = Timestamp::from_seconds;
@@ -255,7 +274,7 @@ mod tests {
     fn history_survives_a_rule_inserted_above() {
         let mut usage = Usage::default();
         usage.watch([watched(0xa, 0)], T(0));
-        usage.credit(&[matched(0xa)], T(5));
+        usage.credit(&allowed(&[0xa]), T(5));
         usage.watch([watched(0xb, 0), watched(0xa, 1)], T(10));
         let rules = usage.current();
         assert_eq!((rules[0].rule.hash, rules[0].matches), (0xb, 0));
@@ -268,7 +287,7 @@ mod tests {
     fn a_removed_rule_is_not_shown_and_comes_back_with_its_history() {
         let mut usage = Usage::default();
         usage.watch([watched(0xa, 0)], T(0));
-        usage.credit(&[matched(0xa)], T(1));
+        usage.credit(&allowed(&[0xa]), T(1));
         usage.watch([], T(2));
         assert!(usage.current().is_empty());
         usage.watch([watched(0xa, 0)], T(3));
@@ -280,10 +299,22 @@ mod tests {
     fn sole_matches_are_those_of_one_rule() {
         let mut usage = Usage::default();
         usage.watch([watched(0xa, 0), watched(0xb, 1)], T(0));
-        usage.credit(&[matched(0xa), matched(0xb)], T(1));
-        usage.credit(&[matched(0xa)], T(2));
+        usage.credit(&allowed(&[0xa, 0xb]), T(1));
+        usage.credit(&allowed(&[0xa]), T(2));
         let counts: Vec<_> = usage.current().iter().map(|u| (u.matches, u.sole_matches)).collect();
         assert_eq!(counts, [(2, 1), (1, 0)]);
+    }
+
+    #[test]
+    fn a_rule_that_denies_and_one_that_passes_are_used_too() {
+        let mut usage = Usage::default();
+        usage.watch([watched(0xa, 0), watched(0xb, 1)], T(0));
+        let matched = |hash| RuleMatch { rule: rule(hash, 0), peer: None, port: None };
+        let mut denied = Verdict::plain(Decision::Denied(Denial::Rule(matched(0xa))));
+        denied.passed.push(matched(0xb));
+        usage.credit(&denied, T(1));
+        let counts: Vec<_> = usage.current().iter().map(|u| (u.matches, u.sole_matches)).collect();
+        assert_eq!(counts, [(1, 1), (1, 1)]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `netaudit eval --cases`: files of flows with the verdicts that other projects' suites expect.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     io::{BufRead as _, BufReader, Write},
     net::IpAddr,
@@ -19,18 +19,18 @@ use super::{
 };
 use crate::{
     cluster::{Cluster, Endpoint},
-    model::{Cause, Direction, Protocol, Verdict},
+    model::{Cause, Decision, Denial, Direction, Exemption, Protocol, RuleMatch, Verdict},
     watch::convert::{self, Converted},
 };
-
-/// Kinds of policy that are not built yet: cases with them are skipped, and said to be.
-const NOT_BUILT: [&str; 3] = ["AdminNetworkPolicy", "BaselineAdminNetworkPolicy", "ClusterNetworkPolicy"];
 
 #[derive(Deserialize)]
 struct Case {
     name: String,
     objects: Vec<Value>,
     flows: Vec<Flow>,
+    /// The addresses of names, as DNS gave them.
+    #[serde(default)]
+    dns: BTreeMap<String, Vec<IpAddr>>,
 }
 
 #[derive(Deserialize)]
@@ -68,6 +68,7 @@ struct By {
     policy: Option<String>,
     effect: String,
     rule_index: Option<u32>,
+    rule_name: Option<String>,
 }
 
 /// Counts of flows.
@@ -75,9 +76,10 @@ struct By {
 struct Tally {
     passed: usize,
     failed: usize,
+    /// Flows of cases with policies of a kind that is not known.
     skipped: usize,
-    /// Flows skipped by the kind that they need.
-    kinds: BTreeMap<&'static str, usize>,
+    /// Those kinds.
+    kinds: BTreeMap<String, usize>,
 }
 
 /// Runs every case of every file and prints what does not agree; the last line is `N passed, N failed, N skipped`.
@@ -96,38 +98,35 @@ pub(super) fn run(files: &[PathBuf], out: &mut impl Write) -> anyhow::Result<Exi
         }
     }
     for (kind, flows) in &tally.kinds {
-        writeln!(out, "skipped: {flows} flows of cases with {kind}, which is not built yet")?;
+        writeln!(out, "skipped: {flows} flows of cases with {kind}, which is not known")?;
     }
     writeln!(out, "{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.skipped)?;
     Ok(if tally.failed == 0 { Exit::Clean } else { Exit::Findings })
 }
 
 fn check_case(case: &Case, tally: &mut Tally, out: &mut impl Write) -> anyhow::Result<()> {
-    let kind_of = |object: &Value| {
-        let kind = object.get("kind").and_then(Value::as_str)?;
-        NOT_BUILT.into_iter().find(|it| *it == kind)
-    };
-    let mut missing: Vec<_> = case.objects.iter().filter_map(kind_of).collect();
-    missing.sort_unstable();
-    missing.dedup();
-    if !missing.is_empty() {
+    let source: Arc<str> = case.name.as_str().into();
+    let (mut objects, mut unknown) = (Vec::new(), BTreeSet::new());
+    for converted in case.objects.iter().flat_map(|object| convert::document(object, &source)) {
+        match converted {
+            Converted::Object(object) => objects.push(object),
+            // Anything else (a Deployment, say) changes no verdict.
+            Converted::Ignored(kind) if kind.contains("Policy") => drop(unknown.insert(kind)),
+            Converted::Ignored(_) => {}
+        }
+    }
+    if !unknown.is_empty() {
         tally.skipped += case.flows.len();
-        for kind in missing {
+        for kind in unknown {
             *tally.kinds.entry(kind).or_default() += case.flows.len();
         }
         return Ok(());
     }
-    let source: Arc<str> = case.name.as_str().into();
-    let objects = (case.objects.iter().flat_map(|object| convert::document(object, &source)))
-        .filter_map(|converted| match converted {
-            Converted::Object(object) => Some(object),
-            Converted::Ignored(_) => None,
-        })
-        .collect();
     let mut cluster = Cluster::new();
     for warning in cluster.reset_all(objects, NOW) {
         eprintln!("netaudit: {}: {warning}", case.name);
     }
+    cluster.set_names(case.dns.iter().flat_map(|(name, ips)| ips.iter().map(|ip| (name.clone(), *ip))));
     for flow in &case.flows {
         let from = find_end(&cluster, &flow.from, flow)?;
         let to = find_end(&cluster, &flow.to, flow)?;
@@ -158,7 +157,7 @@ fn check_case(case: &Case, tally: &mut Tally, out: &mut impl Write) -> anyhow::R
 }
 
 fn outside() -> Arc<Verdict> {
-    Arc::new(Verdict::Allowed(Cause::Exempt(crate::model::Exemption::External)))
+    Arc::new(Verdict::exempt(Exemption::External))
 }
 
 fn find_end(cluster: &Cluster, end: &CaseEnd, flow: &Flow) -> anyhow::Result<End> {
@@ -203,9 +202,9 @@ fn check_flow(cluster: &Cluster, flow: &Flow, pair: &Pair) -> Vec<String> {
     ] {
         problems.extend(by.iter().filter_map(|by| check_by(cluster, by, direction, verdict, own)));
         // On a deny the case lists every policy that selects the pod.
-        if let (Verdict::Denied { by: got }, false) = (verdict.as_ref(), by.is_empty()) {
-            for miss in got.iter() {
-                let name = miss.policy.to_string();
+        if let (Decision::Denied(denial), false) = (&verdict.decision, by.is_empty()) {
+            for policy in denial.policies() {
+                let name = policy.to_string();
                 if !by.iter().any(|it| it.policy.as_ref() == Some(&name)) {
                     problems.push(format!("{direction}: denied by {name}, which is not expected"));
                 }
@@ -224,20 +223,26 @@ fn check_by(
     own: &End,
 ) -> Option<String> {
     let named = |policy: &dyn std::fmt::Display| by.policy.as_deref() == Some(policy.to_string().as_str());
+    let is_rule = |found: &RuleMatch| {
+        named(&found.rule.policy)
+            && by.rule_index.is_none_or(|index| index == found.rule.index)
+            && by.rule_name.as_deref().is_none_or(|name| *name == *found.rule.name)
+    };
     let agrees = match by.effect.as_str() {
         "default-allow" => {
-            matches!(verdict, Verdict::Allowed(Cause::NotIsolated | Cause::Exempt(_))) && by.policy.is_none()
+            matches!(verdict.decision, Decision::Allowed(Cause::NotIsolated | Cause::Exempt(_)))
+                && by.policy.is_none()
         }
-        "allow" => (verdict.rules().iter()).any(|found| {
-            named(&found.rule.policy) && by.rule_index.is_none_or(|index| index == found.rule.index)
-        }),
-        effect @ ("selects-no-rule-matches" | "selects-ports-do-not-match") => match verdict {
-            Verdict::Denied { by } => by.iter().any(|miss| {
+        "allow" => verdict.rules().iter().any(is_rule),
+        "deny" => verdict.denying_rule().is_some_and(is_rule),
+        "pass" => verdict.passed.iter().any(is_rule),
+        effect @ ("selects-no-rule-matches" | "selects-ports-do-not-match") => match &verdict.decision {
+            Decision::Denied(Denial::Isolation(misses)) => misses.iter().any(|miss| {
                 named(&miss.policy)
                     && miss.peer_matches_rule.is_some() == (effect == "selects-ports-do-not-match")
             }),
             // Another policy allowed it: this one must select the pod and not be among those that allow.
-            Verdict::Allowed(Cause::Rules(rules)) => {
+            Decision::Allowed(Cause::Rules(rules)) => {
                 let selects = match own {
                     End::Pod(id, _) => cluster.selected_by(*id, direction).any(|policy| named(&policy.id)),
                     _ => false,
@@ -250,7 +255,8 @@ fn check_by(
     };
     (!agrees).then(|| {
         let policy = by.policy.as_deref().unwrap_or("no policy");
-        let rule = by.rule_index.map(|index| format!(" {direction}[{index}]")).unwrap_or_default();
+        let index = by.rule_index.map(|index| format!(" {direction}[{index}]"));
+        let rule = index.or(by.rule_name.as_ref().map(|name| format!(" {name:?}"))).unwrap_or_default();
         format!("{direction}: expected {} by {policy}{rule}", by.effect)
     })
 }

@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 
 use crate::{
     cluster::{Cluster, Endpoint, Party, PodId, Service, objects::ServicePort},
-    model::{Cause, Direction, Exemption, Gap, NearMiss, Protocol, RuleMatch, Timestamp, Verdict},
+    model::{
+        Cause, Decision, Denial, Direction, Exemption, Gap, NearMiss, Protocol, RuleMatch, Timestamp, Verdict,
+    },
     policy::{CompiledPolicy, Rule},
 };
 
@@ -81,10 +83,10 @@ impl Outcome {
     }
 
     pub fn of(verdict: &Verdict) -> Self {
-        match verdict {
-            Verdict::Allowed(_) => Self::Allowed,
-            Verdict::Denied { .. } => Self::Denied,
-            Verdict::Unknown(_) => Self::Unknown,
+        match verdict.decision {
+            Decision::Allowed(_) => Self::Allowed,
+            Decision::Denied(_) => Self::Denied,
+            Decision::Unknown(_) => Self::Unknown,
         }
     }
 
@@ -102,9 +104,9 @@ impl Pair {
     /// Asks the policies of both ends.
     pub fn ask(cluster: &mut Cluster, from: End, to: End, protocol: Protocol, port: u16) -> Self {
         let mut side = |direction, own: &End, peer: &End| match (own, peer) {
-            (End::Gap(_, gap), _) | (_, End::Gap(_, gap)) => Arc::new(Verdict::Unknown(gap.clone())),
-            (End::Node(..), _) => Arc::new(Verdict::Allowed(Cause::Exempt(Exemption::HostNetwork))),
-            (End::External(_), _) => Arc::new(Verdict::Allowed(Cause::Exempt(Exemption::External))),
+            (End::Gap(_, gap), _) | (_, End::Gap(_, gap)) => Arc::new(Verdict::unknown(gap.clone())),
+            (End::Node(..), _) => Arc::new(Verdict::exempt(Exemption::HostNetwork)),
+            (End::External(_), _) => Arc::new(Verdict::exempt(Exemption::External)),
             (End::Pod(id, _), peer) => {
                 let node = cluster.pod(*id).and_then(|pod| pod.node.clone());
                 let party = match peer {
@@ -391,11 +393,11 @@ pub(super) fn describe(cluster: &Cluster, pair: &Pair, protocol: Protocol) -> St
 }
 
 fn find<'a>(cluster: &'a Cluster, miss: &NearMiss) -> Option<&'a Arc<CompiledPolicy>> {
-    cluster.policies().find(|policy| policy.id == miss.policy)
+    cluster.policy(&miss.policy)
 }
 
 fn find_rule<'a>(cluster: &'a Cluster, found: &RuleMatch) -> Option<&'a Rule> {
-    let policy = cluster.policies().find(|policy| policy.id == found.rule.policy)?;
+    let policy = cluster.policy(&found.rule.policy)?;
     policy.rules(found.rule.direction).get(found.rule.index as usize)
 }
 
@@ -407,23 +409,25 @@ pub(super) fn explain(
     port: u16,
     protocol: Protocol,
 ) -> Vec<String> {
-    match verdict {
-        Verdict::Allowed(Cause::NotIsolated) => vec![format!("no policy isolates it for {direction}")],
-        Verdict::Allowed(Cause::Exempt(why)) => vec![format!("policies do not apply: {why}")],
-        Verdict::Allowed(Cause::Rules(rules)) => (rules.iter())
-            .map(|found| {
-                let summary = find_rule(cluster, found).map_or("", |rule| &rule.summary);
-                format!("by {} {}: {summary}", found.rule.policy, found.path())
-            })
-            .collect(),
-        Verdict::Denied { by } => (by.iter())
-            .map(|miss| {
-                let rules = find(cluster, miss).map(|it| it.rules(direction)).unwrap_or_default();
-                format!("isolated by {}: {}", miss.policy, nearest(miss, rules, direction, port, protocol))
-            })
-            .collect(),
-        Verdict::Unknown(gap) => vec![gap.to_string()],
+    let by = |how: &str, found: &RuleMatch| {
+        let summary = find_rule(cluster, found).map_or("", |rule| &rule.summary);
+        let name = if found.rule.name.is_empty() { String::new() } else { format!(" {:?}", found.rule.name) };
+        format!("{how}by {} {}{name}: {summary}", found.rule.policy, found.path())
+    };
+    let mut lines: Vec<String> = verdict.passed.iter().map(|found| by("passed on ", found)).collect();
+    match &verdict.decision {
+        Decision::Allowed(Cause::NotIsolated) => lines.push(format!("no policy isolates it for {direction}")),
+        Decision::Allowed(Cause::Exempt(why)) => lines.push(format!("policies do not apply: {why}")),
+        Decision::Allowed(Cause::Rules(rules)) => lines.extend(rules.iter().map(|found| by("", found))),
+        Decision::Denied(Denial::Rule(found)) => lines.push(by("denied ", found)),
+        Decision::Denied(Denial::Isolation(misses)) => lines.extend(misses.iter().map(|miss| {
+            let rules = find(cluster, miss).map(|it| it.rules(direction)).unwrap_or_default();
+            format!("isolated by {}: {}", miss.policy, nearest(miss, rules, direction, port, protocol))
+        })),
+        Decision::Unknown(gap) => lines.push(gap.to_string()),
     }
+    lines.extend(verdict.caveats.iter().map(|caveat| format!("but {caveat}")));
+    lines
 }
 
 /// What of an isolating policy came nearest to allowing the flow.
@@ -445,24 +449,30 @@ fn nearest(miss: &NearMiss, rules: &[Rule], direction: Direction, port: u16, pro
 
 fn verdict_json(cluster: &Cluster, direction: Direction, verdict: &Verdict) -> Value {
     let mut value = json!({ "verdict": verdict.as_str() });
-    match verdict {
-        Verdict::Allowed(Cause::NotIsolated) => value["reason"] = json!("not isolated"),
-        Verdict::Allowed(Cause::Exempt(why)) => value["reason"] = json!(why.as_str()),
-        Verdict::Unknown(gap) => value["reason"] = json!(gap.to_string()),
-        Verdict::Allowed(Cause::Rules(rules)) => {
-            value["rules"] = (rules.iter())
-                .map(|found| {
-                    json!({
-                        "id": found.rule.to_string(),
-                        "policy": found.rule.policy.to_string(),
-                        "path": found.path(),
-                        "summary": find_rule(cluster, found).map(|rule| &rule.summary),
-                    })
-                })
-                .collect();
-        }
-        Verdict::Denied { by } => {
-            value["denied_by"] = (by.iter())
+    let rule = |found: &RuleMatch| {
+        json!({
+            "id": found.rule.to_string(),
+            "policy": found.rule.policy.to_string(),
+            "path": found.path(),
+            "name": (!found.rule.name.is_empty()).then_some(&found.rule.name),
+            "action": found.rule.action.as_str(),
+            "summary": find_rule(cluster, found).map(|rule| &rule.summary),
+        })
+    };
+    if !verdict.passed.is_empty() {
+        value["passed_by"] = verdict.passed.iter().map(rule).collect();
+    }
+    if !verdict.caveats.is_empty() {
+        value["caveats"] = verdict.caveats.iter().map(ToString::to_string).collect();
+    }
+    match &verdict.decision {
+        Decision::Allowed(Cause::NotIsolated) => value["reason"] = json!("not isolated"),
+        Decision::Allowed(Cause::Exempt(why)) => value["reason"] = json!(why.as_str()),
+        Decision::Unknown(gap) => value["reason"] = json!(gap.to_string()),
+        Decision::Allowed(Cause::Rules(rules)) => value["rules"] = rules.iter().map(rule).collect(),
+        Decision::Denied(Denial::Rule(found)) => value["rules"] = json!([rule(found)]),
+        Decision::Denied(Denial::Isolation(misses)) => {
+            value["denied_by"] = (misses.iter())
                 .map(|miss| {
                     let rules = find(cluster, miss).map(|it| it.rules(direction)).unwrap_or_default();
                     let near = miss.peer_matches_rule.and_then(|index| rules.get(index as usize));

@@ -13,7 +13,10 @@ impl Cluster {
             Kind::Node => self.nodes.len(),
             Kind::Service => self.services.by_name.len(),
             Kind::EndpointSlice => self.services.slices.len(),
-            Kind::NetworkPolicy => self.policies.len(),
+            Kind::NetworkPolicy
+            | Kind::ClusterNetworkPolicy
+            | Kind::AdminNetworkPolicy
+            | Kind::BaselineAdminNetworkPolicy => self.declared.keys().filter(|key| key.kind == kind).count(),
         }
     }
 }

@@ -6,11 +6,12 @@
 //!
 //! ```text
 //! Object ──apply──▶ pods, namespaces, nodes, services ──▶ addresses (who owned which when) ──resolve──▶ Endpoint
-//!              └──▶ compiled policies, doubts ──(when asked)──▶ policy::Engine ──verdict──▶ Arc<Verdict>
+//!              └──▶ compiled policies, doubts ──▶ policy::Policies ──(when asked)──▶ policy::Evaluator ──▶ Arc<Verdict>
 //! ```
 
 mod addresses;
 mod counts;
+mod names;
 mod networks;
 pub mod objects;
 mod pods;
@@ -19,6 +20,7 @@ mod services;
 #[cfg(test)]
 mod tests;
 mod translation;
+mod verdict;
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
@@ -28,13 +30,17 @@ use smallvec::SmallVec;
 pub use self::objects::{Broken, Kind, Namespace, Node, Object, ObjectKey, Pod, Service, Workload};
 use self::{
     addresses::{Addresses, Owner},
+    names::Names,
     networks::PodNetworks,
     pods::Pods,
     services::Services,
 };
 use crate::{
-    model::{Cause, Exemption, Gap, Timestamp, Verdict},
-    policy::{CompiledPolicy, Doubt, Engine, METADATA_NAME, Warning, declared},
+    model::{Exemption, Gap, Timestamp, Verdict},
+    policy::{
+        CompiledPolicy, Doubt, Evaluator, METADATA_NAME, NamespaceView, Policies, UnreadNamespaces, Warning,
+        declared,
+    },
 };
 
 /// How long deleted pods and ended bindings are remembered, at least.
@@ -94,8 +100,24 @@ pub enum Party {
 
 /// A policy as declared, to tell a change from a repetition, and as compiled.
 struct PolicyEntry {
-    declared: declared::NetworkPolicy,
+    declared: Declared,
     compiled: Arc<CompiledPolicy>,
+}
+
+/// A policy of any kind, as declared.
+#[derive(PartialEq)]
+enum Declared {
+    Network(declared::NetworkPolicy),
+    Cluster(Box<declared::ClusterPolicy>),
+}
+
+impl Declared {
+    fn compile(&self) -> CompiledPolicy {
+        match self {
+            Self::Network(policy) => CompiledPolicy::compile(policy),
+            Self::Cluster(policy) => CompiledPolicy::compile_cluster(policy),
+        }
+    }
 }
 
 /// The index.
@@ -108,16 +130,17 @@ pub struct Cluster {
     pods: Pods,
     services: Services,
     addresses: Addresses,
-    /// In order of namespace and name.
-    policies: BTreeMap<(Arc<str>, Arc<str>), PolicyEntry>,
+    /// Nodes by the addresses that their objects tell.
+    node_ips: HashMap<IpAddr, Arc<str>>,
+    names: Names,
+    declared: BTreeMap<ObjectKey, PolicyEntry>,
     broken: BTreeMap<ObjectKey, Broken>,
     /// Broken objects whose key is not known.
     unkeyed: Vec<Broken>,
     /// Objects that came twice in one list.
     duplicates: BTreeMap<ObjectKey, Warning>,
-    engine: Engine,
-    /// Whether policies, namespaces or doubts have changed since the engine was loaded.
-    stale: bool,
+    policies: Policies,
+    evaluator: Evaluator,
     fixed: Fixed,
 }
 
@@ -131,12 +154,12 @@ struct Fixed {
 
 impl Default for Fixed {
     fn default() -> Self {
-        let exempt = |why| Arc::new(Verdict::Allowed(Cause::Exempt(why)));
+        let exempt = |why| Arc::new(Verdict::exempt(why));
         Self {
             self_traffic: exempt(Exemption::SelfTraffic),
             own_node: exempt(Exemption::OwnNode),
             host_network: exempt(Exemption::HostNetwork),
-            pod_not_seen: Arc::new(Verdict::Unknown(Gap::PodNotSeen)),
+            pod_not_seen: Arc::new(Verdict::unknown(Gap::PodNotSeen)),
         }
     }
 }
@@ -168,7 +191,14 @@ impl Cluster {
                     self.generation += 1;
                 }
             }
-            Object::NetworkPolicy(policy) => return self.apply_policy(policy),
+            Object::NetworkPolicy(policy) => {
+                let key = ObjectKey::new(Kind::NetworkPolicy, &policy.namespace, &policy.name);
+                return self.apply_policy(key, Declared::Network(policy));
+            }
+            Object::ClusterPolicy(policy) => {
+                let key = ObjectKey::new(policy.kind.into(), "", &policy.name);
+                return self.apply_policy(key, Declared::Cluster(policy));
+            }
             Object::Broken(broken) => return vec![self.apply_broken(broken, now)],
         }
         Vec::new()
@@ -184,7 +214,9 @@ impl Cluster {
         let removed = match key.kind {
             Kind::Namespace => {
                 let removed = self.namespaces.remove(&key.name).is_some();
-                self.stale |= removed;
+                if removed {
+                    self.policies.remove_namespace(&key.name);
+                }
                 removed
             }
             Kind::Pod => match self.pods.by_name(&key.namespace, &key.name) {
@@ -196,6 +228,8 @@ impl Cluster {
             },
             Kind::Node => match self.nodes.remove(&key.name) {
                 Some(node) => {
+                    self.policies.remove_node(&node.name);
+                    self.node_ips.retain(|_, name| *name != node.name);
                     self.pod_networks.remove(&node);
                     self.release(&node.ips, &Owner::Node(node.name), now);
                     true
@@ -210,11 +244,16 @@ impl Cluster {
                 None => false,
             },
             Kind::EndpointSlice => self.services.remove_slice(&key.namespace, &key.name),
-            Kind::NetworkPolicy => {
-                let removed = self.policies.remove(&name).is_some();
-                self.stale |= removed;
-                removed
-            }
+            Kind::NetworkPolicy
+            | Kind::ClusterNetworkPolicy
+            | Kind::AdminNetworkPolicy
+            | Kind::BaselineAdminNetworkPolicy => match self.declared.remove(key) {
+                Some(entry) => {
+                    self.policies.remove(&entry.compiled.id);
+                    true
+                }
+                None => false,
+            },
         };
         self.generation += u64::from(removed);
     }
@@ -306,9 +345,13 @@ impl Cluster {
         // The API server gives every namespace this label; manifests leave it out.
         namespace.labels = namespace.labels.with_default(METADATA_NAME, &namespace.name);
         if self.namespaces.get(&namespace.name) != Some(&namespace) {
+            self.policies.put_namespace(&NamespaceView {
+                name: namespace.name.clone(),
+                labels: namespace.labels.clone(),
+                doubt: None,
+            });
             self.namespaces.insert(namespace.name.clone(), namespace);
             self.generation += 1;
-            self.stale = true;
         }
     }
 
@@ -363,8 +406,13 @@ impl Cluster {
             self.pod_networks.remove(old);
             self.release(&gone, &owner, now);
         }
+        if self.nodes.get(&node.name).is_none_or(|old| old.labels != node.labels) {
+            self.policies.put_node(&node.name, &node.labels);
+        }
+        self.node_ips.retain(|ip, name| *name != node.name || node.ips.contains(ip));
         for ip in &node.ips {
             self.addresses.claim(*ip, owner.clone(), None, now);
+            self.node_ips.insert(*ip, node.name.clone());
         }
         self.pod_networks.add(&node);
         self.nodes.insert(node.name.clone(), node);
@@ -389,16 +437,15 @@ impl Cluster {
         self.generation += 1;
     }
 
-    fn apply_policy(&mut self, declared: declared::NetworkPolicy) -> Vec<Warning> {
-        let name = (declared.namespace.clone(), declared.name.clone());
-        if let Some(known) = self.policies.get(&name).filter(|known| known.declared == declared) {
+    fn apply_policy(&mut self, key: ObjectKey, declared: Declared) -> Vec<Warning> {
+        if let Some(known) = self.declared.get(&key).filter(|known| known.declared == declared) {
             return known.compiled.warnings.clone();
         }
-        let compiled = Arc::new(CompiledPolicy::compile(&declared));
+        let compiled = Arc::new(declared.compile());
         let warnings = compiled.warnings.clone();
-        self.policies.insert(name, PolicyEntry { declared, compiled });
+        self.policies.put(compiled.clone());
+        self.declared.insert(key, PolicyEntry { declared, compiled });
         self.generation += 1;
-        self.stale = true;
         warnings
     }
 
@@ -431,15 +478,13 @@ impl Cluster {
             }
             None => self.unkeyed.push(broken),
         }
-        self.generation += 1;
-        self.stale = true;
+        self.broken_changed();
         warning
     }
 
     fn forget_broken(&mut self, broken: &Broken, now: Timestamp) {
         self.release(&broken.ips, &broken_owner(broken), now);
-        self.generation += 1;
-        self.stale = true;
+        self.broken_changed();
     }
 
     fn drop_unkeyed(&mut self, drop: impl Fn(&Broken) -> bool, now: Timestamp) {
@@ -456,21 +501,26 @@ impl Cluster {
         }
     }
 
-    /// Loads the engine if anything that it is made of has changed.
-    fn load_engine(&mut self) {
-        if !self.stale {
-            return;
+    /// Tells the policies which objects could not be read.
+    fn broken_changed(&mut self) {
+        self.generation += 1;
+        let is_policy = |kind: Kind| kind == Kind::NetworkPolicy || kind.is_cluster_policy();
+        let doubts = self.broken().filter(|broken| broken.kind.is_none_or(is_policy)).map(|broken| Doubt {
+            namespace: broken.namespace.clone(),
+            cluster_wide: broken.kind.is_some_and(Kind::is_cluster_policy),
+            reason: broken.to_string().into(),
+        });
+        let doubts = doubts.collect();
+        let mut unread = UnreadNamespaces::default();
+        for broken in self.broken().filter(|broken| broken.kind == Some(Kind::Namespace)) {
+            let why: Arc<str> = broken.to_string().into();
+            match &broken.key {
+                Some(key) => drop(unread.named.insert(key.name.clone(), why)),
+                None => drop(unread.any.get_or_insert(why)),
+            }
         }
-        let policies = self.policies.values().map(|entry| entry.compiled.clone());
-        self.engine.load(policies, self.doubts().collect());
-        self.stale = false;
-    }
-
-    /// What may be a policy: a NetworkPolicy that could not be read, or something whose kind is not known.
-    fn doubts(&self) -> impl Iterator<Item = Doubt> {
-        (self.broken())
-            .filter(|broken| broken.kind.is_none_or(|kind| kind == Kind::NetworkPolicy))
-            .map(|broken| Doubt { namespace: broken.namespace.clone(), reason: broken.to_string().into() })
+        self.policies.set_doubts(doubts);
+        self.policies.set_unread_namespaces(unread);
     }
 }
 

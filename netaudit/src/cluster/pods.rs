@@ -6,17 +6,14 @@ use foldhash::HashMap;
 use smallvec::SmallVec;
 
 use super::{Pod, PodId};
-use crate::{
-    model::Timestamp,
-    policy::{ClassId, IdentityId},
-};
+use crate::{model::Timestamp, policy::IdentityId};
 
 /// A pod, present or gone.
 pub(super) struct Slot {
     pub pod: Pod,
     pub deleted: Option<Timestamp>,
-    /// What the policy engine knows it as, and in which of its epochs.
-    pub engine: Option<(u64, IdentityId, ClassId)>,
+    /// What policies know it as, and in which epoch of the evaluator.
+    pub identity: Option<(u64, IdentityId)>,
     /// Addresses that the kernel showed in its network namespace.
     pub seen: SmallVec<[IpAddr; 2]>,
 }
@@ -86,7 +83,7 @@ impl Pods {
         }
         self.by_name.entry(pod.namespace.clone()).or_default().insert(pod.name.clone(), id);
         let seen = self.slots.remove(&id).map(|old| old.seen).unwrap_or_default();
-        self.slots.insert(id, Slot { pod, deleted: None, engine: None, seen });
+        self.slots.insert(id, Slot { pod, deleted: None, identity: None, seen });
         id
     }
 

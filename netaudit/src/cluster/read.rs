@@ -5,13 +5,13 @@ use std::{net::IpAddr, sync::Arc};
 use smallvec::SmallVec;
 
 use super::{
-    Backend, Broken, Cluster, Endpoint, Kind, ObjectKey, Party, Pod, PodId, Service,
+    Backend, Broken, Cluster, Endpoint, Kind, ObjectKey, Pod, PodId, Service,
     addresses::Found,
     objects::{Namespace, Node, ServicePort},
 };
 use crate::{
-    model::{Direction, Protocol, Timestamp, Verdict},
-    policy::{Certainty, ClassId, CompiledPolicy, IdentityId, NamespaceView, Warning},
+    model::{Direction, PolicyId, Protocol, Timestamp},
+    policy::{Certainty, CompiledPolicy, NamespaceView, Warning},
 };
 
 impl Cluster {
@@ -76,7 +76,7 @@ impl Cluster {
     /// `kubernetes.io/metadata.name` and no others.
     pub fn implied_namespaces(&self) -> Vec<Arc<str>> {
         let pods = self.pods().map(|(_, pod)| &pod.namespace);
-        let policies = self.policies.keys().map(|(namespace, _)| namespace);
+        let policies = self.declared.keys().map(|key| &key.namespace).filter(|it| !it.is_empty());
         let missing =
             |name: &&Arc<str>| !self.namespaces.contains_key(*name) && self.namespace_doubt(name).is_none();
         let mut names: Vec<_> = pods.chain(policies).filter(missing).cloned().collect();
@@ -205,69 +205,7 @@ impl Cluster {
         found.into_iter().map(|(id, pod)| (id, port.target_on(&pod.ports))).collect()
     }
 
-    /// What the policies of this direction say of a flow between the subject and a peer; `port` is the destination's,
-    /// after any translation.
-    ///
-    /// The API: a pod cannot be kept from talking to itself, and traffic between a pod and its own node is always
-    /// allowed. A hostNetwork pod is its node: as a subject no policy selects it, and as a peer only its address counts.
-    pub fn verdict(
-        &mut self,
-        direction: Direction,
-        subject: PodId,
-        peer: Party,
-        protocol: Protocol,
-        port: u16,
-    ) -> Arc<Verdict> {
-        self.load_engine();
-        self.engine.trim();
-        let Some(slot) = self.pods.get(subject) else { return self.fixed.pod_not_seen.clone() };
-        if slot.pod.host_network {
-            return self.fixed.host_network.clone();
-        }
-        let (peer_id, at) = match peer {
-            Party::OwnNode => return self.fixed.own_node.clone(),
-            Party::Pod(id) => (Some(id), None),
-            Party::PodAt(id, ip) => (Some(id), Some(ip)),
-            Party::Ip(ip) => (None, Some(ip)),
-        };
-        if peer_id == Some(subject) {
-            return self.fixed.self_traffic.clone();
-        }
-        let (mut identity, mut class) = (None, None);
-        if let Some(id) = peer_id {
-            let Some(other) = self.pods.get(id) else { return self.fixed.pod_not_seen.clone() };
-            let host_network = other.pod.host_network;
-            if host_network && other.pod.node.is_some() && other.pod.node == slot.pod.node {
-                return self.fixed.own_node.clone();
-            }
-            let Some(known) = self.engine_ids(id) else { return self.fixed.pod_not_seen.clone() };
-            identity = (!host_network).then_some(known.0);
-            class = Some(known.1);
-        }
-        if let Some(ip) = at {
-            class = Some(self.engine.class(ip));
-        }
-        let Some((subject, _)) = self.engine_ids(subject) else { return self.fixed.pod_not_seen.clone() };
-        self.engine.verdict(direction, subject, identity, class.unwrap_or(ClassId::UNKNOWN), protocol, port)
-    }
-
-    /// What the engine knows a pod as: computed when first asked for in an epoch.
-    fn engine_ids(&mut self, id: PodId) -> Option<(IdentityId, ClassId)> {
-        let epoch = self.engine.epoch();
-        let slot = self.pods.get(id)?;
-        if let Some((known, identity, class)) = slot.engine
-            && known == epoch
-        {
-            return Some((identity, class));
-        }
-        let namespace = self.namespace_view(&slot.pod.namespace);
-        let identity = self.engine.identity(&namespace, &slot.pod.labels, &slot.pod.ports);
-        let class = self.engine.class_of_any(&slot.pod.ips);
-        self.pods.get_mut(id)?.engine = Some((epoch, identity, class));
-        Some((identity, class))
-    }
-
-    fn namespace_view(&self, name: &Arc<str>) -> NamespaceView {
+    pub(super) fn namespace_view(&self, name: &Arc<str>) -> NamespaceView {
         match self.namespaces.get(name) {
             Some(namespace) => {
                 NamespaceView { name: name.clone(), labels: namespace.labels.clone(), doubt: None }
@@ -288,13 +226,19 @@ impl Cluster {
         self.broken().find(is_it).map(|broken| broken.to_string().into())
     }
 
-    /// Every policy, in order of namespace and name.
+    /// Every policy, in order of kind, namespace and name.
     pub fn policies(&self) -> impl Iterator<Item = &Arc<CompiledPolicy>> {
-        self.policies.values().map(|entry| &entry.compiled)
+        self.declared.values().map(|entry| &entry.compiled)
     }
 
-    /// The policies that isolate this pod in this direction, in order of name; those that are invalid and only may
-    /// isolate it are left out.
+    /// The policy of this id.
+    pub fn policy(&self, id: &PolicyId) -> Option<&Arc<CompiledPolicy>> {
+        let key = ObjectKey::new(Kind::from_name(id.kind)?, &id.namespace, &id.name);
+        self.declared.get(&key).map(|entry| &entry.compiled)
+    }
+
+    /// The policies that select this pod and say something of this direction, in the order in which they are asked;
+    /// those that are invalid and only may select it are left out.
     pub fn selected_by(
         &self,
         pod: PodId,
@@ -302,13 +246,10 @@ impl Cluster {
     ) -> impl Iterator<Item = &Arc<CompiledPolicy>> {
         let pod = self.pod(pod).filter(|pod| !pod.host_network);
         pod.into_iter().flat_map(move |pod| {
-            (self.policies.range((pod.namespace.clone(), "".into())..))
-                .take_while(|((namespace, _), _)| *namespace == pod.namespace)
-                .map(|(_, entry)| &entry.compiled)
-                .filter(move |policy| {
-                    policy.isolates(direction).and(policy.selects(&pod.namespace, &pod.labels))
-                        == Certainty::Yes
-                })
+            let namespace = self.namespace_view(&pod.namespace);
+            self.policies.current().policies(&pod.namespace).filter(move |policy| {
+                policy.speaks_of(direction).and(policy.selects(&namespace, &pod.labels)) == Certainty::Yes
+            })
         })
     }
 
@@ -336,7 +277,12 @@ impl Cluster {
             Kind::Pod => self.pods().map(|(_, pod)| key(&pod.namespace, &pod.name)).collect(),
             Kind::Service => self.services.by_name.keys().map(|(a, b)| key(a, b)).collect(),
             Kind::EndpointSlice => self.services.slices.keys().map(|(a, b)| key(a, b)).collect(),
-            Kind::NetworkPolicy => self.policies.keys().map(|(a, b)| key(a, b)).collect(),
+            Kind::NetworkPolicy
+            | Kind::ClusterNetworkPolicy
+            | Kind::AdminNetworkPolicy
+            | Kind::BaselineAdminNetworkPolicy => {
+                self.declared.keys().filter(|key| key.kind == kind).cloned().collect()
+            }
         };
         keys.extend(self.broken.keys().filter(|key| key.kind == kind).cloned());
         keys

@@ -5,6 +5,7 @@ use std::{net::IpAddr, time::Duration};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::model::{Cause, Decision};
 use crate::{
     model::{Direction, Protocol},
     watch::convert::{self, Converted},
@@ -73,7 +74,7 @@ fn a_deleted_pod_is_found_for_earlier_flows_and_then_forgotten() {
     assert_eq!(cluster.pod_by_uid("a-1"), None);
     assert_eq!(resolve(&cluster, "10.0.0.1", 19), Endpoint::External);
     let verdict = cluster.verdict(Direction::Egress, id, Party::OwnNode, Protocol::Tcp, 1);
-    assert_eq!(*verdict, Verdict::Unknown(Gap::PodNotSeen));
+    assert_eq!(verdict.decision, Decision::Unknown(Gap::PodNotSeen));
 
     // The next pod gets an id of its own.
     cluster.apply(object(pod("a", 2, "10.0.0.1")), t(700));
@@ -180,7 +181,7 @@ fn nodes_and_host_network_pods_are_nodes() {
     let agent = cluster.pod_by_name("x", "agent").unwrap();
     cluster.apply(deny_all(), t(6));
     let verdict = cluster.verdict(Direction::Egress, agent, Party::Ip(ip("198.51.100.1")), Protocol::Tcp, 1);
-    assert_eq!(*verdict, Verdict::Allowed(Cause::Exempt(Exemption::HostNetwork)));
+    assert_eq!(verdict.decision, Decision::Allowed(Cause::Exempt(Exemption::HostNetwork)));
     assert_eq!(cluster.selected_by(agent, Direction::Egress).count(), 0);
 }
 
@@ -437,12 +438,13 @@ fn an_unreadable_document_blinds_until_the_next_complete_list() {
     let ask = |cluster: &mut Cluster| {
         cluster.verdict(Direction::Egress, id, Party::Ip(ip("198.51.100.1")), Protocol::Tcp, 1)
     };
-    assert_eq!(*ask(&mut cluster), Verdict::Unknown(Gap::Invalid("file.yaml:1: no YAML".into())));
+    let no_yaml = Gap::Invalid("file.yaml:1: no YAML".into());
+    assert_eq!(ask(&mut cluster).decision, Decision::Unknown(no_yaml));
     let generation = cluster.generation();
     cluster.reset_all(vec![pod.clone(), unreadable], t(2));
     assert_eq!(cluster.generation(), generation, "the same list changes nothing");
     cluster.reset_all(vec![pod], t(3));
-    assert_eq!(*ask(&mut cluster), Verdict::Allowed(Cause::NotIsolated));
+    assert_eq!(ask(&mut cluster).decision, Decision::Allowed(Cause::NotIsolated));
     assert!(cluster.generation() > generation);
 }
 

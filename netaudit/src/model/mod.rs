@@ -11,4 +11,6 @@ mod verdict;
 pub use flow::{Actor, CgroupId, Comm, NetnsCookie, Observation, Outcome, Reach};
 pub use net::{Direction, Protocol};
 pub use time::Timestamp;
-pub use verdict::{Cause, Exemption, Gap, NearMiss, PolicyId, RuleId, RuleMatch, Verdict};
+pub use verdict::{
+    Action, Cause, Decision, Denial, Exemption, Gap, NearMiss, PolicyId, RuleId, RuleMatch, Verdict,
+};

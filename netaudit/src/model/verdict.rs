@@ -2,6 +2,8 @@
 
 use std::{fmt, sync::Arc};
 
+use smallvec::SmallVec;
+
 use super::Direction;
 
 /// A policy object: kind, namespace and name. Manifests have no UID, so the name is the identity.
@@ -26,17 +28,43 @@ impl fmt::Display for PolicyId {
     }
 }
 
+/// What a rule does with what it matches.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Action {
+    /// It may pass: every rule of a NetworkPolicy, `Accept` and `Allow` of the cluster-wide kinds.
+    Allow,
+    /// It may not pass: `Deny`.
+    Deny,
+    /// The rest of the tier has no say; the next tier decides: `Pass`.
+    Pass,
+}
+
+impl Action {
+    /// `allow`, `deny` or `pass`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+            Self::Pass => "pass",
+        }
+    }
+}
+
 /// One rule of a policy, by content: the same rule keeps its identity when others are inserted above it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct RuleId {
     /// The policy that holds it.
     pub policy: Arc<PolicyId>,
-    /// The direction that it allows.
+    /// The direction that it speaks of.
     pub direction: Direction,
     /// The first 8 bytes of SHA-256 over the rule's canonical content (direction included).
     pub hash: u64,
     /// Where it stands today, from 0: `egress[2]`. Not part of the identity: see [`RuleId::key`].
     pub index: u32,
+    /// What it does. Part of the content, and so of the hash.
+    pub action: Action,
+    /// The name that its author gave it; empty where there is none. Not part of the identity.
+    pub name: Arc<str>,
 }
 
 impl RuleId {
@@ -88,55 +116,120 @@ impl RuleMatch {
     }
 }
 
-/// What the policies of one direction say of a flow.
+/// What the policies of one direction say of a flow. Two verdicts that say the same are equal, whatever generation they
+/// are of.
+#[derive(Clone, Debug)]
+pub struct Verdict {
+    /// The answer and its cause.
+    pub decision: Decision,
+    /// The rules that passed the flow on to the next tier before that: one of the Admin tier, one of the Baseline tier.
+    pub passed: SmallVec<[RuleMatch; 1]>,
+    /// Policies of other kinds that select the subject in this direction, and what they mean for the answer.
+    pub caveats: Arc<[Arc<str>]>,
+    /// The [generation](crate::policy::Ruleset::generation) of the policies that it was judged by; 0 where none was
+    /// asked.
+    pub generation: u64,
+}
+
+impl PartialEq for Verdict {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.decision, &self.passed, &self.caveats) == (&other.decision, &other.passed, &other.caveats)
+    }
+}
+
+impl Eq for Verdict {}
+
+/// The answer of a [`Verdict`].
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub enum Verdict {
+pub enum Decision {
     /// It may pass, and why.
     Allowed(Cause),
-    /// Policies isolate the subject in this direction and none of their rules matches.
-    Denied {
-        /// Every policy that isolates the subject in this direction, in order of name, with what was nearest to match.
-        by: Arc<[NearMiss]>,
-    },
+    /// It may not pass, and why not.
+    Denied(Denial),
     /// It cannot be said, and why not. Never guessed.
     Unknown(Gap),
 }
 
+/// Why a flow is denied.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Denial {
+    /// By this rule of a cluster-wide policy.
+    Rule(RuleMatch),
+    /// NetworkPolicies isolate the subject in this direction and none of their rules matches: every one that does, in
+    /// order of name, with what was nearest to match. Never empty.
+    Isolation(Arc<[NearMiss]>),
+}
+
+impl Denial {
+    /// The policies that deny: those that isolate, in order of name, or the one with the rule.
+    pub fn policies(&self) -> impl Iterator<Item = &Arc<PolicyId>> {
+        let (rule, misses) = match self {
+            Self::Rule(found) => (Some(&found.rule.policy), [].as_slice()),
+            Self::Isolation(misses) => (None, &**misses),
+        };
+        rule.into_iter().chain(misses.iter().map(|miss| &miss.policy))
+    }
+}
+
 impl Verdict {
+    /// A verdict that no policy had a part in.
+    pub fn plain(decision: Decision) -> Self {
+        Self { decision, passed: SmallVec::new(), caveats: [].into(), generation: 0 }
+    }
+
+    /// Policies do not apply.
+    pub fn exempt(why: Exemption) -> Self {
+        Self::plain(Decision::Allowed(Cause::Exempt(why)))
+    }
+
+    /// No verdict can be given.
+    pub fn unknown(gap: Gap) -> Self {
+        Self::plain(Decision::Unknown(gap))
+    }
+
     /// `allowed`, `denied` or `unknown`.
     pub const fn as_str(&self) -> &'static str {
-        match self {
-            Self::Allowed(_) => "allowed",
-            Self::Denied { .. } => "denied",
-            Self::Unknown(_) => "unknown",
+        match self.decision {
+            Decision::Allowed(_) => "allowed",
+            Decision::Denied(_) => "denied",
+            Decision::Unknown(_) => "unknown",
         }
     }
 
     /// The rules that allow it; empty for every other verdict.
     pub fn rules(&self) -> &[RuleMatch] {
-        match self {
-            Self::Allowed(Cause::Rules(rules)) => rules,
+        match &self.decision {
+            Decision::Allowed(Cause::Rules(rules)) => rules,
             _ => &[],
+        }
+    }
+
+    /// The rule that denies it, if it is one rule.
+    pub fn denying_rule(&self) -> Option<&RuleMatch> {
+        match &self.decision {
+            Decision::Denied(Denial::Rule(found)) => Some(found),
+            _ => None,
         }
     }
 
     /// Whether it may pass for certain.
     pub const fn is_allowed(&self) -> bool {
-        matches!(self, Self::Allowed(_))
+        matches!(self.decision, Decision::Allowed(_))
     }
 
     /// Whether it may not pass for certain.
     pub const fn is_denied(&self) -> bool {
-        matches!(self, Self::Denied { .. })
+        matches!(self.decision, Decision::Denied(_))
     }
 }
 
 /// Why a flow is allowed.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Cause {
-    /// By these rules, all that match, in order of policy name and then of position.
+    /// By these rules: the one of a cluster-wide policy that decides, or all of NetworkPolicies that match, in order of
+    /// policy name and then of position. Never empty.
     Rules(Arc<[RuleMatch]>),
-    /// No policy selects the subject for this direction.
+    /// No policy selects the subject for this direction, or none that does says anything of this flow.
     NotIsolated,
     /// Policies do not apply to it.
     Exempt(Exemption),
@@ -193,6 +286,12 @@ pub enum Gap {
     SourceTranslated,
     /// An object that could change the answer could not be read or is invalid; the text says which and why.
     Invalid(Arc<str>),
+    /// Two cluster-wide policies of one tier and priority match with different actions: which counts is undefined.
+    PriorityTie(Arc<str>),
+    /// A policy of a kind that is not understood selects the subject and could change the answer: which.
+    ForeignPolicy(Arc<str>),
+    /// A policy names domains, and which names the address has is not known: which policy.
+    NamesUnknown(Arc<str>),
     /// The objects have not been listed completely yet.
     NotReady,
 }
@@ -208,12 +307,15 @@ impl Gap {
             Self::NoEndpoints => "no endpoints",
             Self::SourceTranslated => "source translated",
             Self::Invalid(_) => "invalid object",
+            Self::PriorityTie(_) => "priority tie",
+            Self::ForeignPolicy(_) => "foreign policy",
+            Self::NamesUnknown(_) => "names unknown",
             Self::NotReady => "not ready",
         }
     }
 
     /// Every reason, for metrics that exist from the start.
-    pub const REASONS: [&'static str; 8] = [
+    pub const REASONS: [&'static str; 11] = [
         "subject unknown",
         "pod not seen",
         "ambiguous",
@@ -221,6 +323,9 @@ impl Gap {
         "no endpoints",
         "source translated",
         "invalid object",
+        "priority tie",
+        "foreign policy",
+        "names unknown",
         "not ready",
     ];
 }
@@ -229,7 +334,12 @@ impl Gap {
 impl fmt::Display for Gap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Invalid(detail) => write!(f, "{}: {detail}", self.reason()),
+            Self::Invalid(detail)
+            | Self::PriorityTie(detail)
+            | Self::ForeignPolicy(detail)
+            | Self::NamesUnknown(detail) => {
+                write!(f, "{}: {detail}", self.reason())
+            }
             _ => f.pad(self.reason()),
         }
     }

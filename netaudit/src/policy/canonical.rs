@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 use sha2::{Digest, Sha256};
 
-use super::{compile::parse_cidr, declared};
+use super::{compile::parse_cidr, declared, domains::DomainPattern};
 use crate::model::Direction;
 
 /// The first 8 bytes of SHA-256 over the rule's canonical text, big-endian.
@@ -16,6 +16,21 @@ pub(super) fn hash(direction: Direction, rule: &declared::Rule) -> u64 {
     list(&mut text, "peers", rule.peers.iter().map(peer));
     list(&mut text, "ports", rule.ports.iter().map(port));
     list(&mut text, "invalid", rule.invalid_peers.iter().chain(&rule.invalid_ports).map(invalid));
+    digest(&text)
+}
+
+/// The same for a rule of a cluster-wide policy. What it does is part of what it is, its name is not. The kind is not
+/// part of the text, as it is of the policy's identity.
+pub(super) fn cluster_hash(direction: Direction, rule: &declared::ClusterRule) -> u64 {
+    let mut text = format!("{direction} {:?}", rule.action.as_deref().unwrap_or_default());
+    list(&mut text, "peers", rule.peers.iter().map(cluster_peer));
+    list(&mut text, "ports", rule.ports.iter().map(cluster_port));
+    let flaws = [&rule.invalid, &rule.invalid_peers, &rule.invalid_ports];
+    list(&mut text, "invalid", flaws.into_iter().flatten().map(invalid));
+    digest(&text)
+}
+
+fn digest(text: &str) -> u64 {
     let digest = Sha256::digest(text.as_bytes());
     digest[..8].iter().fold(0, |hash, byte| hash << 8 | u64::from(*byte))
 }
@@ -35,6 +50,33 @@ fn peer(peer: &declared::Peer) -> String {
     list(&mut text, "block", peer.ip_block.iter().map(block));
     list(&mut text, "invalid", peer.invalid.iter().map(invalid));
     text
+}
+
+fn cluster_peer(peer: &declared::ClusterPeer) -> String {
+    let mut text = String::from("peer");
+    list(&mut text, "namespaces", peer.scope.namespaces.iter().map(selector));
+    let pods = |(namespaces, pods): &(declared::Selector, declared::Selector)| {
+        format!("{} {}", selector(namespaces), selector(pods))
+    };
+    list(&mut text, "pods", peer.scope.pods.iter().map(pods));
+    list(&mut text, "nodes", peer.nodes.iter().map(selector));
+    let net = |text: &String| parse_cidr(text).map_or_else(|| format!("{text:?}"), |net| net.to_string());
+    list(&mut text, "networks", peer.networks.iter().flatten().map(net));
+    let name = |text: &String| match DomainPattern::parse(text) {
+        Some(pattern) => pattern.to_string(),
+        None => format!("{text:?}"),
+    };
+    list(&mut text, "domains", peer.domain_names.iter().flatten().map(name));
+    list(&mut text, "invalid", peer.scope.invalid.iter().chain(&peer.invalid).map(invalid));
+    text
+}
+
+fn cluster_port(declared: &declared::ClusterPort) -> String {
+    let by_name = matches!(declared.port.port, Some(declared::PortRef::Name(_)));
+    if by_name && declared.port.protocol.is_none() {
+        return format!("any {}", port(&declared.port));
+    }
+    port(&declared.port)
 }
 
 /// What a lost part said cannot be told, so all parts that are wrong in one way are the same.

@@ -1,4 +1,4 @@
-//! A NetworkPolicy as somebody declared it: the API's fields, still as text, before anybody judged them.
+//! Policies as somebody declared them: the API's fields, still as text, before anybody judged them.
 //!
 //! Kubernetes objects are converted to these types once, at the edge. What the API server would refuse can be held
 //! here: [`super::CompiledPolicy::compile`] says what is wrong with it and what is certain all the same.
@@ -110,4 +110,103 @@ pub struct Expression {
     pub operator: String,
     /// The values, for `In` and `NotIn`.
     pub values: Vec<String>,
+}
+
+/// A cluster-wide kind of `policy.networking.k8s.io`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum ClusterKind {
+    /// `v1alpha2`: one kind with two tiers.
+    ClusterNetworkPolicy,
+    /// `v1alpha1`: the Admin tier.
+    AdminNetworkPolicy,
+    /// `v1alpha1`: the Baseline tier, one object named `default`.
+    BaselineAdminNetworkPolicy,
+}
+
+impl ClusterKind {
+    /// The name that the API uses.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ClusterNetworkPolicy => "ClusterNetworkPolicy",
+            Self::AdminNetworkPolicy => "AdminNetworkPolicy",
+            Self::BaselineAdminNetworkPolicy => "BaselineAdminNetworkPolicy",
+        }
+    }
+}
+
+/// A policy of a cluster-wide kind. Their fields mean the same, under names that differ a little.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ClusterPolicy {
+    /// Which kind it is.
+    pub kind: ClusterKind,
+    /// The object's name.
+    pub name: Arc<str>,
+    /// `spec.tier`, which only ClusterNetworkPolicy has.
+    pub tier: Option<String>,
+    /// `spec.priority`, which BaselineAdminNetworkPolicy has not.
+    pub priority: Option<i64>,
+    /// `spec.subject`.
+    pub subject: PodScope,
+    /// `spec.ingress`.
+    pub ingress: Vec<ClusterRule>,
+    /// `spec.egress`.
+    pub egress: Vec<ClusterRule>,
+    /// Why its tier or priority is not known, where it is not.
+    pub invalid_order: Option<Invalid>,
+    /// Fields of the object that the API does not know, as paths.
+    pub unknown_fields: Vec<String>,
+}
+
+/// Pods by namespace, or by namespace and labels: exactly one of the two.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct PodScope {
+    /// `namespaces`.
+    pub namespaces: Option<Selector>,
+    /// `pods`: `namespaceSelector` and `podSelector`.
+    pub pods: Option<(Selector, Selector)>,
+    /// Why whom it means is not known, where it is not.
+    pub invalid: Option<Invalid>,
+}
+
+/// A rule of a cluster-wide policy.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct ClusterRule {
+    /// `name`.
+    pub name: String,
+    /// `action`, as written.
+    pub action: Option<String>,
+    /// `from` or `to`.
+    pub peers: Vec<ClusterPeer>,
+    /// `ports` or `protocols`.
+    pub ports: Vec<ClusterPort>,
+    /// Why its name or action is not known, where it is not.
+    pub invalid: Option<Invalid>,
+    /// Why its peers are not known, where they are not.
+    pub invalid_peers: Option<Invalid>,
+    /// Why its ports are not known, where they are not.
+    pub invalid_ports: Option<Invalid>,
+}
+
+/// An element of `from` or `to` of a cluster-wide policy: exactly one field.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct ClusterPeer {
+    /// `namespaces` or `pods`.
+    pub scope: PodScope,
+    /// `nodes`.
+    pub nodes: Option<Selector>,
+    /// `networks`, as written.
+    pub networks: Option<Vec<String>>,
+    /// `domainNames`, as written.
+    pub domain_names: Option<Vec<String>>,
+    /// Why whom it means is not known, where it is not.
+    pub invalid: Option<Invalid>,
+}
+
+/// An element of `ports` or `protocols` of a cluster-wide policy.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct ClusterPort {
+    /// The field that says it, below the rule: `protocols[0].tcp.destinationPort`.
+    pub path: String,
+    /// What it says. A port by name has no protocol: it is the pod's port of this name, whatever its protocol.
+    pub port: Port,
 }

@@ -23,14 +23,14 @@ impl Labels {
         self.0.iter().map(|(key, value)| (key.as_ref(), value.as_ref()))
     }
 
+    /// Every label in order of key, to be shared.
+    pub(super) fn pairs(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<str>)> {
+        self.0.iter().map(|(key, value)| (key, value))
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
-    }
-
-    /// Only the labels whose key `wanted` names.
-    pub fn project(&self, mut wanted: impl FnMut(&str) -> bool) -> Self {
-        Self(self.0.iter().filter(|(key, _)| wanted(key)).cloned().collect())
     }
 
     /// These labels and `key`, unless it is there already.

@@ -1,32 +1,38 @@
 //! Policies: from what was declared to what it means, and what it says of a flow.
 //!
 //! ```text
-//! declared::NetworkPolicy ──compile──▶ CompiledPolicy (+ warnings, doubts) ──Engine::load──▶ selectors, ranges
-//! pod ──Engine::identity──▶ IdentityId        address ──Engine::class──▶ ClassId
-//! (direction, subject identity, peer identity and class, protocol, port) ──Engine::verdict──▶ Arc<Verdict>
+//! declared ──compile──▶ CompiledPolicy (+ warnings, doubts) ──Policies::put──▶ Ruleset (one generation, shared)
+//! pod ──Evaluator::identity──▶ IdentityId
+//! (direction, subject, peer, protocol, port) ──Evaluator::verdict──▶ Arc<Verdict>
 //! ```
 //!
-//! The semantics are those that the API documents for `networking.k8s.io/v1` NetworkPolicy; each rule of the API is
-//! told beside the code that implements it. Other kinds with tiers and priorities will stand before and behind the
-//! one tier that [`Engine`] evaluates now. Nothing here knows pods, addresses' owners, time or Kubernetes clients.
+//! The semantics are those that the APIs document: `networking.k8s.io/v1` NetworkPolicy, `policy.networking.k8s.io`
+//! ClusterNetworkPolicy `v1alpha2`, AdminNetworkPolicy and BaselineAdminNetworkPolicy `v1alpha1`. Each rule of an API is
+//! told beside the code that implements it. Nothing here knows pods, addresses' owners, time or Kubernetes clients.
 
 mod canonical;
 mod certainty;
 mod compile;
 pub mod declared;
-mod engine;
+mod domains;
 mod evaluate;
+mod evaluator;
 mod labels;
+mod loaded;
+mod ruleset;
 mod selector;
 mod summary;
+mod words;
 
 use std::{fmt, sync::Arc};
 
 pub use self::{
     certainty::Certainty,
-    compile::{CompiledPolicy, Rule},
-    engine::{ClassId, Doubt, Engine, IdentityId},
+    compile::{CompiledPolicy, Rule, Tier},
+    domains::normal as normal_name,
+    evaluator::{Evaluator, IdentityId, NodeId, PeerEnd, Question},
     labels::{Labels, METADATA_NAME, NamedPort},
+    ruleset::{Doubt, Policies, Ruleset, UnreadNamespaces},
     selector::{NamespaceView, Selector},
 };
 

@@ -24,7 +24,7 @@ struct Requirement {
 
 /// What must hold of the label's value. The values are sorted.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-enum Test {
+pub(super) enum Test {
     In(Vec<Arc<str>>),
     NotIn(Vec<Arc<str>>),
     Exists,
@@ -51,6 +51,14 @@ impl NamespaceView {
 }
 
 impl Test {
+    /// The values that it mentions.
+    pub fn values(&self) -> &[Arc<str>] {
+        match self {
+            Self::In(values) | Self::NotIn(values) => values,
+            Self::Exists | Self::DoesNotExist => &[],
+        }
+    }
+
     /// The API: `In` wants the label with one of the values, `NotIn` wants it absent or with another value, `Exists`
     /// wants the label with any value, `DoesNotExist` wants it absent.
     fn holds(&self, value: Option<&Arc<str>>) -> bool {
@@ -132,9 +140,9 @@ impl Selector {
         self.requirements.is_empty() && self.doubt.is_none()
     }
 
-    /// The keys that it looks at.
-    pub(super) fn keys(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.requirements.iter().map(|it| &it.key)
+    /// What must hold, a key and its test each.
+    pub(super) fn requirements(&self) -> impl Iterator<Item = (&Arc<str>, &Test)> {
+        self.requirements.iter().map(|it| (&it.key, &it.test))
     }
 
     /// The one namespace that it selects by name, if it says nothing else.

@@ -1,9 +1,12 @@
 //! A rule in one line, for people.
 
-use super::compile::{Block, Matcher, NamespaceScope, Peer, PodScope, PortMatch, PortTest, Rule};
-use crate::model::Direction;
+use super::compile::{
+    Block, CompiledPolicy, Matcher, NamespaceScope, Peer, PodScope, PortMatch, PortTest, Rule,
+};
+use crate::model::{Action, Direction};
 
-/// `to app=postgres TCP 5432`, `from every pod in namespace traefik TCP 8080`, `to 0.0.0.0/0 except 10.0.0.0/8 TCP 443`.
+/// `to app=postgres TCP 5432`, `from every pod in namespace traefik TCP 8080`, `to 0.0.0.0/0 except 10.0.0.0/8 TCP 443`,
+/// `deny to nodes with infra on any port`.
 pub(super) fn of(rule: &Rule) -> String {
     let word = match rule.id.direction {
         Direction::Egress => "to",
@@ -17,22 +20,46 @@ pub(super) fn of(rule: &Rule) -> String {
         [] => "on any port".to_owned(),
         ports => joined(ports.iter().map(port), ", "),
     };
-    format!("{word} {peers} {ports}")
+    let action = match rule.id.action {
+        _ if rule.doubt.is_some() => "<invalid> ",
+        Action::Allow => "",
+        Action::Deny => "deny ",
+        Action::Pass => "pass ",
+    };
+    format!("{action}{word} {peers} {ports}")
+}
+
+/// Whom a policy selects: `app=web`, `app=web in namespace shop`; empty for every pod of a NetworkPolicy's namespace, or
+/// of the cluster for a cluster-wide one.
+pub(super) fn subjects(policy: &CompiledPolicy) -> String {
+    if policy.subject_doubt.is_some() {
+        return "<invalid>".to_owned();
+    }
+    match &policy.subjects.namespaces {
+        NamespaceScope::Matching(selector) if selector.is_empty() && policy.subjects.pods.is_empty() => {
+            String::new()
+        }
+        NamespaceScope::Matching(_) => pods(&policy.subjects),
+        NamespaceScope::Own(_) => policy.subjects.pods.to_string(),
+    }
 }
 
 fn joined(items: impl Iterator<Item = String>, separator: &str) -> String {
     items.collect::<Vec<_>>().join(separator)
 }
 
-fn peer(peer: &Peer) -> String {
+pub(super) fn peer(peer: &Peer) -> String {
     match &peer.matcher {
         Matcher::Anyone => "<invalid>".to_owned(),
         Matcher::Pods(scope) => pods(scope),
+        Matcher::Nodes(selector) if selector.is_empty() => "every node".to_owned(),
+        Matcher::Nodes(selector) => format!("nodes with {selector}"),
         Matcher::Block(it) => block(it),
+        Matcher::Domain(pattern) => pattern.to_string(),
     }
 }
 
-fn pods(scope: &PodScope) -> String {
+pub(super) fn pods(scope: &PodScope) -> String {
     let pods = if scope.pods.is_empty() { "every pod".to_owned() } else { scope.pods.to_string() };
     match &scope.namespaces {
         NamespaceScope::Own(_) if scope.pods.is_empty() => "every pod of its own namespace".to_owned(),
@@ -45,15 +72,19 @@ fn pods(scope: &PodScope) -> String {
     }
 }
 
-fn block(block: &Block) -> String {
+pub(super) fn block(block: &Block) -> String {
     if block.except.is_empty() {
         return block.net.to_string();
     }
     format!("{} except {}", block.net, joined(block.except.iter().map(ToString::to_string), ", "))
 }
 
-fn port(port: &PortMatch) -> String {
-    let protocol = port.protocol.map_or("<invalid>", |it| it.as_str());
+pub(super) fn port(port: &PortMatch) -> String {
+    let protocol = match (port.protocol, &port.doubt) {
+        (Some(protocol), _) => protocol.as_str(),
+        (None, None) => "port",
+        (None, Some(_)) => "<invalid>",
+    };
     match &port.port {
         _ if port.doubt.is_some() => format!("{protocol} <invalid>"),
         PortTest::Any => format!("any {protocol} port"),

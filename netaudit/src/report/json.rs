@@ -1,13 +1,13 @@
 //! A flow as one JSON object: the flow log's line. Its fields are an API, described in the README.
 
-use std::{borrow::Cow, net::IpAddr};
+use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
 use serde::Serialize;
 
 use crate::{
     audit::{Finding, Flow, PeerKind, Subject, UnenforcedCause},
     cluster::{Cluster, Pod},
-    model::{Cause, Direction, Outcome, Protocol, Reach, Timestamp, Verdict},
+    model::{Cause, Decision, Denial, Direction, Outcome, Protocol, Reach, RuleMatch, Timestamp, Verdict},
 };
 
 #[derive(Serialize)]
@@ -88,8 +88,14 @@ struct Said<'a> {
     rule_paths: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     denied_by: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    passed_by: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    caveats: &'a [Arc<str>],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    generation: Option<u64>,
 }
 
 /// Appends `flow` to `line` as one JSON object, without a line break. The agent's own time line never steps;
@@ -160,29 +166,42 @@ fn pod_end(pod: &Pod) -> End<'_> {
     }
 }
 
+/// `batchivo/backend-policy egress[2].to[0]`; of a cluster-wide policy its name alone.
+fn rule_path(matched: &RuleMatch) -> String {
+    let policy = &matched.rule.policy;
+    let slash = if policy.namespace.is_empty() { "" } else { "/" };
+    format!("{}{slash}{} {}", policy.namespace, policy.name, matched.path())
+}
+
 fn said(verdict: &Verdict) -> Said<'_> {
     let mut said = Said {
         verdict: verdict.as_str(),
         rules: vec![],
         rule_paths: vec![],
         denied_by: vec![],
+        passed_by: vec![],
         reason: None,
+        caveats: &[],
+        generation: None,
     };
-    match verdict {
-        Verdict::Allowed(Cause::Rules(rules)) => {
-            said.rules = rules.iter().map(|matched| matched.rule.to_string()).collect();
-            said.rule_paths = rules
-                .iter()
-                .map(|matched| {
-                    let policy = &matched.rule.policy;
-                    format!("{}/{} {}", policy.namespace, policy.name, matched.path())
-                })
-                .collect();
-        }
-        Verdict::Allowed(Cause::NotIsolated) => said.reason = Some("not isolated".into()),
-        Verdict::Allowed(Cause::Exempt(why)) => said.reason = Some(why.as_str().into()),
-        Verdict::Denied { by } => said.denied_by = by.iter().map(|miss| miss.policy.to_string()).collect(),
-        Verdict::Unknown(gap) => said.reason = Some(gap.to_string().into()),
+    let mut name = |rules: &[RuleMatch]| {
+        said.rules = rules.iter().map(|matched| matched.rule.to_string()).collect();
+        said.rule_paths = rules.iter().map(rule_path).collect();
+    };
+    match &verdict.decision {
+        Decision::Allowed(Cause::Rules(rules)) => name(rules),
+        Decision::Denied(Denial::Rule(rule)) => name(std::slice::from_ref(rule)),
+        _ => {}
     }
+    match &verdict.decision {
+        Decision::Allowed(Cause::Rules(_)) => {}
+        Decision::Allowed(Cause::NotIsolated) => said.reason = Some("not isolated".into()),
+        Decision::Allowed(Cause::Exempt(why)) => said.reason = Some(why.as_str().into()),
+        Decision::Denied(denial) => said.denied_by = denial.policies().map(ToString::to_string).collect(),
+        Decision::Unknown(gap) => said.reason = Some(gap.to_string().into()),
+    }
+    said.passed_by = verdict.passed.iter().map(rule_path).collect();
+    said.caveats = &verdict.caveats;
+    said.generation = (verdict.generation != 0).then_some(verdict.generation);
     said
 }

@@ -4,7 +4,7 @@
 //! agent as [`Update`]s: a complete list replaces what was known of the kind, so that objects deleted while the watch was
 //! away do not stay.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use anyhow::Context as _;
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -18,6 +18,9 @@ use tokio::sync::mpsc;
 
 use super::{Update, convert};
 use crate::cluster::{Kind, Object, ObjectKey};
+
+/// How often a kind that the API server does not know is looked for again.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 /// Connects to the API server that `kubeconfig` names, or the usual one: in-cluster, `$KUBECONFIG`, `~/.kube/config`.
 pub async fn connect(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
@@ -38,15 +41,31 @@ pub async fn connect(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
 
 /// Follows all objects of `kind` for ever. Ends when nobody listens any more.
 ///
-/// A fault is told and tried again with growing pauses; what is known stays known meanwhile.
+/// A fault is told and tried again with growing pauses; what is known stays known meanwhile. A kind that the API server
+/// does not know, where that may be, has no objects; it is looked for again from time to time.
 pub async fn follow(client: Client, kind: Kind, updates: mpsc::Sender<Update>) {
     let resource = resource(kind);
     let api: Api<DynamicObject> = Api::all_with(client, &resource);
+    while !updates.is_closed() {
+        watch(api.clone(), kind, &updates).await;
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_AGAIN) => {}
+            () = updates.closed() => {}
+        }
+    }
+}
+
+/// Follows all objects of `kind` until nobody listens any more, or the API server does not know the kind.
+async fn watch(api: Api<DynamicObject>, kind: Kind, updates: &mpsc::Sender<Update>) {
     let mut stream = watcher(api, watcher::Config::default()).default_backoff().boxed();
     let mut listed: Option<Vec<Object>> = None;
     loop {
         let update = match stream.try_next().await {
             Ok(None) => return,
+            Err(error) if !kind.is_built_in() && is_absent(&error) => {
+                let _ = updates.send(Update::Reset { kind, objects: Vec::new() }).await;
+                return;
+            }
             Err(error) => Some(Update::Fault { kind, error: describe(&error) }),
             Ok(Some(watcher::Event::Init)) => {
                 listed = Some(Vec::new());
@@ -70,23 +89,23 @@ pub async fn follow(client: Client, kind: Kind, updates: mpsc::Sender<Update>) {
     }
 }
 
-fn resource(kind: Kind) -> ApiResource {
-    let plural = match kind {
-        Kind::Namespace => "namespaces",
-        Kind::Pod => "pods",
-        Kind::Node => "nodes",
-        Kind::Service => "services",
-        Kind::EndpointSlice => "endpointslices",
-        Kind::NetworkPolicy => "networkpolicies",
+/// Whether the API server does not know the kind at all.
+fn is_absent(error: &watcher::Error) -> bool {
+    let (watcher::Error::InitialListFailed(error) | watcher::Error::WatchStartFailed(error)) = error else {
+        return false;
     };
+    matches!(error, kube::Error::Api(status) if status.code == 404)
+}
+
+fn resource(kind: Kind) -> ApiResource {
     let api_version = kind.api_version();
-    let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
+    let version = api_version.rsplit_once('/').map_or(api_version, |(_, version)| version);
     ApiResource {
-        group: group.to_owned(),
+        group: kind.api_group().to_owned(),
         version: version.to_owned(),
         api_version: api_version.to_owned(),
         kind: kind.as_str().to_owned(),
-        plural: plural.to_owned(),
+        plural: kind.plural().to_owned(),
     }
 }
 

@@ -9,6 +9,7 @@ use serde_json::Value;
 use smallvec::SmallVec;
 
 use super::{
+    convert_cluster_policy::cluster_policy,
     convert_fields::{Field, Flaw},
     convert_policy,
 };
@@ -18,7 +19,7 @@ use crate::{
         objects::{EndpointPort, EndpointSlice, ServicePort, SliceEndpoint, TargetPort},
     },
     model::{Protocol, Timestamp},
-    policy::{Labels, NamedPort},
+    policy::{Labels, NamedPort, declared::ClusterKind},
 };
 
 /// The namespace of objects that do not say.
@@ -165,6 +166,11 @@ fn decode(kind: Kind, value: &Value) -> Result<Object, Flaw> {
         Kind::EndpointSlice => Object::EndpointSlice(endpoint_slice(&root, namespace, name, &labels)?),
         Kind::NetworkPolicy => {
             Object::NetworkPolicy(convert_policy::network_policy(&root, &namespace, &name)?)
+        }
+        Kind::ClusterNetworkPolicy => cluster_policy(&root, ClusterKind::ClusterNetworkPolicy, &name)?,
+        Kind::AdminNetworkPolicy => cluster_policy(&root, ClusterKind::AdminNetworkPolicy, &name)?,
+        Kind::BaselineAdminNetworkPolicy => {
+            cluster_policy(&root, ClusterKind::BaselineAdminNetworkPolicy, &name)?
         }
     })
 }

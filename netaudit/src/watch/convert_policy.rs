@@ -28,7 +28,7 @@ pub(super) fn network_policy(
 }
 
 /// A part that has the wrong type is kept as invalid where it stands: the rest of the policy is still certain.
-fn invalid(flaw: Flaw) -> Invalid {
+pub(super) fn invalid(flaw: Flaw) -> Invalid {
     Invalid { path: flaw.path, reason: flaw.reason }
 }
 
@@ -63,7 +63,10 @@ fn peer(field: &Field<'_>, unknown: &mut Vec<String>) -> Peer {
     read().unwrap_or_else(|flaw| Peer { invalid: Some(invalid(flaw)), ..Peer::default() })
 }
 
-fn optional_selector(field: &Field<'_>, unknown: &mut Vec<String>) -> Result<Option<Selector>, Flaw> {
+pub(super) fn optional_selector(
+    field: &Field<'_>,
+    unknown: &mut Vec<String>,
+) -> Result<Option<Selector>, Flaw> {
     if field.is_present() { selector(field, unknown).map(Some) } else { Ok(None) }
 }
 
@@ -91,7 +94,7 @@ fn port(field: &Field<'_>, unknown: &mut Vec<String>) -> Port {
     read().unwrap_or_else(|flaw| Port { invalid: Some(invalid(flaw)), ..Port::default() })
 }
 
-fn selector(field: &Field<'_>, unknown: &mut Vec<String>) -> Result<Selector, Flaw> {
+pub(super) fn selector(field: &Field<'_>, unknown: &mut Vec<String>) -> Result<Selector, Flaw> {
     unknown.extend(field.unknown(&["matchLabels", "matchExpressions"]));
     let mut selector = Selector::default();
     let (labels, expressions) = (field.get("matchLabels")?, field.get("matchExpressions")?);

@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod convert;
+mod convert_cluster_policy;
 mod convert_fields;
 mod convert_policy;
 #[cfg(test)]

@@ -1,0 +1,121 @@
+//! What the policies say of a flow between what the index knows.
+
+use std::{net::IpAddr, sync::Arc};
+
+use smallvec::SmallVec;
+
+use super::{Cluster, Party, PodId};
+use crate::{
+    model::{Direction, Protocol, Verdict},
+    policy::{IdentityId, NodeId, PeerEnd, Question, Ruleset},
+};
+
+impl Cluster {
+    /// What the policies of this direction say of a flow between the subject and a peer; `port` is the destination's,
+    /// after any translation.
+    ///
+    /// The API: a pod cannot be kept from talking to itself, and traffic between a pod and its own node is always
+    /// allowed. A hostNetwork pod is its node: as a subject no policy selects it, and as a peer only its address counts.
+    pub fn verdict(
+        &mut self,
+        direction: Direction,
+        subject: PodId,
+        peer: Party,
+        protocol: Protocol,
+        port: u16,
+    ) -> Arc<Verdict> {
+        self.evaluator.follow(self.policies.current());
+        match self.asked(subject, peer) {
+            Err(fixed) => fixed,
+            Ok(asked) => self.evaluator.verdict(&asked.question(direction, protocol, port)),
+        }
+    }
+
+    /// What policies see of the two ends, or the verdict that needs none.
+    fn asked(&mut self, subject: PodId, peer: Party) -> Result<Ends, Arc<Verdict>> {
+        let Some(slot) = self.pods.get(subject) else { return Err(self.fixed.pod_not_seen.clone()) };
+        if slot.pod.host_network {
+            return Err(self.fixed.host_network.clone());
+        }
+        let (peer_id, at) = match peer {
+            Party::OwnNode => return Err(self.fixed.own_node.clone()),
+            Party::Pod(id) => (Some(id), None),
+            Party::PodAt(id, ip) => (Some(id), Some(ip)),
+            Party::Ip(ip) => (None, Some(ip)),
+        };
+        if peer_id == Some(subject) {
+            return Err(self.fixed.self_traffic.clone());
+        }
+        let (mut pod, mut node) = (None, None);
+        let mut addresses: SmallVec<[IpAddr; 2]> = at.into_iter().collect();
+        if let Some(id) = peer_id {
+            let Some(other) = self.pods.get(id) else { return Err(self.fixed.pod_not_seen.clone()) };
+            if addresses.is_empty() {
+                addresses.extend(other.pod.ips.iter().copied());
+            }
+            if other.pod.host_network {
+                if other.pod.node.is_some() && other.pod.node == slot.pod.node {
+                    return Err(self.fixed.own_node.clone());
+                }
+                node = other.pod.node.clone();
+            } else {
+                pod = self.identity(id);
+            }
+        }
+        if pod.is_none() {
+            node = node.or_else(|| addresses.iter().find_map(|ip| self.node_ips.get(ip)).cloned());
+        }
+        let node = node.and_then(|name| self.evaluator.node(&name));
+        let names = addresses.first().and_then(|ip| self.names.of(*ip));
+        let Some(subject) = self.identity(subject) else { return Err(self.fixed.pod_not_seen.clone()) };
+        Ok(Ends { subject, pod, node, addresses, names })
+    }
+
+    /// What policies know a pod as: computed when first asked for in an epoch.
+    fn identity(&mut self, id: PodId) -> Option<IdentityId> {
+        let epoch = self.evaluator.epoch();
+        let slot = self.pods.get_mut(id)?;
+        if let Some((known, identity)) = slot.identity
+            && known == epoch
+        {
+            return Some(identity);
+        }
+        let pod = &slot.pod;
+        let identity = self.evaluator.identity(&pod.namespace, &pod.labels, &pod.ports);
+        slot.identity = Some((epoch, identity));
+        Some(identity)
+    }
+
+    /// The names that DNS gave for addresses: all of them, in place of those known so far. Until it is first called the
+    /// names of an address are not known, and a policy that names domains gives no certain verdict.
+    pub fn set_names(&mut self, answers: impl IntoIterator<Item = (String, IpAddr)>) {
+        self.names.replace(answers);
+        self.generation += 1;
+    }
+
+    /// The policies that verdicts come from now. A reader that keeps it is not disturbed by changes to come.
+    pub fn rules(&self) -> &Arc<Ruleset> {
+        self.policies.current()
+    }
+}
+
+/// The two ends of a flow as policies see them.
+struct Ends {
+    subject: IdentityId,
+    pod: Option<IdentityId>,
+    node: Option<NodeId>,
+    addresses: SmallVec<[IpAddr; 2]>,
+    names: Option<Arc<[Arc<str>]>>,
+}
+
+impl Ends {
+    fn question(&self, direction: Direction, protocol: Protocol, port: u16) -> Question<'_> {
+        let peer = PeerEnd {
+            pod: self.pod,
+            node: self.node,
+            addresses: &self.addresses,
+            names: self.names.as_deref(),
+        };
+        Question { direction, subject: self.subject, peer, protocol, port }
+    }
+}

@@ -1,0 +1,76 @@
+//! Domain names of peers.
+
+use std::{fmt, sync::Arc};
+
+/// A `domainNames` entry: one name, or with `*.` before it all names below it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct DomainPattern {
+    /// In lower case, without the dot at the end.
+    name: Arc<str>,
+    below: bool,
+}
+
+impl DomainPattern {
+    /// Reads `kubernetes.io` or `*.kubernetes.io`, as the API has it: `*` stands for one or more whole labels, and only
+    /// at the beginning. Case and a dot at the end mean nothing. `None` for anything else.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (below, name) = match text.strip_prefix("*.") {
+            Some(name) => (true, name),
+            None => (false, text),
+        };
+        let name = normal(name);
+        let is_label = |label: &str| {
+            let ends = [label.bytes().next(), label.bytes().next_back()];
+            ends.iter().all(|it| it.is_some_and(|byte| byte.is_ascii_alphanumeric()))
+                && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+        };
+        // The API wants at least two labels.
+        (name.contains('.') && name.split('.').all(is_label)).then(|| Self { name: name.into(), below })
+    }
+
+    /// Whether `name`, which must be [normal], is one that it means.
+    pub fn matches(&self, name: &str) -> bool {
+        if !self.below {
+            return *self.name == *name;
+        }
+        let head = name.strip_suffix(&*self.name).and_then(|rest| rest.strip_suffix('.'));
+        head.is_some_and(|head| !head.is_empty())
+    }
+}
+
+impl fmt::Display for DomainPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", if self.below { "*." } else { "" }, self.name)
+    }
+}
+
+/// A name as names are compared: in lower case, without the dot at the end.
+pub fn normal(name: &str) -> String {
+    name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_name_or_all_below_it() {
+        let matches = |pattern, name| DomainPattern::parse(pattern).unwrap().matches(&normal(name));
+        assert!(matches("kubernetes.io", "Kubernetes.io."));
+        assert!(!matches("kubernetes.io", "www.kubernetes.io"));
+        assert!(!matches("kubernetes.io", "my-kubernetes.io"));
+        assert!(matches("*.Kubernetes.io.", "latest.blog.kubernetes.io"));
+        assert!(!matches("*.kubernetes.io", "kubernetes.io"));
+        assert!(!matches("*.kubernetes.io", ".kubernetes.io"));
+        assert!(!matches("*.kubernetes.io", "my-kubernetes.io"));
+    }
+
+    #[test]
+    fn what_is_no_pattern() {
+        for text in
+            ["", "*", "*.", "io", "*.io", "a.*.io", "*a.io", "-a.io", "a-.io", "a..io", "a b.io", "a.io.."]
+        {
+            assert_eq!(DomainPattern::parse(text), None, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,408 @@
+//! A compiled policy arranged for the hot path: selectors in words, ranges as sorted intervals.
+
+use std::{net::IpAddr, sync::Arc};
+
+use ipnet::IpNet;
+
+use super::{
+    Certainty,
+    compile::{Block, CompiledPolicy, Matcher, NamespaceScope, PodScope, Rule},
+    domains::DomainPattern,
+    words::{Vocabulary, Word, WordSelector},
+};
+use crate::model::{Direction, Gap, RuleMatch};
+
+/// A policy, loaded.
+pub(super) struct Loaded {
+    pub policy: Arc<CompiledPolicy>,
+    pub subjects: WordScope,
+    rules: [Box<[LoadedRule]>; 2],
+}
+
+/// A rule, loaded: what it compares, beside the [`Rule`] at the same position.
+pub(super) struct LoadedRule {
+    /// Without any, it matches everybody.
+    peers: Box<[LoadedPeer]>,
+    v4: Intervals<u32>,
+    v6: Intervals<u128>,
+    matches_everybody: bool,
+}
+
+/// A peer that is no certain range.
+struct LoadedPeer {
+    /// Its position in [`Rule::peers`].
+    position: u32,
+    matcher: PeerMatcher,
+}
+
+enum PeerMatcher {
+    Anyone,
+    Pods(WordScope),
+    Nodes(WordSelector),
+    /// A range that is in doubt.
+    Block(Arc<Block>),
+    Domain(DomainPattern),
+}
+
+/// A [`PodScope`] in words.
+pub(super) struct WordScope {
+    /// The number of the one namespace, or a selector of namespaces.
+    namespaces: Result<u32, WordSelector>,
+    pods: WordSelector,
+}
+
+/// A namespace or node in words.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub(super) struct Place {
+    /// The number of a namespace's name; `None` where nothing mentions it.
+    pub name: Option<u32>,
+    pub words: Arc<[Word]>,
+    /// Set where its labels, but for the name, are not known: why.
+    pub doubt: Option<Arc<str>>,
+}
+
+impl Place {
+    fn is_in(&self, selector: &WordSelector) -> Certainty {
+        if self.doubt.is_some() {
+            selector.matches_unread(&self.words)
+        } else {
+            selector.matches(&self.words)
+        }
+    }
+}
+
+/// The words of pods, and those of namespaces and nodes: a key that only namespaces have must not tell pods apart.
+#[derive(Clone, Default)]
+pub(super) struct Words {
+    pub pods: Arc<Vocabulary>,
+    pub places: Arc<Vocabulary>,
+}
+
+impl Words {
+    /// The vocabularies are shared with readers; they are copied only where a selector brings something new.
+    fn selector(vocabulary: &mut Arc<Vocabulary>, selector: &super::Selector) -> WordSelector {
+        if vocabulary.knows(selector) {
+            return vocabulary.selector(selector);
+        }
+        Arc::make_mut(vocabulary).learn_selector(selector)
+    }
+
+    fn scope(&mut self, scope: &PodScope) -> WordScope {
+        let namespaces = match &scope.namespaces {
+            NamespaceScope::Own(name) => Ok(self.namespace(name)),
+            NamespaceScope::Matching(selector) => Err(Self::selector(&mut self.places, selector)),
+        };
+        WordScope { namespaces, pods: Self::selector(&mut self.pods, &scope.pods) }
+    }
+
+    /// The number of a namespace's name, added if it is new.
+    pub fn namespace(&mut self, name: &Arc<str>) -> u32 {
+        match self.places.name(name) {
+            Some(number) => number,
+            None => Arc::make_mut(&mut self.places).learn(&super::METADATA_NAME.into(), name).1,
+        }
+    }
+}
+
+impl WordScope {
+    pub fn contains(&self, place: &Place, pod: &[Word]) -> Certainty {
+        let in_namespace = match &self.namespaces {
+            Ok(name) => (place.name == Some(*name)).into(),
+            Err(selector) => place.is_in(selector),
+        };
+        if in_namespace == Certainty::No { in_namespace } else { in_namespace.and(self.pods.matches(pod)) }
+    }
+}
+
+/// The other end of a flow.
+#[derive(Clone, Copy)]
+pub(super) struct PeerView<'a> {
+    /// A pod's namespace and words; `None` where it is no pod.
+    pub pod: Option<(&'a Place, &'a [Word])>,
+    /// A node's labels; `None` where it is no node.
+    pub node: Option<&'a Place>,
+    /// Its addresses: one where the flow shows which, all of the pod's otherwise, none where it has none yet.
+    pub v4: Option<u32>,
+    pub v6: Option<u128>,
+    /// The names that DNS gave for its address, normal; `None` where nobody knows.
+    pub names: Option<&'a [Arc<str>]>,
+}
+
+impl PeerView<'_> {
+    fn has_address(&self) -> bool {
+        self.v4.is_some() || self.v6.is_some()
+    }
+
+    fn is_in(&self, block: &Block) -> bool {
+        self.v4.is_some_and(|ip| block.contains(IpAddr::V4(ip.into())))
+            || self.v6.is_some_and(|ip| block.contains(IpAddr::V6(ip.into())))
+    }
+}
+
+/// What the peers of a rule say of a peer.
+pub(super) enum Met {
+    /// This one matches, the first that does; `None` where the rule names none and so means everybody.
+    Yes(Option<u32>),
+    /// This one may match, at this position.
+    Maybe(u32),
+    No,
+}
+
+impl Loaded {
+    pub fn new(policy: Arc<CompiledPolicy>, words: &mut Words) -> Self {
+        let subjects = words.scope(&policy.subjects);
+        let rules = [Direction::Egress, Direction::Ingress].map(|direction| {
+            policy.rules(direction).iter().map(|rule| LoadedRule::new(rule, words)).collect()
+        });
+        Self { policy, subjects, rules }
+    }
+
+    /// The rules of a direction, each as compiled and as loaded.
+    pub fn rules(&self, direction: Direction) -> impl Iterator<Item = (&Rule, &LoadedRule)> {
+        self.policy.rules(direction).iter().zip(&self.rules[direction as usize])
+    }
+
+    /// Where the ranges of a direction begin and, by one, where they end: between two such addresses nothing changes.
+    pub fn cuts(&self, direction: Direction, v4: &mut Vec<u32>, v6: &mut Vec<u128>) {
+        for rule in self.policy.rules(direction) {
+            for peer in &rule.peers {
+                if let Matcher::Block(block) = &peer.matcher {
+                    cut(block.net, v4, v6);
+                    block.except.iter().for_each(|hole| cut(*hole, v4, v6));
+                }
+            }
+        }
+    }
+
+    /// Whether the names of a peer can matter.
+    pub fn names_domains(&self, direction: Direction) -> bool {
+        let mut peers = self.policy.rules(direction).iter().flat_map(|rule| &rule.peers);
+        peers.any(|peer| matches!(peer.matcher, Matcher::Domain(_)))
+    }
+}
+
+fn cut(net: IpNet, v4: &mut Vec<u32>, v6: &mut Vec<u128>) {
+    match net {
+        IpNet::V4(net) => {
+            v4.push(net.network().into());
+            v4.extend(u32::from(net.broadcast()).checked_add(1));
+        }
+        IpNet::V6(net) => {
+            v6.push(net.network().into());
+            v6.extend(u128::from(net.broadcast()).checked_add(1));
+        }
+    }
+}
+
+impl LoadedRule {
+    fn new(rule: &Rule, words: &mut Words) -> Self {
+        let mut peers = Vec::new();
+        let mut blocks: Vec<(u32, &Block)> = Vec::new();
+        for (position, peer) in (0..).zip(&rule.peers) {
+            let matcher = match &peer.matcher {
+                Matcher::Block(block) if peer.doubt.is_none() => {
+                    blocks.push((position, block));
+                    continue;
+                }
+                Matcher::Anyone => PeerMatcher::Anyone,
+                Matcher::Pods(scope) => PeerMatcher::Pods(words.scope(scope)),
+                Matcher::Nodes(selector) => PeerMatcher::Nodes(Words::selector(&mut words.places, selector)),
+                Matcher::Block(block) => PeerMatcher::Block(block.clone()),
+                Matcher::Domain(pattern) => PeerMatcher::Domain(pattern.clone()),
+            };
+            peers.push(LoadedPeer { position, matcher });
+        }
+        Self {
+            peers: peers.into(),
+            v4: Intervals::new(
+                &blocks,
+                |cuts, block| cut(block, cuts, &mut Vec::new()),
+                |ip| IpAddr::V4(ip.into()),
+            ),
+            v6: Intervals::new(
+                &blocks,
+                |cuts, block| cut(block, &mut Vec::new(), cuts),
+                |ip| IpAddr::V6(ip.into()),
+            ),
+            matches_everybody: rule.peers.is_empty(),
+        }
+    }
+
+    /// Whether one of the rule's peers means this one.
+    pub fn meets(&self, rule: &Rule, peer: &PeerView<'_>) -> Met {
+        if self.matches_everybody {
+            return Met::Yes(None);
+        }
+        let v4 = peer.v4.and_then(|ip| self.v4.find(ip));
+        let in_range = match (v4, peer.v6.and_then(|ip| self.v6.find(ip))) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        let mut maybe = None;
+        if !peer.has_address()
+            && let Some(position) = self.v4.first().into_iter().chain(self.v6.first()).min()
+        {
+            maybe = Some(position);
+        }
+        for listed in &self.peers {
+            // Of what matches, the first counts.
+            if in_range.is_some_and(|range| range < listed.position) {
+                break;
+            }
+            let found = listed.matches(peer);
+            let found = match rule.peers[listed.position as usize].doubt {
+                Some(_) => found.and(Certainty::Maybe),
+                None => found,
+            };
+            match found {
+                Certainty::Yes => return Met::Yes(Some(listed.position)),
+                Certainty::Maybe => maybe = maybe.or(Some(listed.position)),
+                Certainty::No => {}
+            }
+        }
+        match (in_range, maybe) {
+            (Some(position), _) => Met::Yes(Some(position)),
+            (None, Some(position)) => Met::Maybe(position),
+            (None, None) => Met::No,
+        }
+    }
+}
+
+impl LoadedRule {
+    /// Why a peer only may match.
+    pub fn peer_gap(&self, rule: &Rule, position: u32, peer: &PeerView<'_>) -> Option<Gap> {
+        let declared = rule.peers.get(position as usize)?;
+        if let Some(doubt) = &declared.doubt {
+            return Some(Gap::Invalid(doubt.clone()));
+        }
+        let names = rule.id.policy.clone();
+        match &declared.matcher {
+            Matcher::Domain(pattern) => {
+                let reason = format!("{names} {} names {pattern}", rule.id.path());
+                Some(Gap::NamesUnknown(reason.into()))
+            }
+            Matcher::Block(block) => {
+                let reason = format!("the pod has no address yet, which ipBlock {} needs", block.net);
+                Some(Gap::Invalid(reason.into()))
+            }
+            Matcher::Pods(scope) => {
+                let place = || peer.pod.and_then(|(place, _)| place.doubt.clone());
+                scope.doubt().cloned().or_else(place).map(Gap::Invalid)
+            }
+            Matcher::Nodes(selector) => selector.doubt.clone().map(Gap::Invalid),
+            Matcher::Anyone => None,
+        }
+    }
+}
+
+impl LoadedPeer {
+    fn matches(&self, peer: &PeerView<'_>) -> Certainty {
+        match &self.matcher {
+            PeerMatcher::Anyone => Certainty::Yes,
+            // Selectors select pods: nothing else has labels that they could look at.
+            PeerMatcher::Pods(scope) => match peer.pod {
+                Some((place, words)) => scope.contains(place, words),
+                None => Certainty::No,
+            },
+            PeerMatcher::Nodes(selector) => match peer.node {
+                Some(node) => node.is_in(selector),
+                None => Certainty::No,
+            },
+            PeerMatcher::Block(block) => {
+                if peer.has_address() {
+                    peer.is_in(block).into()
+                } else {
+                    Certainty::Maybe
+                }
+            }
+            PeerMatcher::Domain(pattern) => match peer.names {
+                Some(names) => names.iter().any(|name| pattern.matches(name)).into(),
+                None => Certainty::Maybe,
+            },
+        }
+    }
+}
+
+/// Disjoint ranges of addresses in order, each with the first peer that holds it.
+struct Intervals<T>(Box<[(T, T, u32)]>);
+
+impl<T: Copy + Ord + Step> Intervals<T> {
+    fn new(
+        blocks: &[(u32, &Block)],
+        cut: impl Fn(&mut Vec<T>, IpNet),
+        address: impl Fn(T) -> IpAddr,
+    ) -> Self {
+        let mut cuts = Vec::new();
+        for (_, block) in blocks {
+            cut(&mut cuts, block.net);
+            block.except.iter().for_each(|hole| cut(&mut cuts, *hole));
+        }
+        cuts.sort_unstable();
+        cuts.dedup();
+        let mut intervals: Vec<(T, T, u32)> = Vec::new();
+        for (n, &first) in cuts.iter().enumerate() {
+            let last = cuts.get(n + 1).map_or(T::MAX, |next| next.previous());
+            let holder = blocks.iter().find(|(_, block)| block.contains(address(first)));
+            let Some((position, _)) = holder else { continue };
+            match intervals.last_mut() {
+                Some((_, end, before)) if *before == *position && end.next() == Some(first) => *end = last,
+                _ => intervals.push((first, last, *position)),
+            }
+        }
+        Self(intervals.into())
+    }
+
+    fn find(&self, ip: T) -> Option<u32> {
+        let (_, last, position) = self.0[..self.0.partition_point(|(first, ..)| *first <= ip)].last()?;
+        (ip <= *last).then_some(*position)
+    }
+
+    /// The first peer that is a range.
+    fn first(&self) -> Option<u32> {
+        self.0.iter().map(|(.., position)| *position).min()
+    }
+}
+
+trait Step: Sized {
+    const MAX: Self;
+    fn previous(self) -> Self;
+    fn next(self) -> Option<Self>;
+}
+
+impl Step for u32 {
+    const MAX: Self = Self::MAX;
+    fn previous(self) -> Self {
+        self - 1
+    }
+    fn next(self) -> Option<Self> {
+        self.checked_add(1)
+    }
+}
+
+impl Step for u128 {
+    const MAX: Self = Self::MAX;
+    fn previous(self) -> Self {
+        self - 1
+    }
+    fn next(self) -> Option<Self> {
+        self.checked_add(1)
+    }
+}
+
+/// A rule that matches, with the elements that do.
+#[derive(Clone, Copy)]
+pub(super) struct Hit<'a> {
+    pub rule: &'a Rule,
+    /// Position in [`Rule::peers`].
+    pub peer: Option<u32>,
+    /// Position in [`Rule::ports`].
+    pub port: Option<u32>,
+}
+
+impl Hit<'_> {
+    pub fn to_match(self) -> RuleMatch {
+        // The peer's place is the one in the declared list, as one element can stand for several matchers here.
+        let peer = self.peer.map(|position| self.rule.peers[position as usize].index);
+        RuleMatch { rule: self.rule.id.clone(), peer, port: self.port }
+    }
+}
