@@ -157,8 +157,22 @@ impl By {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Answer {
     pub verdict: Verdict,
-    /// In order; of an unknown verdict everything that may be its cause.
-    pub by: Vec<By>,
+    /// The causes, in order, of each way that the decision may go: more than one where something is left open. They all
+    /// end in the verdict, unless that is unknown.
+    pub ways: Vec<Vec<By>>,
+}
+
+impl Answer {
+    /// The causes of all ways.
+    pub fn by(&self) -> Vec<By> {
+        let mut all: Vec<By> = Vec::new();
+        for by in self.ways.iter().flatten() {
+            if !all.contains(by) {
+                all.push(by.clone());
+            }
+        }
+        all
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use serde_json::Value;
+
 use super::{
     case::{Answer, By, Case, Direction, Effect, End, Verdict},
     naive::{Naive, name_of},
@@ -47,17 +49,19 @@ pub fn all(case: &Case, altered: &Case) -> Vec<Difference> {
     differences
 }
 
+/// Where something is left open, each of the ways is right.
 fn agree(naive: &Answer, real: &Answer) -> bool {
-    naive.verdict == real.verdict && (naive.verdict == Verdict::Unknown || causes(naive) == causes(real))
-}
-
-/// The causes that both name: of a flow that is allowed nobody needs to know which policies do not allow it.
-fn causes(answer: &Answer) -> BTreeSet<By> {
-    let is_said = |by: &&By| {
-        answer.verdict == Verdict::Deny
-            || !matches!(by.effect, Effect::SelectsNoRuleMatches | Effect::SelectsPortsDoNotMatch)
+    let said = |by: &[By]| -> BTreeSet<By> {
+        // Of a flow that is allowed nobody needs to know which policies do not allow it.
+        let is_said = |by: &&By| {
+            real.verdict == Verdict::Deny
+                || !matches!(by.effect, Effect::SelectsNoRuleMatches | Effect::SelectsPortsDoNotMatch)
+        };
+        by.iter().filter(is_said).cloned().collect()
     };
-    answer.by.iter().filter(is_said).map(|by| By { rule_name: None, ..by.clone() }).collect()
+    naive.verdict == real.verdict
+        && (naive.verdict == Verdict::Unknown
+            || real.ways.iter().all(|real| naive.ways.iter().any(|naive| said(naive) == said(real))))
 }
 
 /// The smallest case that still differs in the same way, and how it does.
@@ -80,6 +84,33 @@ fn is_whole(case: &Case) -> bool {
     })
 }
 
+/// The words of a small case: differences with the same ones are likely one.
+pub fn words(case: &Case, difference: &Difference) -> String {
+    fn walk<'a>(value: &'a Value, words: &mut BTreeSet<&'a str>) {
+        match value {
+            Value::Array(list) => list.iter().for_each(|it| walk(it, words)),
+            Value::Object(fields) => {
+                for (name, value) in fields {
+                    words.insert(name);
+                    walk(value, words);
+                }
+            }
+            Value::String(text) => {
+                words.extend(
+                    ["Accept", "Allow", "Deny", "Pass", "Admin", "Baseline"].iter().filter(|it| *it == text),
+                );
+            }
+            _ => {}
+        }
+    }
+    let mut words = BTreeSet::new();
+    for object in &case.objects {
+        words.extend(object["kind"].as_str());
+        walk(&object["spec"], &mut words);
+    }
+    format!("{:?} {words:?}", difference.class())
+}
+
 /// What a person reads of a difference: both answers, and the case as a line for a file of cases, in which the plain
 /// evaluator's answer is what is expected.
 pub fn describe(case: &Case, difference: &Difference) -> String {
@@ -97,9 +128,9 @@ pub fn describe(case: &Case, difference: &Difference) -> String {
         difference.direction.as_str(),
         case.flows[difference.flow],
         difference.naive.verdict,
-        serde_json::to_string(&difference.naive.by).expect("JSON"),
+        serde_json::to_string(&difference.naive.by()).expect("JSON"),
         difference.real.verdict,
-        serde_json::to_string(&difference.real.by).expect("JSON"),
+        serde_json::to_string(&difference.real.by()).expect("JSON"),
         serde_json::to_string(&case).expect("JSON"),
     )
 }
@@ -113,9 +144,5 @@ fn plain(answer: &Answer) -> Vec<By> {
         port: None,
         ..by
     };
-    if answer.verdict == Verdict::Unknown {
-        Vec::new()
-    } else {
-        answer.by.iter().cloned().map(plain).collect()
-    }
+    if answer.verdict == Verdict::Unknown { Vec::new() } else { answer.by().into_iter().map(plain).collect() }
 }

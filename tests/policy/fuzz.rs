@@ -1,6 +1,9 @@
 //! The comparison: some thousand flows in every run of the tests, and as many as wanted by `cargo xtask fuzz policy`.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 
 use super::{
     case::{Case, Direction},
@@ -49,7 +52,7 @@ fn some_thousand_flows_get_the_same_answers() {
     let mut flows = 0;
     for &kinds in real::KINDS {
         for seed in 0..250 {
-            flows += compare_one(&generate::case(seed, kinds, FLOWS)).unwrap_or_else(|text| panic!("{text}"));
+            flows += compare_one(&real::case(seed, kinds, FLOWS)).unwrap_or_else(|text| panic!("{text}"));
         }
     }
     assert!(flows >= 10_000, "{flows}");
@@ -81,7 +84,7 @@ fn the_generator_makes_everything_that_the_policies_have() {
                     *counts
                         .entry(format!("{kinds:?} {} {:?}", direction.as_str(), answer.verdict))
                         .or_default() += 1;
-                    for by in answer.by {
+                    for by in answer.by() {
                         let kind =
                             by.policy.as_deref().and_then(|it| it.split('/').next()).unwrap_or("nobody");
                         *counts
@@ -106,7 +109,8 @@ fn the_generator_makes_everything_that_the_policies_have() {
     assert!(unnamed.is_empty(), "not in the list: {unnamed:?}");
 }
 
-/// `cargo xtask fuzz policy`: NETAUDIT_FUZZ_FLOWS flows from NETAUDIT_FUZZ_SEED on.
+/// `cargo xtask fuzz policy`: NETAUDIT_FUZZ_FLOWS flows from NETAUDIT_FUZZ_SEED on, up to the NETAUDIT_FUZZ_MOST different
+/// differences.
 #[test]
 #[ignore = "as long as one likes"]
 fn long_run() {
@@ -116,24 +120,33 @@ fn long_run() {
     };
     let wanted = setting("NETAUDIT_FUZZ_FLOWS", 1_000_000);
     let first = setting("NETAUDIT_FUZZ_SEED", 0);
+    let most = usize::try_from(setting("NETAUDIT_FUZZ_MOST", 1)).expect("a usize");
     let start = Instant::now();
-    let (mut flows, mut said) = (0_u64, 0_u64);
+    let (mut flows, mut said) = (0_usize, 0_u64);
+    let mut found = BTreeSet::new();
     for seed in first.. {
-        let kinds =
-            real::KINDS[usize::try_from(seed % u64::try_from(real::KINDS.len()).expect("few")).expect("few")];
-        let case = generate::case(seed, kinds, FLOWS);
-        match compare_one(&case) {
-            Ok(compared) => flows += u64::try_from(compared).expect("64 bits"),
-            Err(text) => panic!("after {flows} flows, seed {seed}:\n{text}"),
+        let kinds = real::KINDS[usize::try_from(seed).expect("a usize") % real::KINDS.len()];
+        let case = real::case(seed, kinds, FLOWS);
+        flows += case.flows.len();
+        if let Some(difference) = compare::first(&case, &case) {
+            let (small, difference) = compare::smallest(&case, &Case::clone, &difference);
+            if found.insert(compare::words(&small, &difference)) {
+                println!("fuzz: seed {seed}: {}", compare::describe(&small, &difference));
+            }
         }
         let seconds = start.elapsed().as_secs();
-        if seconds / 10 > said || flows >= wanted {
+        let is_over = flows as u64 >= wanted || found.len() >= most;
+        if seconds / 10 > said || is_over {
             said = seconds / 10;
             let rate = flows as f64 / start.elapsed().as_secs_f64();
-            println!("fuzz: seeds {first} to {seed}: {flows} flows, {rate:.0} a second, no difference");
+            let differences = found.len();
+            println!(
+                "fuzz: seeds {first} to {seed}: {flows} flows, {rate:.0} a second, {differences} differences"
+            );
         }
-        if flows >= wanted {
+        if is_over {
             break;
         }
     }
+    assert!(found.is_empty(), "{} differences", found.len());
 }

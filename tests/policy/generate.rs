@@ -255,7 +255,7 @@ impl World<'_> {
     /// Any, or one that has a name at the destination.
     fn destination_port(&mut self, to: &End) -> (Protocol, u16) {
         if let End::Pod(name) = to
-            && self.random.percent(30)
+            && self.random.percent(40)
         {
             let is_it = |it: &&Value| it["kind"] == "Pod" && name_of(it) == *name;
             let pod = self.objects.iter().find(is_it).expect("a pod of the world");

@@ -189,7 +189,7 @@ impl World<'_> {
     }
 
     fn port_name(&mut self) -> &'static str {
-        if self.random.percent(20) { "side" } else { self.random.pick::<&str>(&PORT_NAMES) }
+        if self.random.percent(30) { "side" } else { self.random.pick::<&str>(&PORT_NAMES) }
     }
 
     /// Two ports of the list, the first below the last.
@@ -271,7 +271,7 @@ impl World<'_> {
         let kinds = match (is_egress, may_name) {
             (false, _) => 8,
             (true, false) => 13,
-            (true, true) => 16,
+            (true, true) => 18,
         };
         match self.random.below(kinds) {
             0..4 => json!({ "namespaces": self.namespace_selector() }),

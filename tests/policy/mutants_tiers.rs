@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::mutants::{
-    Mutant, action, add, disable, each, each_of, each_of_kind, invert, keep, mutant, on_each, remove, rules,
-    spread, tier_rules,
+    Mutant, UNKNOWN_PEER, action, add, disable, each, each_of, each_of_kind, invert, keep, mutant, on_each,
+    remove, rules, spread, tier_rules,
 };
 
 /// AdminNetworkPolicy and BaselineAdminNetworkPolicy.
@@ -124,7 +124,7 @@ pub const V1_ALPHA2: &[Mutant] = &[
                 .for_each(|it| *it = "a.b".into());
         })
     }),
-    mutant("a peer of no known kind is ignored", |case| {
+    mutant(UNKNOWN_PEER, |case| {
         rules(case, |it| {
             ["from", "to"].iter().for_each(|name| {
                 let list = it.get_mut(*name).and_then(Value::as_array_mut).into_iter();

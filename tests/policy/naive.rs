@@ -135,13 +135,7 @@ impl<'a> Naive<'a> {
             (false, true) => Verdict::Deny,
             (false, false) => unreachable!("it goes some way"),
         };
-        let mut by: Vec<By> = Vec::new();
-        for cause in ways.into_iter().flat_map(|way| way.by) {
-            if !by.contains(&cause) {
-                by.push(cause);
-            }
-        }
-        Answer { verdict, by }
+        Answer { verdict, ways: ways.into_iter().map(|way| way.by).collect() }
     }
 
     /// The objects of a kind. The group tells Kubernetes' own from others' of the same name.
@@ -333,5 +327,5 @@ fn affects(spec: &Value, direction: Direction) -> bool {
 }
 
 fn exempt() -> Answer {
-    Answer { verdict: Verdict::Allow, by: vec![By::nobody(Effect::Exempt)] }
+    Answer { verdict: Verdict::Allow, ways: vec![vec![By::nobody(Effect::Exempt)]] }
 }

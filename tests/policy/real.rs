@@ -4,17 +4,64 @@ use std::{net::IpAddr, sync::Arc};
 
 use netaudit::{
     cluster::{Cluster, Endpoint, Party, PodId},
-    model::{self, Cause, Timestamp},
+    model::{self, Action, Cause, Decision, Denial, Timestamp},
     watch::convert::{self, Converted},
 };
+use serde_json::{Value, json};
 
 use super::{
     case::{Answer, By, Case, Direction, Effect, End, Flow, Protocol, Verdict},
-    generate::Kinds,
+    generate::{self, Kinds},
 };
 
 /// What it knows today.
-pub const KINDS: &[Kinds] = &[Kinds::NetworkPolicy];
+pub const KINDS: &[Kinds] = &Kinds::ALL;
+
+/// Whether a peer of no known kind closes the rule, as the API wants: the rule accepts nothing, or denies everything. It
+/// calls the rule invalid instead.
+pub const FAILS_CLOSED: bool = false;
+/// Whether `nodes` of a rule hold a node's address that is written as a mapped IPv6 one.
+const KNOWS_MAPPED_NODES: bool = false;
+/// Whether `domainNames` of a rule hold a pod, given by its name, if they were resolved to any of its addresses, as
+/// `networks` do. It asks for its first one only.
+const KNOWS_NAMES_OF_EVERY_ADDRESS: bool = false;
+
+/// A case by chance that both can be asked.
+pub fn case(seed: u64, kinds: Kinds, flows: usize) -> Case {
+    let mut case = generate::case(seed, kinds, flows);
+    leave_out_what_is_known(&mut case);
+    case
+}
+
+/// Takes out of a case what the real evaluator is known to answer otherwise, so that the rest can be compared.
+fn leave_out_what_is_known(case: &mut Case) {
+    if !FAILS_CLOSED {
+        for policy in case.objects.iter_mut().filter(|it| it["apiVersion"] != "v1") {
+            for (direction, peers) in [("ingress", "from"), ("egress", "to")] {
+                let rules = policy["spec"].get_mut(direction).and_then(Value::as_array_mut);
+                let lists = rules.into_iter().flatten().filter_map(|it| it.get_mut(peers)?.as_array_mut());
+                lists
+                    .flatten()
+                    .filter(|it| **it == json!({}))
+                    .for_each(|it| *it = json!({ "namespaces": {} }));
+            }
+        }
+    }
+    for flow in case.flows.iter_mut().filter(|_| !KNOWS_MAPPED_NODES) {
+        for end in [&mut flow.from, &mut flow.to] {
+            if let End::Ip(ip) = end {
+                *ip = ip.to_canonical();
+            }
+        }
+    }
+    if !KNOWS_NAMES_OF_EVERY_ADDRESS {
+        let is_second = |ip: &IpAddr| {
+            let mut later = case.objects.iter().filter_map(|it| it["status"]["podIPs"].as_array()?.get(1));
+            later.any(|it| it["ip"].as_str().is_some_and(|it| it.parse() == Ok(*ip)))
+        };
+        case.dns.iter_mut().flat_map(|it| it.values_mut()).for_each(|ips| ips.retain(|ip| !is_second(ip)));
+    }
+}
 
 const NOW: Timestamp = Timestamp::from_seconds(1_000);
 
@@ -39,6 +86,10 @@ impl Real {
         });
         let mut cluster = Cluster::new();
         cluster.reset_all(objects.collect(), NOW);
+        if let Some(dns) = &case.dns {
+            let pairs = dns.iter().flat_map(|(name, ips)| ips.iter().map(|ip| (name.clone(), *ip)));
+            cluster.set_names(pairs);
+        }
         Self { cluster }
     }
 
@@ -49,7 +100,7 @@ impl Real {
     }
 
     fn ask_end(&mut self, direction: Direction, own: &End, peer: &End, flow: &Flow) -> Answer {
-        let exempt = || Answer { verdict: Verdict::Allow, by: vec![By::nobody(Effect::Exempt)] };
+        let exempt = || Answer { verdict: Verdict::Allow, ways: vec![vec![By::nobody(Effect::Exempt)]] };
         // An end by address has no policy of its own, even if a pod has the address.
         let (Found::Pod(subject, _), End::Pod(_)) = (self.find(own, flow), own) else { return exempt() };
         let own_node = self.cluster.pod(subject).and_then(|pod| pod.node.clone());
@@ -91,39 +142,61 @@ fn protocol(flow: &Flow) -> model::Protocol {
 }
 
 fn answer(verdict: &model::Verdict) -> Answer {
-    let index = |it: u32| usize::try_from(it).expect("32 bits");
-    match verdict {
-        model::Verdict::Allowed(Cause::NotIsolated) => {
-            Answer { verdict: Verdict::Allow, by: vec![By::nobody(Effect::DefaultAllow)] }
+    let mut by: Vec<By> = verdict.passed.iter().map(rule).collect();
+    let verdict = match &verdict.decision {
+        Decision::Allowed(Cause::NotIsolated) => {
+            by.push(By::nobody(Effect::DefaultAllow));
+            Verdict::Allow
         }
-        model::Verdict::Allowed(Cause::Exempt(_)) => {
-            Answer { verdict: Verdict::Allow, by: vec![By::nobody(Effect::Exempt)] }
+        Decision::Allowed(Cause::Exempt(_)) => {
+            by.push(By::nobody(Effect::Exempt));
+            Verdict::Allow
         }
-        model::Verdict::Allowed(Cause::Rules(rules)) => {
-            let rule = |found: &model::RuleMatch| By {
-                policy: Some(found.rule.policy.to_string()),
-                effect: Effect::Allow,
-                rule_index: Some(index(found.rule.index)),
-                rule_name: None,
-                peer: found.peer.map(index),
-                port: found.port.map(index),
-            };
-            Answer { verdict: Verdict::Allow, by: rules.iter().map(rule).collect() }
+        Decision::Allowed(Cause::Rules(rules)) => {
+            by.extend(rules.iter().map(rule));
+            Verdict::Allow
         }
-        model::Verdict::Denied { by } => {
-            let miss = |miss: &model::NearMiss| By {
-                policy: Some(miss.policy.to_string()),
-                rule_index: miss.peer_matches_rule.map(index),
-                ..By::nobody(match miss.peer_matches_rule {
-                    Some(_) => Effect::SelectsPortsDoNotMatch,
-                    None => Effect::SelectsNoRuleMatches,
-                })
-            };
-            Answer { verdict: Verdict::Deny, by: by.iter().map(miss).collect() }
+        Decision::Denied(Denial::Rule(found)) => {
+            by.push(rule(found));
+            Verdict::Deny
         }
-        model::Verdict::Unknown(gap) => {
-            let why = By { policy: Some(gap.to_string()), ..By::nobody(Effect::DefaultAllow) };
-            Answer { verdict: Verdict::Unknown, by: vec![why] }
+        Decision::Denied(Denial::Isolation(misses)) => {
+            by.extend(misses.iter().map(miss));
+            Verdict::Deny
         }
+        // Why is for the reader of a difference.
+        Decision::Unknown(gap) => {
+            by.push(By { policy: Some(gap.to_string()), ..By::nobody(Effect::DefaultAllow) });
+            Verdict::Unknown
+        }
+    };
+    Answer { verdict, ways: vec![by] }
+}
+
+fn rule(found: &model::RuleMatch) -> By {
+    By {
+        policy: Some(found.rule.policy.to_string()),
+        effect: match found.rule.action {
+            Action::Allow => Effect::Allow,
+            Action::Deny => Effect::Deny,
+            Action::Pass => Effect::Pass,
+        },
+        rule_index: Some(index(found.rule.index)),
+        rule_name: (!found.rule.name.is_empty()).then(|| found.rule.name.to_string()),
+        peer: found.peer.map(index),
+        port: found.port.map(index),
     }
+}
+
+fn miss(miss: &model::NearMiss) -> By {
+    let effect = match miss.peer_matches_rule {
+        Some(_) => Effect::SelectsPortsDoNotMatch,
+        None => Effect::SelectsNoRuleMatches,
+    };
+    let rule_index = miss.peer_matches_rule.map(index);
+    By { policy: Some(miss.policy.to_string()), rule_index, ..By::nobody(effect) }
+}
+
+fn index(index: u32) -> usize {
+    usize::try_from(index).expect("32 bits")
 }

@@ -65,12 +65,12 @@ pub fn check(case: &Case, flow: &Flow) -> Vec<String> {
         [("egress", &egress, &flow.egress_by), ("ingress", &ingress, &flow.ingress_by)]
     {
         for by in expected {
-            if !answer.by.iter().any(|it| is_cause(by, it)) {
-                problems.push(format!("{what}: not among the causes: {by:?}: {:?}", answer.by));
+            if !answer.by().iter().any(|it| is_cause(by, it)) {
+                problems.push(format!("{what}: not among the causes: {by:?}: {:?}", answer.by()));
             }
         }
         if !expected.is_empty() && !is_complete(answer, expected) {
-            problems.push(format!("{what}: more causes than expected: {:?}", answer.by));
+            problems.push(format!("{what}: more causes than expected: {:?}", answer.by()));
         }
     }
     problems
@@ -90,5 +90,6 @@ fn is_cause(expected: &By, got: &By) -> bool {
 
 /// Whether every cause was expected: on a deny all that select the pod are listed.
 fn is_complete(answer: &Answer, expected: &[By]) -> bool {
-    answer.verdict != Verdict::Deny || answer.by.iter().all(|got| expected.iter().any(|it| is_cause(it, got)))
+    answer.verdict != Verdict::Deny
+        || answer.by().iter().all(|got| expected.iter().any(|it| is_cause(it, got)))
 }

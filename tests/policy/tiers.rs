@@ -97,17 +97,7 @@ impl<'a> Naive<'a> {
             {
                 saw(self.seen, "tier: policies of one priority differ");
             }
-            for action in [Action::Accept, Action::Deny, Action::Pass] {
-                let mut by = found
-                    .iter()
-                    .flatten()
-                    .filter(|it| it.action == action)
-                    .map(|it| it.by.clone())
-                    .peekable();
-                if by.peek().is_some() {
-                    ways.push((Some(action), by.collect()));
-                }
-            }
+            ways.extend(found.into_iter().flatten().map(|it| (Some(it.action), vec![it.by])));
             if certain.contains(&true) {
                 return ways;
             }

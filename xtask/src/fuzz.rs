@@ -17,17 +17,22 @@ pub enum Task {
         /// The first cluster's seed; each cluster's is one more than the last one's
         #[arg(long, default_value_t = 0)]
         seed: u64,
+        /// How many different differences end it
+        #[arg(long, default_value_t = 1, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..))]
+        most: u16,
     },
 }
 
-/// Runs it to the end or to the first difference, which is an error and is printed as the smallest case that shows it.
+/// Runs it to the end or to a difference, which is an error and is printed as the smallest case that shows it.
 ///
 /// The comparison lives in the integration tests, which build in release mode here.
 pub fn fuzz(root: &Path, task: &Task) -> Result<()> {
-    let Task::Policy { flows, seed } = task;
+    let Task::Policy { flows, seed, most } = task;
     let mut test = cargo(root, ["test", "--release", "--locked", "-p", "netaudit", "--test", "tests", "--"]);
     test.args(["--ignored", "--exact", "policy::fuzz::long_run", "--nocapture"]);
     // What says where the two differ is the message; where the test noticed is of no interest.
     test.env("RUST_BACKTRACE", "0");
-    run(test.env("NETAUDIT_FUZZ_FLOWS", flows.to_string()).env("NETAUDIT_FUZZ_SEED", seed.to_string()))
+    test.env("NETAUDIT_FUZZ_FLOWS", flows.to_string());
+    test.env("NETAUDIT_FUZZ_SEED", seed.to_string());
+    run(test.env("NETAUDIT_FUZZ_MOST", most.to_string()))
 }
