@@ -3,6 +3,7 @@
 mod agent;
 mod eval;
 mod eval_cases;
+mod eval_explain;
 mod eval_flow;
 
 use std::{io::IsTerminal as _, process::ExitCode};

@@ -87,7 +87,7 @@ impl Words {
         Arc::make_mut(vocabulary).learn_selector(selector)
     }
 
-    fn scope(&mut self, scope: &PodScope) -> WordScope {
+    pub fn scope(&mut self, scope: &PodScope) -> WordScope {
         let namespaces = match &scope.namespaces {
             NamespaceScope::Own(name) => Ok(self.namespace(name)),
             NamespaceScope::Matching(selector) => Err(Self::selector(&mut self.places, selector)),

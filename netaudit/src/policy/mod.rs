@@ -17,6 +17,8 @@ pub mod declared;
 mod domains;
 mod evaluate;
 mod evaluator;
+mod explain;
+mod foreign;
 mod labels;
 mod loaded;
 mod ruleset;
@@ -31,6 +33,8 @@ pub use self::{
     compile::{CompiledPolicy, Rule, Tier},
     domains::normal as normal_name,
     evaluator::{Evaluator, IdentityId, NodeId, PeerEnd, Question},
+    explain::{Explanation, PartTrace, PeerFacts, PodFacts, PolicyTrace, RuleTrace, Says, explain},
+    foreign::CompiledForeign,
     labels::{Labels, METADATA_NAME, NamedPort},
     ruleset::{Doubt, Policies, Ruleset, UnreadNamespaces},
     selector::{NamespaceView, Selector},

@@ -104,7 +104,7 @@ fn resource(kind: Kind) -> ApiResource {
         group: kind.api_group().to_owned(),
         version: version.to_owned(),
         api_version: api_version.to_owned(),
-        kind: kind.as_str().to_owned(),
+        kind: kind.api_kind().to_owned(),
         plural: kind.plural().to_owned(),
     }
 }
