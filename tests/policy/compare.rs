@@ -34,19 +34,29 @@ pub fn first(case: &Case, altered: &Case) -> Option<Difference> {
 }
 
 /// Every difference.
-pub fn all(case: &Case, altered: &Case) -> Vec<Difference> {
-    let naive = Naive { objects: &case.objects, dns: case.dns.as_ref(), seen: None };
-    let mut real = Real::new(altered);
+fn all(case: &Case, altered: &Case) -> Vec<Difference> {
     let mut differences = Vec::new();
-    for (index, (flow, altered)) in case.flows.iter().zip(&altered.flows).enumerate() {
-        let answers = naive.ask(flow).into_iter().zip(real.ask(altered));
-        for (direction, (naive, real)) in Direction::BOTH.into_iter().zip(answers) {
+    let pairs = plain_answers(case).into_iter().zip(real_answers(altered));
+    for (index, (naive, real)) in pairs.enumerate() {
+        for (direction, (naive, real)) in Direction::BOTH.into_iter().zip(naive.into_iter().zip(real)) {
             if !agree(&naive, &real) {
                 differences.push(Difference { flow: index, direction, naive, real });
             }
         }
     }
     differences
+}
+
+/// What the plain evaluator says of each flow: egress, ingress.
+pub fn plain_answers(case: &Case) -> Vec<[Answer; 2]> {
+    let naive = Naive { objects: &case.objects, dns: case.dns.as_ref(), seen: None };
+    case.flows.iter().map(|flow| naive.ask(flow)).collect()
+}
+
+/// What the real one says.
+pub fn real_answers(case: &Case) -> Vec<[Answer; 2]> {
+    let mut real = Real::new(case);
+    case.flows.iter().map(|flow| real.ask(flow)).collect()
 }
 
 /// Where something is left open, each of the ways is right.

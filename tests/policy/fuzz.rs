@@ -51,7 +51,7 @@ const WANTED: &[&str] = &[
 fn some_thousand_flows_get_the_same_answers() {
     let mut flows = 0;
     for &kinds in real::KINDS {
-        for seed in 0..250 {
+        for seed in 0..150 {
             flows += compare_one(&real::case(seed, kinds, FLOWS)).unwrap_or_else(|text| panic!("{text}"));
         }
     }
@@ -75,7 +75,7 @@ fn the_generator_makes_everything_that_the_policies_have() {
     let mut counts: BTreeMap<String, u64> = BTreeMap::new();
     let mut answers = 0_u64;
     for kinds in Kinds::ALL {
-        for seed in 0..300 {
+        for seed in 0..200 {
             let case = generate::case(seed, kinds, FLOWS);
             let naive = Naive { objects: &case.objects, dns: case.dns.as_ref(), seen: Some(&seen) };
             for flow in &case.flows {
@@ -103,8 +103,8 @@ fn the_generator_makes_everything_that_the_policies_have() {
         println!("{what}: {count}");
     }
     let seldom: Vec<_> =
-        WANTED.iter().filter(|it| counts.get(**it).is_none_or(|count| *count < 40)).collect();
-    assert!(seldom.is_empty(), "less than 40 times in {answers} answers: {seldom:?}");
+        WANTED.iter().filter(|it| counts.get(**it).is_none_or(|count| *count < 30)).collect();
+    assert!(seldom.is_empty(), "less than 30 times in {answers} answers: {seldom:?}");
     let unnamed: Vec<_> = counts.keys().filter(|it| !WANTED.contains(it)).collect();
     assert!(unnamed.is_empty(), "not in the list: {unnamed:?}");
 }

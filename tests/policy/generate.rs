@@ -53,13 +53,21 @@ pub struct World<'a> {
     pods: Vec<String>,
     /// Every address of a pod or a node.
     pub addresses: Vec<IpAddr>,
+    /// Every address that a name was resolved to.
+    named: Vec<IpAddr>,
 }
 
 /// A cluster and questions about it.
 pub fn case(seed: u64, kinds: Kinds, flows: usize) -> Case {
     let mut random = Random::new(seed);
-    let mut world =
-        World { random: &mut random, kinds, objects: Vec::new(), pods: Vec::new(), addresses: Vec::new() };
+    let mut world = World {
+        random: &mut random,
+        kinds,
+        objects: Vec::new(),
+        pods: Vec::new(),
+        addresses: Vec::new(),
+        named: Vec::new(),
+    };
     world.namespaces();
     world.nodes();
     let pods = world.random.between(3, 7);
@@ -210,7 +218,9 @@ impl World<'_> {
         for name in NAMES {
             if self.random.percent(70) {
                 let count = self.random.between(1, 2);
-                dns.insert(name.to_owned(), (0..count).map(|_| self.address()).collect());
+                let ips: Vec<IpAddr> = (0..count).map(|_| self.address()).collect();
+                self.named.extend(&ips);
+                dns.insert(name.to_owned(), ips);
             }
         }
         Some(dns)
@@ -236,6 +246,9 @@ impl World<'_> {
 
     fn flow(&mut self) -> Flow {
         let (mut from, mut to) = (self.end(), self.end());
+        if !self.named.is_empty() && self.random.percent(12) {
+            to = End::Ip(*self.random.pick(&self.named));
+        }
         // A pod may always talk to itself: that is soon seen.
         while from == to && self.random.percent(85) {
             to = self.end();

@@ -294,7 +294,7 @@ impl World<'_> {
         match self.random.below(10) {
             0..4 => format!("*.{name}"),
             4 => format!("{name}."),
-            5 => name.to_ascii_uppercase(),
+            5 | 6 => name.to_ascii_uppercase(),
             _ => name.to_owned(),
         }
     }
