@@ -11,7 +11,7 @@ use super::{
     generate::{self, Kinds},
     matching::Seen,
     naive::Naive,
-    real,
+    real::{self, Real},
 };
 
 /// Flows of a cluster: enough to pay for building it, few enough to see many clusters.
@@ -56,6 +56,32 @@ fn some_thousand_flows_get_the_same_answers() {
         }
     }
     assert!(flows >= 10_000, "{flows}");
+}
+
+#[test]
+fn explanations_say_of_each_rule_what_is_so() {
+    let (mut rules, mut unknown) = (0, 0);
+    for &kinds in real::KINDS {
+        for seed in 0..40 {
+            let case = real::case(seed, kinds, FLOWS);
+            let naive = Naive { objects: &case.objects, dns: case.dns.as_ref(), seen: None };
+            let mut real = Real::new(&case);
+            for flow in &case.flows {
+                for direction in Direction::BOTH {
+                    let question = naive.question(flow, direction);
+                    let plain = question.as_ref().map(|it| naive.trace(it)).unwrap_or_default();
+                    let (real, explains) = real.trace(flow, direction);
+                    let place = format!("{}: {} of {flow}", case.name, direction.as_str());
+                    assert_eq!(plain, real, "{place}");
+                    let ways = question.map_or(1, |it| naive.answer(&it).ways.len());
+                    assert!(explains || (ways > 1 && !real::EXPLAINS_TIES), "{place}: not explained");
+                    rules += plain.values().flatten().count();
+                    unknown += plain.values().flatten().filter(|it| it.is_none()).count();
+                }
+            }
+        }
+    }
+    assert!(rules > 10_000 && unknown > 0, "{rules} rules, {unknown} unknown");
 }
 
 /// Compares every flow of a case; the description of the smallest difference if there is one.

@@ -211,7 +211,7 @@ impl World<'_> {
 
     /// Answers of name servers; `None` where nothing is known of them.
     fn dns(&mut self) -> Option<Dns> {
-        if self.kinds == Kinds::NetworkPolicy || self.random.percent(15) {
+        if self.kinds == Kinds::NetworkPolicy || self.random.percent(25) {
             return None;
         }
         let mut dns = Dns::new();

@@ -95,37 +95,37 @@ fn node_addresses(node: &Value) -> impl Iterator<Item = IpAddr> {
 impl<'a> Naive<'a> {
     /// What each end's policies say.
     pub fn ask(&self, flow: &Flow) -> [Answer; 2] {
-        [(Direction::Egress, &flow.from, &flow.to), (Direction::Ingress, &flow.to, &flow.from)].map(
-            |(direction, own_end, peer_end)| {
-                let own = self.find(own_end);
-                let destination = if direction == Direction::Egress { peer_end } else { own_end };
-                // An end by address has no policy of its own, and no policy selects a node.
-                let (Some(pod), End::Pod(_)) = (own.pod, own_end) else { return exempt() };
-                self.ask_pod(&Question {
-                    direction,
-                    own: pod,
-                    peer: self.find(peer_end),
-                    target: Target {
-                        protocol: flow.protocol,
-                        port: flow.port,
-                        destination: self.find(destination).pod,
-                    },
-                })
-            },
-        )
+        Direction::BOTH.map(|direction| match self.question(flow, direction) {
+            Some(question) => self.answer(&question),
+            None => Answer { verdict: Verdict::Allow, ways: vec![vec![By::nobody(Effect::Exempt)]] },
+        })
     }
 
-    fn ask_pod(&self, question: &Question<'a>) -> Answer {
+    /// What the policies are to be asked; `None` where they do not apply.
+    pub fn question(&self, flow: &Flow, direction: Direction) -> Option<Question<'a>> {
+        let (own_end, peer_end) = match direction {
+            Direction::Egress => (&flow.from, &flow.to),
+            Direction::Ingress => (&flow.to, &flow.from),
+        };
+        let (own, peer) = (self.find(own_end), self.find(peer_end));
+        // An end by address has no policy of its own, and no policy selects a node.
+        let (Some(pod), End::Pod(_)) = (own.pod, own_end) else { return None };
         // "A Pod cannot block access to itself", and its own node cannot be kept from it.
-        if question.peer.pod.is_some_and(|peer| std::ptr::eq(peer, question.own)) {
+        if peer.pod.is_some_and(|peer| std::ptr::eq(peer, pod)) {
             saw(self.seen, "exempt: itself");
-            return exempt();
+            return None;
         }
-        let own_node = text(&question.own["spec"], "nodeName");
-        if own_node.is_some() && own_node == question.peer.node {
+        let own_node = text(&pod["spec"], "nodeName");
+        if own_node.is_some() && own_node == peer.node {
             saw(self.seen, "exempt: own node");
-            return exempt();
+            return None;
         }
+        let destination = if direction == Direction::Egress { peer.pod } else { Some(pod) };
+        let target = Target { protocol: flow.protocol, port: flow.port, destination };
+        Some(Question { direction, own: pod, peer, target })
+    }
+
+    pub fn answer(&self, question: &Question<'a>) -> Answer {
         let ways = self.decide(question);
         let allowed = ways.iter().any(|way| way.allowed);
         let denied = ways.iter().any(|way| !way.allowed);
@@ -233,13 +233,8 @@ impl<'a> Naive<'a> {
     /// What the NetworkPolicies say: `None` where none selects the pod in this direction.
     pub fn network_policies(&self, question: &Question<'a>) -> Option<Way> {
         let mut way: Option<Way> = None;
-        for policy in self.of_kind("networking.k8s.io", "NetworkPolicy") {
+        for policy in self.isolating(question) {
             let spec = &policy["spec"];
-            let selects = namespace_of(policy) == namespace_of(question.own)
-                && spec.get("podSelector").is_none_or(|it| self.selects_pod(it, question.own));
-            if !selects || !affects(spec, question.direction) {
-                continue;
-            }
             let way = way.get_or_insert(Way { allowed: false, by: Vec::new() });
             let name = Some(format!("NetworkPolicy/{}", name_of(policy)));
             let mut miss = By { policy: name.clone(), ..By::nobody(Effect::SelectsNoRuleMatches) };
@@ -266,6 +261,24 @@ impl<'a> Naive<'a> {
             }
         }
         way
+    }
+
+    /// The NetworkPolicies that select the pod in this direction.
+    pub fn isolating(&self, question: &Question<'a>) -> Vec<&'a Value> {
+        let selects = |policy: &&Value| {
+            let spec = &policy["spec"];
+            namespace_of(policy) == namespace_of(question.own)
+                && spec.get("podSelector").is_none_or(|it| self.selects_pod(it, question.own))
+                && affects(spec, question.direction)
+        };
+        self.of_kind("networking.k8s.io", "NetworkPolicy").filter(selects).collect()
+    }
+
+    /// Whether a rule of a NetworkPolicy matches.
+    pub fn allows(&self, rule: &Value, policy: &'a Value, question: &Question<'a>) -> bool {
+        let ports = list(rule, "ports");
+        self.first_peer(rule, policy, question).is_some()
+            && (ports.is_empty() || ports.iter().any(|it| question.target.is_port(it, self.seen)))
     }
 
     /// The first peer of a NetworkPolicy's rule that matches: "if this field is empty or missing, this rule matches
@@ -324,8 +337,4 @@ fn affects(spec: &Value, direction: Direction) -> bool {
         Direction::Ingress => types.iter().any(|it| it.as_str() == Some("Ingress")),
         Direction::Egress => types.iter().any(|it| it.as_str() == Some("Egress")),
     }
-}
-
-fn exempt() -> Answer {
-    Answer { verdict: Verdict::Allow, ways: vec![vec![By::nobody(Effect::Exempt)]] }
 }

@@ -1,6 +1,6 @@
 //! The evaluator that is tested, asked in the words of a case. Nothing else here knows it.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use netaudit::{
     cluster::{Cluster, Endpoint, Party, PodId},
@@ -32,6 +32,10 @@ pub fn case(seed: u64, kinds: Kinds, flows: usize) -> Case {
     leave_out_what_is_known(&mut case);
     case
 }
+
+/// Whether an explanation of a verdict holds where policies of one priority differ and all ways end alike: the one that
+/// did not decide allows or denies too, and the explanation calls that a contradiction.
+pub const EXPLAINS_TIES: bool = false;
 
 /// Takes out of a case what the real evaluator is known to answer otherwise, so that the rest can be compared.
 fn leave_out_what_is_known(case: &mut Case) {
@@ -101,8 +105,37 @@ impl Real {
 
     fn ask_end(&mut self, direction: Direction, own: &End, peer: &End, flow: &Flow) -> Answer {
         let exempt = || Answer { verdict: Verdict::Allow, ways: vec![vec![By::nobody(Effect::Exempt)]] };
+        let Some((subject, party)) = self.ends(own, peer, flow) else { return exempt() };
+        answer(&self.cluster.verdict(known(direction), subject, party, protocol(flow), flow.port))
+    }
+
+    /// What it says of each rule of the policies that select the pod, and whether it calls that an explanation of its
+    /// verdict.
+    pub fn trace(
+        &mut self,
+        flow: &Flow,
+        direction: Direction,
+    ) -> (BTreeMap<String, Vec<Option<bool>>>, bool) {
+        let (own, peer) = match direction {
+            Direction::Egress => (&flow.from, &flow.to),
+            Direction::Ingress => (&flow.to, &flow.from),
+        };
+        let Some((subject, party)) = self.ends(own, peer, flow) else { return (BTreeMap::new(), true) };
+        let (direction, protocol) = (known(direction), protocol(flow));
+        let verdict = self.cluster.verdict(direction, subject, party, protocol, flow.port);
+        let why = self.cluster.explain(direction, subject, party, protocol, flow.port);
+        let explains = why.explains(&verdict);
+        let says = why
+            .policies
+            .into_iter()
+            .filter(|it| !it.rules.is_empty() || it.policy.starts_with("NetworkPolicy/"));
+        (says.map(|it| (it.policy, it.rules.iter().map(|rule| rule.matches).collect())).collect(), explains)
+    }
+
+    /// The pod whose policies are asked, and the other end.
+    fn ends(&self, own: &End, peer: &End, flow: &Flow) -> Option<(PodId, Party)> {
         // An end by address has no policy of its own, even if a pod has the address.
-        let (Found::Pod(subject, _), End::Pod(_)) = (self.find(own, flow), own) else { return exempt() };
+        let (Found::Pod(subject, _), End::Pod(_)) = (self.find(own, flow), own) else { return None };
         let own_node = self.cluster.pod(subject).and_then(|pod| pod.node.clone());
         let party = match self.find(peer, flow) {
             Found::Pod(id, None) => Party::Pod(id),
@@ -110,11 +143,7 @@ impl Real {
             Found::Node(name, _) if Some(&name) == own_node.as_ref() => Party::OwnNode,
             Found::Node(_, ip) | Found::External(ip) => Party::Ip(ip),
         };
-        let direction = match direction {
-            Direction::Egress => model::Direction::Egress,
-            Direction::Ingress => model::Direction::Ingress,
-        };
-        answer(&self.cluster.verdict(direction, subject, party, protocol(flow), flow.port))
+        Some((subject, party))
     }
 
     fn find(&self, end: &End, flow: &Flow) -> Found {
@@ -130,6 +159,13 @@ impl Real {
                 _ => Found::External(*ip),
             },
         }
+    }
+}
+
+fn known(direction: Direction) -> model::Direction {
+    match direction {
+        Direction::Egress => model::Direction::Egress,
+        Direction::Ingress => model::Direction::Ingress,
     }
 }
 

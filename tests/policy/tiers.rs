@@ -5,6 +5,8 @@
 //! tier with the same priority could match a connection, then the implementation can apply any of the matching policies";
 //! and a rule with `domainNames` of which nothing is known may match or not.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
 use super::{
@@ -60,6 +62,30 @@ impl<'a> Naive<'a> {
                 vec![Way { allowed: true, by: vec![By::nobody(Effect::DefaultAllow)] }]
             }),
         })
+    }
+
+    /// Each policy that selects the pod and says something in this direction, and of each of its rules whether it
+    /// matches; `None` where that is not known.
+    pub fn trace(&self, question: &Question<'a>) -> BTreeMap<String, Vec<Option<bool>>> {
+        let mut trace = BTreeMap::new();
+        for tier in [Tier::Admin, Tier::Baseline] {
+            for policy in self.selecting(tier, question).into_iter().filter(|it| !it.rules.is_empty()) {
+                let certainty =
+                    |rule| self.rule(rule, &policy, question).map_or(Certainty::No, |found| found.certainty);
+                let matches = policy.rules.iter().map(|rule| match certainty(rule) {
+                    Certainty::Maybe => None,
+                    certainty => Some(certainty == Certainty::Yes),
+                });
+                let matches = matches.collect();
+                trace.insert(policy.name, matches);
+            }
+        }
+        for policy in self.isolating(question) {
+            let rules = list(&policy["spec"], question.direction.as_str());
+            let matches = rules.iter().map(|rule| Some(self.allows(rule, policy, question))).collect();
+            trace.insert(format!("NetworkPolicy/{}", name_of(policy)), matches);
+        }
+        trace
     }
 
     /// A tier's ways; those without a decision go on to the next.
