@@ -12,3 +12,4 @@ mod lab_layout;
 mod policy;
 mod policy_laws;
 mod semantics;
+mod why;

@@ -138,6 +138,14 @@ impl Pair {
         Self { from, to, port, egress, ingress }
     }
 
+    /// What the policies of the end say that is the subject of a direction.
+    pub fn side(&self, direction: Direction) -> &Side {
+        match direction {
+            Direction::Egress => &self.egress,
+            Direction::Ingress => &self.ingress,
+        }
+    }
+
     pub fn outcome(&self) -> Outcome {
         Outcome::both(Outcome::of(&self.egress.verdict), Outcome::of(&self.ingress.verdict))
     }
@@ -172,7 +180,7 @@ pub(super) fn ask(cluster: &mut Cluster, from: &str, to: &str, question: Questio
     Ok(Answer { question, service: None, pairs: vec![pair] })
 }
 
-fn end(cluster: &Cluster, words: &str, question: Question) -> anyhow::Result<End> {
+pub(super) fn end(cluster: &Cluster, words: &str, question: Question) -> anyhow::Result<End> {
     if let Ok(ip) = words.parse::<IpAddr>() {
         let ip = ip.to_canonical();
         return Ok(match cluster.resolve(ip, question.port, question.protocol, NOW) {

@@ -5,6 +5,8 @@ mod eval;
 mod eval_cases;
 mod eval_explain;
 mod eval_flow;
+mod source;
+mod why;
 
 use std::{io::IsTerminal as _, process::ExitCode};
 
@@ -25,6 +27,7 @@ struct Cli {
 enum Command {
     Agent(agent::Args),
     Eval(eval::Args),
+    Why(why::Args),
 }
 
 /// How a command ended, as the exit status tells it.
@@ -55,6 +58,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Agent(args) => agent::run(args),
         Command::Eval(args) => eval::run(args),
+        Command::Why(args) => why::run(args),
     };
     match result {
         Ok(exit) => exit.into(),

@@ -22,6 +22,8 @@ mod foreign;
 mod labels;
 mod loaded;
 mod ruleset;
+#[cfg(test)]
+mod ruleset_tests;
 mod selector;
 mod summary;
 mod words;
