@@ -4,7 +4,10 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::process::{cargo, run};
+use crate::{
+    mutate::mutate,
+    process::{cargo, run},
+};
 
 /// What is fuzzed.
 #[derive(clap::Subcommand)]
@@ -21,13 +24,22 @@ pub enum Task {
         #[arg(long, default_value_t = 1, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..))]
         most: u16,
     },
+    /// Plant errors in a copy of the evaluator's text, and show which the comparison finds
+    Mutants {
+        /// How many
+        #[arg(long, default_value_t = 60)]
+        count: usize,
+    },
 }
 
 /// Runs it to the end or to a difference, which is an error and is printed as the smallest case that shows it.
 ///
 /// The comparison lives in the integration tests, which build in release mode here.
 pub fn fuzz(root: &Path, task: &Task) -> Result<()> {
-    let Task::Policy { flows, seed, most } = task;
+    let (flows, seed, most) = match task {
+        Task::Policy { flows, seed, most } => (flows, seed, most),
+        Task::Mutants { count } => return mutate(root, *count),
+    };
     let mut test = cargo(root, ["test", "--release", "--locked", "-p", "netaudit", "--test", "tests", "--"]);
     test.args(["--ignored", "--exact", "policy::fuzz::long_run", "--nocapture"]);
     // What says where the two differ is the message; where the test noticed is of no interest.

@@ -22,6 +22,7 @@ mod image;
 #[allow(dead_code, unused_imports, reason = "shared with the tests, and each side uses a part of it")]
 mod lab;
 mod lint;
+mod mutate;
 mod process;
 mod programs;
 mod remap;
