@@ -15,12 +15,14 @@ mod cluster;
 mod demo;
 mod dist;
 mod e2e;
+mod fuzz;
 mod http;
 mod image;
 #[path = "../../tests/lab/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "shared with the tests, and each side uses a part of it")]
 mod lab;
 mod lint;
+mod mutate;
 mod process;
 mod programs;
 mod remap;
@@ -71,6 +73,9 @@ enum Task {
         /// The round, which chooses an address
         round: u8,
     },
+    /// Compare with second, plain implementations on random input
+    #[command(subcommand)]
+    Fuzz(fuzz::Task),
     /// Check format, clippy, documentation, licences and file lengths
     Lint,
 }
@@ -116,6 +121,7 @@ fn run(task: &Task) -> Result<ExitCode> {
             return cluster::run(task);
         }
         Task::Machine { spec } => return cluster::start_machine(spec),
+        Task::Fuzz(task) => fuzz::fuzz(&root, task)?,
         Task::Lint => {
             setup::setup(&root)?;
             lint::lint(&root)?;
