@@ -34,7 +34,18 @@ pub const NODE_LABELS: [(&str, &[&str]); 2] = [("zone", &["x", "y"]), ("role", &
 pub const PORTS: [u16; 8] = [53, 79, 80, 81, 443, 444, 8080, 9000];
 pub const PORT_NAMES: [&str; 4] = ["http", "dns", "metrics", "https"];
 /// Addresses of nobody in the cluster.
-pub const OUTSIDE: [&str; 5] = ["192.0.2.7", "192.0.2.130", "203.0.113.9", "2001:db8::7", "2001:db8:1::1"];
+/// First and last ones of ranges are among them.
+pub const OUTSIDE: [&str; 9] = [
+    "192.0.2.0",
+    "192.0.2.7",
+    "192.0.2.127",
+    "192.0.2.130",
+    "203.0.113.9",
+    "10.0.3.255",
+    "2001:db8::",
+    "2001:db8::7",
+    "2001:db8:1::1",
+];
 pub const NAMES: [&str; 6] = [
     "example.com",
     "api.example.com",
@@ -76,7 +87,7 @@ pub fn case(seed: u64, kinds: Kinds, flows: usize) -> Case {
     }
     world.policies();
     let dns = world.dns();
-    let flows = (0..flows).map(|_| world.flow()).collect();
+    let flows = world.flows(flows);
     let World { objects, .. } = world;
     Case { name: format!("{kinds:?}-{seed}"), objects, flows, dns }
 }
@@ -242,6 +253,46 @@ impl World<'_> {
             IpAddr::V4(v4) if self.random.percent(15) => End::Ip(v4.to_ipv6_mapped().into()),
             ip => End::Ip(ip),
         }
+    }
+
+    /// Some differ from one before in one thing only, and by as little as can be: what is remembered of the one must not
+    /// be told of the other.
+    fn flows(&mut self, count: usize) -> Vec<Flow> {
+        let mut flows: Vec<Flow> = Vec::new();
+        while flows.len() < count {
+            let flow = match flows.is_empty() || self.random.percent(70) {
+                true => self.flow(),
+                false => {
+                    let flow = self.random.pick(&flows).clone();
+                    self.variation(flow)
+                }
+            };
+            flows.push(flow);
+        }
+        flows
+    }
+
+    fn variation(&mut self, mut flow: Flow) -> Flow {
+        let next = *self.random.pick(&[-1, 1]);
+        // Of two ends the one by address, which has neighbours.
+        let is_from = match (&flow.from, &flow.to) {
+            (End::Ip(_), End::Pod(_)) => true,
+            (End::Pod(_), End::Ip(_)) => false,
+            _ => self.random.percent(50),
+        };
+        let end = if is_from { &mut flow.from } else { &mut flow.to };
+        match (self.random.below(4), end) {
+            (0, _) => flow.protocol = *self.random.pick(&Protocol::ALL),
+            (1, _) => flow.port = flow.port.saturating_add_signed(next).max(1),
+            (_, End::Ip(IpAddr::V4(ip))) => {
+                *ip = ip.to_bits().saturating_add_signed(next.into()).into();
+            }
+            (_, End::Ip(IpAddr::V6(ip))) => {
+                *ip = ip.to_bits().saturating_add_signed(next.into()).into();
+            }
+            (_, end @ End::Pod(_)) => *end = End::Pod(self.random.pick(&self.pods).clone()),
+        }
+        flow
     }
 
     fn flow(&mut self) -> Flow {
