@@ -104,6 +104,7 @@ fn run(task: &Task) -> Result<ExitCode> {
         }
         Task::Test => test::test(&root)?,
         Task::E2e(options) => {
+            cluster::needs_root()?;
             setup::setup(&root)?;
             e2e::run(&root, &dist::for_this_machine(&root)?, options)?;
         }
@@ -111,6 +112,8 @@ fn run(task: &Task) -> Result<ExitCode> {
         Task::Load { load, count, round } => bench::load(*load, *count, *round)?,
         Task::Cluster(task) => {
             if matches!(task, cluster::Task::Up(_)) {
+                // Before anything is installed for it.
+                cluster::needs_root()?;
                 setup::setup(&root)?;
             }
             return cluster::run(task);
