@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 mod account;
 mod bench;
 mod build_ebpf;
+mod certificate;
 mod cluster;
 mod demo;
 mod dist;
