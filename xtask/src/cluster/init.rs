@@ -69,6 +69,7 @@ fn cgroups_and_mounts(spec: &Spec, procs: &[fs::File]) -> Result<()> {
     mount(None, "/", None, libc::MS_REC | libc::MS_SHARED, None)?;
     mount(Some("proc"), "/proc", Some("proc"), 0, None)?;
     keep_kernel_settings(&spec.var)?;
+    know_own_name(spec)?;
     mount(Some("tmpfs"), "/run", Some("tmpfs"), 0, Some("mode=755"))?;
     fs::create_dir_all("/run/lock")?;
     for (source, target) in &spec.binds {
@@ -117,6 +118,19 @@ fn keep_kernel_settings(var: &Path) -> Result<()> {
                 .with_context(|| format!("writing {}", shown.display()))?;
             bind(&shown, &setting)?;
         }
+    }
+    Ok(())
+}
+
+/// Gives the machine's name an address. This machine's list does not have it, and its name servers are out of reach: a
+/// Prometheus that asks for its own name would wait ten seconds for them.
+fn know_own_name(spec: &Spec) -> Result<()> {
+    let list = Path::new("/etc/hosts");
+    if list.exists() {
+        let own = spec.var.join("hosts");
+        fs::write(&own, format!("127.0.0.1 localhost\n127.0.1.1 {}\n", spec.name))
+            .with_context(|| format!("writing {}", own.display()))?;
+        bind(&own, list)?;
     }
     Ok(())
 }
