@@ -142,8 +142,9 @@ fn scenario(root: &Path, built: &Built, options: &Options) -> Result<()> {
         world.kubectl(&["delete", "-f", &eighth])?;
         step("Prometheus tells the same");
         prometheus::start(&world)?;
-        prometheus::compare(&mut world)?;
+        prometheus::compare(&mut world, "batchivo/admin-jobs-policy ")?;
     }
+    step("pods for the rest");
     let webs = services::set_up(&world)?;
     world.forget()?;
     if wants(Phase::Services) {

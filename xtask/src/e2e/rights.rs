@@ -1,6 +1,11 @@
 //! What the agent may do: what it asks of the API server, and what it says when it may not.
 
-use std::{collections::BTreeSet, fs, path::Path, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
@@ -10,16 +15,50 @@ use super::{
     world::{NAMESPACE, World},
 };
 
-/// What the ClusterRole of `deploy/` gives: group, resource, and the kind by which the agent calls it.
-const RESOURCES: [(&str, &str, &str); 6] = [
-    ("", "namespaces", "Namespace"),
-    ("", "nodes", "Node"),
-    ("", "pods", "Pod"),
-    ("", "services", "Service"),
-    ("discovery.k8s.io", "endpointslices", "EndpointSlice"),
-    ("networking.k8s.io", "networkpolicies", "NetworkPolicy"),
-];
-const VERBS: [&str; 2] = ["list", "watch"];
+/// A right of the agent's role: to do this with that.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Right {
+    verb: String,
+    group: String,
+    resource: String,
+}
+
+/// The rights that the installed ClusterRole gives, each verb of each resource.
+fn granted(world: &World) -> Result<BTreeSet<Right>> {
+    let role = world.get(&["clusterrole", &format!("{NAMESPACE}-agent")])?;
+    let texts = |value: &Value| -> Vec<String> {
+        value.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+    };
+    let mut rights = BTreeSet::new();
+    for rule in role["rules"].as_array().context("a role has rules")? {
+        // Rules of other forms would be rights that nothing here takes away.
+        let keys: Vec<&str> = rule.as_object().into_iter().flatten().map(|(key, _)| key.as_str()).collect();
+        ensure!(keys == ["apiGroups", "resources", "verbs"], "a rule of another form: {rule}");
+        for group in texts(&rule["apiGroups"]) {
+            for resource in texts(&rule["resources"]) {
+                rights.extend(texts(&rule["verbs"]).into_iter().map(|verb| Right {
+                    verb,
+                    group: group.clone(),
+                    resource: resource.clone(),
+                }));
+            }
+        }
+    }
+    ensure!(!rights.is_empty(), "the role gives nothing");
+    Ok(rights)
+}
+
+/// What the API server calls objects of this resource, as the agent does.
+fn kind_of(world: &World, right: &Right) -> Result<String> {
+    let path =
+        if right.group.is_empty() { "/api/v1".to_owned() } else { format!("/apis/{}/v1", right.group) };
+    let list: Value = serde_json::from_str(&world.kubectl(&["get", "--raw", &path])?)?;
+    let resources = list["resources"].as_array().into_iter().flatten();
+    resources
+        .filter(|resource| resource["name"] == right.resource.as_str())
+        .find_map(|resource| resource["kind"].as_str().map(str::to_owned))
+        .with_context(|| format!("no {} at {path}", right.resource))
+}
 
 /// The audit log of the API server: the agents asked for what their role gives, each of it, and for nothing else.
 pub fn audit_log(world: &World) -> Result<()> {
@@ -33,19 +72,18 @@ pub fn audit_log(world: &World) -> Result<()> {
             continue;
         }
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let what = if event["objectRef"].is_object() {
-            text(&event["objectRef"]["resource"])
-        } else {
-            text(&event["requestURI"])
-        };
-        asked.insert((text(&event["verb"]), what));
+        let object = &event["objectRef"];
+        let mut resource = text(&object["resource"]);
+        if !object.is_object() {
+            resource = text(&event["requestURI"]);
+        } else if object["subresource"].is_string() {
+            resource = format!("{resource}/{}", text(&object["subresource"]));
+        }
+        asked.insert(Right { verb: text(&event["verb"]), group: text(&object["apiGroup"]), resource });
         let code = event["responseStatus"]["code"].as_u64().unwrap_or_default();
         ensure!(code != 403, "the agent was refused {} {}", event["verb"], event["requestURI"]);
     }
-    let granted: BTreeSet<(String, String)> = RESOURCES
-        .iter()
-        .flat_map(|(_, resource, _)| VERBS.map(|verb| (verb.to_owned(), (*resource).to_owned())))
-        .collect();
+    let granted = granted(world)?;
     ensure!(
         asked == granted,
         "asked, but not granted: {:?}; granted, but never asked: {:?}",
@@ -55,21 +93,27 @@ pub fn audit_log(world: &World) -> Result<()> {
     Ok(())
 }
 
-/// Takes each verb of each resource away in turn: the agent says which kind it cannot see, and names no other.
+/// Takes each right away in turn: the agent says which kind it cannot see, and names no other.
 ///
-/// One agent per missing right, all at once, as processes of the first node with a token of their own.
+/// One agent per missing right, all at once, as processes of the first node with a token of their own; and one that has
+/// them all, which says that nothing is missing: so it is the right that the others miss.
 pub fn each_is_needed(world: &World, program: &Path) -> Result<()> {
-    let cases: Vec<(usize, &str)> =
-        (0..RESOURCES.len()).flat_map(|index| VERBS.map(|verb| (index, verb))).collect();
+    let rights = granted(world)?;
+    let kinds: BTreeMap<&str, String> = rights
+        .iter()
+        .map(|right| Ok((right.resource.as_str(), kind_of(world, right)?)))
+        .collect::<Result<_>>()?;
+    let cases: Vec<Option<&Right>> = std::iter::once(None).chain(rights.iter().map(Some)).collect();
     let mut objects = vec![apps::namespace("rights")];
-    for (index, verb) in &cases {
-        objects.extend(account(&name_of(*index, verb), *index, verb));
+    for missing in &cases {
+        let left = rights.iter().filter(|right| Some(*right) != *missing);
+        objects.extend(account(&name_of(*missing), left));
     }
     world.cluster.apply(&list(&objects))?;
     let node = world.cluster.nodes[0].clone();
     let mut failures = Vec::new();
-    for (number, (index, verb)) in cases.iter().enumerate() {
-        let name = name_of(*index, verb);
+    for (number, missing) in cases.iter().enumerate() {
+        let name = name_of(*missing);
         let token = world.kubectl(&["create", "token", "-n", "rights", &name])?;
         let kubeconfig = node.var(&format!("tmp/{name}.kubeconfig"));
         fs::write(&kubeconfig, world.cluster.kubeconfig_with_token(token.trim()).to_string())?;
@@ -87,23 +131,28 @@ pub fn each_is_needed(world: &World, program: &Path) -> Result<()> {
             &[],
         )?;
     }
-    for (number, (index, verb)) in cases.iter().enumerate() {
-        let (_, _, kind) = RESOURCES[*index];
+    for (number, missing) in cases.iter().enumerate() {
         let url = format!("http://127.0.0.1:{}/readyz", 9500 + number);
         let mut last = String::new();
         let said = world.wait_up_to(Duration::from_secs(30), || {
             last =
                 node.output("curl", ["-s", "-m", "2", &url]).map(|output| super::world::text_of(&output))?;
-            let of_kinds: Vec<&str> =
-                RESOURCES.iter().map(|(.., kind)| *kind).filter(|kind| says(&last, kind)).collect();
-            Ok((of_kinds == [kind] && last.contains("forbidden")).then_some(()))
+            let named: Vec<&str> =
+                kinds.values().map(String::as_str).filter(|kind| says(&last, kind)).collect();
+            let right_one = match missing {
+                Some(right) => {
+                    named == [kinds[right.resource.as_str()].as_str()] && last.contains("forbidden")
+                }
+                None => named.is_empty() && last.starts_with("ready"),
+            };
+            Ok(right_one.then_some(()))
         });
         if said.is_err() {
-            failures.push(format!("without {verb} of {kind} the agent says: {last}"));
+            failures.push(format!("without {missing:?} the agent says: {last}"));
         }
     }
-    for (index, verb) in &cases {
-        node.stop(&name_of(*index, verb))?;
+    for missing in &cases {
+        node.stop(&name_of(*missing))?;
     }
     world.kubectl(&["delete", "namespace", "rights", "--wait=false"])?;
     world.kubectl(&["delete", "clusterrole,clusterrolebinding", "-l", "app=rights"])?;
@@ -116,20 +165,14 @@ fn says(text: &str, kind: &str) -> bool {
     text.split(|letter: char| !letter.is_alphanumeric()).any(|word| word == kind)
 }
 
-fn name_of(index: usize, verb: &str) -> String {
-    format!("no-{verb}-{}", RESOURCES[index].1)
+fn name_of(missing: Option<&Right>) -> String {
+    missing.map_or_else(|| "all".to_owned(), |right| format!("no-{}-{}", right.verb, right.resource))
 }
 
-/// An account that may do all but one thing.
-fn account(name: &str, missing: usize, missing_verb: &str) -> [Value; 3] {
-    let rules: Vec<Value> = RESOURCES
-        .iter()
-        .enumerate()
-        .map(|(index, (group, resource, _))| {
-            let verbs: Vec<&str> =
-                VERBS.into_iter().filter(|verb| index != missing || *verb != missing_verb).collect();
-            json!({ "apiGroups": [group], "resources": [resource], "verbs": verbs })
-        })
+/// An account with these rights.
+fn account<'a>(name: &str, rights: impl Iterator<Item = &'a Right>) -> [Value; 3] {
+    let rules: Vec<Value> = rights
+        .map(|right| json!({ "apiGroups": [right.group], "resources": [right.resource], "verbs": [right.verb] }))
         .collect();
     let metadata = json!({ "name": name, "labels": { "app": "rights" } });
     [
