@@ -8,6 +8,7 @@ mod batchivo;
 mod cost;
 mod driven;
 mod faults;
+mod kinds;
 mod lives;
 mod outside;
 mod prometheus;
@@ -104,6 +105,7 @@ fn scenario(root: &Path, built: &Built, options: &Options) -> Result<()> {
 
     step("netaudit from its image: kubectl apply -k deploy/");
     let pinned = removal::pinned(&world)?;
+    kinds::install(&world)?;
     world.cluster.import(&built.archive)?;
     world.kubectl(&["apply", "-k", &deploy])?;
     world.rollout()?;

@@ -12,8 +12,12 @@ use serde_json::{Value, json};
 
 use super::{
     apps::{self, list},
+    kinds,
     world::{NAMESPACE, World},
 };
+
+/// Agents that start together.
+const AT_A_TIME: usize = 10;
 
 /// A right of the agent's role: to do this with that.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -48,16 +52,29 @@ fn granted(world: &World) -> Result<BTreeSet<Right>> {
     Ok(rights)
 }
 
-/// What the API server calls objects of this resource, as the agent does.
+/// What the agent calls objects of this resource: as the API server does, where that is no other's name too.
 fn kind_of(world: &World, right: &Right) -> Result<String> {
-    let path =
-        if right.group.is_empty() { "/api/v1".to_owned() } else { format!("/apis/{}/v1", right.group) };
-    let list: Value = serde_json::from_str(&world.kubectl(&["get", "--raw", &path])?)?;
-    let resources = list["resources"].as_array().into_iter().flatten();
-    resources
-        .filter(|resource| resource["name"] == right.resource.as_str())
-        .find_map(|resource| resource["kind"].as_str().map(str::to_owned))
-        .with_context(|| format!("no {} at {path}", right.resource))
+    let raw =
+        |path: &str| -> Result<Value> { Ok(serde_json::from_str(&world.kubectl(&["get", "--raw", path])?)?) };
+    let paths: Vec<String> = if right.group.is_empty() {
+        vec!["/api/v1".to_owned()]
+    } else {
+        let group = raw(&format!("/apis/{}", right.group))?;
+        let versions = group["versions"].as_array().into_iter().flatten();
+        versions
+            .filter_map(|version| version["groupVersion"].as_str())
+            .map(|it| format!("/apis/{it}"))
+            .collect()
+    };
+    for path in &paths {
+        let list = raw(path)?;
+        let mut resources = list["resources"].as_array().into_iter().flatten();
+        let found = resources.find(|resource| resource["name"] == right.resource.as_str());
+        if let Some(kind) = found.and_then(|resource| resource["kind"].as_str()) {
+            return Ok(kinds::agent_name(&right.group, kind));
+        }
+    }
+    anyhow::bail!("no {} at {}", right.resource, paths.join(", "))
 }
 
 /// The audit log of the API server: the agents asked for what their role gives, each of it, and for nothing else.
@@ -95,14 +112,12 @@ pub fn audit_log(world: &World) -> Result<()> {
 
 /// Takes each right away in turn: the agent says which kind it cannot see, and names no other.
 ///
-/// One agent per missing right, all at once, as processes of the first node with a token of their own; and one that has
-/// them all, which says that nothing is missing: so it is the right that the others miss.
+/// One agent per missing right, as processes of the first node with a token of their own; and one that has them all, which
+/// says that nothing is missing: so it is the right that the others miss. Some at a time, as each loads its programs.
 pub fn each_is_needed(world: &World, program: &Path) -> Result<()> {
     let rights = granted(world)?;
-    let kinds: BTreeMap<&str, String> = rights
-        .iter()
-        .map(|right| Ok((right.resource.as_str(), kind_of(world, right)?)))
-        .collect::<Result<_>>()?;
+    let kinds: BTreeMap<(&str, &str), String> =
+        rights.iter().map(|right| Ok((resource_of(right), kind_of(world, right)?))).collect::<Result<_>>()?;
     let cases: Vec<Option<&Right>> = std::iter::once(None).chain(rights.iter().map(Some)).collect();
     let mut objects = vec![apps::namespace("rights")];
     for missing in &cases {
@@ -110,8 +125,25 @@ pub fn each_is_needed(world: &World, program: &Path) -> Result<()> {
         objects.extend(account(&name_of(*missing), left));
     }
     world.cluster.apply(&list(&objects))?;
-    let node = world.cluster.nodes[0].clone();
     let mut failures = Vec::new();
+    for cases in cases.chunks(AT_A_TIME) {
+        start(world, program, cases)?;
+        failures.extend(check(world, cases, &kinds)?);
+    }
+    world.kubectl(&["delete", "namespace", "rights", "--wait=false"])?;
+    world.kubectl(&["delete", "clusterrole,clusterrolebinding", "-l", "app=rights"])?;
+    ensure!(failures.is_empty(), "{}", failures.join("\n"));
+    Ok(())
+}
+
+/// A resource with its group: two groups may have one of the same name.
+fn resource_of(right: &Right) -> (&str, &str) {
+    (&right.group, &right.resource)
+}
+
+/// Starts an agent for each case.
+fn start(world: &World, program: &Path, cases: &[Option<&Right>]) -> Result<()> {
+    let node = &world.cluster.nodes[0];
     for (number, missing) in cases.iter().enumerate() {
         let name = name_of(*missing);
         let token = world.kubectl(&["create", "token", "-n", "rights", &name])?;
@@ -131,6 +163,17 @@ pub fn each_is_needed(world: &World, program: &Path) -> Result<()> {
             &[],
         )?;
     }
+    Ok(())
+}
+
+/// Waits for each to say what it misses, and ends them. Returns what they said instead.
+fn check(
+    world: &World,
+    cases: &[Option<&Right>],
+    kinds: &BTreeMap<(&str, &str), String>,
+) -> Result<Vec<String>> {
+    let node = &world.cluster.nodes[0];
+    let mut failures = Vec::new();
     for (number, missing) in cases.iter().enumerate() {
         let url = format!("http://127.0.0.1:{}/readyz", 9500 + number);
         let mut last = String::new();
@@ -140,9 +183,7 @@ pub fn each_is_needed(world: &World, program: &Path) -> Result<()> {
             let named: Vec<&str> =
                 kinds.values().map(String::as_str).filter(|kind| says(&last, kind)).collect();
             let right_one = match missing {
-                Some(right) => {
-                    named == [kinds[right.resource.as_str()].as_str()] && last.contains("forbidden")
-                }
+                Some(right) => named == [kinds[&resource_of(right)].as_str()] && last.contains("forbidden"),
                 None => named.is_empty() && last.starts_with("ready"),
             };
             Ok(right_one.then_some(()))
@@ -151,13 +192,10 @@ pub fn each_is_needed(world: &World, program: &Path) -> Result<()> {
             failures.push(format!("without {missing:?} the agent says: {last}"));
         }
     }
-    for missing in &cases {
+    for missing in cases {
         node.stop(&name_of(*missing))?;
     }
-    world.kubectl(&["delete", "namespace", "rights", "--wait=false"])?;
-    world.kubectl(&["delete", "clusterrole,clusterrolebinding", "-l", "app=rights"])?;
-    ensure!(failures.is_empty(), "{}", failures.join("\n"));
-    Ok(())
+    Ok(failures)
 }
 
 /// Whether the answer of `/readyz` names this kind as a word.
@@ -166,7 +204,15 @@ fn says(text: &str, kind: &str) -> bool {
 }
 
 fn name_of(missing: Option<&Right>) -> String {
-    missing.map_or_else(|| "all".to_owned(), |right| format!("no-{}-{}", right.verb, right.resource))
+    match missing {
+        None => "all".to_owned(),
+        // Two groups may have a resource of one name.
+        Some(Right { verb, group, resource }) => {
+            let group = group.replace('.', "-");
+            let group = if group.is_empty() { "core" } else { &group };
+            format!("no-{verb}-{resource}-{group}")
+        }
+    }
 }
 
 /// An account with these rights.
