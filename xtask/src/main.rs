@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 mod account;
 mod bench;
 mod build_ebpf;
+mod certificate;
 mod cluster;
 mod demo;
 mod dist;
@@ -109,6 +110,7 @@ fn run(task: &Task) -> Result<ExitCode> {
         }
         Task::Test => test::test(&root)?,
         Task::E2e(options) => {
+            cluster::needs_root()?;
             setup::setup(&root)?;
             e2e::run(&root, &dist::for_this_machine(&root)?, options)?;
         }
@@ -116,6 +118,8 @@ fn run(task: &Task) -> Result<ExitCode> {
         Task::Load { load, count, round } => bench::load(*load, *count, *round)?,
         Task::Cluster(task) => {
             if matches!(task, cluster::Task::Up(_)) {
+                // Before anything is installed for it.
+                cluster::needs_root()?;
                 setup::setup(&root)?;
             }
             return cluster::run(task);

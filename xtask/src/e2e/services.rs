@@ -171,5 +171,15 @@ pub fn hairpin(world: &mut World, apps: &Apps) -> Result<()> {
             && line.record.verdict == "allowed"
             && line.record.outcome == "established"
     })?;
+    // The server sees its node's address: whoever that is, no policy may be said to deny it.
+    world.expect("a pod to itself, as the server", 1, |line| {
+        is(&line.record.subject, &backend)
+            && line.record.direction == "ingress"
+            && line.record.port == 8000
+            && line.record.outcome == "accepted"
+            && line.record.actor.comm.starts_with("python")
+            && line.record.verdict != "denied"
+            && line.record.reason.as_deref() != Some("own node")
+    })?;
     world.forget()
 }
