@@ -7,7 +7,6 @@ use netaudit::{
     model::{self, Action, Cause, Decision, Denial, Timestamp},
     watch::convert::{self, Converted},
 };
-use serde_json::{Value, json};
 
 use super::{
     case::{Answer, By, Case, Direction, Effect, End, Flow, Protocol, Verdict},
@@ -17,54 +16,9 @@ use super::{
 /// What it knows today.
 pub const KINDS: &[Kinds] = &Kinds::ALL;
 
-/// Whether a peer of no known kind closes the rule, as the API wants: the rule accepts nothing, or denies everything. It
-/// calls the rule invalid instead.
-pub const FAILS_CLOSED: bool = false;
-/// Whether `nodes` of a rule hold a node's address that is written as a mapped IPv6 one.
-const KNOWS_MAPPED_NODES: bool = false;
-/// Whether `domainNames` of a rule hold a pod, given by its name, if they were resolved to any of its addresses, as
-/// `networks` do. It asks for its first one only.
-const KNOWS_NAMES_OF_EVERY_ADDRESS: bool = false;
-
 /// A case by chance that both can be asked.
 pub fn case(seed: u64, kinds: Kinds, flows: usize) -> Case {
-    let mut case = generate::case(seed, kinds, flows);
-    leave_out_what_is_known(&mut case);
-    case
-}
-
-/// Whether an explanation of a verdict holds where policies of one priority differ and all ways end alike: the one that
-/// did not decide allows or denies too, and the explanation calls that a contradiction.
-pub const EXPLAINS_TIES: bool = false;
-
-/// Takes out of a case what the real evaluator is known to answer otherwise, so that the rest can be compared.
-fn leave_out_what_is_known(case: &mut Case) {
-    if !FAILS_CLOSED {
-        for policy in case.objects.iter_mut().filter(|it| it["apiVersion"] != "v1") {
-            for (direction, peers) in [("ingress", "from"), ("egress", "to")] {
-                let rules = policy["spec"].get_mut(direction).and_then(Value::as_array_mut);
-                let lists = rules.into_iter().flatten().filter_map(|it| it.get_mut(peers)?.as_array_mut());
-                lists
-                    .flatten()
-                    .filter(|it| **it == json!({}))
-                    .for_each(|it| *it = json!({ "namespaces": {} }));
-            }
-        }
-    }
-    for flow in case.flows.iter_mut().filter(|_| !KNOWS_MAPPED_NODES) {
-        for end in [&mut flow.from, &mut flow.to] {
-            if let End::Ip(ip) = end {
-                *ip = ip.to_canonical();
-            }
-        }
-    }
-    if !KNOWS_NAMES_OF_EVERY_ADDRESS {
-        let is_second = |ip: &IpAddr| {
-            let mut later = case.objects.iter().filter_map(|it| it["status"]["podIPs"].as_array()?.get(1));
-            later.any(|it| it["ip"].as_str().is_some_and(|it| it.parse() == Ok(*ip)))
-        };
-        case.dns.iter_mut().flat_map(|it| it.values_mut()).for_each(|ips| ips.retain(|ip| !is_second(ip)));
-    }
+    generate::case(seed, kinds, flows)
 }
 
 const NOW: Timestamp = Timestamp::from_seconds(1_000);

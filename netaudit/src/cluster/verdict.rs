@@ -98,11 +98,12 @@ impl Cluster {
             }
         }
         if pod.is_none() {
-            node = node.or_else(|| addresses.iter().find_map(|ip| self.node_ips.get(ip)).cloned());
+            node = node
+                .or_else(|| addresses.iter().find_map(|ip| self.node_ips.get(&ip.to_canonical())).cloned());
         }
         let node_name = node;
         let node = node_name.as_ref().and_then(|name| self.evaluator.node(name));
-        let names = addresses.first().and_then(|ip| self.names.of(*ip));
+        let names = self.names.of_any(&addresses);
         let Some(subject) = self.identity(subject) else { return Err(self.fixed.pod_not_seen.clone()) };
         Ok(Ends { subject, pod, node, node_name, addresses, names })
     }
