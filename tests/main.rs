@@ -11,3 +11,4 @@ mod lab;
 mod lab_layout;
 mod policy_laws;
 mod semantics;
+mod symbolic;

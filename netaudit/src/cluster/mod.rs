@@ -11,6 +11,7 @@
 
 mod addresses;
 mod counts;
+mod ends;
 mod names;
 mod networks;
 pub mod objects;
