@@ -11,6 +11,7 @@ use clap::ValueEnum;
 use super::{
     Exit, eval_cases,
     eval_flow::{self, Answer, NOW, Question},
+    matrix,
 };
 use crate::{cluster::Cluster, model::Protocol, watch::manifests};
 
@@ -25,13 +26,13 @@ pub(super) struct Args {
     #[arg(short = 'f', long = "filename", value_name = "DIR|FILE", num_args = 1.., required_unless_present = "cases")]
     manifests: Vec<PathBuf>,
     /// The source: NAMESPACE/POD or an address
-    #[arg(long, value_name = "END", required_unless_present = "cases")]
+    #[arg(long, value_name = "END", required_unless_present_any = ["cases", "matrix"])]
     from: Option<String>,
     /// The destination: NAMESPACE/POD, an address, or svc/NAMESPACE/NAME
-    #[arg(long, value_name = "END", required_unless_present = "cases")]
+    #[arg(long, value_name = "END", required_unless_present_any = ["cases", "matrix"])]
     to: Option<String>,
     /// The destination port; for a service the service's port
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..), required_unless_present = "cases")]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..), required_unless_present_any = ["cases", "matrix"])]
     port: Option<u16>,
     /// TCP, UDP or SCTP
     #[arg(long, default_value = "TCP")]
@@ -42,6 +43,10 @@ pub(super) struct Args {
     /// Case files (one JSON object a line) to check instead of asking for one flow
     #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["manifests", "from", "to", "port"])]
     cases: Vec<PathBuf>,
+    /// Who may talk to whom on what, instead of one flow; --from and --to choose by namespace, NAMESPACE/WORKLOAD,
+    /// NAMESPACE/POD or address
+    #[arg(long, conflicts_with_all = ["cases", "port"])]
+    matrix: bool,
 }
 
 /// How to print an answer.
@@ -59,9 +64,6 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     if !args.cases.is_empty() {
         return eval_cases::run(&args.cases, &mut out);
     }
-    let (Some(from), Some(to), Some(port)) = (args.from, args.to, args.port) else {
-        bail!("--from, --to and --port are needed");
-    };
     let loaded = manifests::load(&args.manifests)?;
     for error in &loaded.errors {
         eprintln!("netaudit: {error}");
@@ -78,6 +80,13 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     if !implied.is_empty() {
         eprintln!("netaudit: no Namespace object, so no labels but the name, for: {}", implied.join(", "));
     }
+    if args.matrix {
+        let (from, to) = (args.from.as_deref(), args.to.as_deref());
+        return matrix::run(&mut cluster, from, to, args.output == Output::Json, &mut out);
+    }
+    let (Some(from), Some(to), Some(port)) = (args.from, args.to, args.port) else {
+        bail!("--from, --to and --port are needed");
+    };
     let question = Question { protocol: args.protocol, port };
     let answer = eval_flow::ask(&mut cluster, &from, &to, question)
         .with_context(|| format!("cannot evaluate {from} → {to}"))?;

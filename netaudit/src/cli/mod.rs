@@ -1,9 +1,12 @@
 //! The command line: a file a subcommand. Results go to stdout, logs and errors to stderr.
 
 mod agent;
+mod diff;
+mod ends;
 mod eval;
 mod eval_cases;
 mod eval_flow;
+mod matrix;
 
 use std::{io::IsTerminal as _, process::ExitCode};
 
@@ -23,6 +26,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Agent(agent::Args),
+    Diff(diff::Args),
     Eval(eval::Args),
 }
 
@@ -53,6 +57,7 @@ pub fn main() -> ExitCode {
     log_to_stderr(cli.log_json);
     let result = match cli.command {
         Command::Agent(args) => agent::run(args),
+        Command::Diff(args) => diff::run(args),
         Command::Eval(args) => eval::run(args),
     };
     match result {

@@ -195,6 +195,30 @@ impl ConnectionSet {
         self.difference(other).is_empty()
     }
 
+    /// This set without the pairs of groups (source, destination), and without the parts of a group's outside, that are
+    /// to be dropped.
+    #[must_use]
+    pub fn without(
+        &self,
+        drop_pair: impl Fn(&Self, usize, usize) -> bool,
+        drop_outside: impl Fn(&Self, Direction, usize) -> bool,
+    ) -> Self {
+        let (mut rest, nothing) = (self.clone(), Arc::new(PortSet::default()));
+        let count = self.universe.groups().len();
+        for (source, destination) in (0..count).flat_map(|a| (0..count).map(move |b| (a, b))) {
+            if drop_pair(self, source, destination) {
+                rest.pods[source * count + destination] = nothing.clone();
+            }
+        }
+        for direction in [Direction::Egress, Direction::Ingress] {
+            for group in (0..count).filter(|group| drop_outside(self, direction, *group)) {
+                let outside = &mut rest.outside[direction as usize][group];
+                *outside = outside.combine(outside, &|_, _| PortSet::default());
+            }
+        }
+        rest
+    }
+
     fn combine(&self, other: &Self, f: impl Fn(&PortSet, &PortSet) -> PortSet) -> Self {
         assert!(Arc::ptr_eq(&self.universe, &other.universe), "sets over different universes");
         let outside = [0, 1].map(|direction| {

@@ -33,6 +33,12 @@ impl ExternalSet {
         self.0.is_empty()
     }
 
+    /// What is in this one and not in the other.
+    #[must_use]
+    pub fn difference(&self, other: &Self) -> Self {
+        self.combine(other, PortSet::difference)
+    }
+
     /// The set that has for each address `f` of what both have for it. `f` of nothing and nothing must be nothing.
     pub(super) fn combine(&self, other: &Self, f: impl Fn(&PortSet, &PortSet) -> PortSet) -> Self {
         let none = PortSet::default();
@@ -61,7 +67,7 @@ impl ExternalSet {
 
     /// Whether the other holds all of it.
     pub fn is_subset(&self, other: &Self) -> bool {
-        self.combine(other, PortSet::difference).is_empty()
+        self.difference(other).is_empty()
     }
 }
 

@@ -39,6 +39,7 @@ mod connections;
 mod external;
 mod intervals;
 mod ports;
+mod representatives;
 mod side;
 mod tiers;
 mod universe;
@@ -49,6 +50,7 @@ pub use self::{
     external::ExternalSet,
     intervals::{IntervalSet, Point},
     ports::{PROTOCOLS, PortSet},
+    representatives::{OTHER_NAMESPACE, Representatives},
     side::Outside,
     universe::{Group, NodeEnd, NodeGroup, Other, PodEnd, Universe},
 };
