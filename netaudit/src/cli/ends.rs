@@ -33,8 +33,8 @@ pub(super) struct Ends {
     nodes: Vec<NodeEnd>,
     /// By group, whether it is one pod that never has a second beside it.
     single: Vec<bool>,
-    /// How many workloads and pods each namespace has.
-    sizes: BTreeMap<Arc<str>, (usize, usize)>,
+    /// By namespace: how many pods each workload has.
+    sizes: BTreeMap<Arc<str>, BTreeMap<Workload, usize>>,
     pub are_representatives: bool,
     /// What is to be said of how the ends were found.
     pub notes: Vec<String>,
@@ -88,13 +88,11 @@ impl Ends {
             addresses: pod.ips.clone(),
         };
         let pods: Vec<Shown> = ids.iter().filter_map(|id| cluster.pod(*id)).map(show).collect();
-        let mut workloads: BTreeMap<Arc<str>, (BTreeSet<&Workload>, usize)> = BTreeMap::new();
+        let mut sizes: BTreeMap<Arc<str>, BTreeMap<Workload, usize>> = BTreeMap::new();
         for pod in &pods {
-            let (workloads, count) = workloads.entry(pod.namespace.clone()).or_default();
-            workloads.insert(&pod.workload);
-            *count += 1;
+            let workloads = sizes.entry(pod.namespace.clone()).or_default();
+            *workloads.entry(pod.workload.clone()).or_default() += 1;
         }
-        let sizes = workloads.into_iter().map(|(name, (set, count))| (name, (set.len(), count))).collect();
         let single = |members: &[usize]| matches!(members, [one] if *pods[*one].workload.kind == *"Pod");
         let single = universe.groups().iter().map(|it| single(&it.members)).collect();
         Self { universe, pods, nodes, single, sizes, are_representatives, notes }
@@ -228,9 +226,11 @@ impl Ends {
         }
         let mut names = Vec::new();
         for (namespace, workloads) in namespaces {
-            let count: usize = workloads.values().map(Vec::len).sum();
-            let (all_workloads, all) = self.sizes.get(namespace).copied().unwrap_or_default();
-            if count == all && (all_workloads > 1 || self.are_representatives) {
+            let all = &self.sizes[namespace];
+            let is_whole =
+                |(workload, pods): (&&Workload, &Vec<&Shown>)| all.get(*workload) == Some(&pods.len());
+            let is_all = workloads.len() == all.len() && workloads.iter().all(is_whole);
+            if is_all && (all.len() > 1 || self.are_representatives) {
                 names.push(match **namespace == *OTHER_NAMESPACE {
                     true => "every pod of any other namespace".to_owned(),
                     false => format!("every pod of {namespace}"),
@@ -238,8 +238,7 @@ impl Ends {
                 continue;
             }
             for (workload, pods) in workloads {
-                let is_it = |pod: &&Shown| pod.namespace == *namespace && pod.workload == *workload;
-                if pods.len() == self.pods.iter().filter(is_it).count() {
+                if all.get(workload) == Some(&pods.len()) {
                     names.push(format!("{namespace}/{}", workload.name));
                 } else {
                     names.extend(pods.iter().map(|pod| format!("{namespace}/{}", pod.name)));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use foldhash::HashMap;
 
 use super::{
-    ports::PortSet,
+    ports::{Interned, PortSet},
     side::{Outside, Side},
     universe::{Other, Universe},
 };
@@ -36,22 +36,19 @@ impl Connections {
     /// The API: a connection is allowed if the egress of its source and the ingress of its destination both are.
     pub fn new(universe: &Arc<Universe>, view: usize) -> Self {
         let count = universe.groups().len();
-        let side = |direction| move |subject| Side::new(universe, view, direction, subject);
+        let mut interned = Interned::default();
         let mut outside = [[Vec::new(), Vec::new()], [Vec::new(), Vec::new()]];
-        let mut egress = Vec::with_capacity(count);
-        for side in (0..count).map(side(Direction::Egress)) {
-            egress.push(side.pods);
-            let [surely, possibly] = side.outside;
-            outside[0][Direction::Egress as usize].push(surely);
-            outside[1][Direction::Egress as usize].push(possibly);
-        }
-        let mut ingress = Vec::with_capacity(count);
-        for side in (0..count).map(side(Direction::Ingress)) {
-            ingress.push(side.pods);
-            let [surely, possibly] = side.outside;
-            outside[0][Direction::Ingress as usize].push(surely);
-            outside[1][Direction::Ingress as usize].push(possibly);
-        }
+        let [egress, ingress] = [Direction::Egress, Direction::Ingress].map(|direction| {
+            let mut pods = Vec::with_capacity(count);
+            for subject in 0..count {
+                let side = Side::new(universe, view, direction, subject, &mut interned);
+                pods.push(side.pods);
+                let [surely, possibly] = side.outside;
+                outside[0][direction as usize].push(surely);
+                outside[1][direction as usize].push(possibly);
+            }
+            pods
+        });
         let sets = [0, 1].map(|answer| {
             let mut both = Memo::new(PortSet::intersection);
             let mut pods = Vec::with_capacity(count * count);
@@ -94,15 +91,15 @@ impl Connections {
 /// A function of two sets, computed once for each two that occur; equal results are one.
 struct Memo<F> {
     f: F,
+    /// By where the two are held, which is as good as what they are while they are kept.
     known: HashMap<(*const PortSet, *const PortSet), Arc<PortSet>>,
-    results: HashMap<Arc<PortSet>, ()>,
-    /// Keeps what the keys point to.
-    held: Vec<(Arc<PortSet>, Arc<PortSet>)>,
+    kept: Vec<[Arc<PortSet>; 2]>,
+    results: Interned,
 }
 
 impl<F: Fn(&PortSet, &PortSet) -> PortSet> Memo<F> {
     fn new(f: F) -> Self {
-        Self { f, known: HashMap::default(), results: HashMap::default(), held: Vec::new() }
+        Self { f, known: HashMap::default(), kept: Vec::new(), results: Interned::default() }
     }
 
     fn of(&mut self, a: &Arc<PortSet>, b: &Arc<PortSet>) -> Arc<PortSet> {
@@ -110,15 +107,8 @@ impl<F: Fn(&PortSet, &PortSet) -> PortSet> Memo<F> {
         if let Some(known) = self.known.get(&key) {
             return known.clone();
         }
-        let result = Arc::new((self.f)(a, b));
-        let result = match self.results.get_key_value(&result) {
-            Some((known, ())) => known.clone(),
-            None => {
-                self.results.insert(result.clone(), ());
-                result
-            }
-        };
-        self.held.push((a.clone(), b.clone()));
+        let result = self.results.of((self.f)(a, b));
+        self.kept.push([a.clone(), b.clone()]);
         self.known.insert(key, result.clone());
         result
     }

@@ -1,6 +1,8 @@
 //! Sets of ports of every protocol.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
+
+use foldhash::HashSet;
 
 use super::intervals::IntervalSet;
 use crate::model::Protocol;
@@ -114,6 +116,22 @@ impl fmt::Display for PortSet {
             }
         }
         Ok(())
+    }
+}
+
+/// Keeps one of all sets that are equal, so that what is done with a pair of them need be done only once.
+#[derive(Default)]
+pub(super) struct Interned(HashSet<Arc<PortSet>>);
+
+impl Interned {
+    /// The one that is kept.
+    pub fn of(&mut self, ports: PortSet) -> Arc<PortSet> {
+        if let Some(known) = self.0.get(&ports) {
+            return known.clone();
+        }
+        let ports = Arc::new(ports);
+        self.0.insert(ports.clone());
+        ports
     }
 }
 

@@ -8,7 +8,7 @@ use super::{
     addresses::AddressSet,
     external::ExternalSet,
     intervals::{IntervalSet, Point},
-    ports::PortSet,
+    ports::{Interned, PortSet},
     tiers::{self, Judgement, Meets},
     universe::Universe,
 };
@@ -41,6 +41,7 @@ struct Judge<'a> {
     direction: Direction,
     known: HashMap<(Box<[Meets]>, &'a [NamedPort]), usize>,
     judgements: Vec<[Arc<PortSet>; 2]>,
+    interned: &'a mut Interned,
 }
 
 impl<'a> Judge<'a> {
@@ -55,7 +56,7 @@ impl<'a> Judge<'a> {
         let at = match self.judgements.iter().position(is_it) {
             Some(at) => at,
             None => {
-                self.judgements.push([Arc::new(surely), Arc::new(possibly)]);
+                self.judgements.push([surely, possibly].map(|it| self.interned.of(it)));
                 self.judgements.len() - 1
             }
         };
@@ -111,12 +112,19 @@ fn pieces<T: Point>(cuts: &[T]) -> Vec<(T, T)> {
 }
 
 impl Side {
-    pub fn new(universe: &Universe, view: usize, direction: Direction, subject: usize) -> Self {
+    pub fn new(
+        universe: &Universe,
+        view: usize,
+        direction: Direction,
+        subject: usize,
+        interned: &mut Interned,
+    ) -> Self {
         let evaluator = universe.view(view);
         let identity = universe.groups()[subject].identities[view];
         let (program, v4, v6) = evaluator.program(identity, direction);
         let own = evaluator.seen(identity).2;
-        let mut judge = Judge { program, direction, known: HashMap::default(), judgements: Vec::new() };
+        let mut judge =
+            Judge { program, direction, known: HashMap::default(), judgements: Vec::new(), interned };
         // The API: a named port is the destination's.
         let named_of = |group: usize| match direction {
             Direction::Egress => evaluator.seen(universe.groups()[group].identities[view]).2,
