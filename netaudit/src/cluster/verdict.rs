@@ -101,11 +101,11 @@ impl Cluster {
             }
         }
         if pod.is_none() {
-            node = node.or_else(|| addresses.iter().find_map(|ip| self.node_at(*ip)));
+            node = node.or_else(|| addresses.iter().find_map(|ip| self.node_at(ip.to_canonical())));
         }
         let node_name = node;
         let node = node_name.as_ref().map(|name| self.evaluator.node(name));
-        let names = addresses.first().and_then(|ip| self.names.of(*ip));
+        let names = self.names.of_any(&addresses);
         let Some(subject) = self.identity(subject) else { return Err(self.fixed.pod_not_seen.clone()) };
         Ok(Ends { subject, pod, node, node_name, addresses, names })
     }

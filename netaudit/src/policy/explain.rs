@@ -131,9 +131,8 @@ impl Explanation {
                 Decision::Allowed(Cause::Rules(rules)) => {
                     rules.iter().all(|found| says(&found.rule.policy, Says::Allows))
                 }
-                Decision::Allowed(Cause::NotIsolated) => {
-                    !any(Says::Allows) && !any(Says::Denies) && !any(Says::Isolates)
-                }
+                // Of two policies with one priority one may allow what the other passes on to nobody.
+                Decision::Allowed(Cause::NotIsolated) => !any(Says::Denies) && !any(Says::Isolates),
                 Decision::Allowed(Cause::Exempt(_)) => self.policies.is_empty(),
                 Decision::Denied(Denial::Rule(found)) => says(&found.rule.policy, Says::Denies),
                 Decision::Denied(Denial::Isolation(misses)) => {
@@ -204,8 +203,10 @@ pub fn explain(
         if !over {
             trace.says = says(policy, &trace);
             match trace.says {
-                Says::Allows | Says::Denies | Says::Isolates => decided = decided.or(Some(here)),
-                Says::Passes => passed = Some(here),
+                // Of policies with one priority the first that matches counts, whatever the others say.
+                Says::Allows | Says::Denies | Says::Isolates if passed != Some(here) => decided = Some(here),
+                Says::Passes if decided != Some(here) => passed = Some(here),
+                Says::Allows | Says::Denies | Says::Isolates | Says::Passes => {}
                 Says::Nothing | Says::Unknown | Says::NotAsked => {}
             }
         }
@@ -305,6 +306,7 @@ impl Flow<'_> {
     /// What keeps an element of `from` or `to` from meaning the peer; empty where it does.
     fn peer_missing(&self, peer: &Peer) -> Vec<String> {
         match &peer.matcher {
+            Matcher::Nobody => vec!["it says of nobody that the API knows".to_owned()],
             Matcher::Anyone => peer.doubt.iter().map(ToString::to_string).collect(),
             Matcher::Pods(scope) => match &self.peer.pod {
                 Some(pod) => pod_missing(scope, pod),

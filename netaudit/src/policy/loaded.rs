@@ -204,6 +204,7 @@ impl LoadedRule {
                     blocks.push((position, block));
                     continue;
                 }
+                Matcher::Nobody => continue,
                 Matcher::Anyone => PeerMatcher::Anyone,
                 Matcher::Pods(scope) => PeerMatcher::Pods(words.scope(scope)),
                 Matcher::Nodes(selector) => PeerMatcher::Nodes(Words::selector(&mut words.places, selector)),
@@ -293,7 +294,7 @@ impl LoadedRule {
                 let place = || peer.node.and_then(|node| node.doubt.clone());
                 selector.doubt.clone().or_else(place).map(Gap::Invalid)
             }
-            Matcher::Anyone => None,
+            Matcher::Anyone | Matcher::Nobody => None,
         }
     }
 }

@@ -109,6 +109,8 @@ pub(super) struct Peer {
 pub(super) enum Matcher {
     /// Whoever it was meant to match cannot be told: perhaps everybody.
     Anyone,
+    /// Whoever it was meant to match, the API says that it matches nobody.
+    Nobody,
     Pods(Arc<PodScope>),
     /// Nodes by their labels.
     Nodes(Selector),
