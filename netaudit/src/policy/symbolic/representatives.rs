@@ -35,7 +35,7 @@ pub struct Representatives {
 }
 
 impl Representatives {
-    /// For these policies; `known` are the namespaces that have objects. `combined` wants all combinations of labels
+    /// For these policies; `known` are the namespaces that have objects, be these readable or not. `combined` wants all combinations of labels
     /// that selectors can tell apart, as far as they are not too many; otherwise there is a pod for each selector, and
     /// one without labels in each namespace.
     ///
