@@ -7,10 +7,13 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use k8s_openapi::api::{
-    apps::v1::DaemonSet,
-    networking::v1::{NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort},
-    rbac::v1::ClusterRole,
+use k8s_openapi::{
+    api::{
+        apps::v1::DaemonSet,
+        networking::v1::{NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort},
+        rbac::v1::ClusterRole,
+    },
+    apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
 };
 use netaudit::cluster::Kind;
 use serde_json::Value;
@@ -52,7 +55,7 @@ fn selector(policy: &NetworkPolicy) -> String {
 
 /// One peer and one port as a word: `pod app=backend TCP/5432`.
 fn words(peers: Option<&Vec<NetworkPolicyPeer>>, ports: Option<&Vec<NetworkPolicyPort>>) -> BTreeSet<String> {
-    let labels = |selector: &k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector| {
+    let labels = |selector: &LabelSelector| {
         let labels: &BTreeMap<String, String> =
             selector.match_labels.as_ref().expect("selectors name labels");
         labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
@@ -78,10 +81,8 @@ fn words(peers: Option<&Vec<NetworkPolicyPeer>>, ports: Option<&Vec<NetworkPolic
         .flat_map(|peer| {
             ports.into_iter().flatten().map(move |port| {
                 let number = port.port.as_ref().map(|port| match port {
-                    k8s_openapi::apimachinery::pkg::util::intstr::IntOrString::Int(number) => {
-                        number.to_string()
-                    }
-                    k8s_openapi::apimachinery::pkg::util::intstr::IntOrString::String(name) => name.clone(),
+                    IntOrString::Int(number) => number.to_string(),
+                    IntOrString::String(name) => name.clone(),
                 });
                 format!("{peer} {}/{}", port.protocol.as_deref().unwrap_or("-"), number.unwrap_or_default())
             })
@@ -200,15 +201,52 @@ fn the_agent_may_read_what_it_watches_and_nothing_else() -> Result<()> {
 #[test]
 fn the_daemon_set_has_the_powers_it_needs_and_no_more() -> Result<()> {
     let daemon_set: DaemonSet = typed(&deploy().join("base/daemonset.yaml"), "DaemonSet")?;
-    let pod = daemon_set.spec.and_then(|spec| spec.template.spec).context("a pod template")?;
+    let spec = daemon_set.spec.context("a spec")?;
+    let update = spec.update_strategy.context("how it is updated")?;
+    assert_eq!(update.type_.as_deref(), Some("RollingUpdate"));
+    assert_eq!(
+        update.rolling_update.and_then(|update| update.max_unavailable),
+        Some(IntOrString::String("10%".to_owned()))
+    );
+    let pod = spec.template.spec.context("a pod template")?;
+    assert_eq!(pod.priority_class_name.as_deref(), Some("system-node-critical"));
+    // One without key and effect tolerates every taint.
+    let tolerated = pod.tolerations.as_deref().unwrap_or_default();
+    assert!(matches!(tolerated, [all] if all.operator.as_deref() == Some("Exists")
+        && all.key.is_none() && all.effect.is_none() && all.value.is_none()));
+    let profile = pod.security_context.as_ref().and_then(|context| context.seccomp_profile.as_ref());
+    assert_eq!(profile.map(|profile| &*profile.type_), Some("RuntimeDefault"));
+    let volumes = pod.volumes.as_deref().unwrap_or_default();
+    let host_paths: Vec<&str> = volumes
+        .iter()
+        .map(|volume| volume.host_path.as_ref().map_or("another kind of volume", |host| &*host.path))
+        .collect();
+    assert_eq!(host_paths, ["/sys/fs/cgroup"]);
+    assert_eq!((pod.containers.len(), pod.init_containers.is_none()), (1, true));
     assert_eq!((pod.host_network, pod.host_pid), (Some(true), Some(true)));
     let container = &pod.containers[0];
     let context = container.security_context.as_ref().context("a security context")?;
     assert_eq!(context.read_only_root_filesystem, Some(true));
     assert_eq!(context.privileged, Some(false));
+    assert_eq!(context.allow_privilege_escalation, Some(false));
+    assert!(context.seccomp_profile.is_none(), "the pod's holds");
     let capabilities = context.capabilities.as_ref().context("capabilities")?;
     assert_eq!(capabilities.drop.as_deref(), Some(&["ALL".to_owned()][..]));
     assert_eq!(capabilities.add.as_deref(), Some(&["BPF", "PERFMON", "NET_ADMIN"].map(str::to_owned)[..]));
+    let resources = container.resources.as_ref().context("resources")?;
+    let (requests, limits) = (resources.requests.as_ref(), resources.limits.as_ref());
+    assert!(requests.is_some_and(|requests| requests.contains_key("cpu") && requests.contains_key("memory")));
+    // Without a limit of the processor: where it is throttled, records are lost.
+    assert!(limits.is_some_and(|limits| limits.contains_key("memory") && !limits.contains_key("cpu")));
+    for (probe, path) in [
+        (&container.startup_probe, "/healthz"),
+        (&container.liveness_probe, "/healthz"),
+        (&container.readiness_probe, "/readyz"),
+    ] {
+        let get = probe.as_ref().and_then(|probe| probe.http_get.as_ref()).context("an HTTP probe")?;
+        assert_eq!(get.path.as_deref(), Some(path));
+        assert_eq!(get.port, IntOrString::String("metrics".to_owned()));
+    }
     let mounts = container.volume_mounts.as_ref().context("mounts")?;
     assert!(mounts.iter().all(|mount| mount.read_only == Some(true)), "every mount is read-only");
     let node_name = container.env.iter().flatten().find(|variable| variable.name == "NODE_NAME");

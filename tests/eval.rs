@@ -124,8 +124,10 @@ fn an_allowed_flow_names_the_rules_of_both_ends() {
         "\
 egress at shop/web-0: allowed
   by NetworkPolicy/shop/web egress[0].to[0].ports[0]: to app=db TCP 5432
+  selected by NetworkPolicy/shop/default-deny too
 ingress at shop/db-0: allowed
   by NetworkPolicy/shop/db ingress[0].from[0].ports[0]: from app=web TCP 5432
+  selected by NetworkPolicy/shop/default-deny too
 shop/web-0 → shop/db-0 TCP 5432: allowed
 "
     );
@@ -140,11 +142,15 @@ fn a_denied_flow_names_every_isolating_policy_and_what_came_nearest() {
         run.out,
         "\
 egress at shop/web-0: denied
-  isolated by NetworkPolicy/shop/default-deny: it allows no egress at all
-  isolated by NetworkPolicy/shop/web: egress[0] (to app=db TCP 5432) fits the peer, but not TCP 5433
+  isolated by NetworkPolicy/shop/default-deny, which allows no egress at all
+  isolated by NetworkPolicy/shop/web (selects app=web)
+    its only rule is egress[0].to[0].ports[0]: to app=db TCP 5432
+    but port 5433 is not 5432
 ingress at shop/db-0: denied
-  isolated by NetworkPolicy/shop/db: ingress[0] (from app=web TCP 5432) fits the peer, but not TCP 5433
-  isolated by NetworkPolicy/shop/default-deny: it allows no ingress at all
+  isolated by NetworkPolicy/shop/db (selects app=db)
+    its only rule is ingress[0].from[0].ports[0]: from app=web TCP 5432
+    but port 5433 is not 5432
+  isolated by NetworkPolicy/shop/default-deny, which allows no ingress at all
 shop/web-0 → shop/db-0 TCP 5433: denied
 "
     );
@@ -171,9 +177,9 @@ fn addresses_are_pods_nodes_or_the_world() {
     let run = flow("192.0.2.1", "shop/web-1", "1");
     assert_eq!(run.status, 1, "{}", run.out);
     let run = flow("198.51.100.7", "shop/web-0", "8080");
-    assert!(
-        run.out.contains("no rule fits the peer: ingress[0] (from every pod in namespace traefik TCP http)")
-    );
+    let lacks =
+        "but 198.51.100.7 is no pod, and a selector means pods only: every pod in namespace traefik\n";
+    assert!(run.out.contains(lacks), "{}", run.out);
     assert!(run.out.ends_with("198.51.100.7 → shop/web-0 TCP 8080: denied\n"), "{}", run.out);
 }
 
@@ -316,7 +322,14 @@ fn json_has_the_same_answer() {
         ],
     );
     let value: Value = serde_json::from_str(&run.out).expect("JSON");
-    assert_eq!(value["flows"][0]["ingress"]["denied_by"][0]["policy"], "NetworkPolicy/shop/db");
+    let ingress = &value["flows"][0]["ingress"];
+    assert_eq!(ingress["denied_by"][0]["policy"], "NetworkPolicy/shop/db");
+    let nearest = &ingress["denied_by"][0]["nearest"];
+    assert_eq!(nearest["path"], "ingress[0]");
+    let namespace = "the pod is in namespace traefik, and without a namespaceSelector only shop is meant";
+    assert_eq!(nearest["peer"]["missing"][0], namespace);
+    assert_eq!(nearest["port"]["missing"][0], "UDP is not TCP");
+    assert_eq!(ingress["policies"][1]["says"], "isolates");
     assert_eq!(run.status, 1);
 }
 

@@ -10,6 +10,8 @@ mod kernel;
 mod lab;
 mod lab_layout;
 mod matrix;
+mod policy;
 mod policy_laws;
 mod semantics;
 mod symbolic;
+mod why;

@@ -1,5 +1,4 @@
-//! Laws that hold for every set of policies, and a second evaluator, as slow and plain as the API's text, that must agree
-//! with the fast one.
+//! Laws that hold for every set of policies. What the API's text says of each flow is in `policy/`.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -7,7 +6,7 @@ use netaudit::{
     cluster::{Broken, Cluster, Kind, Namespace, Object, ObjectKey, Party, Pod, Workload},
     model::{Cause, Decision, Direction, Gap, Protocol, Timestamp, Verdict},
     policy::{
-        Labels, NamedPort,
+        NamedPort,
         declared::{Expression, IpBlock, NetworkPolicy, Peer, Port, PortRef, Rule, Selector},
     },
 };
@@ -246,17 +245,6 @@ proptest! {
     #![proptest_config(config())]
 
     #[test]
-    fn the_engine_agrees_with_the_plain_evaluator(world in world()) {
-        let mut cluster = world.cluster();
-        for question in questions(&world) {
-            let verdict = ask(&mut cluster, &question);
-            let expected = plain::allowed(&world, &question);
-            prop_assert_eq!(verdict.is_allowed(), expected, "{:?}: {:?}", question, verdict);
-            prop_assert_eq!(verdict.is_denied(), !expected);
-        }
-    }
-
-    #[test]
     fn a_cached_verdict_is_the_computed_one(world in world()) {
         let mut cluster = world.cluster();
         let first = ask_all(&world, &mut cluster);
@@ -417,108 +405,6 @@ fn unreadable(namespace: &str) -> Object {
         source: "test".into(),
         reason: "unreadable".into(),
     })
-}
-
-/// The API's text as code: no identities, no caches, no doubts. For valid policies only.
-mod plain {
-    use ipnet::IpNet;
-
-    use super::*;
-
-    pub fn allowed(world: &World, question: &Question) -> bool {
-        let find = |name: &Arc<str>| world.pods.iter().find(|pod| pod.name == *name).unwrap();
-        let subject = find(&question.subject);
-        let peer = question.peer.as_ref().map(find);
-        if peer.is_ok_and(|peer| peer.name == subject.name) {
-            return true;
-        }
-        let isolating: Vec<_> = (world.policies.iter())
-            .filter(|policy| policy.namespace == subject.namespace)
-            .filter(|policy| selects(&policy.pod_selector, &subject.labels))
-            .filter(|policy| is_about(policy, question.direction))
-            .collect();
-        let rules = |policy: &&NetworkPolicy| match question.direction {
-            Direction::Egress => policy.egress.clone(),
-            Direction::Ingress => policy.ingress.clone(),
-        };
-        isolating.is_empty()
-            || isolating.iter().any(|policy| {
-                rules(policy).iter().any(|rule| {
-                    let peers = rule.peers.is_empty()
-                        || rule
-                            .peers
-                            .iter()
-                            .any(|it| is_peer(world, &policy.namespace, it, peer.map_err(|ip| *ip)));
-                    let destination = match question.direction {
-                        Direction::Egress => peer.ok(),
-                        Direction::Ingress => Some(subject),
-                    };
-                    let ports = rule.ports.is_empty()
-                        || rule
-                            .ports
-                            .iter()
-                            .any(|it| is_port(it, destination, question.protocol, question.port));
-                    peers && ports
-                })
-            })
-    }
-
-    fn is_about(policy: &NetworkPolicy, direction: Direction) -> bool {
-        let named = |name: &str| policy.policy_types.iter().any(|it| it == name);
-        match direction {
-            _ if !policy.policy_types.is_empty() => {
-                named(if direction == Direction::Egress { "Egress" } else { "Ingress" })
-            }
-            Direction::Ingress => true,
-            Direction::Egress => !policy.egress.is_empty(),
-        }
-    }
-
-    fn selects(selector: &Selector, labels: &Labels) -> bool {
-        let value =
-            |key: &str| labels.iter().find(|(have, _)| *have == key).map(|(_, value)| value.to_owned());
-        selector.match_labels.iter().all(|(key, want)| value(key).as_ref() == Some(want))
-            && selector.match_expressions.iter().all(|it| match (it.operator.as_str(), value(&it.key)) {
-                ("In", Some(value)) => it.values.contains(&value),
-                ("In", None) => false,
-                ("NotIn", value) => value.is_none_or(|value| !it.values.contains(&value)),
-                ("Exists", value) => value.is_some(),
-                (_, value) => value.is_none(),
-            })
-    }
-
-    fn is_peer(world: &World, own: &Arc<str>, peer: &Peer, other: Result<&Pod, IpAddr>) -> bool {
-        if let Some(block) = &peer.ip_block {
-            let inside = |cidr: &str, ip: IpAddr| match (cidr.strip_prefix("::ffff:"), ip) {
-                // The one mapped range that is generated, by hand.
-                (Some(_), ip) => "10.0.0.0/16".parse::<IpNet>().unwrap().contains(&ip),
-                (None, ip) => cidr.parse::<IpNet>().unwrap().contains(&ip),
-            };
-            let ip = other.map_or_else(|ip| ip, |pod| pod.ips[0]);
-            return inside(&block.cidr, ip) && !block.except.iter().any(|it| inside(it, ip));
-        }
-        let Ok(pod) = other else { return false };
-        let namespace = world.namespaces.iter().find(|it| it.name == pod.namespace).unwrap();
-        let in_namespace = match &peer.namespace_selector {
-            None => pod.namespace == *own,
-            Some(selector) => selects(selector, &namespace.labels),
-        };
-        in_namespace && peer.pod_selector.as_ref().is_none_or(|it| selects(it, &pod.labels))
-    }
-
-    fn is_port(port: &Port, destination: Option<&Pod>, protocol: Protocol, number: u16) -> bool {
-        let wanted = port.protocol.as_deref().unwrap_or("TCP");
-        wanted == protocol.as_str()
-            && match (&port.port, port.end_port) {
-                (None, _) => true,
-                (Some(PortRef::Number(first)), None) => i64::from(number) == *first,
-                (Some(PortRef::Number(first)), Some(last)) => (*first..=last).contains(&i64::from(number)),
-                (Some(PortRef::Name(name)), _) => destination.is_some_and(|pod| {
-                    (pod.ports.iter())
-                        .any(|it| *it.name == **name && it.protocol == protocol && it.port == number)
-                }),
-            }
-    }
 }
 
 /// Changes of order, and defaults spelled out.

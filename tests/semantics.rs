@@ -116,6 +116,10 @@ fn check(case: &Case) -> Vec<String> {
                 subject.unwrap_or_else(|| panic!("line {line}: {own} is no pod, so it has no verdict"));
             let party = party(&cluster, subject, peer);
             let verdict = cluster.verdict(direction, subject, party, protocol, port);
+            let why = cluster.explain(direction, subject, party, protocol, port);
+            if !why.explains(&verdict) {
+                problems.push(format!("line {line}: {direction}: {verdict:?} is not explained by {why:?}"));
+            }
             let got = render(&verdict);
             if !agrees(expected, &got) {
                 problems.push(format!("line {line}: {direction}: expected {expected}, got {got}"));
@@ -185,5 +189,6 @@ fn render(verdict: &Verdict) -> String {
         }
         Decision::Unknown(gap) => format!("unknown: {gap}"),
     };
-    passed + &decision
+    let caveats: String = verdict.caveats.iter().map(|it| format!(", but {it}")).collect();
+    passed + &decision + &caveats
 }

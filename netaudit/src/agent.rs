@@ -52,7 +52,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (request_sender, mut requests) = mpsc::channel(16);
     let mut tasks = JoinSet::new();
     tasks.spawn(http::serve(listener, request_sender));
-    start_sources(&config.source, &update_sender, &mut tasks).await?;
+    start_sources(&config, &update_sender, &mut tasks).await?;
     drop(update_sender);
 
     let drain_interval = config.drain_interval;
@@ -97,20 +97,21 @@ fn answer(state: &mut State, request: Request) {
 }
 
 async fn start_sources(
-    source: &Source,
+    config: &Config,
     updates: &mpsc::Sender<Update>,
     tasks: &mut JoinSet<anyhow::Result<()>>,
 ) -> anyhow::Result<()> {
-    match source {
+    match &config.source {
         Source::Manifests(dir) => {
             tasks.spawn(watch::files::follow(PathBuf::clone(dir), updates.clone()));
         }
         Source::Api(kubeconfig) => {
             let client = watch::api::connect(kubeconfig.as_deref()).await?;
+            let look_again = config.discover_every;
             for kind in Kind::ALL {
                 let (client, updates) = (client.clone(), updates.clone());
                 tasks.spawn(async move {
-                    watch::api::follow(client, kind, updates).await;
+                    watch::api::follow(client, kind, look_again, updates).await;
                     Ok(())
                 });
             }

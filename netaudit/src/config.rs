@@ -62,6 +62,7 @@ struct File {
     cgroup_root: Option<PathBuf>,
     ring_bytes: Option<u32>,
     drain_interval: Option<String>,
+    discover_every: Option<String>,
     unused_after: Option<String>,
     unused_coverage: Option<f64>,
     violation_series: Option<usize>,
@@ -94,6 +95,8 @@ pub struct Config {
     pub ring_bytes: u32,
     /// How often the ring is drained.
     pub drain_interval: Duration,
+    /// How often kinds that the API server does not know are looked for again.
+    pub discover_every: Duration,
     /// How long a rule must be watched before it can be unused.
     pub unused_after: Duration,
     /// The coverage that this takes, 0 to 1.
@@ -120,6 +123,7 @@ struct Printed<'a> {
     cgroup_root: Option<&'a Path>,
     ring_bytes: u32,
     drain_interval: String,
+    discover_every: String,
     unused_after: String,
     unused_coverage: f64,
     violation_series: usize,
@@ -163,6 +167,12 @@ impl Config {
         if !(Duration::from_millis(1)..=Duration::from_secs(1)).contains(&drain_interval) {
             bail!("drainInterval is {drain_interval:?}: it must be from 1ms to 1s");
         }
+        // Every agent of a cluster asks, for each kind of policy that is not installed: often is too often.
+        let discover_every =
+            duration("discoverEvery", file.discover_every.as_deref(), Duration::from_secs(300))?;
+        if discover_every < Duration::from_secs(1) {
+            bail!("discoverEvery is {discover_every:?}: it must be at least 1s");
+        }
         let unused_after = flags.unused_after.as_deref().or(file.unused_after.as_deref());
         let unused_coverage = file.unused_coverage.unwrap_or(0.999);
         if !(0.0..=1.0).contains(&unused_coverage) {
@@ -181,6 +191,7 @@ impl Config {
             cgroup_root: flags.cgroup_root.clone().or(file.cgroup_root),
             ring_bytes,
             drain_interval,
+            discover_every,
             unused_after: duration("unusedAfter", unused_after, Duration::from_secs(7 * 24 * 3600))?,
             unused_coverage,
             violation_series,
@@ -203,6 +214,7 @@ impl Config {
             cgroup_root: self.cgroup_root.as_deref(),
             ring_bytes: self.ring_bytes,
             drain_interval: format!("{:#}", jiff::SignedDuration::try_from(self.drain_interval)?),
+            discover_every: format!("{:#}", jiff::SignedDuration::try_from(self.discover_every)?),
             unused_after: format!("{:#}", jiff::SignedDuration::try_from(self.unused_after)?),
             unused_coverage: self.unused_coverage,
             violation_series: self.violation_series,
@@ -272,6 +284,7 @@ mod tests {
             ("drainInterval: 2s\n", "1ms to 1s"),
             ("drainInterval: soon\n", "20ms"),
             ("unusedAfter: -3h\n", "unusedAfter"),
+            ("discoverEvery: 10ms\n", "at least 1s"),
             ("unusedCoverage: 99\n", "from 0 to 1"),
             ("violationSeries: 0\n", "at least 1"),
             ("manifests: /m\nkubeconfig: /k\n", "keep one"),

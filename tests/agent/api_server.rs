@@ -205,6 +205,7 @@ fn resource(api_version: &str, kind: &str) -> Result<ApiResource> {
     let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
     let plural = match kind {
         "NetworkPolicy" => "networkpolicies".to_owned(),
+        "ClusterNetworkPolicy" => "clusternetworkpolicies".to_owned(),
         _ => format!("{}s", kind.to_lowercase()),
     };
     Ok(ApiResource {
@@ -258,6 +259,89 @@ fn the_api_server_goes_and_comes_back() -> Result<()> {
     })?;
     world.connect(1)?;
     assert_eq!(verdicts(3)?[2]["reason"], "not isolated");
+    agent.terminate(Duration::from_secs(2))
+}
+
+/// The least of a definition that the server takes.
+fn cluster_policy_definition() -> Value {
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {
+            "name": "clusternetworkpolicies.policy.networking.k8s.io",
+            // The group is protected, and wants to know who approved.
+            "annotations": {"api-approved.kubernetes.io": "unapproved, for a test"},
+        },
+        "spec": {
+            "group": "policy.networking.k8s.io", "scope": "Cluster",
+            "names": {
+                "kind": "ClusterNetworkPolicy", "listKind": "ClusterNetworkPolicyList",
+                "plural": "clusternetworkpolicies", "singular": "clusternetworkpolicy",
+            },
+            "versions": [{
+                "name": "v1alpha2", "served": true, "storage": true,
+                "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}},
+            }],
+        },
+    })
+}
+
+#[test]
+fn policies_of_a_kind_that_is_installed_later_are_found() -> Result<()> {
+    let Some(programs) = api_server_or_skip("API server with a kind of its own") else { return Ok(()) };
+    let world = World::new("api-kinds")?;
+    let plane = ControlPlane::new(&world, programs)?;
+    plane.apply_manifests()?;
+    let _server = world.serve()?;
+    let config = world.lab.directory().join("config.yaml");
+    fs::write(&config, "discoverEvery: 1s\n")?;
+    let mut arguments = world.arguments_with_api(&plane.kubeconfig());
+    arguments.extend(["--config".to_owned(), config.display().to_string()]);
+    // Ready without the kind: that it is not there is no fault.
+    let mut agent = world.agent_by(&Launch::new(NETAUDIT, arguments))?;
+    assert_eq!(world.metric_sum("netaudit_watch_errors_total{")?, 0.0);
+
+    plane.apply(cluster_policy_definition())?;
+    let policy = json!({
+        "apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy",
+        "metadata": {"name": "closed"},
+        "spec": {
+            "tier": "Admin", "priority": 1, "subject": {"namespaces": {}},
+            "ingress": [{"name": "nobody", "action": "Deny", "from": [{"namespaces": {}}]}],
+        },
+    });
+    eventually("the server takes the new kind", || Ok(plane.apply(policy.clone()).is_ok()))?;
+    eventually("the policy is heard", || {
+        Ok(world.metric(r#"netaudit_objects{kind="ClusterNetworkPolicy"}"#)? == Some(1.0))
+    })?;
+    world.connect(1)?;
+    let flows = world.wait_for_flows("accepted flow", |flows| !of(flows, "ingress").is_empty())?;
+    let flow = of(&flows, "ingress")[0];
+    assert_eq!(flow["rule_paths"], json!(["closed ingress[0].from[0]"]), "{flow:#}");
+    assert_eq!(flow["denied_by"], json!(["ClusterNetworkPolicy/closed"]));
+    let used =
+        r#"netaudit_rule_matches_total{kind="ClusterNetworkPolicy",namespace="",networkpolicy="closed""#;
+    eventually("the rule is used", || Ok(world.metric_sum(used)? > 0.0))?;
+
+    // The same flow, asked of the cluster as it is.
+    let id = text(&flow["flow_id"])?;
+    let (kubeconfig, log) = (plane.kubeconfig(), world.flow_log());
+    let why = world.lab.node().enter(move || {
+        let mut command = Command::new(NETAUDIT);
+        command
+            .args(["why", &id, "--cluster", "--kubeconfig"])
+            .arg(kubeconfig)
+            .arg("--flow-log")
+            .arg(log)
+            .output()
+    })??;
+    let said = String::from_utf8_lossy(&why.stdout);
+    assert!(
+        said.contains(
+            "denied, as then\n  denied by ClusterNetworkPolicy/closed ingress[0].from[0] \"nobody\""
+        ),
+        "{said}"
+    );
+    assert_eq!(why.status.code(), Some(0), "{}", String::from_utf8_lossy(&why.stderr));
     agent.terminate(Duration::from_secs(2))
 }
 

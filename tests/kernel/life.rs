@@ -275,7 +275,7 @@ fn three_capabilities_suffice_and_a_missing_one_is_named() {
         pod.run(|| {
             become_user(kept)?;
             match Kernel::load(&options) {
-                Err(error @ LoadError::Capabilities(_))
+                Err(error @ LoadError::Capabilities { .. })
                     if error.to_string().starts_with(&format!("missing {named}:")) =>
                 {
                     Ok(())

@@ -390,6 +390,73 @@ mod tests {
         );
     }
 
+    /// The Containerfile repeats what this file, setup and Cargo.toml say: a builder reads none of them.
+    #[test]
+    fn the_containerfile_makes_the_same_image() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let read = |path: &str| fs::read_to_string(root.join(path)).expect("a file of ours");
+        let text = read("deploy/image/Containerfile");
+        // Continued lines, as one.
+        let text = text.replace("\\\n", " ");
+        let instructions: Vec<String> = text
+            .lines()
+            .filter(|line| !line.is_empty() && !line.starts_with('#'))
+            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+            .collect();
+        let has = |wanted: &str| {
+            assert!(instructions.iter().any(|line| line == wanted), "no {wanted:?} in {instructions:#?}");
+        };
+
+        let about = About::read(&root).expect("what we say of ourselves");
+        let (_, last) = instructions
+            .split_at(instructions.iter().position(|line| line == "FROM scratch").expect("a last stage"));
+        assert_eq!(last.len(), 4, "labels, the program, and how it starts: {last:#?}");
+        // What it was built from is for dist to say: a builder sees no repository.
+        let mut labels = about.labels().expect("labels");
+        for of_git in ["revision", "source", "created"] {
+            labels.remove(&format!("org.opencontainers.image.{of_git}"));
+        }
+        let words = ["title", "description", "version", "licenses"].map(|name| {
+            let name = format!("org.opencontainers.image.{name}");
+            let value = labels.remove(&name).expect("a label that we have");
+            format!("{name}=\"{value}\"")
+        });
+        assert!(labels.is_empty(), "labels that the Containerfile lacks: {labels:?}");
+        has(&format!("LABEL {}", words.join(" ")));
+        let image = about.image(Architecture::Amd64, Path::new("netaudit")).expect("an image");
+        has(&format!("COPY --from=build /out/netaudit {}", image.files[0].path));
+        has(&format!("ENTRYPOINT [\"{}\"]", image.entrypoint.join("\", \"")));
+
+        for (name, version) in crate::setup::CRATES {
+            has(&format!("RUN cargo install {name} --version {version} --locked"));
+        }
+        // The very flags of dist, since it is what runs there.
+        has("RUN cargo xtask dist --output /out");
+        let rust = read("Cargo.toml");
+        let rust =
+            rust.lines().find_map(|line| line.strip_prefix("rust-version = ")).expect("a version of Rust");
+        has(&format!("FROM rust:{}-slim-bookworm AS build", rust.trim_matches('"')));
+        let install = instructions.iter().find(|line| line.contains("apt-get install")).expect("packages");
+        let packages =
+            install.split("--no-install-recommends").nth(1).and_then(|rest| rest.split("&&").next());
+        for package in packages.expect("a list of packages").split_whitespace() {
+            assert!(
+                crate::setup::PACKAGES.iter().any(|(name, _)| *name == package),
+                "setup does not install {package}"
+            );
+        }
+
+        // And the name that the manifests and the document give it.
+        for (path, says) in [
+            ("deploy/image/Containerfile", format!("-t {} .", image.reference)),
+            ("README.md", format!("-t {} .", image.reference)),
+            ("README.md", format!("netaudit-{}-amd64.oci.tar", about.version)),
+            ("deploy/base/kustomization.yaml", format!("newTag: \"{}\"", about.version)),
+        ] {
+            assert!(read(path).contains(&says), "{path} does not say {says:?}");
+        }
+    }
+
     #[test]
     fn a_program_with_a_loader_or_for_something_else_is_refused() {
         // Whatever runs this test is such a program.

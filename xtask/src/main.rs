@@ -11,16 +11,19 @@ use clap::{Parser, Subcommand};
 mod account;
 mod bench;
 mod build_ebpf;
+mod certificate;
 mod cluster;
 mod demo;
 mod dist;
 mod e2e;
+mod fuzz;
 mod http;
 mod image;
 #[path = "../../tests/lab/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "shared with the tests, and each side uses a part of it")]
 mod lab;
 mod lint;
+mod mutate;
 mod process;
 mod programs;
 mod remap;
@@ -71,6 +74,9 @@ enum Task {
         /// The round, which chooses an address
         round: u8,
     },
+    /// Compare with second, plain implementations on random input
+    #[command(subcommand)]
+    Fuzz(fuzz::Task),
     /// Check format, clippy, documentation, licences and file lengths
     Lint,
 }
@@ -104,6 +110,7 @@ fn run(task: &Task) -> Result<ExitCode> {
         }
         Task::Test => test::test(&root)?,
         Task::E2e(options) => {
+            cluster::needs_root()?;
             setup::setup(&root)?;
             e2e::run(&root, &dist::for_this_machine(&root)?, options)?;
         }
@@ -111,11 +118,14 @@ fn run(task: &Task) -> Result<ExitCode> {
         Task::Load { load, count, round } => bench::load(*load, *count, *round)?,
         Task::Cluster(task) => {
             if matches!(task, cluster::Task::Up(_)) {
+                // Before anything is installed for it.
+                cluster::needs_root()?;
                 setup::setup(&root)?;
             }
             return cluster::run(task);
         }
         Task::Machine { spec } => return cluster::start_machine(spec),
+        Task::Fuzz(task) => fuzz::fuzz(&root, task)?,
         Task::Lint => {
             setup::setup(&root)?;
             lint::lint(&root)?;

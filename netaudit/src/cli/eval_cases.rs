@@ -14,8 +14,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    Exit,
-    eval_flow::{self, End, NOW, Outcome, Pair},
+    Exit, eval_explain,
+    eval_flow::{self, End, NOW, Outcome, Pair, Side},
 };
 use crate::{
     cluster::{Cluster, Endpoint},
@@ -138,7 +138,13 @@ fn check_case(case: &Case, tally: &mut Tally, out: &mut impl Write) -> anyhow::R
         if let CaseEnd::Ip(_) = flow.to {
             pair.ingress = outside();
         }
-        let problems = check_flow(&cluster, flow, &pair);
+        let mut problems = check_flow(&cluster, flow, &pair);
+        for (direction, side) in [(Direction::Egress, &pair.egress), (Direction::Ingress, &pair.ingress)] {
+            if !side.why.explains(&side.verdict) {
+                problems
+                    .push(format!("{direction}: the explanation does not fit the verdict: {:?}", side.why));
+            }
+        }
         if problems.is_empty() {
             tally.passed += 1;
             continue;
@@ -148,16 +154,16 @@ fn check_case(case: &Case, tally: &mut Tally, out: &mut impl Write) -> anyhow::R
         for problem in problems {
             writeln!(out, "{}: {what}: {problem}", case.name)?;
         }
-        for (direction, verdict) in [(Direction::Egress, &pair.egress), (Direction::Ingress, &pair.ingress)] {
-            let lines = eval_flow::explain(&cluster, direction, verdict, flow.port, flow.protocol);
-            writeln!(out, "    {direction} {}: {}", verdict.as_str(), lines.join("; "))?;
+        for (direction, side) in [(Direction::Egress, &pair.egress), (Direction::Ingress, &pair.ingress)] {
+            let lines = eval_explain::lines(direction, side);
+            writeln!(out, "    {direction} {}: {}", side.verdict.as_str(), lines.join("; "))?;
         }
     }
     Ok(())
 }
 
-fn outside() -> Arc<Verdict> {
-    Arc::new(Verdict::exempt(Exemption::External))
+fn outside() -> Side {
+    Side::plain(Verdict::exempt(Exemption::External))
 }
 
 fn find_end(cluster: &Cluster, end: &CaseEnd, flow: &Flow) -> anyhow::Result<End> {
@@ -189,16 +195,17 @@ fn check_flow(cluster: &Cluster, flow: &Flow, pair: &Pair) -> Vec<String> {
         }
     };
     compare("flow", flow.expect, pair.outcome());
-    for (direction, expected, verdict) in
-        [(Direction::Egress, flow.egress, &pair.egress), (Direction::Ingress, flow.ingress, &pair.ingress)]
-    {
+    for (direction, expected, verdict) in [
+        (Direction::Egress, flow.egress, &pair.egress.verdict),
+        (Direction::Ingress, flow.ingress, &pair.ingress.verdict),
+    ] {
         if let Some(expected) = expected {
             compare(direction.as_str(), expected, Outcome::of(verdict));
         }
     }
     for (direction, by, verdict, own) in [
-        (Direction::Egress, &flow.egress_by, &pair.egress, &pair.from),
-        (Direction::Ingress, &flow.ingress_by, &pair.ingress, &pair.to),
+        (Direction::Egress, &flow.egress_by, &pair.egress.verdict, &pair.from),
+        (Direction::Ingress, &flow.ingress_by, &pair.ingress.verdict, &pair.to),
     ] {
         problems.extend(by.iter().filter_map(|by| check_by(cluster, by, direction, verdict, own)));
         // On a deny the case lists every policy that selects the pod.

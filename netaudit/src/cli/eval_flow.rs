@@ -5,12 +5,11 @@ use std::{fmt::Write as _, net::IpAddr, sync::Arc};
 use anyhow::bail;
 use serde_json::{Value, json};
 
+use super::eval_explain;
 use crate::{
     cluster::{Cluster, Endpoint, Party, PodId, Service, objects::ServicePort},
-    model::{
-        Cause, Decision, Denial, Direction, Exemption, Gap, NearMiss, Protocol, RuleMatch, Timestamp, Verdict,
-    },
-    policy::{CompiledPolicy, Rule},
+    model::{Decision, Direction, Exemption, Gap, Protocol, Timestamp, Verdict},
+    policy::Explanation,
 };
 
 /// Manifests have no history: everything is asked at one moment after all that they speak of.
@@ -42,8 +41,21 @@ pub(super) struct Pair {
     pub to: End,
     /// On the destination, after any translation.
     pub port: u16,
-    pub egress: Arc<Verdict>,
-    pub ingress: Arc<Verdict>,
+    pub egress: Side,
+    pub ingress: Side,
+}
+
+/// What the policies of one end say, and why.
+pub(super) struct Side {
+    pub verdict: Arc<Verdict>,
+    pub why: Explanation,
+}
+
+impl Side {
+    /// A verdict that no policy had a part in.
+    pub fn plain(verdict: Verdict) -> Self {
+        Self { verdict: Arc::new(verdict), why: Explanation::default() }
+    }
 }
 
 /// The answer for a flow: one pair, or one for each backend of a service.
@@ -104,9 +116,9 @@ impl Pair {
     /// Asks the policies of both ends.
     pub fn ask(cluster: &mut Cluster, from: End, to: End, protocol: Protocol, port: u16) -> Self {
         let mut side = |direction, own: &End, peer: &End| match (own, peer) {
-            (End::Gap(_, gap), _) | (_, End::Gap(_, gap)) => Arc::new(Verdict::unknown(gap.clone())),
-            (End::Node(..), _) => Arc::new(Verdict::exempt(Exemption::HostNetwork)),
-            (End::External(_), _) => Arc::new(Verdict::exempt(Exemption::External)),
+            (End::Gap(_, gap), _) | (_, End::Gap(_, gap)) => Side::plain(Verdict::unknown(gap.clone())),
+            (End::Node(..), _) => Side::plain(Verdict::exempt(Exemption::HostNetwork)),
+            (End::External(_), _) => Side::plain(Verdict::exempt(Exemption::External)),
             (End::Pod(id, _), peer) => {
                 let node = cluster.pod(*id).and_then(|pod| pod.node.clone());
                 let party = match peer {
@@ -115,7 +127,10 @@ impl Pair {
                     End::Node(name, _) if node.as_ref() == Some(name) => Party::OwnNode,
                     End::Node(_, ip) | End::External(ip) | End::Gap(ip, _) => Party::Ip(*ip),
                 };
-                cluster.verdict(direction, *id, party, protocol, port)
+                Side {
+                    verdict: cluster.verdict(direction, *id, party, protocol, port),
+                    why: cluster.explain(direction, *id, party, protocol, port),
+                }
             }
         };
         let egress = side(Direction::Egress, &from, &to);
@@ -123,8 +138,16 @@ impl Pair {
         Self { from, to, port, egress, ingress }
     }
 
+    /// What the policies of the end say that is the subject of a direction.
+    pub fn side(&self, direction: Direction) -> &Side {
+        match direction {
+            Direction::Egress => &self.egress,
+            Direction::Ingress => &self.ingress,
+        }
+    }
+
     pub fn outcome(&self) -> Outcome {
-        Outcome::both(Outcome::of(&self.egress), Outcome::of(&self.ingress))
+        Outcome::both(Outcome::of(&self.egress.verdict), Outcome::of(&self.ingress.verdict))
     }
 }
 
@@ -157,7 +180,7 @@ pub(super) fn ask(cluster: &mut Cluster, from: &str, to: &str, question: Questio
     Ok(Answer { question, service: None, pairs: vec![pair] })
 }
 
-fn end(cluster: &Cluster, words: &str, question: Question) -> anyhow::Result<End> {
+pub(super) fn end(cluster: &Cluster, words: &str, question: Question) -> anyhow::Result<End> {
     if let Ok(ip) = words.parse::<IpAddr>() {
         let ip = ip.to_canonical();
         return Ok(match cluster.resolve(ip, question.port, question.protocol, NOW) {
@@ -317,11 +340,11 @@ impl Answer {
         }
         for pair in &self.pairs {
             let flow = describe(cluster, pair, self.question.protocol);
-            for (direction, verdict, own) in
+            for (direction, side, own) in
                 [(Direction::Egress, &pair.egress, &pair.from), (Direction::Ingress, &pair.ingress, &pair.to)]
             {
-                let _ = writeln!(text, "{direction} at {}: {}", name(cluster, own), verdict.as_str());
-                for line in explain(cluster, direction, verdict, pair.port, self.question.protocol) {
+                let _ = writeln!(text, "{direction} at {}: {}", name(cluster, own), side.verdict.as_str());
+                for line in eval_explain::lines(direction, side) {
                     let _ = writeln!(text, "  {line}");
                 }
             }
@@ -347,8 +370,8 @@ impl Answer {
                     "protocol": self.question.protocol,
                     "port": pair.port,
                     "verdict": pair.outcome().as_str(),
-                    "egress": verdict_json(cluster, Direction::Egress, &pair.egress),
-                    "ingress": verdict_json(cluster, Direction::Ingress, &pair.ingress),
+                    "egress": eval_explain::json(&pair.egress),
+                    "ingress": eval_explain::json(&pair.ingress),
                 })
             })
             .collect();
@@ -390,97 +413,4 @@ pub(super) fn name(cluster: &Cluster, end: &End) -> String {
 /// `x/a → x/b TCP 80`.
 pub(super) fn describe(cluster: &Cluster, pair: &Pair, protocol: Protocol) -> String {
     format!("{} → {} {protocol} {}", name(cluster, &pair.from), name(cluster, &pair.to), pair.port)
-}
-
-fn find<'a>(cluster: &'a Cluster, miss: &NearMiss) -> Option<&'a Arc<CompiledPolicy>> {
-    cluster.policy(&miss.policy)
-}
-
-fn find_rule<'a>(cluster: &'a Cluster, found: &RuleMatch) -> Option<&'a Rule> {
-    let policy = cluster.policy(&found.rule.policy)?;
-    policy.rules(found.rule.direction).get(found.rule.index as usize)
-}
-
-/// A verdict's reasons, a line each.
-pub(super) fn explain(
-    cluster: &Cluster,
-    direction: Direction,
-    verdict: &Verdict,
-    port: u16,
-    protocol: Protocol,
-) -> Vec<String> {
-    let by = |how: &str, found: &RuleMatch| {
-        let summary = find_rule(cluster, found).map_or("", |rule| &rule.summary);
-        let name = if found.rule.name.is_empty() { String::new() } else { format!(" {:?}", found.rule.name) };
-        format!("{how}by {} {}{name}: {summary}", found.rule.policy, found.path())
-    };
-    let mut lines: Vec<String> = verdict.passed.iter().map(|found| by("passed on ", found)).collect();
-    match &verdict.decision {
-        Decision::Allowed(Cause::NotIsolated) => lines.push(format!("no policy isolates it for {direction}")),
-        Decision::Allowed(Cause::Exempt(why)) => lines.push(format!("policies do not apply: {why}")),
-        Decision::Allowed(Cause::Rules(rules)) => lines.extend(rules.iter().map(|found| by("", found))),
-        Decision::Denied(Denial::Rule(found)) => lines.push(by("denied ", found)),
-        Decision::Denied(Denial::Isolation(misses)) => lines.extend(misses.iter().map(|miss| {
-            let rules = find(cluster, miss).map(|it| it.rules(direction)).unwrap_or_default();
-            format!("isolated by {}: {}", miss.policy, nearest(miss, rules, direction, port, protocol))
-        })),
-        Decision::Unknown(gap) => lines.push(gap.to_string()),
-    }
-    lines.extend(verdict.caveats.iter().map(|caveat| format!("but {caveat}")));
-    lines
-}
-
-/// What of an isolating policy came nearest to allowing the flow.
-fn nearest(miss: &NearMiss, rules: &[Rule], direction: Direction, port: u16, protocol: Protocol) -> String {
-    let near = miss.peer_matches_rule.and_then(|index| rules.get(index as usize));
-    if let Some(rule) = near {
-        return format!("{} ({}) fits the peer, but not {protocol} {port}", rule.id.path(), rule.summary);
-    }
-    match rules {
-        [] => format!("it allows no {direction} at all"),
-        rules => {
-            let list: Vec<_> =
-                rules.iter().take(5).map(|rule| format!("{} ({})", rule.id.path(), rule.summary)).collect();
-            let more = if rules.len() > 5 { format!(" and {} more", rules.len() - 5) } else { String::new() };
-            format!("no rule fits the peer: {}{more}", list.join(", "))
-        }
-    }
-}
-
-fn verdict_json(cluster: &Cluster, direction: Direction, verdict: &Verdict) -> Value {
-    let mut value = json!({ "verdict": verdict.as_str() });
-    let rule = |found: &RuleMatch| {
-        json!({
-            "id": found.rule.to_string(),
-            "policy": found.rule.policy.to_string(),
-            "path": found.path(),
-            "name": (!found.rule.name.is_empty()).then_some(&found.rule.name),
-            "action": found.rule.action.as_str(),
-            "summary": find_rule(cluster, found).map(|rule| &rule.summary),
-        })
-    };
-    if !verdict.passed.is_empty() {
-        value["passed_by"] = verdict.passed.iter().map(rule).collect();
-    }
-    if !verdict.caveats.is_empty() {
-        value["caveats"] = verdict.caveats.iter().map(ToString::to_string).collect();
-    }
-    match &verdict.decision {
-        Decision::Allowed(Cause::NotIsolated) => value["reason"] = json!("not isolated"),
-        Decision::Allowed(Cause::Exempt(why)) => value["reason"] = json!(why.as_str()),
-        Decision::Unknown(gap) => value["reason"] = json!(gap.to_string()),
-        Decision::Allowed(Cause::Rules(rules)) => value["rules"] = rules.iter().map(rule).collect(),
-        Decision::Denied(Denial::Rule(found)) => value["rules"] = json!([rule(found)]),
-        Decision::Denied(Denial::Isolation(misses)) => {
-            value["denied_by"] = (misses.iter())
-                .map(|miss| {
-                    let rules = find(cluster, miss).map(|it| it.rules(direction)).unwrap_or_default();
-                    let near = miss.peer_matches_rule.and_then(|index| rules.get(index as usize));
-                    let near = near.map(|rule| json!({ "path": rule.id.path(), "summary": rule.summary }));
-                    json!({ "policy": miss.policy.to_string(), "fits_peer_not_port": near })
-                })
-                .collect();
-        }
-    }
-    value
 }

@@ -5,8 +5,11 @@ mod diff;
 mod ends;
 mod eval;
 mod eval_cases;
+mod eval_explain;
 mod eval_flow;
 mod matrix;
+mod source;
+mod why;
 
 use std::{io::IsTerminal as _, process::ExitCode};
 
@@ -28,6 +31,7 @@ enum Command {
     Agent(agent::Args),
     Diff(diff::Args),
     Eval(eval::Args),
+    Why(why::Args),
 }
 
 /// How a command ended, as the exit status tells it.
@@ -59,6 +63,7 @@ pub fn main() -> ExitCode {
         Command::Agent(args) => agent::run(args),
         Command::Diff(args) => diff::run(args),
         Command::Eval(args) => eval::run(args),
+        Command::Why(args) => why::run(args),
     };
     match result {
         Ok(exit) => exit.into(),

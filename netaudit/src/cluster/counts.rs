@@ -8,15 +8,13 @@ impl Cluster {
     /// How many objects of a kind there are; pods that are only remembered do not count.
     pub fn object_count(&self, kind: Kind) -> usize {
         match kind {
+            foreign if foreign.is_foreign() => self.foreign.keys().filter(|key| key.kind == kind).count(),
             Kind::Namespace => self.namespaces.len(),
             Kind::Pod => self.pods().count(),
             Kind::Node => self.nodes.len(),
             Kind::Service => self.services.by_name.len(),
             Kind::EndpointSlice => self.services.slices.len(),
-            Kind::NetworkPolicy
-            | Kind::ClusterNetworkPolicy
-            | Kind::AdminNetworkPolicy
-            | Kind::BaselineAdminNetworkPolicy => self.declared.keys().filter(|key| key.kind == kind).count(),
+            _ => self.declared.keys().filter(|key| key.kind == kind).count(),
         }
     }
 }

@@ -12,6 +12,7 @@
 mod addresses;
 mod counts;
 mod ends;
+mod kinds;
 mod names;
 mod networks;
 pub mod objects;
@@ -39,8 +40,8 @@ use self::{
 use crate::{
     model::{Exemption, Gap, Timestamp, Verdict},
     policy::{
-        CompiledPolicy, Doubt, Evaluator, METADATA_NAME, NamespaceView, Policies, UnreadNamespaces, Warning,
-        declared,
+        CompiledForeign, CompiledPolicy, Doubt, Evaluator, METADATA_NAME, NamespaceView, Policies,
+        UnreadNamespaces, Warning, declared,
     },
 };
 
@@ -135,6 +136,8 @@ pub struct Cluster {
     node_ips: HashMap<IpAddr, Arc<str>>,
     names: Names,
     declared: BTreeMap<ObjectKey, PolicyEntry>,
+    /// Policies of kinds that are not evaluated.
+    foreign: BTreeMap<ObjectKey, (declared::ForeignPolicy, Arc<CompiledForeign>)>,
     broken: BTreeMap<ObjectKey, Broken>,
     /// Broken objects whose key is not known.
     unkeyed: Vec<Broken>,
@@ -200,6 +203,10 @@ impl Cluster {
                 let key = ObjectKey::new(policy.kind.into(), "", &policy.name);
                 return self.apply_policy(key, Declared::Cluster(policy));
             }
+            Object::Foreign(kind, policy) => {
+                let key = ObjectKey::new(kind, &policy.namespace, &policy.name);
+                return self.apply_foreign(key, policy);
+            }
             Object::Broken(broken) => return vec![self.apply_broken(broken, now)],
         }
         Vec::new()
@@ -245,10 +252,14 @@ impl Cluster {
                 None => false,
             },
             Kind::EndpointSlice => self.services.remove_slice(&key.namespace, &key.name),
-            Kind::NetworkPolicy
-            | Kind::ClusterNetworkPolicy
-            | Kind::AdminNetworkPolicy
-            | Kind::BaselineAdminNetworkPolicy => match self.declared.remove(key) {
+            foreign if foreign.is_foreign() => match self.foreign.remove(key) {
+                Some(entry) => {
+                    self.policies.remove_foreign(&entry.1.namespace, &entry.1.name);
+                    true
+                }
+                None => false,
+            },
+            _ => match self.declared.remove(key) {
                 Some(entry) => {
                     self.policies.remove(&entry.compiled.id);
                     true
@@ -446,6 +457,18 @@ impl Cluster {
         let warnings = compiled.warnings.clone();
         self.policies.put(compiled.clone());
         self.declared.insert(key, PolicyEntry { declared, compiled });
+        self.generation += 1;
+        warnings
+    }
+
+    fn apply_foreign(&mut self, key: ObjectKey, declared: declared::ForeignPolicy) -> Vec<Warning> {
+        if let Some((_, compiled)) = self.foreign.get(&key).filter(|(known, _)| *known == declared) {
+            return compiled.warnings.clone();
+        }
+        let compiled = Arc::new(CompiledForeign::compile(&declared));
+        let warnings = compiled.warnings.clone();
+        self.policies.put_foreign(compiled.clone());
+        self.foreign.insert(key, (declared, compiled));
         self.generation += 1;
         warnings
     }

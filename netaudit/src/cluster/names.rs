@@ -29,9 +29,20 @@ impl Names {
         self.known = true;
     }
 
-    /// The names of an address, in order; `None` where nobody knows.
-    pub fn of(&self, ip: IpAddr) -> Option<Arc<[Arc<str>]>> {
-        let names = self.by_address.get(&ip.to_canonical()).cloned();
-        if self.known { Some(names.unwrap_or_else(|| [].into())) } else { None }
+    /// The names of these addresses, which one peer has, in order; `None` where nobody knows.
+    pub fn of_any(&self, ips: &[IpAddr]) -> Option<Arc<[Arc<str>]>> {
+        if !self.known {
+            return None;
+        }
+        let mut found = ips.iter().filter_map(|ip| self.by_address.get(&ip.to_canonical()));
+        let Some(first) = found.next() else { return Some([].into()) };
+        let mut rest = found.flat_map(|names| names.iter().cloned()).peekable();
+        if rest.peek().is_none() {
+            return Some(first.clone());
+        }
+        let mut names: Vec<_> = first.iter().cloned().chain(rest).collect();
+        names.sort();
+        names.dedup();
+        Some(names.into())
     }
 }

@@ -5,135 +5,12 @@ use std::{fmt, net::IpAddr, sync::Arc};
 use ipnet::IpNet;
 use smallvec::SmallVec;
 
+pub use super::kinds::Kind;
+
 use crate::{
     model::{Protocol, Timestamp},
     policy::{Labels, NamedPort, declared},
 };
-
-/// A kind of object that is watched.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Kind {
-    /// `v1` Namespace.
-    Namespace,
-    /// `v1` Pod.
-    Pod,
-    /// `v1` Node.
-    Node,
-    /// `v1` Service.
-    Service,
-    /// `discovery.k8s.io/v1` EndpointSlice.
-    EndpointSlice,
-    /// `networking.k8s.io/v1` NetworkPolicy.
-    NetworkPolicy,
-    /// `policy.networking.k8s.io/v1alpha2` ClusterNetworkPolicy.
-    ClusterNetworkPolicy,
-    /// `policy.networking.k8s.io/v1alpha1` AdminNetworkPolicy.
-    AdminNetworkPolicy,
-    /// `policy.networking.k8s.io/v1alpha1` BaselineAdminNetworkPolicy.
-    BaselineAdminNetworkPolicy,
-}
-
-impl Kind {
-    /// Every kind.
-    pub const ALL: [Self; 9] = [
-        Self::Namespace,
-        Self::Pod,
-        Self::Node,
-        Self::Service,
-        Self::EndpointSlice,
-        Self::NetworkPolicy,
-        Self::ClusterNetworkPolicy,
-        Self::AdminNetworkPolicy,
-        Self::BaselineAdminNetworkPolicy,
-    ];
-
-    /// The name that the API uses.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Namespace => "Namespace",
-            Self::Pod => "Pod",
-            Self::Node => "Node",
-            Self::Service => "Service",
-            Self::EndpointSlice => "EndpointSlice",
-            Self::NetworkPolicy => "NetworkPolicy",
-            Self::ClusterNetworkPolicy => "ClusterNetworkPolicy",
-            Self::AdminNetworkPolicy => "AdminNetworkPolicy",
-            Self::BaselineAdminNetworkPolicy => "BaselineAdminNetworkPolicy",
-        }
-    }
-
-    /// The `apiVersion` that is read.
-    pub const fn api_version(self) -> &'static str {
-        match self {
-            Self::Namespace | Self::Pod | Self::Node | Self::Service => "v1",
-            Self::EndpointSlice => "discovery.k8s.io/v1",
-            Self::NetworkPolicy => "networking.k8s.io/v1",
-            Self::ClusterNetworkPolicy => "policy.networking.k8s.io/v1alpha2",
-            Self::AdminNetworkPolicy | Self::BaselineAdminNetworkPolicy => {
-                "policy.networking.k8s.io/v1alpha1"
-            }
-        }
-    }
-
-    /// The API group; empty for the core.
-    pub fn api_group(self) -> &'static str {
-        self.api_version().rsplit_once('/').map_or("", |(group, _)| group)
-    }
-
-    /// The name that its API's paths use.
-    pub const fn plural(self) -> &'static str {
-        match self {
-            Self::Namespace => "namespaces",
-            Self::Pod => "pods",
-            Self::Node => "nodes",
-            Self::Service => "services",
-            Self::EndpointSlice => "endpointslices",
-            Self::NetworkPolicy => "networkpolicies",
-            Self::ClusterNetworkPolicy => "clusternetworkpolicies",
-            Self::AdminNetworkPolicy => "adminnetworkpolicies",
-            Self::BaselineAdminNetworkPolicy => "baselineadminnetworkpolicies",
-        }
-    }
-
-    /// Whether its objects live in a namespace.
-    pub const fn is_namespaced(self) -> bool {
-        !matches!(self, Self::Namespace | Self::Node) && !self.is_cluster_policy()
-    }
-
-    /// Whether it is a policy of a cluster-wide kind.
-    pub const fn is_cluster_policy(self) -> bool {
-        matches!(
-            self,
-            Self::ClusterNetworkPolicy | Self::AdminNetworkPolicy | Self::BaselineAdminNetworkPolicy
-        )
-    }
-
-    /// Whether every API server knows it. The others are there where somebody installed them.
-    pub const fn is_built_in(self) -> bool {
-        !self.is_cluster_policy()
-    }
-
-    /// The kind that the API calls `name`, whatever its version.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
-    }
-}
-
-impl From<declared::ClusterKind> for Kind {
-    fn from(kind: declared::ClusterKind) -> Self {
-        match kind {
-            declared::ClusterKind::ClusterNetworkPolicy => Self::ClusterNetworkPolicy,
-            declared::ClusterKind::AdminNetworkPolicy => Self::AdminNetworkPolicy,
-            declared::ClusterKind::BaselineAdminNetworkPolicy => Self::BaselineAdminNetworkPolicy,
-        }
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
 
 /// What identifies an object in the index.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -182,6 +59,8 @@ pub enum Object {
     NetworkPolicy(declared::NetworkPolicy),
     /// A policy of a cluster-wide kind, not yet compiled.
     ClusterPolicy(Box<declared::ClusterPolicy>),
+    /// A policy of a kind that is not evaluated, and which kind.
+    Foreign(Kind, declared::ForeignPolicy),
     /// Something that could not be decoded.
     Broken(Broken),
 }
@@ -202,6 +81,7 @@ impl Object {
             Self::EndpointSlice(it) => key(Kind::EndpointSlice, &it.namespace, &it.name),
             Self::NetworkPolicy(it) => key(Kind::NetworkPolicy, &it.namespace, &it.name),
             Self::ClusterPolicy(it) => key(Kind::from(it.kind), &"".into(), &it.name),
+            Self::Foreign(kind, it) => key(*kind, &it.namespace, &it.name),
             Self::Broken(it) => return it.key.clone(),
         })
     }

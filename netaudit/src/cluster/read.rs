@@ -255,7 +255,8 @@ impl Cluster {
 
     /// What is wrong with the objects that are here now; for those that could not be decoded see [`Cluster::broken`].
     pub fn warnings(&self) -> impl Iterator<Item = &Warning> {
-        self.duplicates.values().chain(self.policies().flat_map(|policy| &policy.warnings))
+        let foreign = self.foreign.values().flat_map(|(_, policy)| &policy.warnings);
+        self.duplicates.values().chain(self.policies().flat_map(|policy| &policy.warnings)).chain(foreign)
     }
 
     /// The objects that could not be decoded and are still there.
@@ -277,12 +278,10 @@ impl Cluster {
             Kind::Pod => self.pods().map(|(_, pod)| key(&pod.namespace, &pod.name)).collect(),
             Kind::Service => self.services.by_name.keys().map(|(a, b)| key(a, b)).collect(),
             Kind::EndpointSlice => self.services.slices.keys().map(|(a, b)| key(a, b)).collect(),
-            Kind::NetworkPolicy
-            | Kind::ClusterNetworkPolicy
-            | Kind::AdminNetworkPolicy
-            | Kind::BaselineAdminNetworkPolicy => {
-                self.declared.keys().filter(|key| key.kind == kind).cloned().collect()
+            foreign if foreign.is_foreign() => {
+                self.foreign.keys().filter(|key| key.kind == kind).cloned().collect()
             }
+            _ => self.declared.keys().filter(|key| key.kind == kind).cloned().collect(),
         };
         keys.extend(self.broken.keys().filter(|key| key.kind == kind).cloned());
         keys

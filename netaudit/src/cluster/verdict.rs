@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use super::{Cluster, Party, PodId};
 use crate::{
     model::{Direction, Protocol, Verdict},
-    policy::{IdentityId, NodeId, PeerEnd, Question, Ruleset},
+    policy::{Explanation, IdentityId, NodeId, PeerEnd, PeerFacts, PodFacts, Question, Ruleset, explain},
 };
 
 impl Cluster {
@@ -29,6 +29,41 @@ impl Cluster {
             Err(fixed) => fixed,
             Ok(asked) => self.evaluator.verdict(&asked.question(direction, protocol, port)),
         }
+    }
+
+    /// Why [`Cluster::verdict`] says what it says; nothing where no policy was asked.
+    pub fn explain(
+        &mut self,
+        direction: Direction,
+        subject: PodId,
+        peer: Party,
+        protocol: Protocol,
+        port: u16,
+    ) -> Explanation {
+        self.evaluator.follow(self.policies.current());
+        let Ok(ends) = self.asked(subject, peer) else { return Explanation::default() };
+        let Some(subject) = self.pod_facts(subject) else { return Explanation::default() };
+        let pod = match peer {
+            Party::Pod(id) | Party::PodAt(id, _) => Some(id),
+            Party::Ip(_) | Party::OwnNode => None,
+        };
+        let node = ends.node_name.as_ref().and_then(|name| self.nodes.get(name));
+        let peer = PeerFacts {
+            pod: pod.filter(|_| ends.pod.is_some()).and_then(|id| self.pod_facts(id)),
+            node: node.map(|node| (node.name.clone(), node.labels.clone())),
+            addresses: ends.addresses.to_vec(),
+            names: ends.names.clone(),
+        };
+        explain(&self.evaluator, &ends.question(direction, protocol, port), &subject, &peer)
+    }
+
+    fn pod_facts(&self, id: PodId) -> Option<PodFacts> {
+        let pod = self.pod(id)?;
+        Some(PodFacts {
+            namespace: self.namespace_view(&pod.namespace),
+            labels: pod.labels.clone(),
+            ports: pod.ports.clone(),
+        })
     }
 
     /// What policies see of the two ends, or the verdict that needs none.
@@ -63,12 +98,14 @@ impl Cluster {
             }
         }
         if pod.is_none() {
-            node = node.or_else(|| addresses.iter().find_map(|ip| self.node_ips.get(ip)).cloned());
+            node = node
+                .or_else(|| addresses.iter().find_map(|ip| self.node_ips.get(&ip.to_canonical())).cloned());
         }
-        let node = node.and_then(|name| self.evaluator.node(&name));
-        let names = addresses.first().and_then(|ip| self.names.of(*ip));
+        let node_name = node;
+        let node = node_name.as_ref().and_then(|name| self.evaluator.node(name));
+        let names = self.names.of_any(&addresses);
         let Some(subject) = self.identity(subject) else { return Err(self.fixed.pod_not_seen.clone()) };
-        Ok(Ends { subject, pod, node, addresses, names })
+        Ok(Ends { subject, pod, node, node_name, addresses, names })
     }
 
     /// What policies know a pod as: computed when first asked for in an epoch.
@@ -104,6 +141,7 @@ struct Ends {
     subject: IdentityId,
     pod: Option<IdentityId>,
     node: Option<NodeId>,
+    node_name: Option<Arc<str>>,
     addresses: SmallVec<[IpAddr; 2]>,
     names: Option<Arc<[Arc<str>]>>,
 }

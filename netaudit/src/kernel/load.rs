@@ -29,15 +29,18 @@ pub enum LoadError {
         "this binary was built without the eBPF programs: run `cargo xtask build-ebpf`, then build netaudit again"
     )]
     NoObject,
-    /// The process lacks rights.
+    /// The kernel refuses, and the process lacks rights.
     #[error(
         "missing {}: run as root, or give the container the capabilities BPF, NET_ADMIN and PERFMON",
-        .0.join(", ")
+        .missing.join(", ")
     )]
-    Capabilities(Vec<&'static str>),
-    /// The process's rights cannot be read.
-    #[error("cannot read the process's capabilities from /proc/self/status")]
-    Status(#[source] io::Error),
+    Capabilities {
+        /// Which.
+        missing: Vec<&'static str>,
+        /// What the kernel refused.
+        #[source]
+        refused: Box<LoadError>,
+    },
     /// The kernel shows no type information.
     #[error(
         "no kernel type information at {BTF_PATH}: the kernel must be built with CONFIG_DEBUG_INFO_BTF=y (every \
@@ -149,11 +152,14 @@ pub struct Loaded {
 
 /// See [`super::Kernel::load`].
 pub fn load(options: &Options) -> Result<Loaded, LoadError> {
+    try_load(options).map_err(name_missing_capabilities)
+}
+
+fn try_load(options: &Options) -> Result<Loaded, LoadError> {
     let object = OBJECT.ok_or(LoadError::NoObject)?;
     if !options.ring_bytes.is_power_of_two() || !(4096..=1 << 30).contains(&options.ring_bytes) {
         return Err(LoadError::RingBytes(options.ring_bytes));
     }
-    check_capabilities()?;
     let types = fs::read(BTF_PATH).map_err(LoadError::NoBtf)?;
     // A quarter: late enough to be rare, and early enough that a reader wakes up before the rest is gone.
     let retell = u32::try_from(options.udp_retell.as_nanos() >> abi::TICK_SHIFT).unwrap_or(u32::MAX);
@@ -250,10 +256,18 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn check_capabilities() -> Result<(), LoadError> {
-    let status = fs::read_to_string("/proc/self/status").map_err(LoadError::Status)?;
-    let missing = missing_capabilities(&status);
-    if missing.is_empty() { Ok(()) } else { Err(LoadError::Capabilities(missing)) }
+/// Where the kernel refused something, says which capabilities it may have missed. The kernel decides, and not a list of ours:
+/// so a capability that it would not ask for cannot stay among those that we ask of others.
+fn name_missing_capabilities(error: LoadError) -> LoadError {
+    if !matches!(error, LoadError::Object(_) | LoadError::Program { .. } | LoadError::Map { .. }) {
+        return error;
+    }
+    // Where the list cannot be read, what the kernel said must do.
+    let missing = fs::read_to_string("/proc/self/status").map(|status| missing_capabilities(&status));
+    match missing {
+        Ok(missing) if !missing.is_empty() => LoadError::Capabilities { missing, refused: Box::new(error) },
+        _ => error,
+    }
 }
 
 /// Which of the needed capabilities the text of a `status` file does not show as effective.
@@ -286,7 +300,8 @@ mod tests {
         assert!(missing_capabilities(&enough).is_empty());
         let old = format!("CapEff:\t{:016x}\n", 1_u64 << 21);
         assert_eq!(missing_capabilities(&old), ["CAP_NET_ADMIN"]);
-        let error = LoadError::Capabilities(missing_capabilities(none)).to_string();
+        let refused = Box::new(LoadError::Lacks("x"));
+        let error = LoadError::Capabilities { missing: missing_capabilities(none), refused }.to_string();
         assert!(error.contains("CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON"), "{error}");
     }
 

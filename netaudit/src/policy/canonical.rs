@@ -138,7 +138,9 @@ fn port(port: &declared::Port) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::declared::{Expression, IpBlock, Peer, Port, PortRef, Rule, Selector};
+    use crate::policy::declared::{
+        ClusterPeer, ClusterPort, ClusterRule, Expression, IpBlock, Peer, Port, PortRef, Rule, Selector,
+    };
 
     fn labels(pairs: &[(&str, &str)]) -> Selector {
         let match_labels = pairs.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
@@ -257,5 +259,48 @@ mod tests {
         let mut rule = pods(labels(&[("app", "postgres")]));
         rule.ports = ports(&[(None, Some(5432), None)]).ports;
         assert_eq!(format!("{:016x}", hash(Direction::Egress, &rule)), "6143108598b21d65");
+    }
+
+    fn cluster_rule(action: &str, networks: &[&str], names: &[&str]) -> ClusterRule {
+        let texts = |texts: &[&str]| Some(texts.iter().map(ToString::to_string).collect());
+        let peers = vec![
+            ClusterPeer { networks: texts(networks), ..ClusterPeer::default() },
+            ClusterPeer { domain_names: texts(names), ..ClusterPeer::default() },
+        ];
+        ClusterRule { action: Some(action.to_owned()), peers, ..ClusterRule::default() }
+    }
+
+    #[test]
+    fn of_a_cluster_wide_rule_the_action_counts_and_the_name_does_not() {
+        let hash = |rule: &ClusterRule| cluster_hash(Direction::Egress, rule);
+        let rule = cluster_rule("Accept", &["10.0.0.0/8", "10.1.2.3/16"], &["*.Example.com."]);
+        let named = ClusterRule { name: "n".into(), ..rule.clone() };
+        assert_eq!(hash(&rule), hash(&named));
+        let mut turned = rule.clone();
+        turned.peers.reverse();
+        assert_eq!(hash(&rule), hash(&turned));
+        assert_eq!(
+            hash(&rule),
+            hash(&cluster_rule("Accept", &["10.1.0.0/16", "10.0.0.0/8"], &["*.example.com"]))
+        );
+        assert_ne!(hash(&rule), hash(&ClusterRule { action: Some("Deny".into()), ..rule.clone() }));
+        assert_ne!(
+            hash(&rule),
+            hash(&cluster_rule("Accept", &["10.0.0.0/8", "10.1.2.3/16"], &["example.com"]))
+        );
+        assert_ne!(hash(&rule), cluster_hash(Direction::Ingress, &rule));
+        let port = |protocol: Option<&str>, port| ClusterPort {
+            path: "ports[0]".into(),
+            port: Port { protocol: protocol.map(str::to_owned), port: Some(port), ..Port::default() },
+        };
+        let with = |it| ClusterRule { ports: vec![it], ..rule.clone() };
+        let http = || PortRef::Name("http".into());
+        assert_ne!(hash(&with(port(None, http()))), hash(&with(port(Some("TCP"), http()))), "any protocol");
+        assert_eq!(
+            hash(&with(port(None, PortRef::Number(80)))),
+            hash(&with(port(Some("TCP"), PortRef::Number(80))))
+        );
+        // Usage that is stored by this hash must be found again.
+        assert_eq!(format!("{:016x}", hash(&rule)), "b94771d77b78b2a0");
     }
 }

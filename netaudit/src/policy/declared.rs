@@ -202,6 +202,45 @@ pub struct ClusterPeer {
     pub invalid: Option<Invalid>,
 }
 
+/// A policy of a kind that netaudit does not evaluate: whom it selects, and what it could do.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ForeignPolicy {
+    /// `CiliumNetworkPolicy`, `CalicoNetworkPolicy` …
+    pub kind: &'static str,
+    /// The namespace; empty for cluster-wide kinds.
+    pub namespace: Arc<str>,
+    /// The object's name.
+    pub name: Arc<str>,
+    /// Its parts, each with pods of its own.
+    pub parts: Vec<ForeignPart>,
+}
+
+/// What a foreign policy does to some pods.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct ForeignPart {
+    /// The namespaces; `None` for the policy's own.
+    pub namespaces: Option<Selector>,
+    /// The pods in them.
+    pub pods: Selector,
+    /// What it does to what they receive.
+    pub ingress: ForeignEffect,
+    /// What it does to what they send.
+    pub egress: ForeignEffect,
+}
+
+/// What a foreign policy could do to a flow of a pod that it selects.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct ForeignEffect {
+    /// What nobody allows is denied.
+    pub isolates: bool,
+    /// It may allow what NetworkPolicies deny.
+    pub allows: bool,
+    /// It may deny what NetworkPolicies allow.
+    pub denies: bool,
+    /// It acts on requests in a proxy, so that the flow itself is not touched.
+    pub in_proxy: bool,
+}
+
 /// An element of `ports` or `protocols` of a cluster-wide policy.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct ClusterPort {

@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 use super::{
     Certainty, NamedPort,
     compile::{PortMatch, PortTest, Rule},
+    foreign::Foreign,
     loaded::{Hit, Loaded, LoadedRule, Met, PeerView},
     ruleset::Doubt,
 };
@@ -33,6 +34,8 @@ pub(super) struct Program {
     pub admin: Vec<Selected>,
     pub network: Vec<Selected>,
     pub baseline: Vec<Selected>,
+    /// What policies that are not evaluated could do.
+    pub foreign: Foreign,
     /// Objects that may be policies which select it.
     pub doubts: Vec<Doubt>,
 }
@@ -105,7 +108,7 @@ pub(super) fn answer<'a>(asked: &Asked<'a>) -> Answer<'a> {
     match admin_doubt {
         // It may allow and it may deny, before everybody else.
         Some(reason) => Answer { what: What::Unknown(Gap::Invalid(reason.clone())), passed: SmallVec::new() },
-        None => Answer { what, passed },
+        None => Answer { what: asked.program.foreign.weigh(what), passed },
     }
 }
 
@@ -277,8 +280,19 @@ fn network<'a>(asked: &Asked<'a>, passed: &mut SmallVec<[Hit<'a>; 2]>) -> What<'
     }
 }
 
+/// What every rule of every policy that selects the subject says, whether it is needed for the answer or not.
+pub(super) fn trace<'a>(asked: &Asked<'a>) -> Vec<(&'a Selected, Vec<Found<'a>>)> {
+    let program = asked.program;
+    let policies = program.admin.iter().chain(&program.network).chain(&program.baseline);
+    let of = |selected: &'a Selected| {
+        let rules = selected.loaded.rules(asked.direction);
+        (selected, rules.map(|(rule, with)| ask(asked, rule, with)).collect())
+    };
+    policies.map(of).collect()
+}
+
 /// What a rule says of a flow.
-enum Found<'a> {
+pub(super) enum Found<'a> {
     Match(Hit<'a>),
     /// It matches if something is as it may be: what that hangs on.
     Perhaps(Hit<'a>, Gap),

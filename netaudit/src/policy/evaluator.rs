@@ -17,7 +17,8 @@ use smallvec::SmallVec;
 
 use super::{
     Certainty, Labels, NamedPort,
-    evaluate::{self, Answer, Asked, Program, Selected},
+    evaluate::{self, Answer, Asked, Found, Program, Selected},
+    foreign::Foreign,
     loaded::{Loaded, PeerView, Place},
     ruleset::Ruleset,
     words::{Word, WordSet},
@@ -247,11 +248,20 @@ impl Evaluator {
         &self.identities[question.subject.0 as usize].programs[question.direction as usize]
     }
 
+    /// What every rule of every policy that selects the subject says, in the order in which they are asked.
+    pub(super) fn trace<'a>(&'a self, question: &Question<'a>) -> Vec<(&'a Selected, Vec<Found<'a>>)> {
+        evaluate::trace(&self.asked(question))
+    }
+
     fn answer<'a>(&'a self, question: &Question<'a>) -> Answer<'a> {
+        evaluate::answer(&self.asked(question))
+    }
+
+    fn asked<'a>(&'a self, question: &Question<'a>) -> Asked<'a> {
         let subject = &self.identities[question.subject.0 as usize];
         let pod = question.peer.pod.map(|id| &self.identities[id.0 as usize]);
         let (v4, v6) = split(question.peer.addresses);
-        evaluate::answer(&Asked {
+        Asked {
             direction: question.direction,
             program: &subject.programs[question.direction as usize].program,
             subject_ports: &subject.ports,
@@ -265,7 +275,7 @@ impl Evaluator {
             peer_ports: pod.map_or(&[], |pod| &pod.ports),
             protocol: question.protocol,
             port: question.port,
-        })
+        }
     }
 
     fn key(&mut self, question: &Question<'_>) -> Key {
@@ -329,6 +339,7 @@ impl Identity {
                 admin: select(&rules.admin),
                 network: select(rules.network(&key.namespace)),
                 baseline: select(&rules.baseline),
+                foreign: Foreign::of(rules.foreign(&key.namespace), direction, &place, &key.words),
                 doubts: rules.doubts.iter().filter(|doubt| concerns(&doubt.namespace)).cloned().collect(),
             };
             Judged::new(program, direction)
@@ -369,6 +380,7 @@ impl Judged {
         v4.dedup();
         v6.sort_unstable();
         v6.dedup();
-        Self { program, v4: v4.into(), v6: v6.into(), names, caveats: [].into() }
+        let caveats = program.foreign.caveats.as_slice().into();
+        Self { program, v4: v4.into(), v6: v6.into(), names, caveats }
     }
 }

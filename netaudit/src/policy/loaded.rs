@@ -87,7 +87,7 @@ impl Words {
         Arc::make_mut(vocabulary).learn_selector(selector)
     }
 
-    fn scope(&mut self, scope: &PodScope) -> WordScope {
+    pub fn scope(&mut self, scope: &PodScope) -> WordScope {
         let namespaces = match &scope.namespaces {
             NamespaceScope::Own(name) => Ok(self.namespace(name)),
             NamespaceScope::Matching(selector) => Err(Self::selector(&mut self.places, selector)),
@@ -204,6 +204,7 @@ impl LoadedRule {
                     blocks.push((position, block));
                     continue;
                 }
+                Matcher::Nobody => continue,
                 Matcher::Anyone => PeerMatcher::Anyone,
                 Matcher::Pods(scope) => PeerMatcher::Pods(words.scope(scope)),
                 Matcher::Nodes(selector) => PeerMatcher::Nodes(Words::selector(&mut words.places, selector)),
@@ -290,7 +291,7 @@ impl LoadedRule {
                 scope.doubt().cloned().or_else(place).map(Gap::Invalid)
             }
             Matcher::Nodes(selector) => selector.doubt.clone().map(Gap::Invalid),
-            Matcher::Anyone => None,
+            Matcher::Anyone | Matcher::Nobody => None,
         }
     }
 }

@@ -18,9 +18,13 @@ pub mod declared;
 mod domains;
 mod evaluate;
 mod evaluator;
+mod explain;
+mod foreign;
 mod labels;
 mod loaded;
 mod ruleset;
+#[cfg(test)]
+mod ruleset_tests;
 mod selector;
 mod summary;
 pub mod symbolic;
@@ -33,6 +37,8 @@ pub use self::{
     compile::{CompiledPolicy, Rule, Tier},
     domains::normal as normal_name,
     evaluator::{Evaluator, IdentityId, NodeId, PeerEnd, Question},
+    explain::{Explanation, PartTrace, PeerFacts, PodFacts, PolicyTrace, RuleTrace, Says, explain},
+    foreign::CompiledForeign,
     labels::{Labels, METADATA_NAME, NamedPort},
     ruleset::{Doubt, Policies, Ruleset, UnreadNamespaces},
     selector::{NamespaceView, Selector},

@@ -9,8 +9,9 @@ use std::{fmt, sync::Arc};
 use foldhash::{HashMap, HashSet};
 
 use super::{
-    CompiledPolicy, Labels, NamespaceView,
+    CompiledForeign, CompiledPolicy, Labels, NamespaceView,
     compile::Tier,
+    foreign::LoadedForeign,
     loaded::{Loaded, Place, Words},
 };
 use crate::model::{Direction, PolicyId};
@@ -38,6 +39,8 @@ pub struct Ruleset {
     /// In order of priority, kind and name.
     pub(super) admin: Arc<Vec<Arc<Loaded>>>,
     pub(super) baseline: Arc<Vec<Arc<Loaded>>>,
+    /// Cluster-wide policies that are not evaluated, in order of name.
+    foreign: Arc<Vec<Arc<LoadedForeign>>>,
     pub(super) doubts: Arc<[Doubt]>,
     unread_namespaces: Arc<UnreadNamespaces>,
 }
@@ -58,6 +61,14 @@ struct NamespaceRules {
     place: Option<Place>,
     /// In order of name.
     policies: Vec<Arc<Loaded>>,
+    /// Those that are not evaluated, in order of name.
+    foreign: Vec<Arc<LoadedForeign>>,
+}
+
+impl NamespaceRules {
+    fn is_empty(&self) -> bool {
+        self.place.is_none() && self.policies.is_empty() && self.foreign.is_empty()
+    }
 }
 
 impl Ruleset {
@@ -83,6 +94,12 @@ impl Ruleset {
         self.namespaces.get(namespace).map_or(&[], |rules| &rules.policies)
     }
 
+    /// The policies that are not evaluated and may select pods of a namespace.
+    pub(super) fn foreign(&self, namespace: &str) -> impl Iterator<Item = &Arc<LoadedForeign>> {
+        let own = self.namespaces.get(namespace).map(|rules| rules.foreign.as_slice());
+        own.unwrap_or_default().iter().chain(self.foreign.iter())
+    }
+
     /// A namespace, whether it has an object or not.
     pub(super) fn namespace(&self, name: &Arc<str>) -> Place {
         if let Some(place) = self.namespaces.get(name).and_then(|rules| rules.place.clone()) {
@@ -102,6 +119,20 @@ impl Ruleset {
             name: self.words.places.name(&namespace.name),
             words: self.words.places.words(&namespace.labels).as_slice().into(),
             doubt: namespace.doubt.clone(),
+        }
+    }
+}
+
+impl Ruleset {
+    fn change_foreign(&mut self, namespace: &Arc<str>, change: impl FnOnce(&mut Vec<Arc<LoadedForeign>>)) {
+        if namespace.is_empty() {
+            return change(Arc::make_mut(&mut self.foreign));
+        }
+        let namespaces = Arc::make_mut(&mut self.namespaces);
+        let rules = Arc::make_mut(namespaces.entry(namespace.clone()).or_default());
+        change(&mut rules.foreign);
+        if rules.is_empty() {
+            namespaces.remove(namespace);
         }
     }
 }
@@ -181,12 +212,32 @@ impl Policies {
             if let Some(rules) = namespaces.get_mut(&id.namespace) {
                 let rules = Arc::make_mut(rules);
                 rules.policies.retain(|it| !is_it(it));
-                if rules.policies.is_empty() && rules.place.is_none() {
+                if rules.is_empty() {
                     namespaces.remove(&id.namespace);
                 }
             }
         }
         true
+    }
+
+    /// Adds a policy that is not evaluated, or replaces the one of its name.
+    pub fn put_foreign(&mut self, policy: Arc<CompiledForeign>) {
+        self.remove_foreign(&policy.namespace, &policy.name);
+        let next = self.change();
+        let namespace = policy.namespace.clone();
+        let loaded = Arc::new(LoadedForeign::new(policy, &mut next.words));
+        next.change_foreign(&namespace, |policies| {
+            let at = policies.partition_point(|it| it.policy.name < loaded.policy.name);
+            policies.insert(at, loaded);
+        });
+    }
+
+    /// Removes a policy that is not evaluated; nothing happens where it is not known.
+    pub fn remove_foreign(&mut self, namespace: &Arc<str>, name: &str) {
+        if self.current.foreign(namespace).any(|it| *it.policy.name == *name) {
+            self.change()
+                .change_foreign(namespace, |policies| policies.retain(|it| *it.policy.name != *name));
+        }
     }
 
     /// Adds a namespace's object, or replaces it.
@@ -205,7 +256,7 @@ impl Policies {
         if let Some(rules) = namespaces.get_mut(name) {
             let rules = Arc::make_mut(rules);
             rules.place = None;
-            if rules.policies.is_empty() {
+            if rules.is_empty() {
                 namespaces.remove(name);
             }
         }

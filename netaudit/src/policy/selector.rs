@@ -135,6 +135,20 @@ impl Selector {
         }
     }
 
+    /// What would have to be otherwise for these labels to be selected, a text for each requirement: `label app=web
+    /// wanted, app is db`.
+    pub(super) fn missing(&self, labels: &Labels) -> Vec<String> {
+        let failing = self.requirements.iter().filter(|it| !it.test.holds(labels.get(&it.key)));
+        let text = |requirement: &Requirement| {
+            let key = &requirement.key;
+            match labels.get(key) {
+                Some(value) => format!("{requirement} wanted, {key} is {value:?}"),
+                None => format!("{requirement} wanted, there is no label {key}"),
+            }
+        };
+        failing.map(text).chain(self.doubt.iter().map(ToString::to_string)).collect()
+    }
+
     /// Whether it selects everything.
     pub fn is_empty(&self) -> bool {
         self.requirements.is_empty() && self.doubt.is_none()
@@ -161,19 +175,26 @@ impl Selector {
     }
 }
 
+/// `app=web`, `tier in (a,b)`, `!old`.
+impl fmt::Display for Requirement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let key = &self.key;
+        match &self.test {
+            Test::In(values) if values.len() == 1 => write!(f, "{key}={}", values[0]),
+            Test::In(values) => write!(f, "{key} in ({})", values.join(",")),
+            Test::NotIn(values) if values.len() == 1 => write!(f, "{key}!={}", values[0]),
+            Test::NotIn(values) => write!(f, "{key} notin ({})", values.join(",")),
+            Test::Exists => write!(f, "{key}"),
+            Test::DoesNotExist => write!(f, "!{key}"),
+        }
+    }
+}
+
 /// `app=web,tier in (a,b),!old`, as `kubectl` prints selectors.
 impl fmt::Display for Selector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, Requirement { key, test }) in self.requirements.iter().enumerate() {
-            let comma = if index == 0 { "" } else { "," };
-            match test {
-                Test::In(values) if values.len() == 1 => write!(f, "{comma}{key}={}", values[0])?,
-                Test::In(values) => write!(f, "{comma}{key} in ({})", values.join(","))?,
-                Test::NotIn(values) if values.len() == 1 => write!(f, "{comma}{key}!={}", values[0])?,
-                Test::NotIn(values) => write!(f, "{comma}{key} notin ({})", values.join(","))?,
-                Test::Exists => write!(f, "{comma}{key}")?,
-                Test::DoesNotExist => write!(f, "{comma}!{key}")?,
-            }
+        for (index, requirement) in self.requirements.iter().enumerate() {
+            write!(f, "{}{requirement}", if index == 0 { "" } else { "," })?;
         }
         if self.doubt.is_some() {
             write!(f, "{}<invalid>", if self.requirements.is_empty() { "" } else { "," })?;

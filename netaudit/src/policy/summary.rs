@@ -51,6 +51,7 @@ fn joined(items: impl Iterator<Item = String>, separator: &str) -> String {
 pub(super) fn peer(peer: &Peer) -> String {
     match &peer.matcher {
         Matcher::Anyone => "<invalid>".to_owned(),
+        Matcher::Nobody => "nobody".to_owned(),
         Matcher::Pods(scope) => pods(scope),
         Matcher::Nodes(selector) if selector.is_empty() => "every node".to_owned(),
         Matcher::Nodes(selector) => format!("nodes with {selector}"),

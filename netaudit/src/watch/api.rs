@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use futures::{StreamExt as _, TryStreamExt as _};
 use kube::{
     Api, Client,
-    api::{ApiResource, DynamicObject},
+    api::{ApiResource, DynamicObject, ListParams},
     config::{KubeConfigOptions, Kubeconfig},
     runtime::{WatchStreamExt as _, watcher},
 };
@@ -18,9 +18,6 @@ use tokio::sync::mpsc;
 
 use super::{Update, convert};
 use crate::cluster::{Kind, Object, ObjectKey};
-
-/// How often a kind that the API server does not know is looked for again.
-const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 /// Connects to the API server that `kubeconfig` names, or the usual one: in-cluster, `$KUBECONFIG`, `~/.kube/config`.
 pub async fn connect(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
@@ -39,17 +36,37 @@ pub async fn connect(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
     Ok(Client::try_from(config)?)
 }
 
+/// All objects of `kind` as they are now; none where the API server does not know the kind and need not.
+pub async fn list(client: Client, kind: Kind) -> anyhow::Result<Vec<Object>> {
+    let api: Api<DynamicObject> = Api::all_with(client, &resource(kind));
+    let mut objects = Vec::new();
+    let mut page = ListParams::default().limit(500);
+    loop {
+        match api.list(&page).await {
+            Ok(list) => {
+                objects.extend(list.items.iter().filter_map(|object| converted(kind, object)));
+                match list.metadata.continue_.filter(|token| !token.is_empty()) {
+                    Some(token) => page = page.continue_token(&token),
+                    None => return Ok(objects),
+                }
+            }
+            Err(kube::Error::Api(status)) if status.code == 404 && !kind.is_built_in() => return Ok(objects),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
 /// Follows all objects of `kind` for ever. Ends when nobody listens any more.
 ///
 /// A fault is told and tried again with growing pauses; what is known stays known meanwhile. A kind that the API server
-/// does not know, where that may be, has no objects; it is looked for again from time to time.
-pub async fn follow(client: Client, kind: Kind, updates: mpsc::Sender<Update>) {
+/// does not know, where that may be, has no objects; it is looked for again after every `look_again`.
+pub async fn follow(client: Client, kind: Kind, look_again: Duration, updates: mpsc::Sender<Update>) {
     let resource = resource(kind);
     let api: Api<DynamicObject> = Api::all_with(client, &resource);
     while !updates.is_closed() {
         watch(api.clone(), kind, &updates).await;
         tokio::select! {
-            () = tokio::time::sleep(LOOK_AGAIN) => {}
+            () = tokio::time::sleep(look_again) => {}
             () = updates.closed() => {}
         }
     }
@@ -104,7 +121,7 @@ fn resource(kind: Kind) -> ApiResource {
         group: kind.api_group().to_owned(),
         version: version.to_owned(),
         api_version: api_version.to_owned(),
-        kind: kind.as_str().to_owned(),
+        kind: kind.api_kind().to_owned(),
         plural: kind.plural().to_owned(),
     }
 }

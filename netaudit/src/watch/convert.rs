@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 use super::{
     convert_cluster_policy::cluster_policy,
     convert_fields::{Field, Flaw},
-    convert_policy,
+    convert_foreign, convert_policy,
 };
 use crate::{
     cluster::{
@@ -67,7 +67,7 @@ fn walk(value: &Value, item_of: Option<(&str, &str)>, source: &Arc<str>, into: &
         }
         (_, kind) => {
             let missing = if kind.is_none() { "kind" } else { "apiVersion" };
-            let known = kind.and_then(Kind::from_name);
+            let known = kind.and_then(|kind| Kind::called(kind).find(|it| it.api_kind() == kind));
             if kind.is_some() && known.is_none() {
                 into.push(Converted::Ignored(kind.unwrap_or_default().to_owned()));
                 return;
@@ -103,16 +103,17 @@ enum Judged {
 
 /// A kind is known by its group too: Calico has a NetworkPolicy, Knative a Service.
 fn judge(version: &str, kind: &str) -> Judged {
-    let Some(known) = Kind::ALL.into_iter().find(|it| it.as_str().eq_ignore_ascii_case(kind)) else {
+    let mut called = Kind::called(kind).peekable();
+    if called.peek().is_none() {
         return Judged::Other(kind.to_owned());
+    }
+    let Some(known) = called.find(|known| known.is_of_group(version)) else {
+        return Judged::Other(format!("{kind} of {version}"));
     };
-    let group = |version: &str| version.rsplit_once('/').map(|(group, _)| group.to_owned());
-    if group(version) != group(known.api_version()) {
-        Judged::Other(format!("{kind} of {version}"))
-    } else if version != known.api_version() {
+    if !known.api_versions().contains(&version) {
         Judged::Misspelt(known, format!("apiVersion: {version:?} instead of {:?}", known.api_version()))
-    } else if kind != known.as_str() {
-        Judged::Misspelt(known, format!("kind: {kind:?} instead of {:?}", known.as_str()))
+    } else if kind != known.api_kind() {
+        Judged::Misspelt(known, format!("kind: {kind:?} instead of {:?}", known.api_kind()))
     } else {
         Judged::Watched(known)
     }
@@ -171,6 +172,14 @@ fn decode(kind: Kind, value: &Value) -> Result<Object, Flaw> {
         Kind::AdminNetworkPolicy => cluster_policy(&root, ClusterKind::AdminNetworkPolicy, &name)?,
         Kind::BaselineAdminNetworkPolicy => {
             cluster_policy(&root, ClusterKind::BaselineAdminNetworkPolicy, &name)?
+        }
+        Kind::CiliumNetworkPolicy
+        | Kind::CiliumClusterwideNetworkPolicy
+        | Kind::CalicoNetworkPolicy
+        | Kind::CalicoGlobalNetworkPolicy
+        | Kind::AuthorizationPolicy => {
+            let namespace = if kind.is_namespaced() { namespace } else { "".into() };
+            Object::Foreign(kind, convert_foreign::policy(&root, kind, &namespace, &name)?)
         }
     })
 }

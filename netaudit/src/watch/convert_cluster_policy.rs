@@ -29,8 +29,8 @@ pub(super) fn cluster_policy(root: &Field<'_>, kind: ClusterKind, name: &Arc<str
         tier: None,
         priority: None,
         subject: scope(&spec.get("subject")?, true, &mut unknown),
-        ingress: rules(&spec.get("ingress")?, kind, "from", &mut unknown)?,
-        egress: rules(&spec.get("egress")?, kind, "to", &mut unknown)?,
+        ingress: rules(&spec.get("ingress")?, kind, "from", &mut unknown),
+        egress: rules(&spec.get("egress")?, kind, "to", &mut unknown),
         invalid_order: None,
         unknown_fields: Vec::new(),
     };
@@ -75,15 +75,23 @@ fn scope(field: &Field<'_>, alone: bool, unknown: &mut Vec<String>) -> PodScope 
     read().unwrap_or_else(|flaw| PodScope { invalid: Some(invalid(flaw)), ..PodScope::default() })
 }
 
-fn rules(
-    field: &Field<'_>,
-    kind: ClusterKind,
-    list: &str,
-    unknown: &mut Vec<String>,
-) -> Result<Vec<ClusterRule>, Flaw> {
+/// What is no list of rules stands for one that nobody can read: its direction is in doubt, the other is not.
+fn rules(field: &Field<'_>, kind: ClusterKind, list: &str, unknown: &mut Vec<String>) -> Vec<ClusterRule> {
+    let items = match field.items() {
+        Ok(items) => items,
+        Err(flaw) => {
+            let flaw = invalid(flaw);
+            // What it does is lost with whom it means.
+            return vec![ClusterRule {
+                invalid: Some(flaw.clone()),
+                invalid_peers: Some(flaw),
+                ..ClusterRule::default()
+            }];
+        }
+    };
     let ports_name = if kind == ClusterKind::ClusterNetworkPolicy { "protocols" } else { "ports" };
     let mut rules = Vec::new();
-    for field in field.items()? {
+    for field in items {
         unknown.extend(field.unknown(&["name", "action", list, ports_name]));
         let mut rule = ClusterRule::default();
         let mut head = || -> Result<(), Flaw> {
@@ -106,7 +114,7 @@ fn rules(
         }
         rules.push(rule);
     }
-    Ok(rules)
+    rules
 }
 
 fn peer(field: &Field<'_>, egress: bool, unknown: &mut Vec<String>) -> ClusterPeer {

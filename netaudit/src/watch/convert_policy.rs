@@ -19,10 +19,11 @@ pub(super) fn network_policy(
     Ok(NetworkPolicy {
         namespace: namespace.clone(),
         name: name.clone(),
-        pod_selector: selector(&spec.get("podSelector")?, &mut unknown)?,
+        pod_selector: selector(&spec.get("podSelector")?, &mut unknown)
+            .unwrap_or_else(|flaw| Selector { invalid: vec![invalid(flaw)], ..Selector::default() }),
         policy_types: spec.get("policyTypes")?.texts()?,
-        ingress: rules(&spec.get("ingress")?, "from", &mut unknown)?,
-        egress: rules(&spec.get("egress")?, "to", &mut unknown)?,
+        ingress: rules(&spec.get("ingress")?, "from", &mut unknown),
+        egress: rules(&spec.get("egress")?, "to", &mut unknown),
         unknown_fields: unknown,
     })
 }
@@ -32,9 +33,14 @@ pub(super) fn invalid(flaw: Flaw) -> Invalid {
     Invalid { path: flaw.path, reason: flaw.reason }
 }
 
-fn rules(field: &Field<'_>, list: &str, unknown: &mut Vec<String>) -> Result<Vec<Rule>, Flaw> {
+/// What is no list of rules stands for one that nobody can read: its direction is in doubt, the other is not.
+fn rules(field: &Field<'_>, list: &str, unknown: &mut Vec<String>) -> Vec<Rule> {
+    let items = match field.items() {
+        Ok(items) => items,
+        Err(flaw) => return vec![Rule { invalid_peers: Some(invalid(flaw)), ..Rule::default() }],
+    };
     let mut rules = Vec::new();
-    for field in field.items()? {
+    for field in items {
         unknown.extend(field.unknown(&[list, "ports"]));
         let mut rule = Rule::default();
         match field.get(list).and_then(|it| it.items()) {
@@ -47,7 +53,7 @@ fn rules(field: &Field<'_>, list: &str, unknown: &mut Vec<String>) -> Result<Vec
         }
         rules.push(rule);
     }
-    Ok(rules)
+    rules
 }
 
 fn peer(field: &Field<'_>, unknown: &mut Vec<String>) -> Peer {

@@ -4,6 +4,7 @@ pub mod api;
 pub mod convert;
 mod convert_cluster_policy;
 mod convert_fields;
+mod convert_foreign;
 mod convert_policy;
 #[cfg(test)]
 mod convert_tests;

@@ -47,6 +47,10 @@ pub struct End {
     #[serde(default)]
     pub pod: Option<String>,
     #[serde(default)]
+    pub workload: Option<String>,
+    #[serde(default)]
+    pub service: Option<String>,
+    #[serde(default)]
     pub node: Option<String>,
     #[serde(default)]
     pub ip: Option<IpAddr>,

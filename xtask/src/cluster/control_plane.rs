@@ -8,6 +8,7 @@ use super::{
     Directory,
     machine::{Daemon, Machine},
     network::{API_SERVICE, SERVICE_NETWORK, node_address},
+    node::VOLUME_PLUGINS,
     pki::Pki,
 };
 
@@ -65,6 +66,7 @@ pub fn start(node: &Machine) -> Result<()> {
             format!("--service-account-private-key-file={}", file("service-accounts.key")),
             "--use-service-account-credentials=true".to_owned(),
             "--leader-elect=false".to_owned(),
+            format!("--flex-volume-plugin-dir={VOLUME_PLUGINS}"),
         ],
         &[],
     )?;

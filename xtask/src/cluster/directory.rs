@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io,
-    os::fd::AsRawFd as _,
+    os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
 };
 
@@ -14,7 +14,7 @@ use super::cgroups;
 
 /// Not `/tmp`: containerd wants a file system that overlays can lie on, and `/tmp` is often in memory.
 pub const PATH: &str = "/var/tmp/netaudit-cluster";
-/// Beside the directory, since that is removed. The lock ends with its holder; the file stays, empty.
+/// Beside the directory, since that is removed before the lock is. A lock ends with its holder, whatever ended that.
 const LOCK: &str = "/run/netaudit-cluster.lock";
 const STATE: &str = "cluster.json";
 
@@ -52,16 +52,22 @@ impl Directory {
     ///
     /// When another `up` or `down` is at work. A killed one is not: its lock ended with it.
     pub fn lock() -> Result<Self> {
-        let lock = File::create(LOCK).with_context(|| format!("making {LOCK}"))?;
-        // SAFETY: the call takes a descriptor that `lock` keeps open, and flags.
-        if unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
-            let error = io::Error::last_os_error();
-            if error.kind() == io::ErrorKind::WouldBlock {
-                bail!("another `cargo xtask cluster up` or `down` is at work: wait for it, or end it");
+        loop {
+            let lock = File::create(LOCK).with_context(|| format!("making {LOCK}"))?;
+            // SAFETY: the call takes a descriptor that `lock` keeps open, and flags.
+            if unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
+                let error = io::Error::last_os_error();
+                if error.kind() == io::ErrorKind::WouldBlock {
+                    bail!("another `cargo xtask cluster up` or `down` is at work: wait for it, or end it");
+                }
+                return Err(error).with_context(|| format!("locking {LOCK}"));
             }
-            return Err(error).with_context(|| format!("locking {LOCK}"));
+            // The one before may have removed the file since we opened it: then the next to come locks another.
+            let ours = lock.metadata()?;
+            if fs::metadata(LOCK).is_ok_and(|now| (now.dev(), now.ino()) == (ours.dev(), ours.ino())) {
+                return Ok(Self { path: PathBuf::from(PATH), _lock: lock });
+            }
         }
-        Ok(Self { path: PathBuf::from(PATH), _lock: lock })
     }
 
     /// Where it is.

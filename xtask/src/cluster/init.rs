@@ -68,6 +68,8 @@ fn cgroups_and_mounts(spec: &Spec, procs: &[fs::File]) -> Result<()> {
     // What containers mount in volumes that are shared with the host must reach other containers, as on any node.
     mount(None, "/", None, libc::MS_REC | libc::MS_SHARED, None)?;
     mount(Some("proc"), "/proc", Some("proc"), 0, None)?;
+    keep_kernel_settings(&spec.var)?;
+    know_own_name(spec)?;
     mount(Some("tmpfs"), "/run", Some("tmpfs"), 0, Some("mode=755"))?;
     fs::create_dir_all("/run/lock")?;
     for (source, target) in &spec.binds {
@@ -90,6 +92,45 @@ fn cgroups_and_mounts(spec: &Spec, procs: &[fs::File]) -> Result<()> {
     let bpf = Path::new("/sys/fs/bpf");
     if bpf.is_dir() {
         mount(Some("bpf"), "/sys/fs/bpf", Some("bpf"), 0, Some("mode=700"))?;
+    }
+    Ok(())
+}
+
+/// What a kubelet wants of settings that no namespace keeps apart: it would change them for the whole machine, and nobody
+/// changed them back. Those that a kernel lacks are left to the kubelet to name.
+const KERNEL_SETTINGS: [(&str, &str); 6] = [
+    ("vm/overcommit_memory", "1"),
+    ("vm/panic_on_oom", "0"),
+    ("kernel/panic", "10"),
+    ("kernel/panic_on_oops", "1"),
+    ("kernel/keys/root_maxkeys", "1000000"),
+    ("kernel/keys/root_maxbytes", "25000000"),
+];
+
+/// Shows those settings as a kubelet wants to find them, in files of the machine's own.
+fn keep_kernel_settings(var: &Path) -> Result<()> {
+    for (name, wanted) in KERNEL_SETTINGS {
+        let setting = Path::new("/proc/sys").join(name);
+        if setting.exists() {
+            let shown = var.join("sysctl").join(name);
+            fs::create_dir_all(shown.parent().expect("it lies below var"))?;
+            fs::write(&shown, format!("{wanted}\n"))
+                .with_context(|| format!("writing {}", shown.display()))?;
+            bind(&shown, &setting)?;
+        }
+    }
+    Ok(())
+}
+
+/// Gives the machine's name an address. This machine's list does not have it, and its name servers are out of reach: a
+/// Prometheus that asks for its own name would wait ten seconds for them.
+fn know_own_name(spec: &Spec) -> Result<()> {
+    let list = Path::new("/etc/hosts");
+    if list.exists() {
+        let own = spec.var.join("hosts");
+        fs::write(&own, format!("127.0.0.1 localhost\n127.0.1.1 {}\n", spec.name))
+            .with_context(|| format!("writing {}", own.display()))?;
+        bind(&own, list)?;
     }
     Ok(())
 }

@@ -37,6 +37,7 @@ pub use init::start as start_machine;
 pub use machine::Machine;
 pub use network::{DNS_SERVICE, INTERNET, OUTSIDE};
 pub use node::start_kube_router;
+pub use preconditions::root as needs_root;
 
 /// How long a fresh cluster may take to become ready, on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -96,7 +97,12 @@ pub fn run(task: &Task) -> Result<ExitCode> {
     match task {
         Task::Up(options) => {
             let begun = Instant::now();
-            let cluster = Cluster::up(options, &[])?;
+            let (directory, programs) = Cluster::prepare(options)?;
+            say_what_an_interrupt_leaves();
+            let cluster = Cluster::start(options, &[], &directory, programs).context(
+                "the cluster did not come up; what did stays for a look (`cargo xtask cluster status` names the logs), and \
+                 `cargo xtask cluster down` removes it",
+            )?;
             println!(
                 "cluster: {} ready with DNS after {:.0} s; `cargo xtask cluster kubectl …` talks to it, `cargo xtask \
                  cluster down` removes it",
@@ -122,6 +128,29 @@ pub fn run(task: &Task) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// From now on, Ctrl-C and SIGTERM end this process with a word on what stays behind.
+fn say_what_an_interrupt_leaves() {
+    extern "C" fn on_signal(signal: i32) {
+        const SAYS: &str =
+            "\ninterrupted: what was started until now stays; `cargo xtask cluster down` removes it\n";
+        // SAFETY: writes a static text and ends the process, both of which are allowed in a handler.
+        unsafe {
+            libc::write(libc::STDERR_FILENO, SAYS.as_ptr().cast(), SAYS.len());
+            libc::_exit(128 + signal)
+        }
+    }
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        // SAFETY: the handler keeps to what a handler may do. Who started this may want it to go on (a job in the
+        // background of a script, `nohup`): what is ignored stays so.
+        unsafe {
+            let before = libc::signal(signal, on_signal as *const () as libc::sighandler_t);
+            if before == libc::SIG_IGN {
+                libc::signal(signal, libc::SIG_IGN);
+            }
+        }
+    }
+}
+
 /// A running cluster.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Cluster {
@@ -145,15 +174,29 @@ impl Cluster {
     /// When something that it needs is missing, one is there already, or a part does not come up. What was started until
     /// then stays for a look at its logs; `down` removes it.
     pub fn up(options: &Options, shares: &[(PathBuf, PathBuf)]) -> Result<Self> {
+        let (directory, programs) = Self::prepare(options)?;
+        Self::start(options, shares, &directory, programs)
+    }
+
+    /// What comes before anything is started.
+    fn prepare(options: &Options) -> Result<(Directory, [PathBuf; ALL_PROGRAMS.len()])> {
         preconditions::check(options)?;
-        let paths = programs::find(ALL_PROGRAMS)?;
-        let directory = Directory::create()?;
-        let mut binds = binds(&directory, &paths);
+        let programs = programs::find(ALL_PROGRAMS)?;
+        Ok((Directory::create()?, programs))
+    }
+
+    fn start(
+        options: &Options,
+        shares: &[(PathBuf, PathBuf)],
+        directory: &Directory,
+        paths: [PathBuf; ALL_PROGRAMS.len()],
+    ) -> Result<Self> {
+        let mut binds = binds(directory, &paths);
         binds.extend(shares.iter().cloned());
         let [.., kubectl, coredns, _] = paths;
 
         let pki = pki::Pki::new(&directory.path().join("pki"))?;
-        control_plane::write_files(&directory, &pki)?;
+        control_plane::write_files(directory, &pki)?;
         let archives = images::write(&directory.path().join("images"), &coredns)?;
         let outside = Machine::start("outside", &directory.path().join("outside"), binds.clone())?;
         network::set_up_outside(&outside)?;
@@ -223,13 +266,17 @@ impl Cluster {
         &self,
         arguments: impl IntoIterator<Item = A>,
     ) -> Result<Command> {
+        preconditions::root()?;
         let mut command = Command::new("nsenter");
         command
             .arg(format!("--net={}", self.nodes[0].namespace("net").display()))
             .arg("--")
             .arg(&self.kubectl)
             .env("KUBECONFIG", self.directory.join("pki/admin.kubeconfig"))
+            .env("KUBECACHEDIR", self.directory.join("kubectl-cache"))
             .args(arguments);
+        // It holds the node's network for as long as it runs, also when whoever waits for it is killed.
+        cgroups::start_in(&mut command, "kubectl")?;
         Ok(command)
     }
 

@@ -17,6 +17,8 @@ use super::{
 pub const CONTAINERD: &str = "/run/containerd/containerd.sock";
 /// Where Debian puts the CNI plugins.
 pub const CNI_PLUGINS: &str = "/usr/lib/cni";
+/// Where volume plugins would be.
+pub const VOLUME_PLUGINS: &str = "/var/lib/kubelet/volume-plugins";
 const CNI_CONFIG: &str = "/var/lib/cni-config";
 
 /// The Node object, made before the kubelet comes: it gives the node its part of the pod network.
@@ -174,6 +176,8 @@ fn kubelet(index: u8) -> serde_json::Value {
         "containerRuntimeEndpoint": format!("unix://{CONTAINERD}"),
         "resolvConf": "/var/lib/kubelet/resolv.conf",
         "staticPodPath": "/var/lib/kubelet/manifests",
+        // Made where it is missing: the default lies among this machine's own files.
+        "volumePluginDir": VOLUME_PLUGINS,
         // A disk that others fill must not evict the pods of a test.
         "evictionHard": { "memory.available": "50Mi", "nodefs.available": "0%", "nodefs.inodesFree": "0%", "imagefs.available": "0%" },
         "imageGCHighThresholdPercent": 100,

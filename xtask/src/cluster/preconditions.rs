@@ -1,6 +1,11 @@
 //! What a cluster needs of this machine, asked before anything is started, and named where it is missing.
 
-use std::{ffi::CString, fs, path::Path};
+use std::{
+    ffi::CString,
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+};
 
 use anyhow::{Result, bail, ensure};
 
@@ -16,6 +21,7 @@ pub fn check(options: &Options) -> Result<()> {
     let mut missing = Vec::new();
     let mut programs = vec![
         ("nsenter", "util-linux"),
+        ("unshare", "util-linux"),
         ("ip", "iproute2"),
         ("nft", "nftables"),
         ("curl", "curl"),
@@ -44,11 +50,16 @@ pub fn check(options: &Options) -> Result<()> {
             missing.push(format!("the CNI plugin {plugin} (Debian: containernetworking-plugins)"));
         }
     }
+    let programs_are_there = missing.is_empty();
     missing.extend(missing_of_kernel(
         &fs::read_to_string("/proc/filesystems")?,
         cgroups::hierarchies()?.iter().any(|hierarchy| hierarchy.v1.is_none()),
         |namespace| Path::new("/proc/self/ns").join(namespace).exists(),
     ));
+    // Asked with the programs that a cluster asks with.
+    if programs_are_there {
+        missing.extend(missing_of_network(options, in_a_network_of_its_own));
+    }
     ensure!(
         missing.is_empty(),
         "this machine lacks what a cluster needs (`cargo xtask setup` installs programs):\n  {}",
@@ -60,7 +71,10 @@ pub fn check(options: &Options) -> Result<()> {
 /// An error unless this is root.
 pub fn root() -> Result<()> {
     // SAFETY: reads this process's user id.
-    ensure!(unsafe { libc::geteuid() } == 0, "a cluster needs root: it makes namespaces, mounts and cgroups");
+    ensure!(
+        unsafe { libc::geteuid() } == 0,
+        "a cluster needs root: it makes namespaces, mounts and cgroups, and to enter them needs it too"
+    );
     Ok(())
 }
 
@@ -85,6 +99,52 @@ fn missing_of_kernel(
         }
     }
     missing
+}
+
+/// What of the kernel's network is modules and options of its own, tried where it does no harm.
+fn missing_of_network(options: &Options, works: impl Fn(&str) -> Result<(), String>) -> Vec<String> {
+    let mut features = vec![
+        ("veth links (CONFIG_VETH)", "ip link add name veth0 type veth peer name veth1"),
+        ("bridges (CONFIG_BRIDGE)", "ip link add name lan0 type bridge"),
+        (
+            "nftables with NAT (CONFIG_NF_TABLES_IPV4, CONFIG_NFT_NAT, CONFIG_NFT_MASQ)",
+            "nft 'add table ip a; add chain ip a b { type nat hook postrouting priority 100; }; add rule ip a b masquerade'",
+        ),
+    ];
+    if options.proxy == Proxy::Iptables {
+        features.push((
+            "iptables with NAT (CONFIG_NETFILTER_XT_MATCH_COMMENT, CONFIG_NETFILTER_XT_TARGET_MASQUERADE)",
+            "iptables -t nat -A POSTROUTING -m comment --comment a -j MASQUERADE",
+        ));
+    }
+    if options.enforcer == Enforcer::KubeRouter {
+        features.push((
+            "IP sets in iptables rules (CONFIG_IP_SET_HASH_IP, CONFIG_NETFILTER_XT_SET)",
+            "ipset create a hash:ip && iptables -A FORWARD -m set --match-set a src -j REJECT",
+        ));
+    }
+    if let Err(said) = works("true") {
+        return vec![format!("network namespaces that this process may make: {said}")];
+    }
+    features
+        .into_iter()
+        .filter_map(|(what, script)| works(script).err().map(|said| format!("in the kernel, {what}: {said}")))
+        .collect()
+}
+
+/// Runs a script in a network namespace that ends with it; the error is the first thing that it says.
+fn in_a_network_of_its_own(script: &str) -> Result<(), String> {
+    let output = Command::new("unshare")
+        .args(["--net", "--", "sh", "-c", script])
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| format!("starting unshare: {error}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let first = said.lines().find(|line| !line.trim().is_empty());
+    Err(first.map_or_else(|| output.status.to_string(), |line| line.trim().to_owned()))
 }
 
 fn room(directory: &Path, needed: u64) -> Result<()> {
@@ -120,6 +180,21 @@ mod tests {
             assert!(missing.contains(named), "{missing}");
         }
         assert!(!missing.contains("NET_NS"), "{missing}");
+    }
+
+    #[test]
+    fn what_the_kernels_network_lacks_is_named() {
+        let options = Options { nodes: 1, enforcer: Enforcer::KubeRouter, proxy: Proxy::Iptables };
+        assert!(missing_of_network(&options, |_| Ok(())).is_empty());
+        let missing = missing_of_network(&options, |script| {
+            if script == "true" { Ok(()) } else { Err("Unknown device type.".to_owned()) }
+        });
+        for named in ["VETH", "BRIDGE", "NF_TABLES", "MASQUERADE", "IP_SET"] {
+            let line = missing.iter().find(|line| line.contains(named));
+            assert!(line.is_some_and(|line| line.ends_with("Unknown device type.")), "{named}: {missing:?}");
+        }
+        let missing = missing_of_network(&options, |_| Err("Operation not permitted".to_owned()));
+        assert_eq!(missing.len(), 1, "nothing else can be known: {missing:?}");
     }
 
     #[test]

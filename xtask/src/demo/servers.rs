@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use super::world::{EXTERNAL, World};
 use crate::{
+    certificate,
     lab::{Launch, Netns, Place, Process},
     tools::Tools,
 };
@@ -238,30 +239,8 @@ fn frontend(world: &World) -> Result<Process> {
 /// The internet: every address of its ranges answers on 443 and 80.
 fn internet(world: &World) -> Result<Process> {
     let data = world.lab.data("internet")?;
-    let (key, certificate) = (data.join("key.pem"), data.join("certificate.pem"));
+    let (certificate, key) = certificate::write("connect.squareup.com", &data)?;
     let place = world.lab.outside_place();
-    let output = Launch::new(
-        "openssl",
-        [
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-            "-nodes",
-            "-days",
-            "2",
-            "-subj",
-            "/CN=connect.squareup.com",
-            "-keyout",
-        ]
-        .map(Path::new)
-        .into_iter()
-        .chain([key.as_path(), Path::new("-out"), certificate.as_path()]),
-    )
-    .run(&place, LIMIT)?;
-    ensure!(output.status.success(), "openssl: {}", String::from_utf8_lossy(&output.stderr));
     let server = format!(
         "server {{ listen 80; listen [::]:80; listen 443 ssl; listen [::]:443 ssl; ssl_certificate {}; \
          ssl_certificate_key {}; location / {{ default_type text/plain; return 200 'external\\n'; }} }}",

@@ -106,8 +106,8 @@ pub fn jobs(world: &mut World, webs: &Webs) -> Result<()> {
         .collect();
     ensure!(names.len() == COUNT, "{} pods of {COUNT} jobs", names.len());
     for name in names {
-        world.wait_for_line(&format!("the job {name}"), |line| calls(line, name, webs))?;
-        world.wait_for_line(&format!("the job {name} at its destination"), |line| {
+        world.expect(&format!("the job {name}"), 1, |line| calls(line, name, webs))?;
+        world.expect(&format!("the job {name} at its destination"), 1, |line| {
             is(&line.record.subject, &webs.near)
                 && line.record.direction == "ingress"
                 && line.record.peer.pod.as_deref() == Some(name)
@@ -169,6 +169,7 @@ pub fn static_pod(world: &mut World, webs: &Webs) -> Result<()> {
     let manifest = world.node("node1").var("lib/kubelet/manifests/static.json");
     fs::write(&manifest, object.to_string())?;
     world.wait_for_line("the static pod", |line| calls(line, "static-node1", webs))?;
+    world.expect("the static pod, once", 1, |line| calls(line, "static-node1", webs))?;
     fs::remove_file(&manifest)?;
     world.forget()
 }
@@ -188,7 +189,7 @@ pub fn init_and_ephemeral(world: &mut World, webs: &Webs) -> Result<()> {
         calls(line, "staged", webs) && line.record.actor.container.as_deref() == Some(id)
     };
     let id = container_id(world, "initContainerStatuses")?;
-    world.wait_for_line("the init container", |line| by(line, &id))?;
+    world.expect("the init container", 1, |line| by(line, &id))?;
     // What `kubectl debug` makes. It has no mounts, so it makes do with what the image holds.
     let script = format!("nc -w 1 {} 8080 </dev/null; sleep 3600", webs.near.ip);
     world.kubectl(&[
@@ -210,7 +211,7 @@ pub fn init_and_ephemeral(world: &mut World, webs: &Webs) -> Result<()> {
         Ok(staged["status"]["ephemeralContainerStatuses"][0]["state"]["running"].is_object().then_some(()))
     })?;
     let id = container_id(world, "ephemeralContainerStatuses")?;
-    world.wait_for_line("the ephemeral container", |line| by(line, &id))?;
+    world.expect("the ephemeral container", 1, |line| by(line, &id))?;
     world.forget()
 }
 

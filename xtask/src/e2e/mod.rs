@@ -8,6 +8,7 @@ mod batchivo;
 mod cost;
 mod driven;
 mod faults;
+mod kinds;
 mod lives;
 mod outside;
 mod prometheus;
@@ -104,6 +105,7 @@ fn scenario(root: &Path, built: &Built, options: &Options) -> Result<()> {
 
     step("netaudit from its image: kubectl apply -k deploy/");
     let pinned = removal::pinned(&world)?;
+    kinds::install(&world)?;
     world.cluster.import(&built.archive)?;
     world.kubectl(&["apply", "-k", &deploy])?;
     world.rollout()?;
@@ -142,8 +144,9 @@ fn scenario(root: &Path, built: &Built, options: &Options) -> Result<()> {
         world.kubectl(&["delete", "-f", &eighth])?;
         step("Prometheus tells the same");
         prometheus::start(&world)?;
-        prometheus::compare(&mut world)?;
+        prometheus::compare(&mut world, "batchivo/admin-jobs-policy ")?;
     }
+    step("pods for the rest");
     let webs = services::set_up(&world)?;
     world.forget()?;
     if wants(Phase::Services) {

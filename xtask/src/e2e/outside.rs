@@ -2,34 +2,17 @@
 
 use std::{fs, time::Duration};
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 
 use super::batchivo::EXTERNAL;
-use crate::cluster::{INTERNET, Machine, listens};
+use crate::{
+    certificate,
+    cluster::{INTERNET, Machine, listens},
+};
 
 /// Starts both, and waits for them.
 pub fn start(outside: &Machine) -> Result<()> {
-    let made = outside.output(
-        "openssl",
-        [
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-            "-nodes",
-            "-days",
-            "2",
-            "-subj",
-            "/CN=connect.squareup.com",
-            "-keyout",
-            "/var/tmp/key.pem",
-            "-out",
-            "/var/tmp/certificate.pem",
-        ],
-    )?;
-    ensure!(made.status.success(), "openssl: {}", String::from_utf8_lossy(&made.stderr));
+    certificate::write(EXTERNAL[0].0, &outside.var("tmp"))?;
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|part| format!("{part}_temp_path /var/tmp/{part}; "))
         .concat();

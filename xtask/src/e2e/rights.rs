@@ -1,25 +1,81 @@
 //! What the agent may do: what it asks of the API server, and what it says when it may not.
 
-use std::{collections::BTreeSet, fs, path::Path, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use super::{
     apps::{self, list},
+    kinds,
     world::{NAMESPACE, World},
 };
 
-/// What the ClusterRole of `deploy/` gives: group, resource, and the kind by which the agent calls it.
-const RESOURCES: [(&str, &str, &str); 6] = [
-    ("", "namespaces", "Namespace"),
-    ("", "nodes", "Node"),
-    ("", "pods", "Pod"),
-    ("", "services", "Service"),
-    ("discovery.k8s.io", "endpointslices", "EndpointSlice"),
-    ("networking.k8s.io", "networkpolicies", "NetworkPolicy"),
-];
-const VERBS: [&str; 2] = ["list", "watch"];
+/// Agents that start together.
+const AT_A_TIME: usize = 10;
+
+/// A right of the agent's role: to do this with that.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Right {
+    verb: String,
+    group: String,
+    resource: String,
+}
+
+/// The rights that the installed ClusterRole gives, each verb of each resource.
+fn granted(world: &World) -> Result<BTreeSet<Right>> {
+    let role = world.get(&["clusterrole", &format!("{NAMESPACE}-agent")])?;
+    let texts = |value: &Value| -> Vec<String> {
+        value.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+    };
+    let mut rights = BTreeSet::new();
+    for rule in role["rules"].as_array().context("a role has rules")? {
+        // Rules of other forms would be rights that nothing here takes away.
+        let keys: Vec<&str> = rule.as_object().into_iter().flatten().map(|(key, _)| key.as_str()).collect();
+        ensure!(keys == ["apiGroups", "resources", "verbs"], "a rule of another form: {rule}");
+        for group in texts(&rule["apiGroups"]) {
+            for resource in texts(&rule["resources"]) {
+                rights.extend(texts(&rule["verbs"]).into_iter().map(|verb| Right {
+                    verb,
+                    group: group.clone(),
+                    resource: resource.clone(),
+                }));
+            }
+        }
+    }
+    ensure!(!rights.is_empty(), "the role gives nothing");
+    Ok(rights)
+}
+
+/// What the agent calls objects of this resource: as the API server does, where that is no other's name too.
+fn kind_of(world: &World, right: &Right) -> Result<String> {
+    let raw =
+        |path: &str| -> Result<Value> { Ok(serde_json::from_str(&world.kubectl(&["get", "--raw", path])?)?) };
+    let paths: Vec<String> = if right.group.is_empty() {
+        vec!["/api/v1".to_owned()]
+    } else {
+        let group = raw(&format!("/apis/{}", right.group))?;
+        let versions = group["versions"].as_array().into_iter().flatten();
+        versions
+            .filter_map(|version| version["groupVersion"].as_str())
+            .map(|it| format!("/apis/{it}"))
+            .collect()
+    };
+    for path in &paths {
+        let list = raw(path)?;
+        let mut resources = list["resources"].as_array().into_iter().flatten();
+        let found = resources.find(|resource| resource["name"] == right.resource.as_str());
+        if let Some(kind) = found.and_then(|resource| resource["kind"].as_str()) {
+            return Ok(kinds::agent_name(&right.group, kind));
+        }
+    }
+    anyhow::bail!("no {} at {}", right.resource, paths.join(", "))
+}
 
 /// The audit log of the API server: the agents asked for what their role gives, each of it, and for nothing else.
 pub fn audit_log(world: &World) -> Result<()> {
@@ -33,19 +89,18 @@ pub fn audit_log(world: &World) -> Result<()> {
             continue;
         }
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let what = if event["objectRef"].is_object() {
-            text(&event["objectRef"]["resource"])
-        } else {
-            text(&event["requestURI"])
-        };
-        asked.insert((text(&event["verb"]), what));
+        let object = &event["objectRef"];
+        let mut resource = text(&object["resource"]);
+        if !object.is_object() {
+            resource = text(&event["requestURI"]);
+        } else if object["subresource"].is_string() {
+            resource = format!("{resource}/{}", text(&object["subresource"]));
+        }
+        asked.insert(Right { verb: text(&event["verb"]), group: text(&object["apiGroup"]), resource });
         let code = event["responseStatus"]["code"].as_u64().unwrap_or_default();
         ensure!(code != 403, "the agent was refused {} {}", event["verb"], event["requestURI"]);
     }
-    let granted: BTreeSet<(String, String)> = RESOURCES
-        .iter()
-        .flat_map(|(_, resource, _)| VERBS.map(|verb| (verb.to_owned(), (*resource).to_owned())))
-        .collect();
+    let granted = granted(world)?;
     ensure!(
         asked == granted,
         "asked, but not granted: {:?}; granted, but never asked: {:?}",
@@ -55,21 +110,42 @@ pub fn audit_log(world: &World) -> Result<()> {
     Ok(())
 }
 
-/// Takes each verb of each resource away in turn: the agent says which kind it cannot see, and names no other.
+/// Takes each right away in turn: the agent says which kind it cannot see, and names no other.
 ///
-/// One agent per missing right, all at once, as processes of the first node with a token of their own.
+/// One agent per missing right, as processes of the first node with a token of their own; and one that has them all, which
+/// says that nothing is missing: so it is the right that the others miss. Some at a time, as each loads its programs.
 pub fn each_is_needed(world: &World, program: &Path) -> Result<()> {
-    let cases: Vec<(usize, &str)> =
-        (0..RESOURCES.len()).flat_map(|index| VERBS.map(|verb| (index, verb))).collect();
+    let rights = granted(world)?;
+    let kinds: BTreeMap<(&str, &str), String> =
+        rights.iter().map(|right| Ok((resource_of(right), kind_of(world, right)?))).collect::<Result<_>>()?;
+    let cases: Vec<Option<&Right>> = std::iter::once(None).chain(rights.iter().map(Some)).collect();
     let mut objects = vec![apps::namespace("rights")];
-    for (index, verb) in &cases {
-        objects.extend(account(&name_of(*index, verb), *index, verb));
+    for missing in &cases {
+        let left = rights.iter().filter(|right| Some(*right) != *missing);
+        objects.extend(account(&name_of(*missing), left));
     }
     world.cluster.apply(&list(&objects))?;
-    let node = world.cluster.nodes[0].clone();
     let mut failures = Vec::new();
-    for (number, (index, verb)) in cases.iter().enumerate() {
-        let name = name_of(*index, verb);
+    for cases in cases.chunks(AT_A_TIME) {
+        start(world, program, cases)?;
+        failures.extend(check(world, cases, &kinds)?);
+    }
+    world.kubectl(&["delete", "namespace", "rights", "--wait=false"])?;
+    world.kubectl(&["delete", "clusterrole,clusterrolebinding", "-l", "app=rights"])?;
+    ensure!(failures.is_empty(), "{}", failures.join("\n"));
+    Ok(())
+}
+
+/// A resource with its group: two groups may have one of the same name.
+fn resource_of(right: &Right) -> (&str, &str) {
+    (&right.group, &right.resource)
+}
+
+/// Starts an agent for each case.
+fn start(world: &World, program: &Path, cases: &[Option<&Right>]) -> Result<()> {
+    let node = &world.cluster.nodes[0];
+    for (number, missing) in cases.iter().enumerate() {
+        let name = name_of(*missing);
         let token = world.kubectl(&["create", "token", "-n", "rights", &name])?;
         let kubeconfig = node.var(&format!("tmp/{name}.kubeconfig"));
         fs::write(&kubeconfig, world.cluster.kubeconfig_with_token(token.trim()).to_string())?;
@@ -87,28 +163,39 @@ pub fn each_is_needed(world: &World, program: &Path) -> Result<()> {
             &[],
         )?;
     }
-    for (number, (index, verb)) in cases.iter().enumerate() {
-        let (_, _, kind) = RESOURCES[*index];
+    Ok(())
+}
+
+/// Waits for each to say what it misses, and ends them. Returns what they said instead.
+fn check(
+    world: &World,
+    cases: &[Option<&Right>],
+    kinds: &BTreeMap<(&str, &str), String>,
+) -> Result<Vec<String>> {
+    let node = &world.cluster.nodes[0];
+    let mut failures = Vec::new();
+    for (number, missing) in cases.iter().enumerate() {
         let url = format!("http://127.0.0.1:{}/readyz", 9500 + number);
         let mut last = String::new();
         let said = world.wait_up_to(Duration::from_secs(30), || {
             last =
                 node.output("curl", ["-s", "-m", "2", &url]).map(|output| super::world::text_of(&output))?;
-            let of_kinds: Vec<&str> =
-                RESOURCES.iter().map(|(.., kind)| *kind).filter(|kind| says(&last, kind)).collect();
-            Ok((of_kinds == [kind] && last.contains("forbidden")).then_some(()))
+            let named: Vec<&str> =
+                kinds.values().map(String::as_str).filter(|kind| says(&last, kind)).collect();
+            let right_one = match missing {
+                Some(right) => named == [kinds[&resource_of(right)].as_str()] && last.contains("forbidden"),
+                None => named.is_empty() && last.starts_with("ready"),
+            };
+            Ok(right_one.then_some(()))
         });
         if said.is_err() {
-            failures.push(format!("without {verb} of {kind} the agent says: {last}"));
+            failures.push(format!("without {missing:?} the agent says: {last}"));
         }
     }
-    for (index, verb) in &cases {
-        node.stop(&name_of(*index, verb))?;
+    for missing in cases {
+        node.stop(&name_of(*missing))?;
     }
-    world.kubectl(&["delete", "namespace", "rights", "--wait=false"])?;
-    world.kubectl(&["delete", "clusterrole,clusterrolebinding", "-l", "app=rights"])?;
-    ensure!(failures.is_empty(), "{}", failures.join("\n"));
-    Ok(())
+    Ok(failures)
 }
 
 /// Whether the answer of `/readyz` names this kind as a word.
@@ -116,20 +203,22 @@ fn says(text: &str, kind: &str) -> bool {
     text.split(|letter: char| !letter.is_alphanumeric()).any(|word| word == kind)
 }
 
-fn name_of(index: usize, verb: &str) -> String {
-    format!("no-{verb}-{}", RESOURCES[index].1)
+fn name_of(missing: Option<&Right>) -> String {
+    match missing {
+        None => "all".to_owned(),
+        // Two groups may have a resource of one name.
+        Some(Right { verb, group, resource }) => {
+            let group = group.replace('.', "-");
+            let group = if group.is_empty() { "core" } else { &group };
+            format!("no-{verb}-{resource}-{group}")
+        }
+    }
 }
 
-/// An account that may do all but one thing.
-fn account(name: &str, missing: usize, missing_verb: &str) -> [Value; 3] {
-    let rules: Vec<Value> = RESOURCES
-        .iter()
-        .enumerate()
-        .map(|(index, (group, resource, _))| {
-            let verbs: Vec<&str> =
-                VERBS.into_iter().filter(|verb| index != missing || *verb != missing_verb).collect();
-            json!({ "apiGroups": [group], "resources": [resource], "verbs": verbs })
-        })
+/// An account with these rights.
+fn account<'a>(name: &str, rights: impl Iterator<Item = &'a Right>) -> [Value; 3] {
+    let rules: Vec<Value> = rights
+        .map(|right| json!({ "apiGroups": [right.group], "resources": [right.resource], "verbs": [right.verb] }))
         .collect();
     let metadata = json!({ "name": name, "labels": { "app": "rights" } });
     [

@@ -18,11 +18,13 @@ use crate::cluster;
 pub fn faults() -> Result<()> {
     without_root()?;
     let before = Machine::now()?;
-    // Interrupted early and late: while machines are made, and while their programs start.
-    for (wait, file) in
-        [(Duration::ZERO, "outside/var"), (Duration::from_secs(3), "node1/log/kube-apiserver.log")]
-    {
-        interrupted(wait, &Path::new(cluster::DIRECTORY).join(file))?;
+    // Interrupted early and late: while machines are made, while their programs start, and killed while kubectl waits.
+    for (signal, wait, file) in [
+        (libc::SIGINT, Duration::ZERO, "outside/var"),
+        (libc::SIGINT, Duration::from_secs(3), "node1/log/kube-apiserver.log"),
+        (libc::SIGKILL, Duration::from_secs(1), "node1/log/kubelet.log"),
+    ] {
+        interrupted(signal, wait, &Path::new(cluster::DIRECTORY).join(file))?;
         refused("a cluster is there already")?;
         cluster::down()?;
         let after = Machine::now()?;
@@ -46,8 +48,15 @@ fn other_ways(before: &Machine) -> Result<()> {
     };
     let status = xtask(&["status"])?;
     let nodes = xtask(&["kubectl", "get", "nodes", "-o", "name"])?;
-    let rules = cluster::Cluster::running()?.nodes[0].run("iptables-save", [""; 0])?;
+    let node = cluster::Cluster::running()?.nodes[0].clone();
+    let rules = node.run("iptables-save", [""; 0])?;
+    // As a kubelet does: it must not reach the settings of this machine.
+    let setting = "/proc/sys/kernel/keys/root_maxkeys";
+    let ours = fs::read_to_string(setting)?;
+    node.run("sh", ["-c", &format!("echo 1234567 > {setting}")])?;
+    let now = fs::read_to_string(setting)?;
     let down = xtask(&["down"])?;
+    ensure!(ours == now, "a node changed {setting} of this machine from {ours} to {now}");
     ensure!(
         status.status.success() && text_of(&status).contains("node1 runs"),
         "status: {}",
@@ -70,13 +79,25 @@ fn other_ways(before: &Machine) -> Result<()> {
 struct Machine {
     mounts: usize,
     cgroups: Vec<String>,
+    /// kubectl and whatever else was told of the cluster's files.
+    processes: Vec<String>,
 }
 
 impl Machine {
     fn now() -> Result<Self> {
         let mounts = fs::read_to_string("/proc/self/mountinfo")?.lines().count();
         let cgroups = cluster::leftovers()?.iter().map(|path| path.display().to_string()).collect();
-        Ok(Self { mounts, cgroups })
+        let mut processes = Vec::new();
+        for entry in fs::read_dir("/proc")? {
+            let path = entry?.path();
+            // Those that end meanwhile are none that is left, and one that waits to be reaped has nothing there.
+            let told = fs::read(path.join("environ")).unwrap_or_default();
+            if told.windows(cluster::DIRECTORY.len()).any(|window| window == cluster::DIRECTORY.as_bytes()) {
+                let words = fs::read(path.join("cmdline")).unwrap_or_default();
+                processes.push(String::from_utf8_lossy(&words).replace('\0', " "));
+            }
+        }
+        Ok(Self { mounts, cgroups, processes })
     }
 }
 
@@ -86,10 +107,20 @@ fn up() -> Result<Command> {
     Ok(command)
 }
 
-/// Starts one and sends what Ctrl-C sends, `wait` after `file` has come to be.
-fn interrupted(wait: Duration, file: &Path) -> Result<()> {
+/// Starts one and sends `signal`, as a terminal sends Ctrl-C and others send to the process alone, `wait` after `file` has
+/// come to be.
+fn interrupted(signal: i32, wait: Duration, file: &Path) -> Result<()> {
+    let mut command = up()?;
+    // A script's job in the background ignores Ctrl-C, and so would what it starts.
+    // SAFETY: one system call between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            libc::signal(libc::SIGINT, libc::SIG_DFL);
+            Ok(())
+        });
+    }
     // Of its own, so that the signal goes to the start and its children only, as from a terminal.
-    let mut child = up()?.process_group(0).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+    let mut child = command.process_group(0).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
     let deadline = Instant::now() + Duration::from_secs(60);
     while !file.exists() {
         ensure!(child.try_wait()?.is_none(), "the start ended before {} was there", file.display());
@@ -99,10 +130,16 @@ fn interrupted(wait: Duration, file: &Path) -> Result<()> {
     // A second start meanwhile is told to wait.
     refused("is at work")?;
     thread::sleep(wait);
-    // SAFETY: a plain system call on a process group that we made.
-    unsafe { libc::kill(-(child.id() as i32), libc::SIGINT) };
-    let status = child.wait()?;
-    ensure!(!status.success(), "the start was done before it was interrupted");
+    let child_id = child.id() as i32;
+    // SAFETY: a plain system call on a process, or its group, that we made.
+    unsafe { libc::kill(if signal == libc::SIGINT { -child_id } else { child_id }, signal) };
+    let output = child.wait_with_output()?;
+    ensure!(!output.status.success(), "the start was done before it was interrupted");
+    ensure!(
+        signal == libc::SIGKILL || text_of(&output).contains("`cargo xtask cluster down` removes it"),
+        "a start that is interrupted says: {}",
+        text_of(&output)
+    );
     Ok(())
 }
 

@@ -153,6 +153,8 @@ fn compile_rule(
         Some(it) if it == accept => Action::Allow,
         Some("Deny") => Action::Deny,
         Some("Pass") if has_pass => Action::Pass,
+        // Where the rule as a whole cannot be read, that is what is to be said.
+        None if doubt.is_some() => Action::Deny,
         other => {
             let known =
                 if has_pass { format!("{accept}, Deny or Pass") } else { format!("{accept} or Deny") };
@@ -171,14 +173,66 @@ fn compile_rule(
         let doubt = flaws.add(format!("{path}.{list}"), "needs at least one element");
         peers.push(Peer { index: 0, matcher: Matcher::Anyone, doubt: Some(doubt) });
     }
+    let mut closed = None;
     for (index, peer) in declared.peers.iter().enumerate() {
-        compile_peer(peer, action, index, &format!("{path}.{list}[{index}]"), flaws, &mut peers);
+        let path = format!("{path}.{list}[{index}]");
+        if is_unknown(peer) {
+            closed = Some(flaws.add(path, closed_reason(action)));
+            continue;
+        }
+        compile_peer(peer, action, index, &path, flaws, &mut peers);
+    }
+    if closed.is_some() {
+        return fails_closed(declared, action, doubt, direction, index, policy);
     }
     let mut ports = Vec::new();
     if let Some(invalid) = &declared.invalid_ports {
         ports.push(PortMatch::anything(flaws.add_invalid(invalid)));
     }
     ports.extend(declared.ports.iter().map(|port| compile_cluster_port(port, &path, flaws)));
+    rule_of(declared, action, doubt, direction, index, policy, (peers, ports))
+}
+
+/// Whether a peer has no field that the API has. What it has was dropped as unknown: the API's version is another one.
+fn is_unknown(peer: &ClusterPeer) -> bool {
+    *peer == ClusterPeer::default()
+}
+
+fn closed_reason(action: Action) -> &'static str {
+    match action {
+        Action::Allow => "has no field that is known: the API says that the rule matches nothing then",
+        Action::Deny | Action::Pass => {
+            "has no field that is known: the API says that the rule denies all then"
+        }
+    }
+}
+
+/// The API on a peer without a known field: fail closed. A rule that accepts matches nothing; one that denies or passes
+/// denies all.
+fn fails_closed(
+    declared: &ClusterRule,
+    action: Action,
+    doubt: Option<Arc<str>>,
+    direction: Direction,
+    index: usize,
+    policy: &Arc<PolicyId>,
+) -> Rule {
+    let (action, peers) = match action {
+        Action::Allow => (action, vec![Peer { index: 0, matcher: Matcher::Nobody, doubt: None }]),
+        Action::Deny | Action::Pass => (Action::Deny, Vec::new()),
+    };
+    rule_of(declared, action, doubt, direction, index, policy, (peers, Vec::new()))
+}
+
+fn rule_of(
+    declared: &ClusterRule,
+    action: Action,
+    doubt: Option<Arc<str>>,
+    direction: Direction,
+    index: usize,
+    policy: &Arc<PolicyId>,
+    (peers, ports): (Vec<Peer>, Vec<PortMatch>),
+) -> Rule {
     let id = RuleId {
         policy: policy.clone(),
         direction,
@@ -213,13 +267,6 @@ fn compile_peer(
         + usize::from(declared.nodes.is_some())
         + usize::from(declared.networks.is_some())
         + usize::from(declared.domain_names.is_some());
-    if fields == 0 {
-        push(
-            Matcher::Anyone,
-            Some(flaws.add(path.to_owned(), "needs exactly one field that says whom it means")),
-        );
-        return;
-    }
     let both = (fields > 1).then(|| flaws.add(path.to_owned(), "has more than one field"));
     if has_scope {
         let (scope, doubt) = compile_scope(&declared.scope, path, flaws);

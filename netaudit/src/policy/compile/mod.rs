@@ -109,6 +109,8 @@ pub(super) struct Peer {
 pub(super) enum Matcher {
     /// Whoever it was meant to match cannot be told: perhaps everybody.
     Anyone,
+    /// Whoever it was meant to match, the API says that it matches nobody.
+    Nobody,
     Pods(Arc<PodScope>),
     /// Nodes by their labels.
     Nodes(Selector),
@@ -196,7 +198,10 @@ impl Flaws {
     pub fn add(&mut self, path: String, reason: impl Into<String>) -> Arc<str> {
         let warning = Warning { object: self.object.clone(), path, reason: reason.into() };
         let text = warning.to_string().into();
-        self.warnings.push(warning);
+        // One flaw can make two parts doubtful; it is told once.
+        if !self.warnings.contains(&warning) {
+            self.warnings.push(warning);
+        }
         text
     }
 

@@ -1,0 +1,82 @@
+//! Where a command's objects come from: manifests, or a cluster as it is now.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, bail};
+
+use super::eval_flow::NOW;
+use crate::{
+    cluster::{Cluster, Kind},
+    watch::{api, manifests},
+};
+
+/// Objects to judge by.
+#[derive(clap::Args)]
+pub(super) struct Source {
+    /// Manifests: YAML or JSON files, or directories of them
+    #[arg(short = 'f', long = "filename", value_name = "DIR|FILE", num_args = 1..)]
+    pub manifests: Vec<PathBuf>,
+    /// Take the objects of the cluster that the kubeconfig names, as they are now
+    #[arg(long, conflicts_with = "manifests")]
+    pub cluster: bool,
+    /// The kubeconfig for --cluster; without it the usual one
+    #[arg(long, value_name = "FILE", requires = "cluster")]
+    pub kubeconfig: Option<PathBuf>,
+}
+
+impl Source {
+    /// Whether any was named.
+    pub fn is_given(&self) -> bool {
+        self.cluster || !self.manifests.is_empty()
+    }
+
+    /// Reads everything. What is wrong with single objects goes to stderr and loses nothing else.
+    pub fn load(&self) -> anyhow::Result<Cluster> {
+        let mut cluster = Cluster::new();
+        if self.cluster {
+            self.load_cluster(&mut cluster)?;
+        } else {
+            self.load_manifests(&mut cluster)?;
+        }
+        for warning in cluster.warnings() {
+            eprintln!("netaudit: {warning}");
+        }
+        let implied = cluster.implied_namespaces();
+        if !implied.is_empty() {
+            eprintln!(
+                "netaudit: no Namespace object, so no labels but the name, for: {}",
+                implied.join(", ")
+            );
+        }
+        Ok(cluster)
+    }
+
+    fn load_manifests(&self, cluster: &mut Cluster) -> anyhow::Result<()> {
+        if self.manifests.is_empty() {
+            bail!("no objects to judge by: name manifests with -f, or a cluster with --cluster");
+        }
+        let loaded = manifests::load(&self.manifests)?;
+        for error in &loaded.errors {
+            eprintln!("netaudit: {error}");
+        }
+        if loaded.documents.is_empty() {
+            bail!("no object of a kind that matters in {} files", loaded.files);
+        }
+        cluster.reset_all(loaded.into_objects(), NOW);
+        Ok(())
+    }
+
+    fn load_cluster(&self, cluster: &mut Cluster) -> anyhow::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let client = api::connect(self.kubeconfig.as_deref()).await?;
+            for kind in Kind::ALL {
+                let objects = api::list(client.clone(), kind)
+                    .await
+                    .with_context(|| format!("cannot list the {} of the cluster", kind.plural()))?;
+                cluster.reset(kind, objects, NOW);
+            }
+            Ok(())
+        })
+    }
+}

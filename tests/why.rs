@@ -1,0 +1,126 @@
+//! `netaudit why` as a person runs it.
+
+use std::{
+    fs,
+    io::Write as _,
+    process::{Command, Stdio},
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+const MANIFESTS: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: web-0, namespace: shop, labels: {app: web}}
+status: {podIP: 10.1.0.1}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: db-0, namespace: shop, labels: {app: db}}
+status: {podIP: 10.1.0.3}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: db, namespace: shop}
+spec: {podSelector: {matchLabels: {app: db}}, ingress: [{from: [{podSelector: {matchLabels: {app: api}}}]}]}
+"#;
+
+const ALLOWED_THEN: &str = r#"{"time":"2026-01-01T00:00:00Z","flow_id":"n1-1a/7","direction":"ingress","subject":{"kind":"pod","namespace":"shop","pod":"db-0"},"peer":{"kind":"pod","namespace":"shop","pod":"web-0","ip":"10.1.0.1","port":40000},"protocol":"TCP","port":5432,"outcome":"accepted","reach":"reached","verdict":"allowed","rule_paths":["shop/db ingress[0].from[0]"]}"#;
+
+const EXTERNAL: &str = r#"{"time":"2026-01-01T00:00:01Z","flow_id":"n1-1a/8","direction":"egress","subject":{"kind":"pod","namespace":"shop","pod":"web-0"},"peer":{"kind":"external","ip":"203.0.113.9","port":443},"protocol":"TCP","port":443,"outcome":"established","reach":"reached","verdict":"allowed","reason":"not isolated"}"#;
+
+struct Run {
+    status: i32,
+    out: String,
+    err: String,
+}
+
+fn lab() -> TempDir {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let log = format!("somebody else's line with n1-1a/7\n{ALLOWED_THEN}\n{EXTERNAL}\n");
+    fs::write(folder.path().join("flows.log"), log).expect("written");
+    fs::create_dir(folder.path().join("objects")).expect("made");
+    fs::write(folder.path().join("objects/all.yaml"), MANIFESTS).expect("written");
+    folder
+}
+
+fn why(lab: &TempDir, args: &[&str]) -> Run {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_netaudit"));
+    let output = command.current_dir(lab.path()).arg("why").args(args).output().expect("netaudit runs");
+    Run {
+        status: output.status.code().expect("not killed"),
+        out: String::from_utf8(output.stdout).expect("text"),
+        err: String::from_utf8(output.stderr).expect("text"),
+    }
+}
+
+#[test]
+fn a_flow_is_told_again_and_judged_by_the_policies_of_now() {
+    let run = why(&lab(), &["n1-1a/7", "--flow-log", "flows.log", "-f", "objects"]);
+    assert_eq!(
+        run.out,
+        "\
+flow n1-1a/7, 2026-01-01T00:00:00Z, ingress of shop/db-0
+  shop/web-0 (10.1.0.1) → shop/db-0 TCP 5432: accepted, reached
+allowed then
+  by shop/db ingress[0].from[0]
+
+by the policies of now
+ingress at shop/db-0: denied, which is not what it was then
+  isolated by NetworkPolicy/shop/db (selects app=db)
+    its only rule is ingress[0].from[0]: from app=api on any port
+    but pod: app=api wanted, app is \"web\"
+"
+    );
+    assert_eq!(run.status, 1, "{}", run.err);
+    let run = why(&lab(), &["n1-1a/8", "--flow-log", "flows.log", "-f", "objects"]);
+    assert!(
+        run.out.ends_with("egress at shop/web-0: allowed, as then\n  no policy isolates it for egress\n")
+    );
+    assert_eq!(run.status, 0, "{}", run.err);
+}
+
+#[test]
+fn without_objects_the_record_alone_is_told_and_json_has_both() {
+    let lab = lab();
+    let run = why(&lab, &["n1-1a/8", "--flow-log", "flows.log"]);
+    assert!(run.out.contains("allowed then\n  not isolated\n"), "{}", run.out);
+    assert!(run.out.contains("name objects with -f or --cluster"), "{}", run.out);
+    assert_eq!(run.status, 0);
+    let run = why(&lab, &["n1-1a/7", "--flow-log", "flows.log", "-f", "objects", "--output", "json"]);
+    let value: Value = serde_json::from_str(&run.out).expect("JSON");
+    assert_eq!(value["record"]["outcome"], "accepted");
+    assert_eq!(value["now"]["same_as_then"], false);
+    assert_eq!(value["now"]["denied_by"][0]["nearest"]["peer"]["element"], "from[0]");
+}
+
+#[test]
+fn stdin_is_read_too() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_netaudit"))
+        .args(["why", "n1-1a/8", "--flow-log", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("netaudit runs");
+    child.stdin.take().expect("a pipe").write_all(EXTERNAL.as_bytes()).expect("written");
+    let output = child.wait_with_output().expect("it ends");
+    assert!(output.status.success());
+    assert!(String::from_utf8_lossy(&output.stdout).contains("shop/web-0 → external (203.0.113.9) TCP 443"));
+}
+
+#[test]
+fn what_is_not_there_is_said() {
+    let lab = lab();
+    let run = why(&lab, &["n1-1a/9", "--flow-log", "flows.log"]);
+    assert_eq!(run.err, "netaudit: no flow n1-1a/9 among the 3 lines of flows.log\n");
+    assert_eq!(run.status, 2);
+    let run = why(&lab, &["n1-1a/7", "--flow-log", "missing.log"]);
+    assert!(run.err.starts_with("netaudit: cannot open the flow log missing.log: "), "{}", run.err);
+    assert_eq!(run.status, 2);
+    let gone = MANIFESTS.replace("name: web-0", "name: web-1");
+    fs::write(lab.path().join("objects/all.yaml"), gone).expect("written");
+    let run = why(&lab, &["n1-1a/7", "--flow-log", "flows.log", "-f", "objects"]);
+    assert!(run.err.contains("the peer is not among the objects: there is no Pod shop/web-0"), "{}", run.err);
+    assert_eq!(run.status, 2);
+}

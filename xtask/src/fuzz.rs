@@ -1,0 +1,50 @@
+//! `cargo xtask fuzz policy`: the evaluator of policies against a plain one, on clusters made by chance, for as long as one likes.
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use crate::{
+    mutate::mutate,
+    process::{cargo, run},
+};
+
+/// What is fuzzed.
+#[derive(clap::Subcommand)]
+pub enum Task {
+    /// Compare verdicts and their causes with those of a second, plain evaluator
+    Policy {
+        /// Flows to compare
+        #[arg(long, default_value_t = 10_000_000)]
+        flows: u64,
+        /// The first cluster's seed; each cluster's is one more than the last one's
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+        /// How many different differences end it
+        #[arg(long, default_value_t = 1, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..))]
+        most: u16,
+    },
+    /// Plant errors in a copy of the evaluator's text, and show which the comparison finds
+    Mutants {
+        /// How many
+        #[arg(long, default_value_t = 60)]
+        count: usize,
+    },
+}
+
+/// Runs it to the end or to a difference, which is an error and is printed as the smallest case that shows it.
+///
+/// The comparison lives in the integration tests, which build in release mode here.
+pub fn fuzz(root: &Path, task: &Task) -> Result<()> {
+    let (flows, seed, most) = match task {
+        Task::Policy { flows, seed, most } => (flows, seed, most),
+        Task::Mutants { count } => return mutate(root, *count),
+    };
+    let mut test = cargo(root, ["test", "--release", "--locked", "-p", "netaudit", "--test", "tests", "--"]);
+    test.args(["--ignored", "--exact", "policy::fuzz::long_run", "--nocapture"]);
+    // What says where the two differ is the message; where the test noticed is of no interest.
+    test.env("RUST_BACKTRACE", "0");
+    test.env("NETAUDIT_FUZZ_FLOWS", flows.to_string());
+    test.env("NETAUDIT_FUZZ_SEED", seed.to_string());
+    run(test.env("NETAUDIT_FUZZ_MOST", most.to_string()))
+}
