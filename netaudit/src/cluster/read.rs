@@ -92,7 +92,8 @@ impl Cluster {
             Found::Pod(id) => Endpoint::Pod(id),
             Found::Node(name) => Endpoint::Node(name.clone()),
             Found::Host(id) => {
-                let node = self.pod(id).and_then(|pod| pod.node.clone());
+                let node = |id| self.pod(id).and_then(|pod| pod.node.clone());
+                let node = node(id).or_else(|| self.addresses.hosts(ip).find_map(node));
                 Endpoint::Node(node.unwrap_or_else(|| ip.to_string().into()))
             }
             Found::Broken(reason) => Endpoint::Invalid(reason.clone()),

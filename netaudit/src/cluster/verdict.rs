@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use smallvec::SmallVec;
 
-use super::{Cluster, Party, PodId};
+use super::{Cluster, Party, Pod, PodId};
 use crate::{
     model::{Direction, Protocol, Verdict},
     policy::{Explanation, IdentityId, NodeId, PeerEnd, PeerFacts, PodFacts, Question, Ruleset, explain},
@@ -47,10 +47,8 @@ impl Cluster {
             Party::Pod(id) | Party::PodAt(id, _) => Some(id),
             Party::Ip(_) | Party::OwnNode => None,
         };
-        // Nothing is known of a node without an object but its name.
-        let node = ends.node_name.as_ref().map(|name| {
-            (name.clone(), self.nodes.get(name).map(|node| node.labels.clone()).unwrap_or_default())
-        });
+        let labels = |name: &Arc<str>| self.nodes.get(name).map(|node| node.labels.clone());
+        let node = ends.node_name.as_ref().map(|name| (name.clone(), labels(name)));
         let peer = PeerFacts {
             pod: pod.filter(|_| ends.pod.is_some()).and_then(|id| self.pod_facts(id)),
             node,
@@ -92,10 +90,10 @@ impl Cluster {
                 addresses.extend(other.pod.ips.iter().copied());
             }
             if other.pod.host_network {
-                if other.pod.node.is_some() && other.pod.node == slot.pod.node {
+                node = Some(self.node_of(&other.pod));
+                if node == slot.pod.node {
                     return Err(self.fixed.own_node.clone());
                 }
-                node = other.pod.node.clone().or_else(|| Some(other.pod.name.clone()));
             } else {
                 pod = self.identity(id);
             }
@@ -110,11 +108,18 @@ impl Cluster {
         Ok(Ends { subject, pod, node, node_name, addresses, names })
     }
 
-    /// The node that has an address, by its object or else by a hostNetwork pod on it.
+    /// The node of a hostNetwork pod: as its object says, or else the one whose address it has.
+    pub(super) fn node_of(&self, pod: &Pod) -> Arc<str> {
+        let by_address = || pod.ips.iter().find_map(|ip| self.node_at(*ip));
+        pod.node.clone().or_else(by_address).unwrap_or_else(|| unknown_node(pod))
+    }
+
+    /// The node that has an address, as its object says, or else a hostNetwork pod on it.
     fn node_at(&self, ip: IpAddr) -> Option<Arc<str>> {
-        self.node_ips.get(&ip).cloned().or_else(|| {
-            let pod = &self.pods.get(self.addresses.host(ip)?)?.pod;
-            Some(pod.node.as_ref().unwrap_or(&pod.name).clone())
+        self.addresses.node(ip).cloned().or_else(|| {
+            let mut pods = self.addresses.hosts(ip).filter_map(|id| self.pod(id)).peekable();
+            let first = *pods.peek()?;
+            Some(pods.find_map(|pod| pod.node.clone()).unwrap_or_else(|| unknown_node(first)))
         })
     }
 
@@ -144,6 +149,11 @@ impl Cluster {
     pub fn rules(&self) -> &Arc<Ruleset> {
         self.policies.current()
     }
+}
+
+/// Stands for the name of a node of which only a pod on it is known. No node can be called so.
+fn unknown_node(pod: &Pod) -> Arc<str> {
+    format!("of {}/{}", pod.namespace, pod.name).into()
 }
 
 /// The two ends of a flow as policies see them.

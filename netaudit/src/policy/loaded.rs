@@ -52,7 +52,7 @@ pub(super) struct WordScope {
 }
 
 /// A namespace or node in words.
-#[derive(Clone, PartialEq, Eq, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Default)]
 pub(super) struct Place {
     /// The number of a namespace's name; `None` where nothing mentions it.
     pub name: Option<u32>,

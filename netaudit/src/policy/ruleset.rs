@@ -113,7 +113,7 @@ impl Ruleset {
     /// A node, whether it has an object or not.
     pub(super) fn node(&self, name: &str) -> Arc<Place> {
         let unread = || {
-            let doubt = format!("no object tells the labels of node {name}");
+            let doubt = format!("no readable object tells the labels of the node {name}");
             Arc::new(Place { doubt: Some(doubt.into()), ..Place::default() })
         };
         self.nodes.get(name).cloned().unwrap_or_else(unread)

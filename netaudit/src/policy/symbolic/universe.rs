@@ -13,7 +13,6 @@ use crate::{
         domains::DomainPattern,
         evaluate::Program,
         loaded::{PeerView, Place},
-        words::Word,
     },
 };
 
@@ -285,9 +284,8 @@ fn node_groups(
     let mut known = HashMap::default();
     for (member, end) in nodes.into_iter().enumerate() {
         let nodes: SmallVec<[NodeId; 2]> = views.iter_mut().map(|view| view.node(&end.name)).collect();
-        let look = |place: &Place| (place.words.clone(), place.doubt.clone());
-        let looks: SmallVec<[(Arc<[Word]>, Option<Arc<str>>); 2]> =
-            nodes.iter().zip(views.iter()).map(|(id, view)| look(view.seen_node(*id))).collect();
+        let looks: SmallVec<[Place; 2]> =
+            nodes.iter().zip(views.iter()).map(|(id, view)| view.seen_node(*id).clone()).collect();
         let (v4, v6) = split(end.address.as_slice());
         let at = *known.entry((looks, cuts.of((v4, v6)))).or_insert(groups.len());
         match groups.get_mut(at) {
