@@ -460,6 +460,10 @@ impl Cluster {
         if let Some((_, compiled)) = self.foreign.get(&key).filter(|(known, _)| *known == declared) {
             return compiled.warnings.clone();
         }
+        if let Some((_, old)) = self.foreign.get(&key) {
+            // It may have selected in other namespaces than it does now.
+            self.policies.remove_foreign(&old.namespace, &old.name);
+        }
         let compiled = Arc::new(CompiledForeign::compile(&declared));
         let warnings = compiled.warnings.clone();
         self.policies.put_foreign(compiled.clone());

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     model::{Direction, PolicyId, Protocol, Timestamp},
-    policy::{Certainty, CompiledPolicy, NamespaceView, Warning},
+    policy::{Certainty, CompiledForeign, CompiledPolicy, NamespaceView, Warning},
 };
 
 impl Cluster {
@@ -254,9 +254,14 @@ impl Cluster {
         })
     }
 
+    /// The policies that are not evaluated, in order of kind, namespace and name.
+    pub fn foreign_policies(&self) -> impl Iterator<Item = &Arc<CompiledForeign>> {
+        self.foreign.values().map(|(_, policy)| policy)
+    }
+
     /// What is wrong with the objects that are here now; for those that could not be decoded see [`Cluster::broken`].
     pub fn warnings(&self) -> impl Iterator<Item = &Warning> {
-        let foreign = self.foreign.values().flat_map(|(_, policy)| &policy.warnings);
+        let foreign = self.foreign_policies().flat_map(|policy| &policy.warnings);
         self.duplicates.values().chain(self.policies().flat_map(|policy| &policy.warnings)).chain(foreign)
     }
 

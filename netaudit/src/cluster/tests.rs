@@ -398,6 +398,38 @@ fn services_that_share_an_address_are_told_apart_by_port() {
 }
 
 #[test]
+fn a_foreign_policy_that_is_about_other_pods_now_leaves_nothing_behind() {
+    let mut cluster = Cluster::new();
+    cluster.apply(object(pod("a", 1, "10.0.0.1")), t(1));
+    let id = cluster.pod_by_name("x", "a").unwrap();
+    let policy = |selector: Value| {
+        object(json!({
+            "apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy", "metadata": { "name": "c", "namespace": "x" },
+            "spec": { "endpointSelector": selector, "egress": [{}] },
+        }))
+    };
+    let mut caveats = |object: Option<Object>| {
+        match object {
+            Some(object) => drop(cluster.apply(object, t(2))),
+            None => cluster.delete(&key(Kind::CiliumNetworkPolicy, "c"), t(2)),
+        }
+        let peer = Party::Ip(ip("198.51.100.1"));
+        cluster.verdict(Direction::Egress, id, peer, Protocol::Tcp, 1).caveats.len()
+    };
+    let by_name = "k8s:io.cilium.k8s.namespace.labels.kubernetes.io/metadata.name";
+    let of_namespaces = policy(
+        json!({ "matchExpressions": [{ "key": "k8s:io.cilium.k8s.namespace.labels.env", "operator": "DoesNotExist" }] }),
+    );
+    assert_eq!(caveats(Some(policy(json!({})))), 1);
+    assert_eq!(caveats(Some(of_namespaces.clone())), 1);
+    assert_eq!(caveats(Some(policy(json!({ "matchLabels": { by_name: "y", "app": "b" } })))), 0);
+    assert_eq!(caveats(Some(of_namespaces.clone())), 1);
+    assert_eq!(caveats(Some(policy(json!({ "matchLabels": { "app": "b" } })))), 0);
+    assert_eq!(caveats(Some(of_namespaces)), 1);
+    assert_eq!(caveats(None), 0);
+}
+
+#[test]
 fn every_change_is_seen_by_the_next_verdict() {
     let mut cluster = Cluster::new();
     for (name, address) in [("a", "10.0.0.1"), ("b", "10.0.0.2")] {

@@ -20,16 +20,24 @@ use crate::{
 /// Reads the policy at `root`.
 pub(super) fn policy(root: &Field<'_>, kind: Kind, namespace: &Arc<str>, name: &Arc<str>) -> ForeignPolicy {
     let parts = match kind {
-        Kind::CiliumNetworkPolicy | Kind::CiliumClusterwideNetworkPolicy => cilium(root, kind),
+        Kind::CiliumNetworkPolicy | Kind::CiliumClusterwideNetworkPolicy => cilium(root, kind, namespace),
         Kind::AuthorizationPolicy => root.get("spec").and_then(|spec| istio(&spec, namespace)),
         _ => root.get("spec").and_then(|spec| calico(&spec, kind)),
     };
-    let parts = parts.unwrap_or_else(|flaw| vec![anything(flaw, kind)]);
+    let parts = parts.unwrap_or_else(|flaw| vec![anything(flaw, kind, namespace)]);
     ForeignPolicy { kind: kind.as_str(), namespace: namespace.clone(), name: name.clone(), parts }
 }
 
+/// The namespaces that a policy is about where it does not say; `None` for its own. Istio's documentation: a policy in
+/// the root namespace is about all of them.
+fn namespaces(kind: Kind, namespace: &str) -> Option<Selector> {
+    let is_about_all =
+        !kind.is_namespaced() || (kind == Kind::AuthorizationPolicy && namespace == "istio-system");
+    is_about_all.then(Selector::default)
+}
+
 /// What a policy stands for of which nothing is known but where it lives: it may select every pod there.
-fn anything(flaw: Flaw, kind: Kind) -> ForeignPart {
+fn anything(flaw: Flaw, kind: Kind, namespace: &str) -> ForeignPart {
     let (ingress, egress) = match kind {
         Kind::AuthorizationPolicy => {
             let refuses = ForeignEffect { isolates: true, denies: true, allows: false, in_proxy: true };
@@ -38,7 +46,7 @@ fn anything(flaw: Flaw, kind: Kind) -> ForeignPart {
         _ => (ANYTHING, ANYTHING),
     };
     let pods = Selector { invalid: vec![invalid(flaw)], ..Selector::default() };
-    ForeignPart { namespaces: (!kind.is_namespaced()).then(Selector::default), pods, ingress, egress }
+    ForeignPart { namespaces: namespaces(kind, namespace), pods, ingress, egress }
 }
 
 /// All that a policy can do to the flows of a direction.
@@ -55,7 +63,7 @@ fn effect_or_anything(effect: Result<ForeignEffect, Flaw>, pods: &mut Selector) 
 /// Cilium's documentation: `spec` is one rule, `specs` several. An endpoint that a rule selects denies by default in each
 /// direction that the rule has a section for, unless `enableDefaultDeny` says otherwise; allowances of all policies add
 /// up, Kubernetes' own among them, and the sections that deny go before all.
-fn cilium(root: &Field<'_>, kind: Kind) -> Result<Vec<ForeignPart>, Flaw> {
+fn cilium(root: &Field<'_>, kind: Kind, namespace: &str) -> Result<Vec<ForeignPart>, Flaw> {
     let mut specs = root.get("specs")?.items()?;
     let spec = root.get("spec")?;
     if spec.is_present() {
@@ -63,15 +71,15 @@ fn cilium(root: &Field<'_>, kind: Kind) -> Result<Vec<ForeignPart>, Flaw> {
     }
     let mut parts = Vec::new();
     for spec in specs {
-        match cilium_rule(&spec, kind) {
+        match cilium_rule(&spec, kind, namespace) {
             Ok(part) => parts.extend(part),
-            Err(flaw) => parts.push(anything(flaw, kind)),
+            Err(flaw) => parts.push(anything(flaw, kind, namespace)),
         }
     }
     Ok(parts)
 }
 
-fn cilium_rule(spec: &Field<'_>, kind: Kind) -> Result<Option<ForeignPart>, Flaw> {
+fn cilium_rule(spec: &Field<'_>, kind: Kind, namespace: &str) -> Result<Option<ForeignPart>, Flaw> {
     let endpoints = spec.get("endpointSelector")?;
     // Without one it selects nodes, which are no pods.
     if !endpoints.is_present() {
@@ -81,10 +89,13 @@ fn cilium_rule(spec: &Field<'_>, kind: Kind) -> Result<Option<ForeignPart>, Flaw
         Ok(selector) => cilium_selector(selector),
         Err(flaw) => (Selector::default(), Selector { invalid: vec![invalid(flaw)], ..Selector::default() }),
     };
+    let mut is_about_own = false;
     if kind == Kind::CiliumNetworkPolicy {
-        // It is about its own namespace, and Cilium takes out what its selector says of another.
+        // It always applies in its own namespace: Cilium takes out of its selector, with a warning, what names another.
         namespaces.match_labels.retain(|(key, _)| key != METADATA_NAME);
         namespaces.match_expressions.retain(|it| it.key != METADATA_NAME);
+        is_about_own = namespaces == Selector::default();
+        namespaces.match_labels.push((METADATA_NAME.to_owned(), namespace.to_owned()));
     }
     let effect = |direction: &str| -> Result<ForeignEffect, Flaw> {
         let allows = !spec.get(direction)?.items()?.is_empty();
@@ -99,8 +110,7 @@ fn cilium_rule(spec: &Field<'_>, kind: Kind) -> Result<Option<ForeignPart>, Flaw
     };
     let ingress = effect_or_anything(effect("ingress"), &mut pods);
     let egress = effect_or_anything(effect("egress"), &mut pods);
-    let of_own = kind == Kind::CiliumNetworkPolicy && namespaces == Selector::default();
-    Ok(Some(ForeignPart { namespaces: (!of_own).then_some(namespaces), pods, ingress, egress }))
+    Ok(Some(ForeignPart { namespaces: (!is_about_own).then_some(namespaces), pods, ingress, egress }))
 }
 
 /// Labels of an endpoint carry their source and, beside the pod's own, those of its namespace.
@@ -214,8 +224,10 @@ fn calico_requirement(term: &str, of_namespaces: bool) -> Option<Expression> {
     let key = |key: &str| {
         let key = match key.trim() {
             "projectcalico.org/name" if of_namespaces => METADATA_NAME,
-            // Labels that Calico adds and no object has.
-            key if key.starts_with("projectcalico.org/") => return None,
+            // Labels that Calico adds and no object has: its own, and those of the namespace and the service account.
+            key if ["projectcalico.org/", "pcns.", "pcsa."].iter().any(|it| key.starts_with(it)) => {
+                return None;
+            }
             key => key,
         };
         let is_key = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'/');
@@ -250,9 +262,9 @@ fn calico_requirement(term: &str, of_namespaces: bool) -> Option<Expression> {
     None
 }
 
-/// Istio's documentation: policies act on requests at the workloads' proxies, on what they receive; in the root
-/// namespace they act in the whole mesh. Those that only write an audit log do nothing to a request.
-fn istio(spec: &Field<'_>, namespace: &Arc<str>) -> Result<Vec<ForeignPart>, Flaw> {
+/// Istio's documentation: policies act on requests at the workloads' proxies, on what they receive. Those that only write
+/// an audit log do nothing to a request.
+fn istio(spec: &Field<'_>, namespace: &str) -> Result<Vec<ForeignPart>, Flaw> {
     let action = spec.get("action")?.text()?.unwrap_or("ALLOW");
     if action == "AUDIT" {
         return Ok(Vec::new());
@@ -266,6 +278,6 @@ fn istio(spec: &Field<'_>, namespace: &Arc<str>) -> Result<Vec<ForeignPart>, Fla
             pods.invalid.push(invalid(field.flaw("which pods stand behind it is not known")));
         }
     }
-    let namespaces = (**namespace == *"istio-system").then(Selector::default);
+    let namespaces = namespaces(Kind::AuthorizationPolicy, namespace);
     Ok(vec![ForeignPart { namespaces, pods, ingress: effect, egress: ForeignEffect::default() }])
 }
