@@ -73,15 +73,10 @@ fn walk(value: &Value, item_of: Option<(&str, &str)>, source: &Arc<str>, into: &
                 return;
             }
             let reason = format!("{missing}: missing or no text");
-            let mut broken = broken(known, value, source, reason);
-            if kind.is_none()
-                && let Some(policy) = version.and_then(|it| widest_policy(it, broken.namespace.is_some()))
-            {
-                // Which of the group's kinds it is stays open, so it has no key.
-                broken.kind = Some(policy);
-                broken.namespace = broken.namespace.or(Some(DEFAULT_NAMESPACE.into()));
-                broken.namespace = broken.namespace.filter(|_| policy.is_namespaced());
-            }
+            let widest = version.filter(|_| kind.is_none()).and_then(widest_policy);
+            let mut broken = broken(known.or(widest), value, source, reason);
+            // Which of the group's kinds it is stays open.
+            broken.key = broken.key.filter(|_| known.is_some());
             into.push(Converted::Object(Object::Broken(broken)));
             return;
         }
@@ -102,11 +97,10 @@ fn walk(value: &Value, item_of: Option<(&str, &str)>, source: &Arc<str>, into: &
     });
 }
 
-/// What something without a kind may be, by its `apiVersion`: the policy of the group that concerns most. What is in a
-/// namespace is none of the kinds that are not.
-fn widest_policy(version: &str, in_namespace: bool) -> Option<Kind> {
-    let kinds = Kind::policies_of_group(version).filter(|kind| !in_namespace || kind.is_namespaced());
-    kinds.min_by_key(|kind| kind.is_namespaced())
+/// What something without a kind may be, by its `apiVersion`: the policy of that group that concerns most pods. A namespace
+/// does not tell which, as the API server takes it out of what is in none.
+pub(super) fn widest_policy(version: &str) -> Option<Kind> {
+    Kind::policies_of_group(version).min_by_key(|kind| kind.is_namespaced())
 }
 
 enum Judged {
@@ -142,8 +136,7 @@ fn broken(kind: Option<Kind>, value: &Value, source: &Arc<str>, reason: String) 
         && value.pointer("/metadata/namespace").is_none_or(|it| it.is_string() || it.is_null());
     let namespace = match metadata("namespace") {
         Some(namespace) if !namespace.is_empty() => Some(namespace),
-        // What may be of any kind may be of one that is in no namespace.
-        _ if metadata_is_readable && kind.is_some() => Some(DEFAULT_NAMESPACE),
+        _ if metadata_is_readable => Some(DEFAULT_NAMESPACE),
         _ => None,
     };
     let key = match (kind, namespace, metadata("name")) {
@@ -152,11 +145,11 @@ fn broken(kind: Option<Kind>, value: &Value, source: &Arc<str>, reason: String) 
     };
     let mut ips: SmallVec<[IpAddr; 2]> = SmallVec::new();
     let texts = |pointer: &str| value.pointer(pointer).into_iter();
-    let addresses_of_node = (kind == Some(Kind::Node)).then_some("/status/addresses");
-    let addresses_of_node = addresses_of_node.into_iter().flat_map(texts);
+    let in_list = |pointer: &str| texts(pointer).filter_map(Value::as_array).flatten();
+    let of_node = in_list("/status/addresses").filter(|_| kind == Some(Kind::Node));
     let candidates = texts("/status/podIP")
-        .chain(addresses_of_node.filter_map(Value::as_array).flatten().filter_map(|it| it.get("address")))
-        .chain(texts("/status/podIPs").filter_map(Value::as_array).flatten().filter_map(|it| it.get("ip")))
+        .chain(of_node.filter_map(|it| it.get("address")))
+        .chain(in_list("/status/podIPs").filter_map(|it| it.get("ip")))
         .chain(texts("/spec/clusterIP"))
         .chain(texts("/spec/clusterIPs").filter_map(Value::as_array).flatten());
     for ip in candidates.filter_map(Value::as_str).filter_map(|text| text.parse::<IpAddr>().ok()) {
@@ -166,7 +159,8 @@ fn broken(kind: Option<Kind>, value: &Value, source: &Arc<str>, reason: String) 
             ips.push(ip.to_canonical());
         }
     }
-    let namespace = namespace.filter(|_| kind.is_none_or(Kind::is_namespaced)).map(Into::into);
+    // What may be of any kind may be of one that is in no namespace.
+    let namespace = namespace.filter(|_| kind.is_some_and(Kind::is_namespaced)).map(Into::into);
     Broken { key, kind, namespace, ips, source: source.clone(), reason: reason.into() }
 }
 
