@@ -99,6 +99,9 @@ pub struct RuleTrace {
     pub summary: String,
     /// Whether it matches; `None` where that is in doubt.
     pub matches: Option<bool>,
+    /// Why it is, where it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub doubt: Option<String>,
     /// The element of `from` or `to` that matches, or is nearest to.
     pub peer: PartTrace,
     /// The element of `ports` that matches, or is nearest to.
@@ -280,17 +283,12 @@ impl Flow<'_> {
             Some(None) => PartTrace::default(),
             None => nearest(ports),
         };
-        let mut peer = peer;
-        if let Found::Perhaps(_, gap) = found
-            && peer.missing.is_empty()
-            && port.missing.is_empty()
-        {
-            // The doubt is deeper: in a selector, or in what is known of the peer.
-            peer.missing.push(match gap {
-                Gap::Invalid(reason) => reason.to_string(),
-                gap => gap.to_string(),
-            });
-        }
+        let doubt = match found {
+            Found::Match(_) => rule.doubt.as_ref().map(ToString::to_string),
+            Found::Perhaps(_, Gap::Invalid(reason)) => Some(reason.to_string()),
+            Found::Perhaps(_, gap) => Some(gap.to_string()),
+            Found::OtherPort | Found::OtherPeer => None,
+        };
         RuleTrace {
             path: rule.id.path(),
             name: rule.id.name.to_string(),
@@ -300,6 +298,7 @@ impl Flow<'_> {
             },
             summary: rule.summary.clone(),
             matches,
+            doubt,
             peer,
             port,
         }
