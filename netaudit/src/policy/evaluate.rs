@@ -38,13 +38,24 @@ pub(super) struct Program {
     pub foreign: Foreign,
     /// Objects that may be policies which select it.
     pub doubts: Vec<Doubt>,
+    /// Whether nothing of all that is in doubt.
+    pub certain: bool,
 }
 
 /// A policy that selects a subject.
 pub(super) struct Selected {
     pub loaded: Arc<Loaded>,
+    /// Its rules of the direction in question: the quick way reads nothing else of the policy.
+    pub rules: Arc<[LoadedRule]>,
     /// Set where that is not certain: why.
     pub doubt: Option<Arc<str>>,
+}
+
+impl Selected {
+    /// Where it stands in its tier.
+    pub fn priority(&self) -> u16 {
+        self.loaded.priority
+    }
 }
 
 /// An answer that borrows its causes.
@@ -125,7 +136,7 @@ struct Ordered<'a> {
 fn ordered<'a>(asked: &Asked<'a>, policies: &'a [Selected]) -> Ordered<'a> {
     let mut found = Ordered { first: None, instead: SmallVec::new() };
     let mut at = None;
-    for Selected { loaded, doubt } in policies {
+    for Selected { loaded, doubt, .. } in policies {
         let policy = &loaded.policy;
         if found.first.is_some() && at != Some(policy.priority) {
             break;
@@ -224,7 +235,7 @@ fn network<'a>(asked: &Asked<'a>, passed: &mut SmallVec<[Hit<'a>; 2]>) -> What<'
     let mut may_isolate: Option<Gap> = None;
     let mut may_keep: Option<Gap> = None;
 
-    for Selected { loaded, doubt } in &asked.program.network {
+    for Selected { loaded, doubt, .. } in &asked.program.network {
         let mut near = None;
         let mut allows = Certainty::No;
         for (rule, with) in loaded.rules(asked.direction) {
@@ -305,7 +316,7 @@ pub(super) enum Found<'a> {
 /// The API: a rule matches if one of its peers and one of its ports match; without peers it matches everyone, without
 /// ports every port.
 fn ask<'a>(asked: &Asked<'a>, rule: &'a Rule, with: &'a LoadedRule) -> Found<'a> {
-    let (peer, peer_is_certain) = match with.meets(rule, &asked.peer) {
+    let (peer, peer_is_certain) = match with.meets(&asked.peer) {
         Met::No => return Found::OtherPeer,
         Met::Yes(peer) => (peer, true),
         Met::Maybe(peer) => (Some(peer), false),
@@ -355,7 +366,7 @@ fn find_port(asked: &Asked<'_>, rule: &Rule) -> PortFound {
 ///
 /// The API: a named port is looked up on the destination pod, by name and protocol. That is the peer of an egress flow
 /// and the subject of an ingress one; what is no pod has no named ports.
-fn names_port(asked: &Asked<'_>, port: &PortMatch) -> bool {
+pub(super) fn names_port(asked: &Asked<'_>, port: &PortMatch) -> bool {
     if port.protocol.is_some_and(|protocol| protocol != asked.protocol) {
         return false;
     }

@@ -16,8 +16,8 @@ use foldhash::{HashMap, HashMapExt as _};
 use smallvec::SmallVec;
 
 use super::{
-    Certainty, Labels, NamedPort,
-    evaluate::{self, Answer, Asked, Found, Program, Selected},
+    Certainty, Labels, NamedPort, certain,
+    evaluate::{self, Asked, Found, Program, Selected},
     foreign::Foreign,
     loaded::{Loaded, PeerView, Place},
     ruleset::Ruleset,
@@ -109,19 +109,10 @@ struct Judged {
     caveats: Arc<[Arc<str>]>,
 }
 
-/// What a verdict depends on.
+/// What a verdict depends on: subject and pod; node and class of the IPv4 address; class of the IPv6 address and names;
+/// port, direction and protocol. Packed, as hashing is most of what a remembered verdict costs.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct Key {
-    subject: IdentityId,
-    pod: Option<IdentityId>,
-    node: Option<NodeId>,
-    v4: u32,
-    v6: u32,
-    names: u32,
-    port: u16,
-    direction: Direction,
-    protocol: Protocol,
-}
+struct Key(u64, u64, u64, u32);
 
 impl Evaluator {
     /// The policies that answers come from.
@@ -208,16 +199,27 @@ impl Evaluator {
         if self.verdicts.len() >= CAPACITY {
             self.verdicts.clear();
         }
-        let caveats = &self.judged(question).caveats;
-        let verdict = Arc::new(self.answer(question).to_verdict(caveats.clone(), self.rules.generation()));
+        let verdict = Arc::new(self.compute(question));
         self.verdicts.insert(key, verdict.clone());
         verdict
+    }
+
+    fn compute(&self, question: &Question<'_>) -> Verdict {
+        let asked = self.asked(question);
+        let answer = evaluate::answer(&asked);
+        debug_assert!(
+            certain::allows(&asked).is_none_or(|allows| answer.what.is_allowed() == Some(allows)),
+            "the quick way says something else: {question:?}"
+        );
+        let caveats = self.judged(question).caveats.clone();
+        answer.to_verdict(caveats, self.rules.generation())
     }
 
     /// Whether the flow may pass, without causes, nothing remembered and nothing allocated; `None` where that is not
     /// known. For questions by the million.
     pub fn allows(&self, question: &Question<'_>) -> Option<bool> {
-        self.answer(question).what.is_allowed()
+        let asked = self.asked(question);
+        certain::allows(&asked).or_else(|| evaluate::answer(&asked).what.is_allowed())
     }
 
     fn judged(&self, question: &Question<'_>) -> &Judged {
@@ -227,10 +229,6 @@ impl Evaluator {
     /// What every rule of every policy that selects the subject says, in the order in which they are asked.
     pub(super) fn trace<'a>(&'a self, question: &Question<'a>) -> Vec<(&'a Selected, Vec<Found<'a>>)> {
         evaluate::trace(&self.asked(question))
-    }
-
-    fn answer<'a>(&'a self, question: &Question<'a>) -> Answer<'a> {
-        evaluate::answer(&self.asked(question))
     }
 
     fn asked<'a>(&'a self, question: &Question<'a>) -> Asked<'a> {
@@ -264,17 +262,14 @@ impl Evaluator {
             None => 1,
             Some(names) => self.name_set(names),
         };
-        Key {
-            subject: question.subject,
-            pod: question.peer.pod,
-            node: question.peer.node,
-            v4: class_v4,
-            v6: class_v6,
-            names,
-            port: question.port,
-            direction: question.direction,
-            protocol: question.protocol,
-        }
+        // No identity and no node has the last number, as there is not memory for so many.
+        let pair = |high: u32, low: u32| u64::from(high) << 32 | u64::from(low);
+        Key(
+            pair(question.subject.0, question.peer.pod.map_or(u32::MAX, |pod| pod.0)),
+            pair(question.peer.node.map_or(u32::MAX, |node| node.0), class_v4),
+            pair(class_v6, names),
+            u32::from(question.port) << 16 | (question.direction as u32) << 8 | question.protocol as u32,
+        )
     }
 
     fn name_set(&mut self, names: &[Arc<str>]) -> u32 {
@@ -311,13 +306,15 @@ impl Identity {
             };
             let concerns =
                 |namespace: &Option<Arc<str>>| namespace.as_ref().is_none_or(|it| *it == key.namespace);
-            let program = Program {
+            let mut program = Program {
                 admin: select(&rules.admin),
                 network: select(rules.network(&key.namespace)),
                 baseline: select(&rules.baseline),
                 foreign: Foreign::of(rules.foreign(&key.namespace), direction, &place, &key.words),
                 doubts: rules.doubts.iter().filter(|doubt| concerns(&doubt.namespace)).cloned().collect(),
+                certain: false,
             };
+            program.certain = certain::is_certain(&program, direction);
             Judged::new(program, direction)
         });
         Self { place, words: key.words.clone(), ports: key.ports.clone(), programs }
@@ -341,7 +338,7 @@ fn select(loaded: &Arc<Loaded>, direction: Direction, place: &Place, key: &Ident
         }
         Certainty::Maybe => policy.types_doubt.clone(),
     };
-    Some(Selected { loaded: loaded.clone(), doubt })
+    Some(Selected { loaded: loaded.clone(), rules: loaded.quick(direction).clone(), doubt })
 }
 
 impl Judged {

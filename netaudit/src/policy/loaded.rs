@@ -3,35 +3,53 @@
 use std::{net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
+use smallvec::SmallVec;
 
 use super::{
     Certainty,
-    compile::{Block, CompiledPolicy, Matcher, NamespaceScope, PodScope, Rule},
+    compile::{Block, CompiledPolicy, Matcher, NamespaceScope, PodScope, PortMatch, PortTest, Rule},
     domains::DomainPattern,
     words::{Vocabulary, Word, WordSelector},
 };
-use crate::model::{Direction, Gap, RuleMatch};
+use crate::model::{Action, Direction, Gap, Protocol, RuleMatch};
 
 /// A policy, loaded.
 pub(super) struct Loaded {
     pub policy: Arc<CompiledPolicy>,
     pub subjects: WordScope,
-    rules: [Box<[LoadedRule]>; 2],
+    /// [`CompiledPolicy::priority`].
+    pub priority: u16,
+    /// By direction, whether anything but whom it selects is in doubt.
+    doubtful: [bool; 2],
+    rules: [Arc<[LoadedRule]>; 2],
 }
 
 /// A rule, loaded: what it compares, beside the [`Rule`] at the same position.
 pub(super) struct LoadedRule {
-    /// Without any, it matches everybody.
-    peers: Box<[LoadedPeer]>,
+    /// Those that are no certain ranges. The first stands here, so that most rules need no other memory.
+    pub peers: SmallVec<[LoadedPeer; 1]>,
     v4: Intervals<u32>,
     v6: Intervals<u128>,
+    /// Beside [`Rule::ports`].
+    pub ports: SmallVec<[QuickPort; 4]>,
+    pub action: Action,
     matches_everybody: bool,
 }
 
+/// A [`PortMatch`] that needs no other memory, as far as that goes.
+#[derive(Clone, Copy)]
+pub(super) enum QuickPort {
+    /// A protocol, or any, and the first and the last port.
+    Range(Option<Protocol>, u16, u16),
+    /// A port by name.
+    Named,
+}
+
 /// A peer that is no certain range.
-struct LoadedPeer {
+pub(super) struct LoadedPeer {
     /// Its position in [`Rule::peers`].
     position: u32,
+    doubtful: bool,
     matcher: PeerMatcher,
 }
 
@@ -154,12 +172,29 @@ impl Loaded {
         let rules = [Direction::Egress, Direction::Ingress].map(|direction| {
             policy.rules(direction).iter().map(|rule| LoadedRule::new(rule, words)).collect()
         });
-        Self { policy, subjects, rules }
+        let is_doubtful = |rule: &Rule| {
+            rule.doubt.is_some()
+                || rule.peers.iter().any(|peer| peer.doubt.is_some())
+                || rule.ports.iter().any(|port| port.doubt.is_some())
+        };
+        let doubtful = [Direction::Egress, Direction::Ingress]
+            .map(|direction| policy.doubt().is_some() || policy.rules(direction).iter().any(is_doubtful));
+        Self { subjects, priority: policy.priority, doubtful, rules, policy }
+    }
+
+    /// Whether anything of a direction is in doubt, whoever is selected.
+    pub fn is_doubtful(&self, direction: Direction) -> bool {
+        self.doubtful[direction as usize]
+    }
+
+    /// The rules of a direction as loaded.
+    pub fn quick(&self, direction: Direction) -> &Arc<[LoadedRule]> {
+        &self.rules[direction as usize]
     }
 
     /// The rules of a direction, each as compiled and as loaded.
     pub fn rules(&self, direction: Direction) -> impl Iterator<Item = (&Rule, &LoadedRule)> {
-        self.policy.rules(direction).iter().zip(&self.rules[direction as usize])
+        self.policy.rules(direction).iter().zip(self.rules[direction as usize].iter())
     }
 
     /// Where the ranges of a direction begin and, by one, where they end: between two such addresses nothing changes.
@@ -196,7 +231,7 @@ fn cut(net: IpNet, v4: &mut Vec<u32>, v6: &mut Vec<u128>) {
 
 impl LoadedRule {
     fn new(rule: &Rule, words: &mut Words) -> Self {
-        let mut peers = Vec::new();
+        let mut peers = SmallVec::new();
         let mut blocks: Vec<(u32, &Block)> = Vec::new();
         for (position, peer) in (0..).zip(&rule.peers) {
             let matcher = match &peer.matcher {
@@ -211,10 +246,10 @@ impl LoadedRule {
                 Matcher::Block(block) => PeerMatcher::Block(block.clone()),
                 Matcher::Domain(pattern) => PeerMatcher::Domain(pattern.clone()),
             };
-            peers.push(LoadedPeer { position, matcher });
+            peers.push(LoadedPeer { position, doubtful: peer.doubt.is_some(), matcher });
         }
         Self {
-            peers: peers.into(),
+            peers,
             v4: Intervals::new(
                 &blocks,
                 |cuts, block| cut(block, cuts, &mut Vec::new()),
@@ -225,12 +260,29 @@ impl LoadedRule {
                 |cuts, block| cut(block, &mut Vec::new(), cuts),
                 |ip| IpAddr::V6(ip.into()),
             ),
+            ports: rule.ports.iter().map(QuickPort::new).collect(),
+            action: rule.id.action,
             matches_everybody: rule.peers.is_empty(),
         }
     }
 
+    /// Whether the rule means everybody or one of its certain ranges holds the peer; `None` where that hangs on an address
+    /// which is not known.
+    pub fn is_for(&self, peer: &PeerView<'_>) -> Option<bool> {
+        if self.matches_everybody {
+            return Some(true);
+        }
+        let has_ranges = !self.v4.0.is_empty() || !self.v6.0.is_empty();
+        if has_ranges && !peer.has_address() {
+            return None;
+        }
+        let is_in = peer.v4.is_some_and(|ip| self.v4.find(ip).is_some())
+            || peer.v6.is_some_and(|ip| self.v6.find(ip).is_some());
+        Some(is_in)
+    }
+
     /// Whether one of the rule's peers means this one.
-    pub fn meets(&self, rule: &Rule, peer: &PeerView<'_>) -> Met {
+    pub fn meets(&self, peer: &PeerView<'_>) -> Met {
         if self.matches_everybody {
             return Met::Yes(None);
         }
@@ -251,10 +303,7 @@ impl LoadedRule {
                 break;
             }
             let found = listed.matches(peer);
-            let found = match rule.peers[listed.position as usize].doubt {
-                Some(_) => found.and(Certainty::Maybe),
-                None => found,
-            };
+            let found = if listed.doubtful { found.and(Certainty::Maybe) } else { found };
             match found {
                 Certainty::Yes => return Met::Yes(Some(listed.position)),
                 Certainty::Maybe => maybe = maybe.or(Some(listed.position)),
@@ -296,8 +345,18 @@ impl LoadedRule {
     }
 }
 
+impl QuickPort {
+    fn new(port: &PortMatch) -> Self {
+        match port.port {
+            PortTest::Any => Self::Range(port.protocol, 0, u16::MAX),
+            PortTest::Range(first, last) => Self::Range(port.protocol, first, last),
+            PortTest::Named(_) => Self::Named,
+        }
+    }
+}
+
 impl LoadedPeer {
-    fn matches(&self, peer: &PeerView<'_>) -> Certainty {
+    pub fn matches(&self, peer: &PeerView<'_>) -> Certainty {
         match &self.matcher {
             PeerMatcher::Anyone => Certainty::Yes,
             // Selectors select pods: nothing else has labels that they could look at.
