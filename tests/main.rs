@@ -9,7 +9,9 @@ mod kernel;
 #[allow(dead_code, unused_imports, reason = "shared with the tasks, and each side uses a part of it")]
 mod lab;
 mod lab_layout;
+mod matrix;
 mod policy;
 mod policy_laws;
 mod semantics;
+mod symbolic;
 mod why;

@@ -12,6 +12,7 @@ use clap::ValueEnum;
 use super::{
     Exit, eval_cases,
     eval_flow::{self, Answer, Question},
+    matrix,
     source::Source,
 };
 use crate::model::Protocol;
@@ -26,13 +27,13 @@ pub(super) struct Args {
     #[command(flatten)]
     source: Source,
     /// The source: NAMESPACE/POD or an address
-    #[arg(long, value_name = "END", required_unless_present = "cases")]
+    #[arg(long, value_name = "END", required_unless_present_any = ["cases", "matrix"])]
     from: Option<String>,
     /// The destination: NAMESPACE/POD, an address, or svc/NAMESPACE/NAME
-    #[arg(long, value_name = "END", required_unless_present = "cases")]
+    #[arg(long, value_name = "END", required_unless_present_any = ["cases", "matrix"])]
     to: Option<String>,
     /// The destination port; for a service the service's port
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..), required_unless_present = "cases")]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..), required_unless_present_any = ["cases", "matrix"])]
     port: Option<u16>,
     /// TCP, UDP or SCTP
     #[arg(long, default_value = "TCP")]
@@ -46,6 +47,10 @@ pub(super) struct Args {
     /// Case files (one JSON object a line) to check instead of asking for one flow
     #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["manifests", "cluster", "from", "to", "port"])]
     cases: Vec<PathBuf>,
+    /// Who may talk to whom on what, instead of one flow; --from and --to choose by namespace, NAMESPACE/WORKLOAD,
+    /// NAMESPACE/POD or address
+    #[arg(long, conflicts_with_all = ["cases", "port"])]
+    matrix: bool,
 }
 
 /// How to print an answer.
@@ -63,13 +68,17 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     if !args.cases.is_empty() {
         return eval_cases::run(&args.cases, &mut out);
     }
-    let (Some(from), Some(to), Some(port)) = (args.from, args.to, args.port) else {
-        bail!("--from, --to and --port are needed");
-    };
     let mut cluster = args.source.load()?;
     if !args.names.is_empty() {
         cluster.set_names(args.names);
     }
+    if args.matrix {
+        let (from, to) = (args.from.as_deref(), args.to.as_deref());
+        return matrix::run(&mut cluster, from, to, args.output == Output::Json, &mut out);
+    }
+    let (Some(from), Some(to), Some(port)) = (args.from, args.to, args.port) else {
+        bail!("--from, --to and --port are needed");
+    };
     let question = Question { protocol: args.protocol, port };
     let answer = eval_flow::ask(&mut cluster, &from, &to, question)
         .with_context(|| format!("cannot evaluate {from} → {to}"))?;

@@ -1,10 +1,13 @@
 //! The command line: a file a subcommand. Results go to stdout, logs and errors to stderr.
 
 mod agent;
+mod diff;
+mod ends;
 mod eval;
 mod eval_cases;
 mod eval_explain;
 mod eval_flow;
+mod matrix;
 mod source;
 mod why;
 
@@ -26,6 +29,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Agent(agent::Args),
+    Diff(diff::Args),
     Eval(eval::Args),
     Why(why::Args),
 }
@@ -57,6 +61,7 @@ pub fn main() -> ExitCode {
     log_to_stderr(cli.log_json);
     let result = match cli.command {
         Command::Agent(args) => agent::run(args),
+        Command::Diff(args) => diff::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Why(args) => why::run(args),
     };

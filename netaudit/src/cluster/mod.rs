@@ -11,6 +11,7 @@
 
 mod addresses;
 mod counts;
+mod ends;
 mod kinds;
 mod names;
 mod networks;

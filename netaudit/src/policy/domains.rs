@@ -36,6 +36,16 @@ impl DomainPattern {
         let head = name.strip_suffix(&*self.name).and_then(|rest| rest.strip_suffix('.'));
         head.is_some_and(|head| !head.is_empty())
     }
+
+    /// A name that it means: the only one, or one of those below, another for each `n`.
+    pub fn example(&self, n: usize) -> String {
+        if self.below { format!("any{n}.{}", self.name) } else { self.name.to_string() }
+    }
+
+    /// Whether it means this one name only.
+    pub fn is_exactly(&self, name: &str) -> bool {
+        !self.below && *self.name == *name
+    }
 }
 
 impl fmt::Display for DomainPattern {

@@ -21,7 +21,7 @@ use super::{
     foreign::Foreign,
     loaded::{Loaded, PeerView, Place},
     ruleset::Ruleset,
-    words::WordSet,
+    words::{Word, WordSet},
 };
 use crate::model::{Direction, Protocol, Verdict};
 
@@ -220,6 +220,30 @@ impl Evaluator {
     pub fn allows(&self, question: &Question<'_>) -> Option<bool> {
         let asked = self.asked(question);
         certain::allows(&asked).or_else(|| evaluate::answer(&asked).what.is_allowed())
+    }
+
+    /// What the policies say, with every cause and nothing remembered.
+    pub fn judge(&self, question: &Question<'_>) -> Verdict {
+        let caveats = self.judged(question).caveats.clone();
+        self.answer(question).to_verdict(caveats, self.rules.generation())
+    }
+
+    /// An identity as rules look at it: its namespace, labels and named ports.
+    pub(super) fn seen(&self, id: IdentityId) -> (&Place, &[Word], &[NamedPort]) {
+        let identity = &self.identities[id.0 as usize];
+        (&identity.place, &identity.words, &identity.ports)
+    }
+
+    /// A node as rules look at it.
+    pub(super) fn seen_node(&self, id: NodeId) -> &Place {
+        &self.nodes[id.0 as usize]
+    }
+
+    /// The policies that may say something of an identity in a direction, and the addresses at which what they say may
+    /// change, in order.
+    pub(super) fn program(&self, id: IdentityId, direction: Direction) -> (&Program, &[u32], &[u128]) {
+        let judged = &self.identities[id.0 as usize].programs[direction as usize];
+        (&judged.program, &judged.v4, &judged.v6)
     }
 
     fn judged(&self, question: &Question<'_>) -> &Judged {

@@ -4,6 +4,7 @@
 //! declared ──compile──▶ CompiledPolicy (+ warnings, doubts) ──Policies::put──▶ Ruleset (one generation, shared)
 //! pod ──Evaluator::identity──▶ IdentityId
 //! (direction, subject, peer, protocol, port) ──Evaluator::verdict──▶ Arc<Verdict>
+//! ruleset, all pods and nodes ──symbolic::Connections::new──▶ everything that is allowed, as a set
 //! ```
 //!
 //! The semantics are those that the APIs document: `networking.k8s.io/v1` NetworkPolicy, `policy.networking.k8s.io`
@@ -27,6 +28,7 @@ mod ruleset;
 mod ruleset_tests;
 mod selector;
 mod summary;
+pub mod symbolic;
 mod words;
 
 use std::{fmt, sync::Arc};

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::account::{
     batchivo::OPEN,
-    ledger::{Expected, Party},
+    ledger::{Expected, Party, Says},
 };
 
 const NAMESPACE: &str = "forgotten";
@@ -133,16 +133,27 @@ pub fn drive(world: &mut World, apps: &Apps, webs: &Webs) -> Result<()> {
     })?;
     world.forget()?;
 
-    // A node port on the other node: the pod sees that node's address and not who asks. Where policies would ask, netaudit
-    // says that it cannot know.
+    // A node port on the other node: the pod sees that node's address and not who asks. Where policies would ask, as this
+    // one, netaudit says that it cannot know.
     world.cluster.apply(&json!({
         "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
         "metadata": { "namespace": NAMESPACE, "name": "clients-to-far" },
         "spec": { "podSelector": { "matchLabels": { "which": "far" } }, "policyTypes": ["Ingress"], "ingress": [
-            { "from": [{ "podSelector": { "matchLabels": { "app": "client" } } }] },
+            {
+                "from": [{ "podSelector": { "matchLabels": { "app": "client" } } }],
+                "ports": [{ "port": "web" }],
+            },
         ] },
     }))?;
     world.wait_for_policy("clients-to-far", &["node2"])?;
+    // Its port has a name, which is the destination's to resolve.
+    let rule = "forgotten/clients-to-far ingress[0].from[0].ports[0]";
+    let flow = Expected::tcp(&client, &webs.far, 8080)
+        .requested([10, 96, 2, 1], 80)
+        .egress(OPEN)
+        .ingress(Says::Rules(vec![rule.to_owned()]));
+    world.attempt(&client, &curl("http://10.96.2.1/", &[]), "status=200", &[flow])?;
+    world.compare("a named port")?;
     let outside = world.cluster.outside.clone();
     let url = format!("http://{}:30081/", world.cluster.node_address("node1"));
     world.attempt_on(&outside, &curl(&url, &[]), "status=200", &[])?;

@@ -1,0 +1,177 @@
+//! What one end's policies say of every other end.
+
+use std::sync::Arc;
+
+use foldhash::HashMap;
+
+use super::{
+    addresses::AddressSet,
+    external::ExternalSet,
+    intervals::{IntervalSet, Point},
+    ports::{Interned, PortSet},
+    tiers::{self, Judgement, Meets},
+    universe::Universe,
+};
+use crate::{
+    model::Direction,
+    policy::{NamedPort, evaluate::Program, loaded::PeerView},
+};
+
+/// The part of a set between one group of pods and ends that are no pods.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Outside {
+    /// By group of node addresses.
+    pub nodes: Vec<Arc<PortSet>>,
+    /// Addresses without a name that matters.
+    pub unnamed: Arc<ExternalSet>,
+    /// By pattern: addresses with a name of this pattern.
+    pub named: Vec<Arc<ExternalSet>>,
+}
+
+/// Of a group of pods in one direction: surely, and possibly.
+pub(super) struct Side {
+    /// By group of the peer.
+    pub pods: Vec<[Arc<PortSet>; 2]>,
+    pub outside: [Outside; 2],
+}
+
+/// Judges peers of one subject; those that all rules meet alike are judged once.
+struct Judge<'a> {
+    program: &'a Program,
+    direction: Direction,
+    known: HashMap<(Box<[Meets]>, &'a [NamedPort]), usize>,
+    judgements: Vec<[Arc<PortSet>; 2]>,
+    interned: &'a mut Interned,
+}
+
+impl<'a> Judge<'a> {
+    /// The number of the judgement; equal ones have one number.
+    fn ask(&mut self, peer: &PeerView<'_>, named: &'a [NamedPort]) -> usize {
+        let meets = tiers::meets(self.program, self.direction, peer);
+        if let Some(known) = self.known.get(&(meets.clone(), named)) {
+            return *known;
+        }
+        let Judgement { surely, possibly } = tiers::judge(self.program, self.direction, &meets, named);
+        let is_it = |known: &[Arc<PortSet>; 2]| *known[0] == surely && *known[1] == possibly;
+        let at = match self.judgements.iter().position(is_it) {
+            Some(at) => at,
+            None => {
+                self.judgements.push([surely, possibly].map(|it| self.interned.of(it)));
+                self.judgements.len() - 1
+            }
+        };
+        self.known.insert((meets, named), at);
+        at
+    }
+
+    fn external(
+        &mut self,
+        cuts: (&[u32], &[u128]),
+        names: &[Arc<str>],
+        own: &'a [NamedPort],
+    ) -> [ExternalSet; 2] {
+        let outside = PeerView { pod: None, node: None, v4: None, v6: None, names: Some(names) };
+        let mut v4: HashMap<usize, Vec<(u32, u32)>> = HashMap::default();
+        for (first, last) in pieces(cuts.0) {
+            let at = self.ask(&PeerView { v4: Some(first), ..outside }, own);
+            v4.entry(at).or_default().push((first, last));
+        }
+        let mut v6: HashMap<usize, Vec<(u128, u128)>> = HashMap::default();
+        for (first, last) in pieces(cuts.1) {
+            let at = self.ask(&PeerView { v6: Some(first), ..outside }, own);
+            v6.entry(at).or_default().push((first, last));
+        }
+        [0, 1].map(|answer| {
+            let part = |(at, ports): (usize, &[Arc<PortSet>; 2])| {
+                let addresses = AddressSet {
+                    v4: v4.get(&at).into_iter().flatten().copied().collect(),
+                    v6: v6.get(&at).into_iter().flatten().copied().collect(),
+                };
+                (addresses, PortSet::clone(&ports[answer]))
+            };
+            self.judgements.iter().enumerate().map(part).collect()
+        })
+    }
+}
+
+/// The intervals between neighbouring cuts: all numbers.
+fn pieces<T: Point>(cuts: &[T]) -> Vec<(T, T)> {
+    let mut pieces = Vec::with_capacity(cuts.len() + 1);
+    let mut first = T::MIN;
+    for cut in cuts {
+        if let Some(last) = cut.before()
+            && first <= last
+        {
+            pieces.push((first, last));
+        }
+        first = *cut;
+    }
+    pieces.push((first, T::MAX));
+    debug_assert!(pieces.iter().copied().collect::<IntervalSet<T>>().is_all());
+    pieces
+}
+
+impl Side {
+    pub fn new(
+        universe: &Universe,
+        view: usize,
+        direction: Direction,
+        subject: usize,
+        interned: &mut Interned,
+    ) -> Self {
+        let evaluator = universe.view(view);
+        let identity = universe.groups()[subject].identities[view];
+        let (program, v4, v6) = evaluator.program(identity, direction);
+        let own = evaluator.seen(identity).2;
+        let mut judge =
+            Judge { program, direction, known: HashMap::default(), judgements: Vec::new(), interned };
+        // The API: a named port is the destination's.
+        let named_of = |group: usize| match direction {
+            Direction::Egress => evaluator.seen(universe.groups()[group].identities[view]).2,
+            Direction::Ingress => own,
+        };
+        let named_outside: &[NamedPort] = match direction {
+            Direction::Egress => &[],
+            Direction::Ingress => own,
+        };
+        let pods: Vec<usize> = (0..universe.groups().len())
+            .map(|group| judge.ask(&universe.pod_view(view, group), named_of(group)))
+            .collect();
+        let nodes: Vec<usize> = (0..universe.nodes().len())
+            .map(|group| judge.ask(&universe.node_view(view, group), named_outside))
+            .collect();
+        let unnamed = judge.external((v4, v6), universe.names(None), named_outside).map(Arc::new);
+        let asks_names = universe.asks_names(program, direction);
+        let named: Vec<[Arc<ExternalSet>; 2]> = (0..universe.patterns().len())
+            .map(|pattern| match asks_names {
+                true => judge.external((v4, v6), universe.names(Some(pattern)), named_outside).map(Arc::new),
+                false => unnamed.clone(),
+            })
+            .collect();
+        let outside = [0, 1].map(|answer| Outside {
+            nodes: nodes.iter().map(|at| judge.judgements[*at][answer].clone()).collect(),
+            unnamed: unnamed[answer].clone(),
+            named: named.iter().map(|sets| sets[answer].clone()).collect(),
+        });
+        Self { pods: pods.into_iter().map(|at| judge.judgements[at].clone()).collect(), outside }
+    }
+}
+
+impl Outside {
+    pub(super) fn combine(&self, other: &Self, f: &impl Fn(&PortSet, &PortSet) -> PortSet) -> Self {
+        let external = |(a, b): (&Arc<ExternalSet>, &Arc<ExternalSet>)| Arc::new(a.combine(b, f));
+        let nodes = self.nodes.iter().zip(&other.nodes);
+        Self {
+            nodes: nodes.map(|(a, b)| Arc::new(f(a, b))).collect(),
+            unnamed: external((&self.unnamed, &other.unnamed)),
+            named: self.named.iter().zip(&other.named).map(external).collect(),
+        }
+    }
+
+    /// Whether it holds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.nodes.iter().all(|it| it.is_empty())
+            && self.unnamed.is_empty()
+            && self.named.iter().all(|it| it.is_empty())
+    }
+}

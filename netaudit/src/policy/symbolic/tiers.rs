@@ -1,0 +1,264 @@
+//! What policies say of all ports of one peer at once: the tiers, as [`evaluate`](super::super::evaluate) asks them for
+//! one port, in sets.
+//!
+//! Each comment there on what the API says holds here too; only how it is computed differs.
+
+use super::ports::PortSet;
+use crate::{
+    model::{Action, Direction},
+    policy::{
+        NamedPort,
+        compile::{PortMatch, PortTest, Rule},
+        evaluate::{Program, Selected},
+        loaded::{Met, PeerView},
+    },
+};
+
+/// What one end's policies say of a peer: what they surely allow, and what they may allow.
+#[derive(Clone, PartialEq, Eq, Hash, Default, Debug)]
+pub(super) struct Judgement {
+    pub surely: PortSet,
+    /// Holds `surely` too.
+    pub possibly: PortSet,
+}
+
+impl Judgement {
+    fn unknown() -> Self {
+        Self { surely: PortSet::default(), possibly: PortSet::all() }
+    }
+}
+
+/// How the peers of a rule meet a peer: all that a judgement depends on, beside the named ports of the destination.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) enum Meets {
+    No,
+    Maybe,
+    Yes,
+}
+
+/// How each rule of a program meets a peer, in the order in which [`judge`] asks them.
+pub(super) fn meets(program: &Program, direction: Direction, peer: &PeerView<'_>) -> Box<[Meets]> {
+    let policies = program.admin.iter().chain(&program.network).chain(&program.baseline);
+    let rules = policies.flat_map(|selected| selected.loaded.rules(direction));
+    let meet = |(rule, with): (&Rule, &crate::policy::loaded::LoadedRule)| match with.meets(rule, peer) {
+        Met::No => Meets::No,
+        Met::Maybe(_) => Meets::Maybe,
+        Met::Yes(_) => Meets::Yes,
+    };
+    rules.map(meet).collect()
+}
+
+/// The ports that a program allows for a peer whom its rules meet so; `named` are those of the destination.
+pub(super) fn judge(
+    program: &Program,
+    direction: Direction,
+    meets: &[Meets],
+    named: &[NamedPort],
+) -> Judgement {
+    if program.doubts.iter().any(|it| it.cluster_wide) {
+        return Judgement::unknown();
+    }
+    let mut asked = Asked { direction, meets: meets.iter(), named };
+    let admin = asked.ordered(&program.admin);
+    let network = asked.network(&program.network, !program.doubts.is_empty());
+    let baseline = asked.ordered(&program.baseline);
+    // The API: what no policy speaks of is allowed.
+    let rest = baseline.settle(&Judgement { surely: PortSet::all(), possibly: PortSet::all() });
+    admin.settle(&network.settle(rest))
+}
+
+struct Asked<'a> {
+    direction: Direction,
+    meets: std::slice::Iter<'a, Meets>,
+    named: &'a [NamedPort],
+}
+
+/// The ports of a peer that a rule matches.
+struct Matched {
+    surely: PortSet,
+    /// Only if what is doubtful is so; nothing of `surely`.
+    perhaps: PortSet,
+}
+
+/// What a tier with an order says: disjoint sets by the action of the first rule that matches, and what may be decided
+/// instead.
+#[derive(Default)]
+struct Ordered {
+    first: Actions,
+    instead: Actions,
+}
+
+/// Ports by what a rule does with them.
+#[derive(Default)]
+struct Actions {
+    allow: PortSet,
+    deny: PortSet,
+    pass: PortSet,
+}
+
+impl Actions {
+    fn add(&mut self, action: Action, ports: &PortSet) {
+        let known = match action {
+            Action::Allow => &mut self.allow,
+            Action::Deny => &mut self.deny,
+            Action::Pass => &mut self.pass,
+        };
+        *known = known.union(ports);
+    }
+
+    fn all(&self) -> PortSet {
+        self.allow.union(&self.deny).union(&self.pass)
+    }
+
+    fn but(&self, action: Action) -> PortSet {
+        match action {
+            Action::Allow => self.deny.union(&self.pass),
+            Action::Deny => self.allow.union(&self.pass),
+            Action::Pass => self.allow.union(&self.deny),
+        }
+    }
+}
+
+/// What NetworkPolicies say.
+struct Network {
+    /// Whether one isolates for certain.
+    isolates: bool,
+    allow: PortSet,
+    may_allow: PortSet,
+    may_isolate: PortSet,
+    /// What isolates perhaps and allows then.
+    may_keep: PortSet,
+}
+
+impl Asked<'_> {
+    fn matched(&mut self, rule: &Rule) -> Matched {
+        // There is one for each rule.
+        let meets = self.meets.next().copied().unwrap_or(Meets::Maybe);
+        if meets == Meets::No {
+            return Matched { surely: PortSet::default(), perhaps: PortSet::default() };
+        }
+        let (mut surely, mut perhaps) = (PortSet::default(), PortSet::default());
+        if rule.ports.is_empty() {
+            surely = PortSet::all();
+        }
+        for port in &rule.ports {
+            let into = if port.doubt.is_none() { &mut surely } else { &mut perhaps };
+            *into = into.union(&self.ports_of(port));
+        }
+        match meets {
+            Meets::Maybe => Matched { perhaps: surely.union(&perhaps), surely: PortSet::default() },
+            _ => Matched { perhaps: perhaps.difference(&surely), surely },
+        }
+    }
+
+    fn ports_of(&self, port: &PortMatch) -> PortSet {
+        match &port.port {
+            PortTest::Any => PortSet::range(port.protocol, 1, u16::MAX),
+            PortTest::Range(first, last) => PortSet::range(port.protocol, *first, *last),
+            PortTest::Named(name) => (self.named.iter())
+                .filter(|it| it.name == *name && port.protocol.is_none_or(|protocol| protocol == it.protocol))
+                .fold(PortSet::default(), |all, it| {
+                    all.union(&PortSet::range(Some(it.protocol), it.port, it.port))
+                }),
+        }
+    }
+
+    fn ordered(&mut self, policies: &[Selected]) -> Ordered {
+        let mut found = Ordered::default();
+        // What is decided by lower priorities, and so is not asked any more.
+        let mut decided = PortSet::default();
+        let mut at = None;
+        for Selected { loaded, doubt } in policies {
+            let policy = &loaded.policy;
+            if at != Some(policy.priority) {
+                decided = found.first.all();
+            }
+            at = Some(policy.priority);
+            let mut open = decided.complement();
+            let policy_doubt = doubt.as_ref().or(policy.doubt());
+            for (rule, _) in loaded.rules(self.direction) {
+                let matched = self.matched(rule);
+                let (surely, perhaps) =
+                    (matched.surely.intersection(&open), matched.perhaps.intersection(&open));
+                let action = rule.id.action;
+                let is_doubtful = policy_doubt.is_some() || rule.doubt.is_some();
+                let perhaps = if is_doubtful { perhaps.union(&surely) } else { perhaps };
+                found.instead.add(action, &perhaps);
+                if rule.doubt.is_some() {
+                    // What it does is in doubt itself: it may do either.
+                    found.instead.add(Action::Allow, &perhaps);
+                }
+                if is_doubtful {
+                    continue;
+                }
+                // A policy of the same priority was first, and does something else: that is a tie.
+                found.instead.add(action, &surely.intersection(&found.first.but(action)));
+                let new = surely.difference(&found.first.all());
+                found.first.add(action, &new);
+                open = open.difference(&surely);
+            }
+        }
+        found
+    }
+
+    fn network(&mut self, policies: &[Selected], has_doubts: bool) -> Network {
+        let none = PortSet::default;
+        let mut found = Network {
+            isolates: false,
+            allow: none(),
+            may_allow: none(),
+            may_isolate: none(),
+            may_keep: none(),
+        };
+        for Selected { loaded, doubt } in policies {
+            let (mut surely, mut perhaps) = (none(), none());
+            for (rule, _) in loaded.rules(self.direction) {
+                let matched = self.matched(rule);
+                surely = surely.union(&matched.surely);
+                perhaps = perhaps.union(&matched.perhaps);
+            }
+            found.may_allow = found.may_allow.union(&perhaps);
+            if doubt.is_none() {
+                found.isolates = true;
+                found.allow = found.allow.union(&surely);
+            } else {
+                found.may_allow = found.may_allow.union(&surely);
+                found.may_keep = found.may_keep.union(&surely);
+                found.may_isolate = found.may_isolate.union(&surely.complement());
+            }
+        }
+        if has_doubts {
+            found.may_allow = PortSet::all();
+            found.may_isolate = PortSet::all();
+        }
+        found
+    }
+}
+
+impl Ordered {
+    /// The tier followed by what comes after it.
+    fn settle(&self, rest: &Judgement) -> Judgement {
+        let falls = self.first.allow.union(&self.first.deny).complement();
+        let surely = self.first.allow.union(&falls.intersection(&rest.surely));
+        let possibly = self.first.allow.union(&falls.intersection(&rest.possibly));
+        // What may be decided instead makes unknown what it would change.
+        let (instead, passed) = (&self.instead, &self.instead.pass);
+        Judgement {
+            surely: surely.difference(&instead.deny).difference(&passed.difference(&rest.surely)),
+            possibly: possibly.union(&instead.allow).union(&passed.intersection(&rest.possibly)),
+        }
+    }
+}
+
+impl Network {
+    /// NetworkPolicies followed by the Baseline tier, which is asked only for what none isolates.
+    fn settle(&self, baseline: Judgement) -> Judgement {
+        if self.isolates {
+            return Judgement { surely: self.allow.clone(), possibly: self.allow.union(&self.may_allow) };
+        }
+        Judgement {
+            surely: baseline.surely.difference(&self.may_isolate),
+            possibly: baseline.possibly.union(&self.may_isolate).union(&self.may_keep),
+        }
+    }
+}
