@@ -6,7 +6,7 @@ use netaudit::{
     cluster::{Cluster, Namespace, Object, Pod},
     model::Direction,
     policy::{
-        CompiledPolicy, Labels, NamespaceView,
+        CompiledPolicy, Labels,
         symbolic::{ConnectionSet, Connections, Representatives, Universe},
     },
 };
@@ -16,11 +16,8 @@ use super::worlds::{self, NOW, World};
 
 fn represented(world: &World, combined: bool) -> Representatives {
     let cluster = world.cluster();
-    let known: Vec<_> = (cluster.namespaces())
-        .map(|it| NamespaceView { name: it.name.clone(), labels: it.labels.clone(), doubt: None })
-        .collect();
     let policies: Vec<&CompiledPolicy> = cluster.policies().map(|it| &**it).collect();
-    Representatives::new(&policies, &known, combined)
+    Representatives::new(&policies, &cluster.namespace_views(), combined)
 }
 
 /// A pod as a representative is one: of a namespace and labels, and nothing else.
@@ -52,8 +49,6 @@ proptest! {
 
     #[test]
     fn every_possible_pod_is_like_a_representative(world in worlds::world()) {
-        // A namespace that could not be read may have any labels: no set of labels stands for its pods.
-        let world = World { broken: Vec::new(), ..world };
         let found = represented(&world, true);
         prop_assume!(found.complete);
         let template = world.pods[0].clone();

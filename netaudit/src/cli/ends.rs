@@ -12,10 +12,10 @@ use smallvec::SmallVec;
 
 use super::eval_flow::NOW;
 use crate::{
-    cluster::{Cluster, Namespace, Object, Pod, Workload},
+    cluster::{Broken, Cluster, Kind, Namespace, Object, Pod, Workload},
     model::Direction,
     policy::{
-        CompiledPolicy, Labels, NamespaceView,
+        CompiledPolicy, Labels,
         symbolic::{AddressSet, ConnectionSet, NodeEnd, OTHER_NAMESPACE, PortSet, Representatives, Universe},
     },
 };
@@ -326,11 +326,12 @@ impl Filter {
 }
 
 /// Puts representatives into clusters without pods. Returns what is to be said of them.
-fn represent(clusters: &mut [&mut Cluster], combined: bool) -> Vec<String> {
+fn represent(clusters: &mut [&mut Cluster], wants_all: bool) -> Vec<String> {
     let cluster = &*clusters[0];
-    let known: Vec<NamespaceView> = (cluster.namespaces())
-        .map(|it| NamespaceView { name: it.name.clone(), labels: it.labels.clone(), doubt: None })
-        .collect();
+    let known = cluster.namespace_views();
+    // It may be that of any namespace, and then nothing is known of their labels.
+    let is_any = |broken: &Broken| broken.kind == Some(Kind::Namespace) && broken.key.is_none();
+    let combined = wants_all && !cluster.broken().any(is_any);
     let policies: Vec<&CompiledPolicy> =
         clusters.iter().flat_map(|it| it.policies()).map(|it| &**it).collect();
     let found = Representatives::new(&policies, &known, combined);
@@ -339,7 +340,7 @@ fn represent(clusters: &mut [&mut Cluster], combined: bool) -> Vec<String> {
          known, nor whether their addresses are in a range that a rule names",
         found.pods.len()
     )];
-    if combined && !found.complete {
+    if wants_all && !found.complete {
         notes.push(
             "these are not all combinations of labels: pods that several selectors select may differ"
                 .to_owned(),

@@ -2,8 +2,11 @@
 
 use foldhash::HashSet;
 
-use super::{Cluster, PodId};
-use crate::policy::symbolic::{NodeEnd, PodEnd};
+use super::{Cluster, Kind, PodId};
+use crate::policy::{
+    NamespaceView,
+    symbolic::{NodeEnd, PodEnd},
+};
 
 impl Cluster {
     /// The pods that can talk, in order of namespace and name: those in a network namespace of their own that are not
@@ -18,6 +21,14 @@ impl Cluster {
             addresses: pod.ips.clone(),
         };
         pods.into_iter().map(|(id, pod)| (id, end(pod))).collect()
+    }
+
+    /// Every namespace that has an object, in order of name; of one that could not be read only the name is certain.
+    pub fn namespace_views(&self) -> Vec<NamespaceView> {
+        let mut names = self.keys_of(Kind::Namespace);
+        names.sort();
+        names.dedup();
+        names.iter().map(|key| self.namespace_view(&key.name)).collect()
     }
 
     /// The addresses of nodes, in order: those that their objects tell and those of pods in their network. A node

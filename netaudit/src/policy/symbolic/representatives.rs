@@ -35,9 +35,9 @@ pub struct Representatives {
 }
 
 impl Representatives {
-    /// For these policies; `known` are the namespaces that have objects. `combined` wants all combinations of labels
-    /// that selectors can tell apart, as far as they are not too many; otherwise there is a pod for each selector, and
-    /// one without labels in each namespace.
+    /// For these policies; `known` are the namespaces that have objects, be these readable or not. `combined` wants all
+    /// combinations of labels that selectors can tell apart, as far as they are not too many; otherwise there is a pod for
+    /// each selector, and one without labels in each namespace.
     ///
     /// Of a namespace that a policy lives in or names, and that has no object, only the name is known: it is taken to
     /// have no other labels, as everywhere. Other namespaces stand for those that selectors of namespaces mean.
