@@ -178,18 +178,6 @@ impl Evaluator {
         Some(id)
     }
 
-    /// The policies that select a pod of this identity for certain, in the order in which they are asked.
-    pub fn selecting(
-        &self,
-        subject: IdentityId,
-        direction: Direction,
-    ) -> impl Iterator<Item = &Arc<super::CompiledPolicy>> {
-        let program = &self.identities[subject.0 as usize].programs[direction as usize].program;
-        (program.admin.iter().chain(&program.network).chain(&program.baseline))
-            .filter(|selected| selected.doubt.is_none())
-            .map(|selected| &selected.loaded.policy)
-    }
-
     /// What the policies say, with every cause. All ids must be of this epoch.
     pub fn verdict(&mut self, question: &Question<'_>) -> Arc<Verdict> {
         let key = self.key(question);
@@ -199,20 +187,9 @@ impl Evaluator {
         if self.verdicts.len() >= CAPACITY {
             self.verdicts.clear();
         }
-        let verdict = Arc::new(self.compute(question));
+        let verdict = Arc::new(self.judge(question));
         self.verdicts.insert(key, verdict.clone());
         verdict
-    }
-
-    fn compute(&self, question: &Question<'_>) -> Verdict {
-        let asked = self.asked(question);
-        let answer = evaluate::answer(&asked);
-        debug_assert!(
-            certain::allows(&asked).is_none_or(|allows| answer.what.is_allowed() == Some(allows)),
-            "the quick way says something else: {question:?}"
-        );
-        let caveats = self.judged(question).caveats.clone();
-        answer.to_verdict(caveats, self.rules.generation())
     }
 
     /// Whether the flow may pass, without causes, nothing remembered and nothing allocated; `None` where that is not
@@ -224,8 +201,14 @@ impl Evaluator {
 
     /// What the policies say, with every cause and nothing remembered.
     pub fn judge(&self, question: &Question<'_>) -> Verdict {
+        let asked = self.asked(question);
+        let answer = evaluate::answer(&asked);
+        debug_assert!(
+            certain::allows(&asked).is_none_or(|allows| answer.what.is_allowed() == Some(allows)),
+            "the quick way says something else: {question:?}"
+        );
         let caveats = self.judged(question).caveats.clone();
-        self.answer(question).to_verdict(caveats, self.rules.generation())
+        answer.to_verdict(caveats, self.rules.generation())
     }
 
     /// An identity as rules look at it: its namespace, labels and named ports.
@@ -362,7 +345,7 @@ fn select(loaded: &Arc<Loaded>, direction: Direction, place: &Place, key: &Ident
         }
         Certainty::Maybe => policy.types_doubt.clone(),
     };
-    Some(Selected { loaded: loaded.clone(), rules: loaded.quick(direction).clone(), doubt })
+    Some(Selected { loaded: loaded.clone(), rules: loaded.loaded_rules(direction).clone(), doubt })
 }
 
 impl Judged {

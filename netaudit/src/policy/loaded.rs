@@ -188,7 +188,7 @@ impl Loaded {
     }
 
     /// The rules of a direction as loaded.
-    pub fn quick(&self, direction: Direction) -> &Arc<[LoadedRule]> {
+    pub fn loaded_rules(&self, direction: Direction) -> &Arc<[LoadedRule]> {
         &self.rules[direction as usize]
     }
 
