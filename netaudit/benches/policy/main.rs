@@ -26,7 +26,7 @@ static HEAP: heap::Counting = heap::Counting;
 
 /// New connections that are asked: those of the pods of one node.
 const FLOWS: usize = 1_024;
-const ROUNDS: usize = 21;
+const ROUNDS: usize = 41;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();

@@ -66,7 +66,7 @@ impl Point {
 
     fn round(&mut self) {
         /// Our sides are so much faster that one turn of the flows is too short to be measured.
-        const TURNS: usize = 16;
+        const TURNS: usize = 32;
         let Self { engine, asked, anywhere, flows, .. } = self;
         let count = asked.len() * TURNS;
         self.allows.push(nanoseconds(count, || {
@@ -153,12 +153,7 @@ pub fn measure() -> Value {
                 "agreement": agreement}));
         }
         let [first, .., last] = &points;
-        // Of the two figures of each round, as what disturbs one disturbs the other.
-        let growth = |side: fn(&Point) -> &Vec<f64>| {
-            let rounds: Vec<f64> =
-                side(last).iter().zip(side(first)).map(|(last, first)| last / first).collect();
-            median(&rounds)
-        };
+        let growth = |side: fn(&Point) -> &Vec<f64>| median(side(last)) / median(side(first));
         let name = |what: &str| format!("{what}, {axis} {} → {}", size(axis, first), size(axis, last));
         goals.push(goal(
             &name("a computed verdict costs so many times as much"),

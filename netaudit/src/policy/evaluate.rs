@@ -6,6 +6,7 @@ use smallvec::SmallVec;
 
 use super::{
     Certainty, NamedPort,
+    certain::Steps,
     compile::{PortMatch, PortTest, Rule},
     foreign::Foreign,
     loaded::{Hit, Loaded, LoadedRule, Met, PeerView},
@@ -38,24 +39,15 @@ pub(super) struct Program {
     pub foreign: Foreign,
     /// Objects that may be policies which select it.
     pub doubts: Vec<Doubt>,
-    /// Whether nothing of all that is in doubt.
-    pub certain: bool,
+    /// The quick way, where nothing of all that is in doubt.
+    pub certain: Option<Steps>,
 }
 
 /// A policy that selects a subject.
 pub(super) struct Selected {
     pub loaded: Arc<Loaded>,
-    /// Its rules of the direction in question: the quick way reads nothing else of the policy.
-    pub rules: Arc<[LoadedRule]>,
     /// Set where that is not certain: why.
     pub doubt: Option<Arc<str>>,
-}
-
-impl Selected {
-    /// Where it stands in its tier.
-    pub fn priority(&self) -> u16 {
-        self.loaded.priority
-    }
 }
 
 /// An answer that borrows its causes.
@@ -136,7 +128,7 @@ struct Ordered<'a> {
 fn ordered<'a>(asked: &Asked<'a>, policies: &'a [Selected]) -> Ordered<'a> {
     let mut found = Ordered { first: None, instead: SmallVec::new() };
     let mut at = None;
-    for Selected { loaded, doubt, .. } in policies {
+    for Selected { loaded, doubt } in policies {
         let policy = &loaded.policy;
         if found.first.is_some() && at != Some(policy.priority) {
             break;
@@ -235,7 +227,7 @@ fn network<'a>(asked: &Asked<'a>, passed: &mut SmallVec<[Hit<'a>; 2]>) -> What<'
     let mut may_isolate: Option<Gap> = None;
     let mut may_keep: Option<Gap> = None;
 
-    for Selected { loaded, doubt, .. } in &asked.program.network {
+    for Selected { loaded, doubt } in &asked.program.network {
         let mut near = None;
         let mut allows = Certainty::No;
         for (rule, with) in loaded.rules(asked.direction) {

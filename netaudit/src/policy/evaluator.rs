@@ -16,7 +16,8 @@ use foldhash::{HashMap, HashMapExt as _};
 use smallvec::SmallVec;
 
 use super::{
-    Certainty, Labels, NamedPort, certain,
+    Certainty, Labels, NamedPort,
+    certain::{self, Steps},
     evaluate::{self, Asked, Found, Program, Selected},
     foreign::Foreign,
     loaded::{Loaded, PeerView, Place},
@@ -319,9 +320,9 @@ impl Identity {
                 baseline: select(&rules.baseline),
                 foreign: Foreign::of(rules.foreign(&key.namespace), direction, &place, &key.words),
                 doubts: rules.doubts.iter().filter(|doubt| concerns(&doubt.namespace)).cloned().collect(),
-                certain: false,
+                certain: None,
             };
-            program.certain = certain::is_certain(&program, direction);
+            program.certain = Steps::new(&program, direction);
             Judged::new(program, direction)
         });
         Self { place, words: key.words.clone(), ports: key.ports.clone(), programs }
@@ -345,7 +346,7 @@ fn select(loaded: &Arc<Loaded>, direction: Direction, place: &Place, key: &Ident
         }
         Certainty::Maybe => policy.types_doubt.clone(),
     };
-    Some(Selected { loaded: loaded.clone(), rules: loaded.loaded_rules(direction).clone(), doubt })
+    Some(Selected { loaded: loaded.clone(), doubt })
 }
 
 impl Judged {

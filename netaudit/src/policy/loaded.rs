@@ -11,38 +11,26 @@ use super::{
     domains::DomainPattern,
     words::{Vocabulary, Word, WordSelector},
 };
-use crate::model::{Action, Direction, Gap, Protocol, RuleMatch};
+use crate::model::{Direction, Gap, RuleMatch};
 
 /// A policy, loaded.
 pub(super) struct Loaded {
     pub policy: Arc<CompiledPolicy>,
     pub subjects: WordScope,
-    /// [`CompiledPolicy::priority`].
-    pub priority: u16,
     /// By direction, whether anything but whom it selects is in doubt.
     doubtful: [bool; 2],
-    rules: [Arc<[LoadedRule]>; 2],
+    rules: [Box<[Arc<LoadedRule>]>; 2],
 }
 
 /// A rule, loaded: what it compares, beside the [`Rule`] at the same position.
 pub(super) struct LoadedRule {
     /// Those that are no certain ranges. The first stands here, so that most rules need no other memory.
     pub peers: SmallVec<[LoadedPeer; 1]>,
+    /// Those of [`Rule::ports`] that are names.
+    pub named_ports: Box<[PortMatch]>,
     v4: Intervals<u32>,
     v6: Intervals<u128>,
-    /// Beside [`Rule::ports`].
-    pub ports: SmallVec<[QuickPort; 4]>,
-    pub action: Action,
     matches_everybody: bool,
-}
-
-/// A [`PortMatch`] that needs no other memory, as far as that goes.
-#[derive(Clone, Copy)]
-pub(super) enum QuickPort {
-    /// A protocol, or any, and the first and the last port.
-    Range(Option<Protocol>, u16, u16),
-    /// A port by name.
-    Named,
 }
 
 /// A peer that is no certain range.
@@ -170,7 +158,7 @@ impl Loaded {
     pub fn new(policy: Arc<CompiledPolicy>, words: &mut Words) -> Self {
         let subjects = words.scope(&policy.subjects);
         let rules = [Direction::Egress, Direction::Ingress].map(|direction| {
-            policy.rules(direction).iter().map(|rule| LoadedRule::new(rule, words)).collect()
+            policy.rules(direction).iter().map(|rule| Arc::new(LoadedRule::new(rule, words))).collect()
         });
         let is_doubtful = |rule: &Rule| {
             rule.doubt.is_some()
@@ -179,7 +167,7 @@ impl Loaded {
         };
         let doubtful = [Direction::Egress, Direction::Ingress]
             .map(|direction| policy.doubt().is_some() || policy.rules(direction).iter().any(is_doubtful));
-        Self { subjects, priority: policy.priority, doubtful, rules, policy }
+        Self { subjects, doubtful, rules, policy }
     }
 
     /// Whether anything of a direction is in doubt, whoever is selected.
@@ -187,14 +175,14 @@ impl Loaded {
         self.doubtful[direction as usize]
     }
 
-    /// The rules of a direction as loaded.
-    pub fn loaded_rules(&self, direction: Direction) -> &Arc<[LoadedRule]> {
-        &self.rules[direction as usize]
-    }
-
     /// The rules of a direction, each as compiled and as loaded.
     pub fn rules(&self, direction: Direction) -> impl Iterator<Item = (&Rule, &LoadedRule)> {
-        self.policy.rules(direction).iter().zip(self.rules[direction as usize].iter())
+        self.shared_rules(direction).map(|(rule, loaded)| (rule, &**loaded))
+    }
+
+    /// The same, for those who keep them.
+    pub fn shared_rules(&self, direction: Direction) -> impl Iterator<Item = (&Rule, &Arc<LoadedRule>)> {
+        self.policy.rules(direction).iter().zip(&self.rules[direction as usize])
     }
 
     /// Where the ranges of a direction begin and, by one, where they end: between two such addresses nothing changes.
@@ -248,8 +236,10 @@ impl LoadedRule {
             };
             peers.push(LoadedPeer { position, doubtful: peer.doubt.is_some(), matcher });
         }
+        let is_named = |port: &&PortMatch| matches!(port.port, PortTest::Named(_));
         Self {
             peers,
+            named_ports: rule.ports.iter().filter(is_named).cloned().collect(),
             v4: Intervals::new(
                 &blocks,
                 |cuts, block| cut(block, cuts, &mut Vec::new()),
@@ -260,8 +250,6 @@ impl LoadedRule {
                 |cuts, block| cut(block, &mut Vec::new(), cuts),
                 |ip| IpAddr::V6(ip.into()),
             ),
-            ports: rule.ports.iter().map(QuickPort::new).collect(),
-            action: rule.id.action,
             matches_everybody: rule.peers.is_empty(),
         }
     }
@@ -341,16 +329,6 @@ impl LoadedRule {
             }
             Matcher::Nodes(selector) => selector.doubt.clone().map(Gap::Invalid),
             Matcher::Anyone | Matcher::Nobody => None,
-        }
-    }
-}
-
-impl QuickPort {
-    fn new(port: &PortMatch) -> Self {
-        match port.port {
-            PortTest::Any => Self::Range(port.protocol, 0, u16::MAX),
-            PortTest::Range(first, last) => Self::Range(port.protocol, first, last),
-            PortTest::Named(_) => Self::Named,
         }
     }
 }

@@ -47,7 +47,7 @@ struct Judge<'a> {
 impl<'a> Judge<'a> {
     /// The number of the judgement; equal ones have one number.
     fn ask(&mut self, peer: &PeerView<'_>, named: &'a [NamedPort]) -> usize {
-        let meets = tiers::meets(self.program, peer);
+        let meets = tiers::meets(self.program, self.direction, peer);
         if let Some(known) = self.known.get(&(meets.clone(), named)) {
             return *known;
         }

@@ -37,14 +37,15 @@ pub(super) enum Meets {
 }
 
 /// How each rule of a program meets a peer, in the order in which [`judge`] asks them.
-pub(super) fn meets(program: &Program, peer: &PeerView<'_>) -> Box<[Meets]> {
+pub(super) fn meets(program: &Program, direction: Direction, peer: &PeerView<'_>) -> Box<[Meets]> {
     let policies = program.admin.iter().chain(&program.network).chain(&program.baseline);
-    let meet = |rule: &LoadedRule| match rule.meets(peer) {
+    let rules = policies.flat_map(|selected| selected.loaded.rules(direction));
+    let meet = |(_, with): (&Rule, &LoadedRule)| match with.meets(peer) {
         Met::No => Meets::No,
         Met::Maybe(_) => Meets::Maybe,
         Met::Yes(_) => Meets::Yes,
     };
-    policies.flat_map(|selected| selected.rules.iter()).map(meet).collect()
+    rules.map(meet).collect()
 }
 
 /// The ports that a program allows for a peer whom its rules meet so; `named` are those of the destination.
@@ -167,7 +168,7 @@ impl Asked<'_> {
         // What is decided by lower priorities, and so is not asked any more.
         let mut decided = PortSet::default();
         let mut at = None;
-        for Selected { loaded, doubt, .. } in policies {
+        for Selected { loaded, doubt } in policies {
             let policy = &loaded.policy;
             if at != Some(policy.priority) {
                 decided = found.first.all();
@@ -209,7 +210,7 @@ impl Asked<'_> {
             may_isolate: none(),
             may_keep: none(),
         };
-        for Selected { loaded, doubt, .. } in policies {
+        for Selected { loaded, doubt } in policies {
             let (mut surely, mut perhaps) = (none(), none());
             for (rule, _) in loaded.rules(self.direction) {
                 let matched = self.matched(rule);
