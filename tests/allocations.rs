@@ -14,7 +14,7 @@ mod world;
 
 use engine::{Engine, NOW};
 use serde_json::json;
-use world::{World, object};
+use world::{Among, World, object};
 
 #[global_allocator]
 static HEAP: heap::Counting = heap::Counting;
@@ -50,7 +50,7 @@ fn a_verdict_allocates_nothing() {
             crowded(&mut engine);
             engine.cluster.set_names([("example.com".to_owned(), "203.0.113.7".parse().unwrap())]);
         }
-        let flows = world.flows(2_000);
+        let flows = world.flows(Among::Node, 2_000);
         let asked: Vec<_> = flows.iter().flat_map(|flow| engine.asked(flow)).flatten().collect();
         let allowed = asked.iter().filter(|it| engine.evaluator.allows(&it.question()) == Some(true)).count();
         assert!((asked.len() / 10..asked.len() * 9 / 10).contains(&allowed), "{allowed} of {}", asked.len());

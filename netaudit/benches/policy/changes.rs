@@ -8,7 +8,7 @@ use crate::{
     FLOWS,
     engine::{Engine, NOW},
     goal, heap, median,
-    world::{World, object},
+    world::{Among, World, object},
 };
 
 const WORLD: World = World { policies: 10_000, pods: 100_000 };
@@ -17,7 +17,7 @@ const CHANGES: usize = 21;
 
 /// All of it.
 pub fn measure() -> Value {
-    let flows = WORLD.flows(FLOWS);
+    let flows = WORLD.flows(Among::Node, FLOWS);
     let resident = peak_resident();
     let live = heap::live();
     heap::take_peak();
@@ -57,7 +57,7 @@ pub fn measure() -> Value {
 
 /// From one changed object to a verdict that knows it.
 fn changes(engine: &mut Engine) -> Vec<Value> {
-    let flows = WORLD.flows(FLOWS);
+    let flows = WORLD.flows(Among::Node, FLOWS);
     let [mut alone, mut held, mut node, mut pod] = [const { Vec::new() }; 4];
     for n in 0..CHANGES {
         // Port and labels are new each time, so that the vocabulary grows with each.

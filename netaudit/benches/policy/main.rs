@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use self::{
     engine::{Asked, Engine},
-    world::{Flow, World},
+    world::{Among, Flow, World},
 };
 
 #[global_allocator]
@@ -76,7 +76,7 @@ fn questions(engine: &Engine, flows: &[Flow]) -> Vec<Asked> {
 fn verdicts() -> Value {
     let world = World { policies: 1_000, pods: 10_000 };
     let mut engine = Engine::new(world);
-    let asked = questions(&engine, &world.flows(FLOWS));
+    let asked = questions(&engine, &world.flows(Among::Node, FLOWS));
     // Every question again at ports that no rule names: each is new to the reader, and no rule ends it early.
     let new: Vec<Asked> =
         (0..16).flat_map(|n| asked.iter().map(move |it| it.at(20_000 + n))).chain(asked.clone()).collect();
@@ -124,7 +124,7 @@ fn verdicts() -> Value {
 fn instructions(policies: usize) {
     let world = World { policies, pods: 10_000 };
     let mut engine = Engine::new(world);
-    let asked = questions(&engine, &world.flows(FLOWS));
+    let asked = questions(&engine, &world.flows(Among::Namespace, FLOWS));
     asked.iter().for_each(|it| drop(engine.evaluator.verdict(&it.question())));
     counted(&mut engine, &asked);
 }

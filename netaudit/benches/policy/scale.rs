@@ -11,7 +11,7 @@ use crate::{
     goal, median, nanoseconds,
     peer::Peer,
     questions,
-    world::{Flow, World},
+    world::{Among, Flow, World},
 };
 
 /// Along one axis policies grow, along the other pods.
@@ -23,18 +23,21 @@ const fn world(policies: usize, pods: usize) -> World {
     World { policies, pods }
 }
 
+/// The figures by whose connections they are of.
+fn named([same, node, anybody]: [f64; 3]) -> Value {
+    json!({"same": same, "node": node, "anybody": anybody})
+}
+
 /// One size, and what was measured of it, in nanoseconds, a figure a round.
 struct Point {
     world: World,
     flows: Vec<Flow>,
     engine: Engine,
-    asked: Vec<Asked>,
-    /// The same of flows that are spread over the cluster, as no node sees them.
-    anywhere: Vec<Asked>,
+    /// The same questions at every size, those of one node, and those of pods anywhere.
+    asked: [Vec<Asked>; 3],
     peer: Option<Peer>,
-    allows: Vec<f64>,
-    allows_anywhere: Vec<f64>,
-    remembered: Vec<f64>,
+    allows: [Vec<f64>; 3],
+    remembered: [Vec<f64>; 3],
     flow_computed: Vec<f64>,
     flow_remembered: Vec<f64>,
     flow_peer: Vec<f64>,
@@ -43,21 +46,19 @@ struct Point {
 impl Point {
     fn new(world: World, program: Option<&(PathBuf, PathBuf)>) -> Self {
         let engine = Engine::new(world);
-        let flows = world.flows(FLOWS);
-        let [asked, anywhere] = [&flows, &world.flows_anywhere(FLOWS)].map(|flows| questions(&engine, flows));
+        let asked = [Among::Namespace, Among::Node, Among::Everybody]
+            .map(|among| questions(&engine, &world.flows(among, FLOWS)));
+        let flows = world.flows(Among::Node, FLOWS);
         let peer = program.map(|(program, directory)| Peer::start(program, directory, world, &flows));
-        let [allows, allows_anywhere, remembered, flow_computed, flow_remembered, flow_peer] =
-            [const { Vec::new() }; 6];
+        let [flow_computed, flow_remembered, flow_peer] = [const { Vec::new() }; 3];
         Self {
             world,
             flows,
             engine,
             asked,
-            anywhere,
             peer,
-            allows,
-            allows_anywhere,
-            remembered,
+            allows: Default::default(),
+            remembered: Default::default(),
             flow_computed,
             flow_remembered,
             flow_peer,
@@ -67,23 +68,22 @@ impl Point {
     fn round(&mut self) {
         /// Our sides are so much faster that one turn of the flows is too short to be measured.
         const TURNS: usize = 32;
-        let Self { engine, asked, anywhere, flows, .. } = self;
-        let count = asked.len() * TURNS;
-        self.allows.push(nanoseconds(count, || {
-            for _ in 0..TURNS {
-                asked.iter().for_each(|it| _ = black_box(engine.evaluator.allows(&it.question())));
-            }
-        }));
-        self.allows_anywhere.push(nanoseconds(anywhere.len() * TURNS, || {
-            for _ in 0..TURNS {
-                anywhere.iter().for_each(|it| _ = black_box(engine.evaluator.allows(&it.question())));
-            }
-        }));
-        self.remembered.push(nanoseconds(count, || {
-            for _ in 0..TURNS {
-                asked.iter().for_each(|it| drop(black_box(engine.evaluator.verdict(&it.question()))));
-            }
-        }));
+        let Self { engine, asked, flows, .. } = self;
+        for (asked, (allows, remembered)) in
+            asked.iter().zip(self.allows.iter_mut().zip(&mut self.remembered))
+        {
+            let count = asked.len() * TURNS;
+            allows.push(nanoseconds(count, || {
+                for _ in 0..TURNS {
+                    asked.iter().for_each(|it| _ = black_box(engine.evaluator.allows(&it.question())));
+                }
+            }));
+            remembered.push(nanoseconds(count, || {
+                for _ in 0..TURNS {
+                    asked.iter().for_each(|it| drop(black_box(engine.evaluator.verdict(&it.question()))));
+                }
+            }));
+        }
         let count = flows.len() * TURNS;
         self.flow_computed.push(nanoseconds(count, || {
             for _ in 0..TURNS {
@@ -116,15 +116,19 @@ pub fn measure() -> Value {
         }
         eprintln!("\nover the number of {axis}; ns, medians of {ROUNDS} interleaved rounds");
         eprintln!(
-            "{:>26}{:-^33} {:-^44}\n{:>9} {:>9} {:>10} {:>11} {:>11} {:>10} {:>11} {:>13} {:>7}",
-            "",
-            "one end",
-            "a whole flow",
+            "{:20}{:-^34} {:-^33} {:-^48}",
+            "", " one end, computed ", " one end, remembered ", " a whole flow, of a node's "
+        );
+        eprintln!(
+            "{:>9} {:>9}  {:>10} {:>10} {:>10}  {:>10} {:>10} {:>10}  {:>11} {:>11} {:>13} {:>7}",
             "policies",
             "pods",
-            "computed",
-            "everywhere",
-            "remembered",
+            "the same",
+            "a node's",
+            "anybody's",
+            "the same",
+            "a node's",
+            "anybody's",
             "computed",
             "remembered",
             "kube-n.-pol.",
@@ -133,35 +137,29 @@ pub fn measure() -> Value {
         let mut rows = Vec::new();
         for (point, agreement) in points.iter().zip(agreements) {
             let World { policies, pods } = point.world;
-            let [allows, anywhere, remembered, computed, again] = [
-                &point.allows,
-                &point.allows_anywhere,
-                &point.remembered,
-                &point.flow_computed,
-                &point.flow_remembered,
-            ]
-            .map(|it| median(it));
+            let [allows, remembered] =
+                [&point.allows, &point.remembered].map(|side| side.each_ref().map(|it| median(it)));
+            let [computed, again] = [&point.flow_computed, &point.flow_remembered].map(|it| median(it));
             let theirs = (!point.flow_peer.is_empty()).then(|| median(&point.flow_peer));
             let ratio = theirs.map(|theirs| theirs / computed);
+            let ends = allows.map(|it| format!("{it:>10.1}")).join(" ");
+            let ends_again = remembered.map(|it| format!("{it:>10.1}")).join(" ");
             let [theirs_text, ratio_text] =
                 [theirs, ratio].map(|it| it.map_or("-".to_owned(), |it| format!("{it:.0}")));
             eprintln!(
-                "{policies:>9} {pods:>9} {allows:>10.1} {anywhere:>11.1} {remembered:>11.1} {computed:>10.1} {again:>11.1} {theirs_text:>13} {ratio_text:>7}"
+                "{policies:>9} {pods:>9}  {ends}  {ends_again}  {computed:>11.1} {again:>11.1} {theirs_text:>13} {ratio_text:>7}"
             );
-            rows.push(json!({"policies": policies, "pods": pods, "computed_ns": allows, "computed_everywhere_ns": anywhere, "remembered_ns": remembered,
+            rows.push(json!({"policies": policies, "pods": pods,
+                "computed_ns": named(allows), "remembered_ns": named(remembered),
                 "flow_computed_ns": computed, "flow_remembered_ns": again, "peer_ns": theirs, "peer_ratio": ratio,
                 "agreement": agreement}));
         }
         let [first, .., last] = &points;
         let growth = |side: fn(&Point) -> &Vec<f64>| median(side(last)) / median(side(first));
         let name = |what: &str| format!("{what}, {axis} {} → {}", size(axis, first), size(axis, last));
-        goals.push(goal(
-            &name("a computed verdict costs so many times as much"),
-            growth(|it| &it.allows),
-            "",
-            1.2,
-        ));
-        goals.push(goal(&name("a remembered verdict"), growth(|it| &it.remembered), "", 1.2));
+        let computed = growth(|it| &it.allows[0]);
+        goals.push(goal(&name("the same verdicts computed cost so many times as much"), computed, "", 1.2));
+        goals.push(goal(&name("remembered"), growth(|it| &it.remembered[0]), "", 1.2));
         axes.insert(axis.to_owned(), json!(rows));
     }
     axes.insert("goals".to_owned(), json!(goals));

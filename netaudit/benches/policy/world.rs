@@ -21,6 +21,8 @@ const ENVIRONMENTS: [&str; 3] = ["prod", "staging", "dev"];
 const TEAMS: usize = 20;
 /// How many pods run on one node.
 pub const NODE_PODS: usize = 64;
+/// How many of a namespace's pods are asked about: in the cluster with the fewest it has no more.
+const NAMESPACE_PODS: usize = 8;
 
 /// How large a cluster is.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +31,17 @@ pub struct World {
     pub policies: usize,
     /// Pods.
     pub pods: usize,
+}
+
+/// Whose connections are asked about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Among {
+    /// The pods of one namespace, with each other and with the world: the same questions in a cluster of any size.
+    Namespace,
+    /// The pods of one node, of as many namespaces, and as many strangers.
+    Node,
+    /// Pods anywhere, as no agent ever sees them.
+    Everybody,
 }
 
 /// A new connection.
@@ -215,21 +228,17 @@ impl World {
         policy
     }
 
-    /// New connections of the pods of one node, which are spread over the namespaces: what the policies are made for, and
-    /// a third that nobody planned, with as many strangers.
-    pub fn flows(&self, count: usize) -> Vec<Flow> {
-        self.flows_of(NODE_PODS, count)
-    }
-
-    /// The same of pods anywhere.
-    pub fn flows_anywhere(&self, count: usize) -> Vec<Flow> {
-        self.flows_of(count, count)
-    }
-
-    fn flows_of(&self, pods: usize, count: usize) -> Vec<Flow> {
+    /// New connections: what the policies are made for, and a third that nobody planned.
+    pub fn flows(&self, among: Among, count: usize) -> Vec<Flow> {
         let mut random = Random(5);
         let mut flows = Vec::with_capacity(count);
-        let mut some = || (0..pods).map(|_| random.below(self.pods)).collect::<Vec<_>>();
+        let mut some = || -> Vec<usize> {
+            match among {
+                Among::Namespace => (0..NAMESPACE_PODS).map(|n| n * self.namespaces()).collect(),
+                Among::Node => (0..NODE_PODS).map(|_| random.below(self.pods)).collect(),
+                Among::Everybody => (0..count).map(|_| random.below(self.pods)).collect(),
+            }
+        };
         let (local, strangers) = (some(), some());
         for turn in 0.. {
             if flows.len() == count {
