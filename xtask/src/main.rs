@@ -51,7 +51,7 @@ enum Task {
     Demo(demo::Options),
     /// Run every test, on the kernel's real hooks, and the demo (needs root)
     Test,
-    /// Measure what the agent costs others, and how fast it is itself (needs root)
+    /// Measure what the agent costs others, and how fast it and its evaluator of policies are (needs root)
     Bench(bench::Options),
     /// Run netaudit from its own image on a real cluster of two nodes, through one long scenario (needs root)
     E2e(e2e::Options),

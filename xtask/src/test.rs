@@ -5,9 +5,10 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 
 use crate::{
+    bench,
     build_ebpf::build_ebpf,
     demo, dist, e2e,
-    process::{cargo, run},
+    process::{cargo, on_path, run},
     programs,
     setup::setup,
 };
@@ -37,12 +38,20 @@ pub fn test(root: &Path) -> Result<()> {
     } else {
         left_out.push("other projects' policy cases (no ../shared/conformance)");
     }
+    let can_count = on_path("valgrind").is_some();
+    if !can_count {
+        left_out.push("the count of a verdict's instructions (no valgrind)");
+    }
     ensure!(
         left_out.is_empty() || std::env::var_os("CI").is_none(),
         "in CI nothing may be left out: {}",
         left_out.join("; ")
     );
     run(&mut tests)?;
+    if can_count {
+        println!("test: the instructions of a verdict, with few policies and with many");
+        bench::policy::check_instructions(root)?;
+    }
     println!("test: the demo");
     demo::run(root, &demo::build_agent(root)?, &demo::Options::default())?;
     println!("demo: 1 passed, 0 failed");

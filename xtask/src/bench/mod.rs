@@ -2,7 +2,10 @@
 //!
 //! Overhead: the same load with and without the agent, interleaved round by round in one run, as ratios of the medians with
 //! the quartiles of the rounds' own ratios, since a machine that others use too is noisy. Speed: the pipeline benchmark of the netaudit
-//! crate. Both as a table, and as JSON in `target/bench.json`.
+//! crate. Both as a table, and as JSON in `target/bench.json`. `cargo xtask bench policy` is about the evaluator alone.
+
+mod plot;
+pub mod policy;
 
 use std::{
     io::{Read as _, Write as _},
@@ -32,10 +35,19 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Options of the benchmark.
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Options {
+    #[command(subcommand)]
+    part: Option<Part>,
     /// Interleaved rounds of the overhead measurement
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u8).range(1..))]
     rounds: u8,
+}
+
+#[derive(Clone, Copy, clap::Subcommand)]
+enum Part {
+    /// Policies alone: how fast they are compiled and asked, beside another engine (needs no root)
+    Policy,
 }
 
 /// A load that is measured.
@@ -66,8 +78,11 @@ impl Load {
     }
 }
 
-/// Runs both parts.
+/// Runs both parts, or the one that was asked for.
 pub fn bench(root: &Path, options: &Options) -> Result<()> {
+    if let Some(Part::Policy) = options.part {
+        return policy::bench(root);
+    }
     setup(root)?;
     build_ebpf(root)?;
     run(&mut cargo(root, ["build", "--release", "--locked", "-p", "netaudit"]))?;
