@@ -117,7 +117,8 @@ pub enum LoadError {
     },
 }
 
-const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
+/// Where the kernel shows its type information.
+pub const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
 
 /// Settings as aya wants a value for the programs' global.
 #[repr(transparent)]
@@ -181,15 +182,19 @@ fn try_load(options: &Options) -> Result<Loaded, LoadError> {
     for program in CORE.into_iter().rev() {
         attach_core(&mut ebpf, program, &root)?;
     }
-    let features = vec![udp_send(&mut ebpf, &btf)?, scan(&mut ebpf, &btf, "tasks", "scan_tasks", "task"), {
-        let offset = Types::parse(&types)?.field("socket", "sk")?.byte();
-        // The program has this offset built in, as the verifier must see it.
-        if offset == 24 {
-            scan(&mut ebpf, &btf, "listeners", "scan_files", "task_file")
-        } else {
-            Feature { name: "listeners", absent: Some(format!("socket.sk is at {offset}, not at 24")) }
-        }
-    }];
+    let features =
+        vec![udp_send(&mut ebpf, &btf)?, scan(&mut ebpf, &btf, Feature::TASKS, "scan_tasks", "task"), {
+            let offset = Types::parse(&types)?.field("socket", "sk")?.byte();
+            // The program has this offset built in, as the verifier must see it.
+            if offset == 24 {
+                scan(&mut ebpf, &btf, Feature::LISTENERS, "scan_files", "task_file")
+            } else {
+                Feature {
+                    name: Feature::LISTENERS,
+                    absent: Some(format!("socket.sk is at {offset}, not at 24")),
+                }
+            }
+        }];
     Ok(Loaded { ebpf, hierarchy, features })
 }
 
@@ -214,7 +219,7 @@ fn attach_core(ebpf: &mut Ebpf, name: &'static str, root: &File) -> Result<(), L
 
 /// Attaches where the kernel sends, and tells the other programs so: at the tracepoint, or else at both functions.
 fn udp_send(ebpf: &mut Ebpf, btf: &Btf) -> Result<Feature, LoadError> {
-    const NAME: &str = "udp first datagram";
+    const NAME: &str = Feature::UDP_FIRST_DATAGRAM;
     let Some(Program::BtfTracePoint(program)) = ebpf.program_mut("on_sent") else {
         return Err(LoadError::Lacks("on_sent"));
     };

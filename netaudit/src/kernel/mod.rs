@@ -21,6 +21,7 @@ mod decode;
 mod host;
 mod load;
 mod outcome;
+mod programs;
 
 use std::{
     io::{self, Read as _},
@@ -42,9 +43,10 @@ pub use btf::BtfError;
 pub use clock::Clock;
 pub use decode::{DecodeError, decode, encode, encode_cgroup};
 pub use host::{own_addresses, own_netns};
-pub use load::LoadError;
+pub use load::{BTF_PATH, LoadError};
 /// The records' layout, for whoever makes records up: benches and tests.
 pub use netaudit_ebpf::abi;
+pub use programs::{CostCounter, ProgramState};
 
 use crate::model::{CgroupId, NetnsCookie, Observation, Timestamp};
 use cgroups::Hierarchy;
@@ -101,10 +103,19 @@ pub enum Event {
 /// Something that the kernel may or may not have.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Feature {
-    /// What it is for: `udp first datagram`, `tasks`, `listeners`.
+    /// What it is for: one of the constants of this type.
     pub name: &'static str,
     /// Why it is not there; `None` where it is.
     pub absent: Option<String>,
+}
+
+impl Feature {
+    /// A connected UDP socket's flow begins with its first datagram, and not with `connect`.
+    pub const UDP_FIRST_DATAGRAM: &str = "udp first datagram";
+    /// Processes from before the start are found, with their namespaces.
+    pub const TASKS: &str = "tasks";
+    /// Sockets that served before the start are found, with their processes.
+    pub const LISTENERS: &str = "listeners";
 }
 
 /// Records that could not be delivered.
@@ -199,6 +210,11 @@ impl Kernel {
     /// Where the v2 hierarchy, or the part of it that this node sees, is mounted: what paths of cgroups are relative to.
     pub fn cgroup_mount(&self) -> &Path {
         &self.hierarchy.mount
+    }
+
+    /// Whether that is the whole hierarchy, and not a part of it.
+    pub fn watches_everything(&self) -> bool {
+        self.hierarchy.part.is_none()
     }
 
     /// The namespace of the thread that loaded.
