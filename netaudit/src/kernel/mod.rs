@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  connect, sendmsg, recvmsg, bind, release, sock_ops ─┐
+//!  packets dropped by a filter ────────────────────────┤
 //!  cgroup made, removed ───────────────────────────────┴─► ring ──► drain ──► decode ──► Event
 //!  scan: iter/task, iter/task_file, the cgroup tree ─────────────────────────────────────┘
 //! ```
@@ -18,6 +19,7 @@ mod btf;
 mod cgroups;
 mod clock;
 mod decode;
+mod drops;
 mod host;
 mod load;
 mod outcome;
@@ -46,8 +48,9 @@ pub use load::LoadError;
 /// The records' layout, for whoever makes records up: benches and tests.
 pub use netaudit_ebpf::abi;
 
-use crate::model::{CgroupId, NetnsCookie, Observation, Timestamp};
+use crate::model::{CgroupId, NetnsCookie, Observation, PacketDrop, Timestamp};
 use cgroups::Hierarchy;
+use drops::Drops;
 use load::Loaded;
 
 /// How to load.
@@ -73,6 +76,8 @@ impl Default for Options {
 pub enum Event {
     /// A flow.
     Flow(Observation),
+    /// A filter of this node dropped the first packet of an attempt.
+    Drop(PacketDrop),
     /// A cgroup exists: from a scan, or made just now.
     Cgroup {
         /// Its id.
@@ -101,10 +106,22 @@ pub enum Event {
 /// Something that the kernel may or may not have.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Feature {
-    /// What it is for: `udp first datagram`, `tasks`, `listeners`.
+    /// What it is for: `udp first datagram`, `tasks`, `listeners`, [`DROPS`].
     pub name: &'static str,
     /// Why it is not there; `None` where it is.
     pub absent: Option<String>,
+}
+
+/// The name of the [`Feature`] that tells of packets which a filter dropped.
+pub const DROPS: &str = "drops";
+
+/// Packets that a filter dropped and that attempt something, by what became of them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DropCount {
+    /// `recorded`, `repeated` (one that was told is sent again), `answer` (of a connection), `unreadable`.
+    pub told: &'static str,
+    /// How many, since load.
+    pub count: u64,
 }
 
 /// Records that could not be delivered.
@@ -150,6 +167,7 @@ pub struct Kernel {
     features: Vec<Feature>,
     ring: RingBuf<MapData>,
     losses: PerCpuArray<MapData, u64>,
+    drops: Drops,
     host_netns: NetnsCookie,
     clock: Clock,
     undecodable: u64,
@@ -167,12 +185,13 @@ impl Kernel {
     /// error names it and says what to do.
     pub fn load(options: &Options) -> Result<Self, LoadError> {
         let host_netns = own_netns().map_err(LoadError::Netns)?;
-        let Loaded { mut ebpf, hierarchy, features } = load::load(options)?;
+        let Loaded { mut ebpf, hierarchy, features } = load::load(options, host_netns)?;
         let ring = ebpf.take_map("RECORDS").ok_or(LoadError::Lacks("RECORDS"))?;
         let ring = RingBuf::try_from(ring).map_err(|source| LoadError::Map { map: "RECORDS", source })?;
         let losses = ebpf.take_map("LOSSES").ok_or(LoadError::Lacks("LOSSES"))?;
         let losses =
             PerCpuArray::try_from(losses).map_err(|source| LoadError::Map { map: "LOSSES", source })?;
+        let drops = Drops::new(&mut ebpf)?;
         // Without it the counts still tell.
         let log = EbpfLogger::init(&mut ebpf)
             .inspect_err(|error| tracing::warn!(%error, "the eBPF programs' log cannot be read"))
@@ -183,6 +202,7 @@ impl Kernel {
             features,
             ring,
             losses,
+            drops,
             host_netns,
             clock: Clock::now(),
             undecodable: 0,
@@ -238,7 +258,12 @@ impl Kernel {
             .hierarchy
             .list()
             .map_err(|source| ScanError::Cgroups { path: self.hierarchy.root.clone(), source })?;
-        events.extend(decode::decode_tasks(&written));
+        for task in decode::decode_tasks(&written) {
+            if let Event::Task { netns, .. } = task {
+                self.drops.meet(netns);
+            }
+            events.push(task);
+        }
         Ok(events)
     }
 
@@ -270,7 +295,12 @@ impl Kernel {
                 Ok(Event::Cgroup { id, path }) => {
                     sink(Event::Cgroup { id, path: self.hierarchy.path_from_mount(path) });
                 }
-                Ok(event) => sink(event),
+                Ok(event) => {
+                    if let Event::Flow(seen) = &event {
+                        self.drops.meet(seen.netns);
+                    }
+                    sink(event);
+                }
                 Err(error) => {
                     self.undecodable += 1;
                     tracing::debug!(%error, "a kernel record cannot be read");
@@ -315,6 +345,12 @@ impl Kernel {
             }
         }
         losses
+    }
+
+    /// Packets that a filter dropped, by what became of them, since load. What found no room in the ring or was too
+    /// much is among the [losses](Kernel::losses).
+    pub fn drop_counts(&self) -> Vec<DropCount> {
+        self.drops.counts()
     }
 
     /// Records of an unknown kind or size, since load.
