@@ -166,6 +166,7 @@ fn feature_of(program: &str) -> Option<&'static str> {
         "on_sent" | "on_sending4" | "on_sending6" => Some(Feature::UDP_FIRST_DATAGRAM),
         "scan_tasks" => Some(Feature::TASKS),
         "scan_files" => Some(Feature::LISTENERS),
+        "on_dropped" => Some(Feature::DROPS),
         _ => None,
     }
 }
@@ -185,6 +186,7 @@ fn hook_of(program: &str) -> &'static str {
         "on_cgroup_made" => "raw_tp/cgroup_mkdir",
         "on_cgroup_removed" => "raw_tp/cgroup_rmdir",
         "on_sent" => "tp_btf/sock_send_length",
+        "on_dropped" => "tp_btf/kfree_skb",
         "on_sending4" => "fentry/udp_sendmsg",
         "on_sending6" => "fentry/udpv6_sendmsg",
         "scan_tasks" => "iter/task",
@@ -204,6 +206,11 @@ fn judge_trials(sensor: &Sensor, hooks: &[Hook], trials: &[(Trial, selftest::Res
     if let Some(hook) = missing {
         let why = hook.absent.as_deref().unwrap_or("not loaded");
         return State::Broken(format!("no {}: {why}", hook.hook));
+    }
+    if sensor.shown_by.is_empty() {
+        return State::Untried(
+            "attached; the self-test changes nothing that could make it happen".to_owned(),
+        );
     }
     let of_sensor = || trials.iter().filter(|(trial, _)| sensor.shown_by.contains(trial));
     let unseen = of_sensor().find_map(|(trial, result)| match result {

@@ -20,7 +20,7 @@ pub struct Sensor {
     pub seen: &'static str,
     /// What is not.
     pub unseen: &'static str,
-    /// What of the self-test shows that it works.
+    /// What of the self-test shows that it works; nothing where the self-test cannot make it happen.
     #[serde(skip)]
     pub shown_by: &'static [Trial],
 }
@@ -43,7 +43,8 @@ pub const SENSORS: &[Sensor] = &[
         what: "a listener accepts",
         programs: &["on_sock_ops", "on_bind4", "on_bind6"],
         seen: "every accepted connection, with the listener's process",
-        unseen: "attempts that end before the handshake does; their source's node sees those of pods",
+        unseen: "attempts that end before the handshake does, unless a filter of this node stops them; their source's node sees \
+                 those of pods",
         shown_by: &[Trial::Tcp4, Trial::Tcp6],
     },
     Sensor {
@@ -81,6 +82,15 @@ pub const SENSORS: &[Sensor] = &[
         seen: "the first datagram from each address, and again every 30 seconds while they come",
         unseen: "the sender, where a server reads without asking for it (read, recv)",
         shown_by: &[Trial::Udp4, Trial::Udp6],
+    },
+    Sensor {
+        direction: None,
+        protocol: None,
+        what: "a filter of this node drops or rejects what begins a connection or a UDP exchange",
+        programs: &["on_dropped"],
+        seen: "which attempt it stopped, and attempts from elsewhere that never reached their pod",
+        unseen: "filters that are no part of netfilter, tc or XDP's generic hook (Open vSwitch, native XDP)",
+        shown_by: &[],
     },
     Sensor {
         direction: None,
