@@ -1,5 +1,6 @@
 //! The auditor from observation to flow, without a kernel: who is named, what is judged, what waits and what is counted.
 
+mod drops;
 mod identity;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};

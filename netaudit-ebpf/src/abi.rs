@@ -63,8 +63,12 @@ pub mod kind {
     pub const CGROUP_REMOVED: u32 = 9;
     /// Not a record: the socket's storage could not be allocated, so its flow cannot be told. Counts as a loss.
     pub const NO_STORAGE: u32 = 10;
+    /// A filter of the node dropped a packet: a [`super::DropRecord`].
+    pub const DROP: u32 = 11;
+    /// Not a record: a dropped packet that was not told, since too many are being told. Counts as a loss.
+    pub const DROP_LIMITED: u32 = 12;
     /// One more than the greatest kind.
-    pub const COUNT: u32 = 11;
+    pub const COUNT: u32 = 13;
 
     /// The word for a kind in metrics and logs; `None` for a number that is none.
     pub const fn name(kind: u32) -> Option<&'static str> {
@@ -79,10 +83,43 @@ pub mod kind {
             CGROUP_MADE => "cgroup-made",
             CGROUP_REMOVED => "cgroup-removed",
             NO_STORAGE => "no-storage",
+            DROP => "drop",
+            DROP_LIMITED => "drop-limited",
             _ => return None,
         })
     }
 }
+
+/// What became of a packet that a filter dropped and that attempts something: indexes the map of their counts. Those
+/// that found no room in the ring or were too many are among the losses.
+pub mod dropped {
+    /// A [`super::DropRecord`] was made.
+    pub const RECORDED: u32 = 0;
+    /// It was sent again, and had been told: the same SYN, or a datagram within the interval.
+    pub const REPEATED: u32 = 1;
+    /// Connection tracking knows it for an answer.
+    pub const ANSWER: u32 = 2;
+    /// What it attempts could not be read.
+    pub const UNREADABLE: u32 = 3;
+    /// One more than the greatest.
+    pub const COUNT: u32 = 4;
+
+    /// The word for it in metrics; `None` for a number that is none.
+    pub const fn name(what: u32) -> Option<&'static str> {
+        Some(match what {
+            RECORDED => "recorded",
+            REPEATED => "repeated",
+            ANSWER => "answer",
+            UNREADABLE => "unreadable",
+            _ => return None,
+        })
+    }
+}
+
+/// The kernel's reasons that mean a filter of the node, by their names without `SKB_DROP_REASON_`: netfilter in all its
+/// forms, what programs at tc and (generic) XDP drop, and cgroup programs at egress. What a socket's own filter drops is its
+/// program's doing. [`Settings::drop_reasons`] has their numbers in this order, and a record the place in it.
+pub const DROP_REASONS: [&str; 5] = ["NETFILTER_DROP", "TC_INGRESS", "TC_EGRESS", "XDP", "BPF_CGROUP_EGRESS"];
 
 /// Bits of [`FlowRecord::flags`].
 pub mod flag {
@@ -172,6 +209,34 @@ pub struct CgroupRecord {
     pub path: [u8; CGROUP_PATH],
 }
 
+/// A packet that a filter dropped: the first of an attempt. 72 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct DropRecord {
+    /// [`kind::DROP`].
+    pub kind: u32,
+    /// Index into [`DROP_REASONS`].
+    pub reason: u32,
+    /// When, in nanoseconds since boot.
+    pub at: u64,
+    /// Cookie of the network namespace that dropped it.
+    pub netns: u64,
+    /// Where it came from, as its header said then.
+    pub source: Address,
+    /// Where it was going, as its header said then: before or after any translation.
+    pub destination: Address,
+    /// Host byte order.
+    pub source_port: u16,
+    /// Host byte order.
+    pub destination_port: u16,
+    /// 6 or 17, as the header has it.
+    pub protocol: u32,
+    /// TCP: the SYN's sequence number, which is the same when it is sent again.
+    pub sequence: u32,
+    /// 1 where connection tracking knows that it is no answer; 0 where nothing tells.
+    pub tracked: u32,
+}
+
 /// A task, as the task iterator writes it. 24 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -251,13 +316,38 @@ pub struct Settings {
     pub nsproxy_net: u32,
     /// `msghdr.msg_name`
     pub message_name: u32,
+    /// `sk_buff.head`
+    pub skb_head: u32,
+    /// `sk_buff.tail`, which counts from the head
+    pub skb_tail: u32,
+    /// `sk_buff.network_header`
+    pub skb_network_header: u32,
+    /// `sk_buff.protocol`
+    pub skb_protocol: u32,
+    /// `sk_buff.dev`
+    pub skb_device: u32,
+    /// `sk_buff.sk`
+    pub skb_socket: u32,
+    /// `sk_buff._nfct`; [`NO_FIELD`] where the kernel tracks no connections
+    pub skb_conntrack: u32,
+    /// `net_device.nd_net`
+    pub device_net: u32,
+    /// The kernel's numbers of [`DROP_REASONS`]; 0 for one that it does not have.
+    pub drop_reasons: [u32; DROP_REASONS.len()],
+    /// Zero.
+    pub reserved: u32,
     /// Bytes in the ring at which the reader is woken; 0 for never.
     pub wake_at: u32,
     /// How long after it was told a UDP flow that still goes on is told again, in steps of [`TICK_SHIFT`].
     pub udp_retell: u32,
     /// The id of the cgroup at and below which everything is told; 0 where that is all of them.
     pub watched: u64,
+    /// Cookie of the node's own network namespace.
+    pub host_netns: u64,
 }
+
+/// Stands for the offset of a field that the kernel does not have and can be done without.
+pub const NO_FIELD: u32 = u32::MAX;
 
 /// A step of [`Settings::udp_retell`] is two to the power of this many nanoseconds: about a millisecond.
 pub const TICK_SHIFT: u32 = 20;
@@ -278,5 +368,8 @@ const _: () = {
     assert!(offset_of!(CgroupRecord, below) == 24);
     assert!(offset_of!(CgroupRecord, path) == 32);
     assert!(size_of::<TaskRecord>() == 24);
-    assert!(size_of::<Settings>() == 136);
+    assert!(size_of::<DropRecord>() == 72);
+    assert!(offset_of!(DropRecord, source) == 24);
+    assert!(offset_of!(DropRecord, source_port) == 56);
+    assert!(size_of::<Settings>() == 200);
 };

@@ -10,6 +10,7 @@
 )]
 
 mod cgroup;
+mod drops;
 mod maps;
 mod scan;
 mod socket;
@@ -154,6 +155,13 @@ fn on_sending4(ctx: FEntryContext) -> i32 {
 #[fentry(function = "udpv6_sendmsg")]
 fn on_sending6(ctx: FEntryContext) -> i32 {
     udp::sending(&ctx);
+    0
+}
+
+/// Optional: the kernel throws a packet away.
+#[btf_tracepoint(function = "kfree_skb")]
+fn on_dropped(ctx: BtfTracePointContext) -> i32 {
+    drops::dropped(&ctx);
     0
 }
 

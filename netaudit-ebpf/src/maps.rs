@@ -15,9 +15,10 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use aya_log_ebpf::error;
-use netaudit_ebpf::abi::{FlowRecord, Settings, kind};
+use netaudit_ebpf::abi::{FlowRecord, Settings, dropped, kind};
 
 use crate::{
+    drops::{DropKey, Rate, Told},
     socket::Socket,
     udp::{Peer, PeerKey},
 };
@@ -54,6 +55,22 @@ pub static SWITCHES: Array<u32, 1> = Array::new();
 /// UDP peers of a socket beyond the latest, which is in the socket's own storage.
 #[btf_map]
 pub static PEERS: LruHashMap<PeerKey, Peer, 32768> = LruHashMap::new();
+
+/// What was told of dropped packets, by what they attempt. Forgetting costs a record too many, never a missing one.
+#[btf_map]
+pub static DROPS: LruHashMap<DropKey, Told, 8192> = LruHashMap::new();
+
+/// How much was told of dropped packets just now.
+#[btf_map]
+pub static DROP_RATE: PerCpuArray<Rate, 1> = PerCpuArray::new();
+
+/// Dropped packets by what became of them, see [`dropped`].
+#[btf_map]
+pub static DROP_COUNTS: PerCpuArray<u64, { dropped::COUNT as usize }> = PerCpuArray::new();
+
+/// Cookies of the watched pods' namespaces, as far as the agent has met them. Not asked where everything is watched.
+#[btf_map]
+pub static NAMESPACES: LruHashMap<u64, u8, 16384> = LruHashMap::new();
 
 /// State of a socket, which accepted sockets inherit from their listener.
 #[btf_map]
@@ -118,15 +135,17 @@ impl SocketStorage {
     }
 }
 
-/// Reserves a record, lets `fill` write all of it, and submits it. A full ring counts as a loss of `kind`.
+/// Reserves a record, lets `fill` write all of it, and submits it. A full ring counts as a loss of `kind`. Returns
+/// whether there was room.
 #[inline(always)]
-pub fn emit<T: 'static>(kind: u32, fill: impl FnOnce(*mut T)) {
+pub fn emit<T: 'static>(kind: u32, fill: impl FnOnce(*mut T)) -> bool {
     let Some(mut record) = RECORDS.reserve_untyped::<T>(0) else {
         lose(kind);
-        return;
+        return false;
     };
     fill(record.as_mut_ptr());
     record.submit(wakeup::<T>());
+    true
 }
 
 /// Counts a socket whose flow cannot be told for lack of memory. The first on each CPU is also worth a line in the
@@ -143,9 +162,15 @@ fn no_storage() {
 #[inline(always)]
 pub fn lose(kind: u32) {
     if let Some(count) = LOSSES.get_ptr_mut(kind) {
-        // SAFETY: the pointer is this CPU's slot. Atomic all the same: a program in a soft interrupt may come between.
-        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(count, 1) };
+        raise(count);
     }
+}
+
+/// Adds one to this CPU's slot of a map.
+#[inline(always)]
+pub fn raise(count: *mut u64) {
+    // SAFETY: the callers took it from a map. Atomic all the same: a program in a soft interrupt may come between.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(count, 1) };
 }
 
 /// A wake-up costs more than everything else together, so readers poll; only the records around the one that crosses

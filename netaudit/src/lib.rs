@@ -38,3 +38,4 @@ pub mod watch;
 pub mod agent;
 pub mod cli;
 pub mod config;
+pub mod doctor;

@@ -2,6 +2,8 @@
 //!
 //! They need root. Where they cannot run they say `SKIPPED`, and fail with `NETAUDIT_REQUIRE_KERNEL` set.
 
+mod doctor;
+mod drops;
 mod life;
 mod parts;
 mod pods;

@@ -42,6 +42,8 @@ pub fn fuzz(root: &Path, task: &Task) -> Result<()> {
     };
     let mut test = cargo(root, ["test", "--release", "--locked", "-p", "netaudit", "--test", "tests", "--"]);
     test.args(["--ignored", "--exact", "policy::fuzz::long_run", "--nocapture"]);
+    // With assertions, as the evaluator compares its quick way with the long one in them.
+    test.env("CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS", "true");
     // What says where the two differ is the message; where the test noticed is of no interest.
     test.env("RUST_BACKTRACE", "0");
     test.env("NETAUDIT_FUZZ_FLOWS", flows.to_string());

@@ -19,6 +19,7 @@ mod e2e;
 mod fuzz;
 mod http;
 mod image;
+mod kernels;
 #[path = "../../tests/lab/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "shared with the tests, and each side uses a part of it")]
 mod lab;
@@ -49,9 +50,9 @@ enum Task {
     Dist(dist::Options),
     /// Run real software in pods, drive every row of Batchivo's policies, and compare what the agent saw (needs root)
     Demo(demo::Options),
-    /// Run every test, on the kernel's real hooks, and the demo (needs root)
-    Test,
-    /// Measure what the agent costs others, and how fast it is itself (needs root)
+    /// Run every test, on this kernel's real hooks and on other kernels, the demo and the scenario (needs root)
+    Test(test::Options),
+    /// Measure what the agent costs others, and how fast it and its evaluator of policies are (needs root)
     Bench(bench::Options),
     /// Run netaudit from its own image on a real cluster of two nodes, through one long scenario (needs root)
     E2e(e2e::Options),
@@ -108,7 +109,7 @@ fn run(task: &Task) -> Result<ExitCode> {
             };
             demo::run(&root, &agent, options)?;
         }
-        Task::Test => test::test(&root)?,
+        Task::Test(options) => test::test(&root, options)?,
         Task::E2e(options) => {
             cluster::needs_root()?;
             setup::setup(&root)?;

@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use sha2::{Digest as _, Sha256};
 
 use crate::process::on_path;
 
@@ -93,6 +94,32 @@ pub fn can_be_had() -> Result<bool> {
     Ok(go_is_there() || PROGRAMS.iter().all(|program| program.find(&cache).is_some()))
 }
 
+/// A Go program of ours, built from its module in `directory`, unless the same sources have been built before; `None`
+/// where there is no Go.
+pub fn own(name: &str, directory: &Path) -> Result<Option<PathBuf>> {
+    let mut sources: Vec<PathBuf> = Vec::new();
+    for entry in fs::read_dir(directory).with_context(|| format!("reading {}", directory.display()))? {
+        sources.push(entry?.path());
+    }
+    sources.sort();
+    let mut hash = Sha256::new();
+    for source in &sources {
+        hash.update(fs::read(source).with_context(|| format!("reading {}", source.display()))?);
+    }
+    let version = u64::from_be_bytes(hash.finalize()[..8].try_into().expect("SHA-256 has 32 bytes"));
+    let target = cache_directory()?.join(format!("{name}-{version:016x}")).join(name);
+    if !target.is_file() {
+        if !go_is_there() {
+            return Ok(None);
+        }
+        let parent = target.parent().expect("it lies in a directory of its own");
+        fs::create_dir_all(parent).with_context(|| format!("making {}", parent.display()))?;
+        eprintln!("building {name} into {} (once)", parent.display());
+        in_one_step(&target, |output| go(directory, &["build", "-trimpath", "-o", output, "."], None))?;
+    }
+    Ok(Some(target))
+}
+
 impl Program {
     /// A person's own programs win over those that we built.
     fn find(&self, cache: &Path) -> Option<PathBuf> {
@@ -113,7 +140,7 @@ impl Program {
     }
 }
 
-fn cache_directory() -> Result<PathBuf> {
+pub fn cache_directory() -> Result<PathBuf> {
     let base = std::env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)
         .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))

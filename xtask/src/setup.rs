@@ -39,6 +39,8 @@ pub const PACKAGES: &[(&str, &str)] = &[
     ("ipset", "the same"),
     ("conntrack", "the same"),
     ("busybox-static", "what is in the cluster's own images"),
+    ("qemu-system-x86", "other kernels"),
+    ("valgrind", "counting a verdict's instructions"),
     ("python3", "the backend"),
     ("python3-venv", "an environment for the Python packages"),
 ];

@@ -2,22 +2,37 @@
 
 use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 
 use crate::{
+    bench,
     build_ebpf::build_ebpf,
-    demo, dist, e2e,
-    process::{cargo, run},
+    demo, dist, e2e, kernels,
+    process::{cargo, on_path, run},
     programs,
     setup::setup,
 };
+
+/// What to run.
+#[derive(clap::Args, Debug)]
+pub struct Options {
+    /// Only load and try the shipped agent's programs on other kernels, in virtual machines
+    #[arg(long)]
+    kernels: bool,
+}
 
 /// Sets up, builds, and runs all tests; none may be skipped for want of a kernel or of root.
 ///
 /// What depends on parts that a machine need not have (Go, to build an API server; other projects' policy cases beside the
 /// workspace) is named where it is left out, at the end, and may not be left out in CI.
-pub fn test(root: &Path) -> Result<()> {
+pub fn test(root: &Path, options: &Options) -> Result<()> {
     setup(root)?;
+    if options.kernels {
+        if let Some(why) = kernels::cannot() {
+            bail!("other kernels cannot be tried here: {why}");
+        }
+        return kernels::run(&dist::for_this_machine(root)?.program);
+    }
     println!("test: building the eBPF programs");
     build_ebpf(root)?;
     println!("test: unit and integration tests, on the kernel's real hooks");
@@ -37,15 +52,31 @@ pub fn test(root: &Path) -> Result<()> {
     } else {
         left_out.push("other projects' policy cases (no ../shared/conformance)");
     }
+    let can_count = on_path("valgrind").is_some();
+    if !can_count {
+        left_out.push("the count of a verdict's instructions (no valgrind)");
+    }
+    let no_kernels = kernels::cannot();
+    if no_kernels.is_some() {
+        left_out.push("other kernels (no Debian, x86-64 or qemu-system-x86_64)");
+    }
     ensure!(
         left_out.is_empty() || std::env::var_os("CI").is_none(),
         "in CI nothing may be left out: {}",
         left_out.join("; ")
     );
     run(&mut tests)?;
+    if can_count {
+        println!("test: the instructions of a verdict, with few policies and with many");
+        bench::policy::check_instructions(root)?;
+    }
     println!("test: the demo");
     demo::run(root, &demo::build_agent(root)?, &demo::Options::default())?;
     println!("demo: 1 passed, 0 failed");
+    if no_kernels.is_none() {
+        println!("test: other kernels");
+        kernels::run(&dist::for_this_machine(root)?.program)?;
+    }
     if with_cluster {
         println!("test: the scenario on a real cluster");
         e2e::run(root, &dist::for_this_machine(root)?, &e2e::Options::default())?;

@@ -10,7 +10,7 @@ use crate::{
     audit::{Auditor, Budget, Flow, Settings},
     cluster::Kind,
     config::{Config, Source},
-    kernel::{Event, Kernel, Loss, own_addresses},
+    kernel::{self, Event, Kernel, Loss, own_addresses},
     metrics::{self, AgentState, Format, WatchState},
     model::Timestamp,
     policy::Warning,
@@ -63,7 +63,7 @@ impl State {
     pub(super) fn new(config: Config, kernel: Kernel, flow_log: Option<FlowLog>) -> Self {
         let now = kernel.now();
         let node: Arc<str> = config.node.as_str().into();
-        let auditor = Auditor::new(Settings {
+        let mut auditor = Auditor::new(Settings {
             run: format!("{node}-{:x}", now.0 / 1_000_000).into(),
             node,
             host: kernel.host_netns(),
@@ -74,6 +74,9 @@ impl State {
             unused_after: config.unused_after,
             unused_coverage: config.unused_coverage,
         });
+        if kernel.features().iter().any(|hook| hook.name == kernel::Feature::DROPS && hook.absent.is_none()) {
+            auditor.set_sees_drops();
+        }
         let watches = Kind::ALL.map(|kind| Watch {
             kind,
             state: WatchState { kind: kind.as_str(), ready: false, errors: 0, failing: None },
@@ -131,6 +134,10 @@ impl State {
         let Self { kernel, auditor, flows, .. } = self;
         let taken = kernel.drain(BATCH, &mut |event| take(auditor, event, now, flows));
         self.records += taken as u64;
+        // What the kernel told before `now` has been taken if this was all of it.
+        if taken < BATCH {
+            self.auditor.settle(now, &mut self.flows);
+        }
         self.hand_on();
         taken
     }
@@ -237,6 +244,7 @@ impl State {
             auditor: &self.auditor,
             losses: &self.losses(),
             features: self.kernel.features(),
+            drops: &self.kernel.drop_counts(),
             watches: &watches,
             records: self.records,
             started: self.started,
@@ -315,6 +323,8 @@ impl State {
             ("decode", "undecodable", self.kernel.undecodable()),
             ("flow-log", "write failed", self.flow_log.as_ref().map_or(0, FlowLog::lost)),
             ("attribute", "too many pending", self.auditor.pending_dropped()),
+            ("attribute", "too many drops", self.auditor.drops_forgotten()),
+            ("attribute", "drops not judged", self.auditor.drops_unjudged()),
             ("attribute", "too many host connections", self.auditor.pairs_dropped()),
         ];
         losses.extend(ours.map(|(stage, cause, count)| Loss { stage, cause, cpu: 0, count }));
@@ -325,6 +335,7 @@ impl State {
 fn take(auditor: &mut Auditor, event: Event, now: Timestamp, flows: &mut Vec<Flow>) {
     match event {
         Event::Flow(seen) => auditor.observe(&seen, now, flows),
+        Event::Drop(seen) => auditor.observe_drop(&seen, now, flows),
         Event::Cgroup { id, path } => auditor.attribution_mut().cgroup(id, &path),
         Event::CgroupGone { id, at } => auditor.attribution_mut().cgroup_gone(id, at),
         Event::Task { netns, cgroup, .. } => auditor.attribution_mut().pair(netns, cgroup),

@@ -1,5 +1,6 @@
 //! The auditor: drives an observation through attribution, resolution and judgement, and accounts for it.
 
+mod drops;
 mod evidence;
 
 use std::{
@@ -14,14 +15,16 @@ use foldhash::{HashMap, HashSet};
 use super::{
     Attribution, Budget, Counts, Evidence, Flow, FlowId, Owner, Peer, PeerKind, Subject, Usage, ViolationKey,
     Violations, Watched,
+    drops::Drops,
     enforcement::Enforcement,
-    finding::{Finding, finding, reach},
-    resolve::{Judged, NodeView, judge_node, judge_pod},
+    finding::{FIRST_RETRANSMISSION, Finding, finding, reach},
+    resolve::{self, Judged, NodeView, judge_node, judge_pod},
 };
 use crate::{
     cluster::{Cluster, Endpoint, Pod, PodId},
     model::{
-        Decision, Direction, Gap, NetnsCookie, Observation, Outcome, PolicyId, Protocol, Timestamp, Verdict,
+        Decision, Direction, DropReason, Gap, NetnsCookie, Observation, Outcome, PacketDrop, PolicyId,
+        Protocol, Timestamp, Verdict,
     },
 };
 
@@ -35,6 +38,10 @@ const HOLD_START: Duration = Duration::from_secs(10);
 /// How long an accepted connection from the node's own address waits for the node's record of it. Both come from the
 /// same kernel; only their order in one batch is not promised.
 const HOLD_PAIR: Duration = Duration::from_millis(250);
+
+/// How long a datagram's flow waits for a drop of the datagram. It follows within the microseconds that the packet takes
+/// to the filter, or at most the milliseconds for which a busy processor leaves it in a queue.
+const HOLD_SENT: Duration = Duration::from_millis(100);
 
 /// How long a connection of the node is remembered for pairing.
 const PAIR_MEMORY: Duration = Duration::from_secs(30);
@@ -74,6 +81,12 @@ pub struct Auditor {
     host_connections: HashMap<(Protocol, SocketAddr, SocketAddr), Timestamp>,
     held: VecDeque<(Timestamp, Observation)>,
     pending: HashMap<(u64, u32), Observation>,
+    sees_drops: bool,
+    drops: Drops,
+    held_drops: VecDeque<(Timestamp, PacketDrop)>,
+    drops_unjudged: u64,
+    /// Datagrams of which a drop may still be told.
+    sent: VecDeque<(Timestamp, Observation)>,
     bound: HashMap<(NetnsCookie, IpAddr), PodId>,
     sequence: u64,
     counts: Counts,
@@ -98,6 +111,11 @@ impl Auditor {
             host_connections: HashMap::default(),
             held: VecDeque::new(),
             pending: HashMap::default(),
+            sees_drops: false,
+            drops: Drops::default(),
+            held_drops: VecDeque::new(),
+            drops_unjudged: 0,
+            sent: VecDeque::new(),
             bound: HashMap::default(),
             sequence: 0,
             counts: Counts::default(),
@@ -191,7 +209,7 @@ impl Auditor {
 
     /// Records that wait for somebody to become known, and attempts without an outcome.
     pub fn waiting(&self) -> (usize, usize) {
-        (self.held.len(), self.pending.len())
+        (self.held.len() + self.held_drops.len() + self.sent.len(), self.pending.len())
     }
 
     /// Whether this agent sees the whole cluster, so that "unused" is its to say: its node is the only one.
@@ -218,6 +236,12 @@ impl Auditor {
         }
         self.learn(seen);
         self.remember_host_connection(seen);
+        if !self.hold_sent(seen, now) {
+            self.judge_or_hold(seen, now, flows);
+        }
+    }
+
+    fn judge_or_hold(&mut self, seen: &Observation, now: Timestamp, flows: &mut Vec<Flow>) {
         let full = self.held.len() >= MAX_WAITING;
         match self.try_judge(seen, full) {
             Ok(flow) => flows.push(flow),
@@ -237,6 +261,7 @@ impl Auditor {
             keep
         });
         flows.extend(given_up.iter().filter_map(|seen| self.try_judge(seen, true).ok()));
+        self.expire_drops(now);
         self.host_connections.retain(|_, at| now.since(*at) < PAIR_MEMORY);
         self.bound.retain(|_, pod| self.cluster.pod(*pod).is_some());
         self.attribution.expire(now, |uid| self.cluster.pod_by_uid(uid).is_some());
@@ -249,7 +274,7 @@ impl Auditor {
     pub fn objects_changed(&mut self, now: Timestamp, flows: &mut Vec<Flow>) {
         self.watch_rules(now);
         // A long queue waits for the next tick, so that a burst of changes does not go through it each time.
-        if self.held.len() <= 1_024 {
+        if self.held.len() + self.held_drops.len() <= 1_024 {
             self.retry(now, flows);
         }
     }
@@ -263,11 +288,14 @@ impl Auditor {
                 Err(_) => self.held.push_back((until, seen)),
             }
         }
+        self.retry_drops(now, flows);
     }
 
     /// Ends the run: what is held is judged as it is, what is pending is written as pending.
     pub fn finish(&mut self, flows: &mut Vec<Flow>) {
-        let held = std::mem::take(&mut self.held);
+        self.retry_drops(Timestamp::MAX, flows);
+        let mut held = std::mem::take(&mut self.held);
+        held.append(&mut self.sent);
         let mut pending: Vec<_> = std::mem::take(&mut self.pending).into_values().collect();
         pending.sort_by_key(|seen| seen.at);
         let rest = held.into_iter().map(|(_, seen)| seen).chain(pending);
@@ -322,7 +350,7 @@ impl Auditor {
         if !self.ready {
             return if last_call {
                 let judged = unjudged(seen, Gap::NotReady);
-                Ok(self.account(seen, Subject::Unknown { uid: None }, judged))
+                Ok(self.account(seen, Subject::Unknown { uid: None }, judged, None))
             } else {
                 Err(HOLD_START)
             };
@@ -348,7 +376,8 @@ impl Auditor {
             Subject::Unknown { uid: Some(_) } => unjudged(seen, Gap::PodNotSeen),
             Subject::Unknown { uid: None } => unjudged(seen, Gap::SubjectUnknown),
         };
-        Ok(self.account(seen, subject, judged))
+        let stopped_by = self.stopped_by(seen, &subject);
+        Ok(self.account(seen, subject, judged, stopped_by))
     }
 
     /// Whether the other end is an address of the pods' network that nobody owns: most likely a new pod, of which the
@@ -377,19 +406,26 @@ impl Auditor {
         Subject::Pod(pod)
     }
 
-    fn account(&mut self, seen: &Observation, subject: Subject, judged: Judged) -> Flow {
+    fn account(
+        &mut self,
+        seen: &Observation,
+        subject: Subject,
+        judged: Judged,
+        stopped_by: Option<DropReason>,
+    ) -> Flow {
         self.sequence += 1;
         let actor = seen.actor.cgroup.and_then(|cgroup| self.attribution.actor(cgroup));
         let (direction, other_end) = (seen.direction, judged.other_end.as_deref());
-        let (reach, refused) = (reach(seen), seen.outcome == Outcome::Refused);
+        let (reach, refused) = (reach(seen, stopped_by.is_some()), seen.outcome == Outcome::Refused);
         self.enforcement.learn(direction, reach, refused, &judged.verdict, other_end);
-        let finding = finding(seen, &judged.verdict, other_end);
+        let finding = finding(seen, reach, &judged.verdict, other_end);
         let flow = Flow {
             id: FlowId { run: self.settings.run.clone(), sequence: self.sequence },
             observation: *seen,
             actor_pod: actor.map(|actor| actor.uid.clone()),
             actor_container: actor.and_then(|actor| actor.container.clone()),
             reach,
+            stopped_by,
             finding,
             cause: finding
                 .filter(|finding| *finding == Finding::Unenforced)

@@ -8,12 +8,14 @@ use crate::model::{Decision, Observation, Outcome, Protocol, Reach, Verdict};
 const AT_ONCE: Duration = Duration::from_millis(200);
 
 /// The kernel's first SYN retransmission. Who gives up before it may just be racing two addresses (happy eyeballs).
-const FIRST_RETRANSMISSION: Duration = Duration::from_secs(1);
+pub(super) const FIRST_RETRANSMISSION: Duration = Duration::from_secs(1);
 
-/// What the outcome of `observation` proves about its packets.
-pub fn reach(observation: &Observation) -> Reach {
+/// What the outcome of `observation` proves about its packets. `stopped` says that a drop of this node's filter belongs to
+/// it, which explains every outcome but that it passed.
+pub fn reach(observation: &Observation, stopped: bool) -> Reach {
     match observation.outcome {
         Outcome::Established | Outcome::Accepted | Outcome::Answered | Outcome::Received => Reach::Reached,
+        _ if stopped => Reach::Stopped,
         Outcome::Refused | Outcome::Rejected => Reach::Rejected,
         Outcome::Dropped => Reach::Stopped,
         Outcome::Timeout | Outcome::Unreachable | Outcome::Pending => Reach::NoAnswer,
@@ -63,13 +65,17 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Declared × reach. `verdict` is the subject's, `other_end` the peer's where it is known.
+/// Declared × [reach]. `verdict` is the subject's, `other_end` the peer's where it is known.
 ///
 /// A denied flow is a violation whatever its reach: someone tried. An allowed flow that found no answer is suspicious only
 /// if the other end's policies do not explain it. For TCP a peer's kernel answers a closed port with a reset, so an
 /// ICMP answer is a filter's; for UDP it is how a closed port answers.
-pub fn finding(observation: &Observation, verdict: &Verdict, other_end: Option<&Verdict>) -> Option<Finding> {
-    let reach = reach(observation);
+pub fn finding(
+    observation: &Observation,
+    reach: Reach,
+    verdict: &Verdict,
+    other_end: Option<&Verdict>,
+) -> Option<Finding> {
     match &verdict.decision {
         Decision::Unknown(_) => None,
         Decision::Denied(_) => Some(match reach {
@@ -115,6 +121,16 @@ mod tests {
         Observation { outcome, waited: Duration::from_millis(waited_ms), ..observation() }
     }
 
+    /// Without a drop.
+    fn found(seen: &Observation, verdict: &Verdict, other_end: Option<&Verdict>) -> Option<Finding> {
+        finding(seen, reach(seen, false), verdict, other_end)
+    }
+
+    /// With a drop of this node's filter.
+    fn found_stopped(seen: &Observation, verdict: &Verdict, other_end: Option<&Verdict>) -> Option<Finding> {
+        finding(seen, reach(seen, true), verdict, other_end)
+    }
+
     #[test]
     fn reach_follows_the_table() {
         for (outcome, waited_ms, expected) in [
@@ -133,14 +149,14 @@ mod tests {
             (Outcome::Failed, 0, Reach::NotSent),
             (Outcome::Sent, 0, Reach::Unproven),
         ] {
-            assert_eq!(reach(&with(outcome, waited_ms)), expected, "{outcome} after {waited_ms} ms");
+            assert_eq!(reach(&with(outcome, waited_ms), false), expected, "{outcome} after {waited_ms} ms");
         }
     }
 
     #[test]
     fn an_abort_after_an_answer_proves_nothing() {
         let answered = Observation { answered: true, ..with(Outcome::Aborted, 5_000) };
-        assert_eq!(reach(&answered), Reach::Unproven);
+        assert_eq!(reach(&answered, false), Reach::Unproven);
     }
 
     #[test]
@@ -155,34 +171,58 @@ mod tests {
             (Outcome::Failed, Finding::Attempted),
             (Outcome::Sent, Finding::Attempted),
         ] {
-            assert_eq!(finding(&with(outcome, 3_000), &denied(), None), Some(expected), "{outcome}");
+            assert_eq!(found(&with(outcome, 3_000), &denied(), None), Some(expected), "{outcome}");
         }
     }
 
     #[test]
     fn allowed_flows_are_suspicious_only_without_an_explanation() {
         let timeout = with(Outcome::Timeout, 3_000);
-        assert_eq!(finding(&timeout, &allowed(), None), Some(Finding::SuspectedBlock));
-        assert_eq!(finding(&timeout, &allowed(), Some(&allowed())), Some(Finding::SuspectedBlock));
-        assert_eq!(finding(&timeout, &allowed(), Some(&denied())), None);
-        assert_eq!(finding(&with(Outcome::Established, 1), &allowed(), None), None);
-        assert_eq!(finding(&with(Outcome::Refused, 1), &allowed(), None), None);
-        assert_eq!(finding(&with(Outcome::Rejected, 1), &allowed(), None), Some(Finding::SuspectedBlock));
-        assert_eq!(finding(&with(Outcome::Aborted, 250), &allowed(), None), None, "happy eyeballs");
-        assert_eq!(finding(&with(Outcome::Aborted, 1_500), &allowed(), None), Some(Finding::SuspectedBlock));
+        assert_eq!(found(&timeout, &allowed(), None), Some(Finding::SuspectedBlock));
+        assert_eq!(found(&timeout, &allowed(), Some(&allowed())), Some(Finding::SuspectedBlock));
+        assert_eq!(found(&timeout, &allowed(), Some(&denied())), None);
+        assert_eq!(found(&with(Outcome::Established, 1), &allowed(), None), None);
+        assert_eq!(found(&with(Outcome::Refused, 1), &allowed(), None), None);
+        assert_eq!(found(&with(Outcome::Rejected, 1), &allowed(), None), Some(Finding::SuspectedBlock));
+        assert_eq!(found(&with(Outcome::Aborted, 250), &allowed(), None), None, "happy eyeballs");
+        assert_eq!(found(&with(Outcome::Aborted, 1_500), &allowed(), None), Some(Finding::SuspectedBlock));
+    }
+
+    #[test]
+    fn a_drop_proves_a_block_whatever_the_socket_saw_of_it() {
+        for (outcome, waited_ms) in [
+            (Outcome::Timeout, 3_000),
+            (Outcome::Refused, 1),
+            (Outcome::Rejected, 1),
+            (Outcome::Unreachable, 1),
+            (Outcome::Pending, 1_000),
+            (Outcome::Aborted, 1),
+            (Outcome::Sent, 0),
+            (Outcome::Dropped, 0),
+        ] {
+            let seen = with(outcome, waited_ms);
+            assert_eq!(reach(&seen, true), Reach::Stopped, "{outcome}");
+            assert_eq!(found_stopped(&seen, &denied(), None), Some(Finding::Blocked), "{outcome}");
+            let suspected = Some(Finding::SuspectedBlock);
+            assert_eq!(found_stopped(&seen, &allowed(), Some(&allowed())), suspected, "{outcome}");
+            assert_eq!(found_stopped(&seen, &allowed(), Some(&denied())), None, "{outcome}");
+        }
+        let passed = with(Outcome::Established, 1_001);
+        assert_eq!(reach(&passed, true), Reach::Reached);
+        assert_eq!(found_stopped(&passed, &denied(), None), Some(Finding::Unenforced));
     }
 
     #[test]
     fn a_closed_udp_port_is_no_filter() {
         let udp = Observation { protocol: Protocol::Udp, ..with(Outcome::Rejected, 1) };
-        assert_eq!(finding(&udp, &allowed(), None), None);
+        assert_eq!(found(&udp, &allowed(), None), None);
     }
 
     #[test]
     fn unknown_is_never_guessed() {
         let unknown = Verdict::unknown(Gap::Ambiguous);
         for outcome in [Outcome::Established, Outcome::Timeout, Outcome::Refused] {
-            assert_eq!(finding(&with(outcome, 3_000), &unknown, None), None);
+            assert_eq!(found(&with(outcome, 3_000), &unknown, None), None);
         }
     }
 }

@@ -9,7 +9,7 @@ use std::{
 use super::{Finding, UnenforcedCause};
 use crate::{
     cluster::PodId,
-    model::{Observation, Reach, Verdict},
+    model::{DropReason, Observation, Reach, Verdict},
 };
 
 /// A flow's identity: the agent's run and a sequence number in it. Never random, so that gaps show.
@@ -90,6 +90,8 @@ pub struct Flow {
     pub requested: Option<SocketAddr>,
     /// What the outcome proves.
     pub reach: Reach,
+    /// Why this node's filter stopped it, where it did: then `reach` is [`Reach::Stopped`].
+    pub stopped_by: Option<DropReason>,
     /// What the subject's policies say.
     pub verdict: Arc<Verdict>,
     /// What the other end's policies say, where the other end is a known pod.

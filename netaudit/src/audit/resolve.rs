@@ -98,7 +98,12 @@ pub(super) fn judge_pod(
 }
 
 /// The Service behind a port of a node's address, if that is what `seen` asked for.
-fn at_node_port(cluster: &Cluster, seen: &Observation, node: &NodeView<'_>, ip: IpAddr) -> Option<Endpoint> {
+pub(super) fn at_node_port(
+    cluster: &Cluster,
+    seen: &Observation,
+    node: &NodeView<'_>,
+    ip: IpAddr,
+) -> Option<Endpoint> {
     let behind = cluster.node_port(seen.remote.port(), seen.protocol, ip, seen.at)?;
     let is_node = node.own_addresses.contains(&ip)
         || matches!(cluster.resolve(ip, seen.remote.port(), seen.protocol, seen.at), Endpoint::Node(_));

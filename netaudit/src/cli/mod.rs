@@ -2,6 +2,7 @@
 
 mod agent;
 mod diff;
+mod doctor;
 mod ends;
 mod eval;
 mod eval_cases;
@@ -30,6 +31,7 @@ struct Cli {
 enum Command {
     Agent(agent::Args),
     Diff(diff::Args),
+    Doctor(doctor::Args),
     Eval(eval::Args),
     Why(why::Args),
 }
@@ -62,6 +64,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Agent(args) => agent::run(args),
         Command::Diff(args) => diff::run(args),
+        Command::Doctor(args) => doctor::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Why(args) => why::run(args),
     };

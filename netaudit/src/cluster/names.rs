@@ -10,7 +10,8 @@ use crate::policy::normal_name;
 #[derive(Default)]
 pub(super) struct Names {
     by_address: HashMap<IpAddr, Arc<[Arc<str>]>>,
-    known: bool,
+    /// What an address without names has; `None` as long as nobody told of any.
+    nameless: Option<Arc<[Arc<str>]>>,
 }
 
 impl Names {
@@ -26,16 +27,14 @@ impl Names {
             names.into()
         };
         self.by_address = by_address.into_iter().map(|(ip, names)| (ip, sorted(names))).collect();
-        self.known = true;
+        self.nameless.get_or_insert_with(|| [].into());
     }
 
     /// The names of these addresses, which one peer has, in order; `None` where nobody knows.
     pub fn of_any(&self, ips: &[IpAddr]) -> Option<Arc<[Arc<str>]>> {
-        if !self.known {
-            return None;
-        }
+        let nameless = self.nameless.as_ref()?;
         let mut found = ips.iter().filter_map(|ip| self.by_address.get(&ip.to_canonical()));
-        let Some(first) = found.next() else { return Some([].into()) };
+        let Some(first) = found.next() else { return Some(nameless.clone()) };
         let mut rest = found.flat_map(|names| names.iter().cloned()).peekable();
         if rest.peek().is_none() {
             return Some(first.clone());

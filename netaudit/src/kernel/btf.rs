@@ -25,6 +25,7 @@ pub struct Types<'a> {
     /// Where each type begins; id 0 is `void`.
     positions: Vec<usize>,
     structures: HashMap<&'a str, u32>,
+    enumerations: HashMap<&'a str, u32>,
 }
 
 /// Where a field stands in its structure.
@@ -46,6 +47,7 @@ const MAGIC: u16 = 0xeb9f;
 /// How many bytes each type takes for itself.
 const TYPE: usize = 12;
 const MEMBER: usize = 12;
+const ENUMERATOR: usize = 8;
 
 mod form {
     pub const INT: u32 = 1;
@@ -82,7 +84,13 @@ impl<'a> Types<'a> {
         let end = begin + word(12)? as usize;
         let strings = header + word(16)? as usize;
 
-        let mut types = Self { bytes, strings, positions: vec![0], structures: HashMap::new() };
+        let mut types = Self {
+            bytes,
+            strings,
+            positions: vec![0],
+            structures: HashMap::new(),
+            enumerations: HashMap::new(),
+        };
         let mut at = begin;
         while at < end {
             let info = word(at + 4)?;
@@ -92,6 +100,10 @@ impl<'a> Types<'a> {
             if form == form::STRUCT {
                 let name = types.text(word(at)?)?;
                 types.structures.entry(name).or_insert(id);
+            }
+            if form == form::ENUM {
+                let name = types.text(word(at)?)?;
+                types.enumerations.entry(name).or_insert(id);
             }
             at += TYPE
                 + match form {
@@ -119,6 +131,24 @@ impl<'a> Types<'a> {
             field = Field { bit: field.bit + member.bit, kind: member.kind };
         }
         Ok(field)
+    }
+
+    /// The number that `enumeration` gives to `value`; `None` where it has no such value.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel has no such enumeration.
+    pub fn enumerator(&self, enumeration: &str, value: &str) -> Result<Option<u32>, BtfError> {
+        let missing = || BtfError::Missing(format!("enum {enumeration}"));
+        let at = self.position(*self.enumerations.get(enumeration).ok_or_else(missing)?)?;
+        let count = word(self.bytes, at + 4)? & 0xffff;
+        for index in 0..count as usize {
+            let at = at + TYPE + index * ENUMERATOR;
+            if self.text(word(self.bytes, at)?)? == value {
+                return word(self.bytes, at + 4).map(Some);
+            }
+        }
+        Ok(None)
     }
 
     fn member(&self, id: u32, wanted: &str, depth: u32) -> Result<Option<Field>, BtfError> {
@@ -225,7 +255,8 @@ pub fn settings(types: &Types<'_>, wake_at: u32, udp_retell: u32) -> Result<Sett
         message_name: byte("msghdr", "msg_name")?,
         wake_at,
         udp_retell,
-        watched: 0,
+        // What follows is of optional programs: see `drops::settings`.
+        ..Settings::default()
     })
 }
 
@@ -236,7 +267,7 @@ mod tests {
     /// A small BTF: `struct inner { int a; int b; }`, and `struct outer { int x; struct { int hidden; }; inner n; }`
     /// with a bit field at the end.
     fn small() -> Vec<u8> {
-        let strings = b"\0int\0inner\0a\0b\0outer\0x\0hidden\0n\0bits\0";
+        let strings = b"\0int\0inner\0a\0b\0outer\0x\0hidden\0n\0bits\0why\0";
         let name = |wanted: &str| {
             let wanted = [wanted.as_bytes(), &[0]].concat();
             let found = strings.windows(wanted.len()).position(|window| window == wanted);
@@ -247,6 +278,7 @@ mod tests {
         types.extend([0, form::STRUCT << 24 | 1, 4, name("hidden"), 1, 0]);
         types.extend([name("outer"), 1 << 31 | form::STRUCT << 24 | 4, 24]);
         types.extend([name("x"), 1, 0, 0, 3, 32, name("n"), 2, 64, name("bits"), 1, 4 << 24 | 130]);
+        types.extend([name("why"), form::ENUM << 24 | 2, 4, name("a"), 5, name("b"), 7]);
         let mut bytes = Vec::new();
         bytes.extend(MAGIC.to_ne_bytes());
         bytes.extend([1, 0]);
@@ -276,11 +308,23 @@ mod tests {
     }
 
     #[test]
+    fn finds_the_numbers_of_an_enumeration() {
+        let bytes = small();
+        let types = Types::parse(&bytes).unwrap();
+        let number = |value| types.enumerator("why", value);
+        assert_eq!((number("a"), number("b"), number("c")), (Ok(Some(5)), Ok(Some(7)), Ok(None)));
+        assert_eq!(types.enumerator("inner", "a"), Err(BtfError::Missing("enum inner".to_owned())));
+    }
+
+    #[test]
     fn cut_or_foreign_bytes_are_errors() {
         let bytes = small();
         for length in 0..bytes.len() {
             // Cut strings show at the first look-up if not at once.
-            let result = Types::parse(&bytes[..length]).and_then(|types| types.field("outer", "bits"));
+            let result = Types::parse(&bytes[..length]).and_then(|types| {
+                types.enumerator("why", "b")?;
+                types.field("outer", "bits")
+            });
             assert!(result.is_err() || length >= bytes.len() - 1, "{length} bytes pass");
         }
         assert!(Types::parse(&[0; 64]).is_err());

@@ -5,10 +5,14 @@ use std::{
     time::Duration,
 };
 
-use netaudit_ebpf::abi::{Address, CGROUP_PATH, CgroupRecord, FlowRecord, TaskRecord, flag, kind};
+use netaudit_ebpf::abi::{
+    Address, CGROUP_PATH, CgroupRecord, DROP_REASONS, DropRecord, FlowRecord, TaskRecord, flag, kind,
+};
 
 use super::{Clock, Event, outcome::Closed};
-use crate::model::{Actor, CgroupId, Comm, Direction, NetnsCookie, Observation, Outcome, Protocol};
+use crate::model::{
+    Actor, CgroupId, Comm, Direction, DropReason, NetnsCookie, Observation, Outcome, PacketDrop, Protocol,
+};
 
 /// Why bytes are no record. Each is counted, none is fatal: the ring may have been written by a newer agent's programs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -27,6 +31,14 @@ pub enum DecodeError {
     /// A cgroup's path that is longer than its room, cut, shorter than the record says, or not UTF-8.
     #[error("the path of a cgroup record cannot be read")]
     Path,
+    /// A drop's reason or protocol that this version does not know.
+    #[error("a drop record has reason {reason} and protocol {protocol}")]
+    Drop {
+        /// The place of the reason in the list.
+        reason: u32,
+        /// The number in the packet's header.
+        protocol: u32,
+    },
 }
 
 /// Decodes one record. A cgroup's path comes as from the cgroup that is watched.
@@ -44,6 +56,10 @@ pub fn decode(bytes: &[u8], clock: &Clock) -> Result<Event, DecodeError> {
         kind::TCP_ESTABLISHED..=kind::UDP_RECEIVED => {
             let record: FlowRecord = take(bytes).ok_or(wrong_length)?;
             Ok(Event::Flow(observation(&record, clock)))
+        }
+        kind::DROP => {
+            let record: DropRecord = take(bytes).ok_or(wrong_length)?;
+            packet_drop(&record, clock).map(Event::Drop)
         }
         kind::CGROUP_MADE | kind::CGROUP_REMOVED => {
             let record: CgroupRecord = take(bytes).ok_or(wrong_length)?;
@@ -85,6 +101,7 @@ pub fn encode_cgroup(kind: u32, at: u64, id: u64, path: &str) -> Vec<u8> {
 /// The kinds of record that may be read out of bytes.
 trait Record: Copy {}
 impl Record for FlowRecord {}
+impl Record for DropRecord {}
 impl Record for CgroupRecord {}
 impl Record for TaskRecord {}
 
@@ -125,6 +142,26 @@ fn observation(record: &FlowRecord, clock: &Clock) -> Observation {
         socket: record.socket,
         sequence: record.sequence,
     }
+}
+
+fn packet_drop(record: &DropRecord, clock: &Clock) -> Result<PacketDrop, DecodeError> {
+    let unknown = DecodeError::Drop { reason: record.reason, protocol: record.protocol };
+    let protocol = match i32::try_from(record.protocol) {
+        Ok(libc::IPPROTO_TCP) => Protocol::Tcp,
+        Ok(libc::IPPROTO_UDP) => Protocol::Udp,
+        _ => return Err(unknown),
+    };
+    Ok(PacketDrop {
+        at: clock.wall(record.at),
+        netns: NetnsCookie(record.netns),
+        protocol,
+        source: socket_address(record.source, record.source_port),
+        destination: socket_address(record.destination, record.destination_port),
+        reason: DropReason(DROP_REASONS.get(record.reason as usize).ok_or(unknown)?),
+        sequence: record.sequence,
+        // A SYN without an ACK opens; of a datagram only connection tracking can say so.
+        opens: protocol == Protocol::Tcp || record.tracked == 1,
+    })
 }
 
 fn actor(record: &FlowRecord) -> Actor {
@@ -306,6 +343,42 @@ mod tests {
     }
 
     #[test]
+    fn a_drop_keeps_every_field_and_its_reason_has_a_name() {
+        let record = DropRecord {
+            kind: kind::DROP,
+            reason: 1,
+            at: 7,
+            netns: 42,
+            source: v4(10, 0, 0, 1),
+            destination: v4(10, 0, 0, 2),
+            source_port: 40_000,
+            destination_port: 53,
+            protocol: 17,
+            sequence: 0,
+            tracked: 0,
+        };
+        // SAFETY: no padding: its size is asserted to be the sum of its fields.
+        let bytes = |record: DropRecord| -> [u8; 72] { unsafe { std::mem::transmute(record) } };
+        let told = |record| decode(&bytes(record), &Clock::fixed(500));
+        let expected = PacketDrop {
+            at: Timestamp(507),
+            netns: NetnsCookie(42),
+            protocol: Protocol::Udp,
+            source: "10.0.0.1:40000".parse().unwrap(),
+            destination: "10.0.0.2:53".parse().unwrap(),
+            reason: DropReason("TC_INGRESS"),
+            sequence: 0,
+            opens: false,
+        };
+        assert_eq!(told(record), Ok(Event::Drop(expected)));
+        let tracked = told(DropRecord { tracked: 1, ..record });
+        assert_eq!(tracked, Ok(Event::Drop(PacketDrop { opens: true, ..expected })));
+        let unknown = |reason, protocol| Err(DecodeError::Drop { reason, protocol });
+        assert_eq!(told(DropRecord { reason: 5, ..record }), unknown(5, 17));
+        assert_eq!(told(DropRecord { protocol: 1, ..record }), unknown(1, 1));
+    }
+
+    #[test]
     fn a_path_that_was_cut_or_lies_about_its_length_is_refused() {
         let clock = Clock::fixed(0);
         let long = format!("/{}", "x".repeat(CGROUP_PATH));
@@ -330,7 +403,7 @@ mod tests {
         let mut longer = good.to_vec();
         longer.push(0);
         assert!(decode(&longer, &clock).is_err());
-        for unknown in [0, kind::NO_STORAGE, kind::COUNT, u32::MAX] {
+        for unknown in [0, kind::NO_STORAGE, kind::DROP_LIMITED, kind::COUNT, u32::MAX] {
             let mut bytes = good;
             bytes[..4].copy_from_slice(&unknown.to_ne_bytes());
             assert_eq!(decode(&bytes, &clock), Err(DecodeError::Kind(unknown)));
@@ -339,11 +412,11 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_bytes_decode_or_are_refused(mut bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..1100), kind in 0_u32..12) {
+        fn any_bytes_decode_or_are_refused(mut bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..1100), kind in 0_u32..14) {
             if let Some(word) = bytes.first_chunk_mut::<4>() {
                 *word = kind.to_ne_bytes();
             }
-            for length in [bytes.len(), 128.min(bytes.len()), 1024.min(bytes.len())] {
+            for length in [bytes.len(), 72.min(bytes.len()), 128.min(bytes.len()), 1024.min(bytes.len())] {
                 let _ = decode(&bytes[..length], &Clock::now());
             }
             let _ = decode_tasks(&bytes).count();

@@ -17,7 +17,9 @@ use super::{
     Feature, Options,
     btf::{self, BtfError, Types},
     cgroups::Hierarchy,
+    drops,
 };
+use crate::model::NetnsCookie;
 
 include!(concat!(env!("OUT_DIR"), "/object.rs"));
 
@@ -117,7 +119,8 @@ pub enum LoadError {
     },
 }
 
-const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
+/// Where the kernel shows its type information.
+pub const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
 
 /// Settings as aya wants a value for the programs' global.
 #[repr(transparent)]
@@ -151,21 +154,24 @@ pub struct Loaded {
 }
 
 /// See [`super::Kernel::load`].
-pub fn load(options: &Options) -> Result<Loaded, LoadError> {
-    try_load(options).map_err(name_missing_capabilities)
+pub fn load(options: &Options, host: NetnsCookie) -> Result<Loaded, LoadError> {
+    try_load(options, host).map_err(name_missing_capabilities)
 }
 
-fn try_load(options: &Options) -> Result<Loaded, LoadError> {
+fn try_load(options: &Options, host: NetnsCookie) -> Result<Loaded, LoadError> {
     let object = OBJECT.ok_or(LoadError::NoObject)?;
     if !options.ring_bytes.is_power_of_two() || !(4096..=1 << 30).contains(&options.ring_bytes) {
         return Err(LoadError::RingBytes(options.ring_bytes));
     }
     let types = fs::read(BTF_PATH).map_err(LoadError::NoBtf)?;
+    let types = Types::parse(&types)?;
     // A quarter: late enough to be rare, and early enough that a reader wakes up before the rest is gone.
     let retell = u32::try_from(options.udp_retell.as_nanos() >> abi::TICK_SHIFT).unwrap_or(u32::MAX);
-    let settings = btf::settings(&Types::parse(&types)?, options.ring_bytes / 4, retell)?;
+    let settings = btf::settings(&types, options.ring_bytes / 4, retell)?;
     let hierarchy = Hierarchy::find(options.cgroup_root.as_deref())?;
-    let settings = Settings { watched: hierarchy.part.map_or(0, |id| id.0), ..settings };
+    let watched = hierarchy.part.map_or(0, |id| id.0);
+    let mut settings = Settings { watched, host_netns: host.0, ..settings };
+    let can_tell_drops = drops::settings(&types, &mut settings);
     let root = File::open(&hierarchy.root)
         .map_err(|source| LoadError::CgroupRoot { path: hierarchy.root.clone(), source })?;
 
@@ -181,15 +187,20 @@ fn try_load(options: &Options) -> Result<Loaded, LoadError> {
     for program in CORE.into_iter().rev() {
         attach_core(&mut ebpf, program, &root)?;
     }
-    let features = vec![udp_send(&mut ebpf, &btf)?, scan(&mut ebpf, &btf, "tasks", "scan_tasks", "task"), {
-        let offset = Types::parse(&types)?.field("socket", "sk")?.byte();
+    let listeners = match types.field("socket", "sk")?.byte() {
         // The program has this offset built in, as the verifier must see it.
-        if offset == 24 {
-            scan(&mut ebpf, &btf, "listeners", "scan_files", "task_file")
-        } else {
-            Feature { name: "listeners", absent: Some(format!("socket.sk is at {offset}, not at 24")) }
+        24 => scan(&mut ebpf, &btf, Feature::LISTENERS, "scan_files", "task_file"),
+        offset => {
+            let absent = Some(format!("socket.sk is at {offset}, not at 24"));
+            Feature { name: Feature::LISTENERS, absent }
         }
-    }];
+    };
+    let features = vec![
+        udp_send(&mut ebpf, &btf)?,
+        scan(&mut ebpf, &btf, Feature::TASKS, "scan_tasks", "task"),
+        listeners,
+        drops::attach(&mut ebpf, &btf, can_tell_drops)?,
+    ];
     Ok(Loaded { ebpf, hierarchy, features })
 }
 
@@ -214,7 +225,7 @@ fn attach_core(ebpf: &mut Ebpf, name: &'static str, root: &File) -> Result<(), L
 
 /// Attaches where the kernel sends, and tells the other programs so: at the tracepoint, or else at both functions.
 fn udp_send(ebpf: &mut Ebpf, btf: &Btf) -> Result<Feature, LoadError> {
-    const NAME: &str = "udp first datagram";
+    const NAME: &str = Feature::UDP_FIRST_DATAGRAM;
     let Some(Program::BtfTracePoint(program)) = ebpf.program_mut("on_sent") else {
         return Err(LoadError::Lacks("on_sent"));
     };
@@ -244,7 +255,7 @@ fn scan(ebpf: &mut Ebpf, btf: &Btf, name: &'static str, program: &'static str, k
 }
 
 /// An error with its causes, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -308,7 +319,7 @@ mod tests {
     #[test]
     fn a_ring_must_be_a_power_of_two() {
         let options = Options { ring_bytes: 5000, ..Options::default() };
-        match load(&options).map(|_| ()) {
+        match load(&options, NetnsCookie(1)).map(|_| ()) {
             Err(LoadError::RingBytes(5000) | LoadError::NoObject) => {}
             other => panic!("{other:?}"),
         }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  connect, sendmsg, recvmsg, bind, release, sock_ops ─┐
+//!  packets dropped by a filter ────────────────────────┤
 //!  cgroup made, removed ───────────────────────────────┴─► ring ──► drain ──► decode ──► Event
 //!  scan: iter/task, iter/task_file, the cgroup tree ─────────────────────────────────────┘
 //! ```
@@ -18,9 +19,11 @@ mod btf;
 mod cgroups;
 mod clock;
 mod decode;
+mod drops;
 mod host;
 mod load;
 mod outcome;
+mod programs;
 
 use std::{
     io::{self, Read as _},
@@ -42,12 +45,14 @@ pub use btf::BtfError;
 pub use clock::Clock;
 pub use decode::{DecodeError, decode, encode, encode_cgroup};
 pub use host::{own_addresses, own_netns};
-pub use load::LoadError;
+pub use load::{BTF_PATH, LoadError};
 /// The records' layout, for whoever makes records up: benches and tests.
 pub use netaudit_ebpf::abi;
+pub use programs::{CostCounter, ProgramState};
 
-use crate::model::{CgroupId, NetnsCookie, Observation, Timestamp};
+use crate::model::{CgroupId, NetnsCookie, Observation, PacketDrop, Timestamp};
 use cgroups::Hierarchy;
+use drops::Drops;
 use load::Loaded;
 
 /// How to load.
@@ -73,6 +78,8 @@ impl Default for Options {
 pub enum Event {
     /// A flow.
     Flow(Observation),
+    /// A filter of this node dropped the first packet of an attempt.
+    Drop(PacketDrop),
     /// A cgroup exists: from a scan, or made just now.
     Cgroup {
         /// Its id.
@@ -101,10 +108,30 @@ pub enum Event {
 /// Something that the kernel may or may not have.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Feature {
-    /// What it is for: `udp first datagram`, `tasks`, `listeners`.
+    /// What it is for: one of the constants of this type.
     pub name: &'static str,
     /// Why it is not there; `None` where it is.
     pub absent: Option<String>,
+}
+
+impl Feature {
+    /// A connected UDP socket's flow begins with its first datagram, and not with `connect`.
+    pub const UDP_FIRST_DATAGRAM: &str = "udp first datagram";
+    /// Processes from before the start are found, with their namespaces.
+    pub const TASKS: &str = "tasks";
+    /// Sockets that served before the start are found, with their processes.
+    pub const LISTENERS: &str = "listeners";
+    /// Packets that a filter drops are seen.
+    pub const DROPS: &str = "drops";
+}
+
+/// Packets that a filter dropped and that attempt something, by what became of them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DropCount {
+    /// `recorded`, `repeated` (one that was told is sent again), `answer` (of a connection), `unreadable`.
+    pub told: &'static str,
+    /// How many, since load.
+    pub count: u64,
 }
 
 /// Records that could not be delivered.
@@ -150,6 +177,7 @@ pub struct Kernel {
     features: Vec<Feature>,
     ring: RingBuf<MapData>,
     losses: PerCpuArray<MapData, u64>,
+    drops: Drops,
     host_netns: NetnsCookie,
     clock: Clock,
     undecodable: u64,
@@ -167,12 +195,13 @@ impl Kernel {
     /// error names it and says what to do.
     pub fn load(options: &Options) -> Result<Self, LoadError> {
         let host_netns = own_netns().map_err(LoadError::Netns)?;
-        let Loaded { mut ebpf, hierarchy, features } = load::load(options)?;
+        let Loaded { mut ebpf, hierarchy, features } = load::load(options, host_netns)?;
         let ring = ebpf.take_map("RECORDS").ok_or(LoadError::Lacks("RECORDS"))?;
         let ring = RingBuf::try_from(ring).map_err(|source| LoadError::Map { map: "RECORDS", source })?;
         let losses = ebpf.take_map("LOSSES").ok_or(LoadError::Lacks("LOSSES"))?;
         let losses =
             PerCpuArray::try_from(losses).map_err(|source| LoadError::Map { map: "LOSSES", source })?;
+        let drops = Drops::new(&mut ebpf)?;
         // Without it the counts still tell.
         let log = EbpfLogger::init(&mut ebpf)
             .inspect_err(|error| tracing::warn!(%error, "the eBPF programs' log cannot be read"))
@@ -183,6 +212,7 @@ impl Kernel {
             features,
             ring,
             losses,
+            drops,
             host_netns,
             clock: Clock::now(),
             undecodable: 0,
@@ -199,6 +229,11 @@ impl Kernel {
     /// Where the v2 hierarchy, or the part of it that this node sees, is mounted: what paths of cgroups are relative to.
     pub fn cgroup_mount(&self) -> &Path {
         &self.hierarchy.mount
+    }
+
+    /// Whether that is the whole hierarchy, and not a part of it.
+    pub fn watches_everything(&self) -> bool {
+        self.hierarchy.part.is_none()
     }
 
     /// The namespace of the thread that loaded.
@@ -238,7 +273,12 @@ impl Kernel {
             .hierarchy
             .list()
             .map_err(|source| ScanError::Cgroups { path: self.hierarchy.root.clone(), source })?;
-        events.extend(decode::decode_tasks(&written));
+        for task in decode::decode_tasks(&written) {
+            if let Event::Task { netns, .. } = task {
+                self.drops.meet(netns);
+            }
+            events.push(task);
+        }
         Ok(events)
     }
 
@@ -270,7 +310,12 @@ impl Kernel {
                 Ok(Event::Cgroup { id, path }) => {
                     sink(Event::Cgroup { id, path: self.hierarchy.path_from_mount(path) });
                 }
-                Ok(event) => sink(event),
+                Ok(event) => {
+                    if let Event::Flow(seen) = &event {
+                        self.drops.meet(seen.netns);
+                    }
+                    sink(event);
+                }
                 Err(error) => {
                     self.undecodable += 1;
                     tracing::debug!(%error, "a kernel record cannot be read");
@@ -315,6 +360,12 @@ impl Kernel {
             }
         }
         losses
+    }
+
+    /// Packets that a filter dropped, by what became of them, since load. What found no room in the ring or was too
+    /// much is among the [losses](Kernel::losses).
+    pub fn drop_counts(&self) -> Vec<DropCount> {
+        self.drops.counts()
     }
 
     /// Records of an unknown kind or size, since load.

@@ -6,7 +6,7 @@ use super::family::{Family, Labels};
 use crate::{
     audit::{Auditor, Missing, RuleUsage, ViolationKey},
     cluster::Kind,
-    kernel::{Feature, Loss},
+    kernel::{DropCount, Feature, Loss},
     model::Timestamp,
 };
 
@@ -31,6 +31,8 @@ pub struct AgentState<'a> {
     pub losses: &'a [Loss],
     /// Optional hooks.
     pub features: &'a [Feature],
+    /// Packets that the node's filter dropped.
+    pub drops: &'a [DropCount],
     /// Sources of objects.
     pub watches: &'a [WatchState],
     /// Kernel records taken from the ring.
@@ -220,6 +222,13 @@ fn health(state: &AgentState<'_>) -> Vec<Family> {
         )
         .with(vec![("state", "held".to_owned())], held as f64)
         .with(vec![("state", "pending".to_owned())], pending as f64),
+        Family::counter(
+            "netaudit_filter_drops",
+            "Packets that this node's filter dropped and that attempt something, by what became of them",
+        )
+        .with_all(
+            state.drops.iter().map(|drops| (vec![("told", drops.told.to_owned())], drops.count as f64)),
+        ),
         Family::gauge("netaudit_hook_attached", "Whether an optional kernel hook is attached").with_all(
             state.features.iter().map(|feature| {
                 (vec![("hook", feature.name.to_owned())], f64::from(u8::from(feature.absent.is_none())))

@@ -172,7 +172,8 @@ pub struct Observation {
     pub direction: Direction,
     /// TCP or UDP.
     pub protocol: Protocol,
-    /// The namespace that the socket lives in: names the subject.
+    /// The namespace that the socket lives in: names the subject. Of a [dropped](Outcome::Dropped) one, the namespace
+    /// that dropped it.
     pub netns: NetnsCookie,
     /// Who opened the socket.
     pub actor: Actor,
@@ -194,6 +195,33 @@ pub struct Observation {
     pub socket: u64,
     /// Tells attempts of one socket apart.
     pub sequence: u32,
+}
+
+/// Why the kernel dropped a packet, in its own word without `SKB_DROP_REASON_`, such as `NETFILTER_DROP`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize)]
+#[serde(transparent)]
+pub struct DropReason(pub &'static str);
+
+/// A packet that a filter of this node dropped or rejected, as its headers said at that moment: proof of enforcement,
+/// whoever sent it. One attempt is told once, however often its packet is sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PacketDrop {
+    /// When.
+    pub at: Timestamp,
+    /// The namespace whose filter it was.
+    pub netns: NetnsCookie,
+    /// TCP (a SYN) or UDP.
+    pub protocol: Protocol,
+    /// Where it came from.
+    pub source: SocketAddr,
+    /// Where it was going: a Service's address, or behind a translation the endpoint's.
+    pub destination: SocketAddr,
+    /// Why.
+    pub reason: DropReason,
+    /// TCP: the SYN's sequence number, which tells attempts from the same port apart.
+    pub sequence: u32,
+    /// Whether it certainly opens something. A datagram may also answer one, which only connection tracking can tell.
+    pub opens: bool,
 }
 
 impl Observation {

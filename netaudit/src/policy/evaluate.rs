@@ -6,6 +6,7 @@ use smallvec::SmallVec;
 
 use super::{
     Certainty, NamedPort,
+    certain::Steps,
     compile::{PortMatch, PortTest, Rule},
     foreign::Foreign,
     loaded::{Hit, Loaded, LoadedRule, Met, PeerView},
@@ -38,6 +39,8 @@ pub(super) struct Program {
     pub foreign: Foreign,
     /// Objects that may be policies which select it.
     pub doubts: Vec<Doubt>,
+    /// The quick way, where nothing of all that is in doubt.
+    pub certain: Option<Steps>,
 }
 
 /// A policy that selects a subject.
@@ -306,7 +309,7 @@ pub(super) enum Found<'a> {
 /// The API: a rule matches if one of its peers and one of its ports match; without peers it matches everyone, without
 /// ports every port.
 fn ask<'a>(asked: &Asked<'a>, rule: &'a Rule, with: &'a LoadedRule) -> Found<'a> {
-    let (peer, peer_is_certain) = match with.meets(rule, &asked.peer) {
+    let (peer, peer_is_certain) = match with.meets(&asked.peer) {
         Met::No => return Found::OtherPeer,
         Met::Yes(peer) => (peer, true),
         Met::Maybe(peer) => (Some(peer), false),
@@ -356,7 +359,7 @@ fn find_port(asked: &Asked<'_>, rule: &Rule) -> PortFound {
 ///
 /// The API: a named port is looked up on the destination pod, by name and protocol. That is the peer of an egress flow
 /// and the subject of an ingress one; what is no pod has no named ports.
-fn names_port(asked: &Asked<'_>, port: &PortMatch) -> bool {
+pub(super) fn names_port(asked: &Asked<'_>, port: &PortMatch) -> bool {
     if port.protocol.is_some_and(|protocol| protocol != asked.protocol) {
         return false;
     }

@@ -17,7 +17,8 @@ use smallvec::SmallVec;
 
 use super::{
     Certainty, Labels, NamedPort,
-    evaluate::{self, Answer, Asked, Found, Program, Selected},
+    certain::{self, Steps},
+    evaluate::{self, Asked, Found, Program, Selected},
     foreign::Foreign,
     loaded::{Loaded, PeerView, Place},
     ruleset::Ruleset,
@@ -109,19 +110,10 @@ struct Judged {
     caveats: Arc<[Arc<str>]>,
 }
 
-/// What a verdict depends on.
+/// What a verdict depends on: subject and pod; node and class of the IPv4 address; class of the IPv6 address and names;
+/// port, direction and protocol. Packed, as hashing is most of what a remembered verdict costs.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct Key {
-    subject: IdentityId,
-    pod: Option<IdentityId>,
-    node: Option<NodeId>,
-    v4: u32,
-    v6: u32,
-    names: u32,
-    port: u16,
-    direction: Direction,
-    protocol: Protocol,
-}
+struct Key(u64, u64, u64, u32);
 
 impl Evaluator {
     /// The policies that answers come from.
@@ -187,18 +179,6 @@ impl Evaluator {
         id
     }
 
-    /// The policies that select a pod of this identity for certain, in the order in which they are asked.
-    pub fn selecting(
-        &self,
-        subject: IdentityId,
-        direction: Direction,
-    ) -> impl Iterator<Item = &Arc<super::CompiledPolicy>> {
-        let program = &self.identities[subject.0 as usize].programs[direction as usize].program;
-        (program.admin.iter().chain(&program.network).chain(&program.baseline))
-            .filter(|selected| selected.doubt.is_none())
-            .map(|selected| &selected.loaded.policy)
-    }
-
     /// What the policies say, with every cause. All ids must be of this epoch.
     pub fn verdict(&mut self, question: &Question<'_>) -> Arc<Verdict> {
         let key = self.key(question);
@@ -208,8 +188,7 @@ impl Evaluator {
         if self.verdicts.len() >= CAPACITY {
             self.verdicts.clear();
         }
-        let caveats = &self.judged(question).caveats;
-        let verdict = Arc::new(self.answer(question).to_verdict(caveats.clone(), self.rules.generation()));
+        let verdict = Arc::new(self.judge(question));
         self.verdicts.insert(key, verdict.clone());
         verdict
     }
@@ -217,13 +196,20 @@ impl Evaluator {
     /// Whether the flow may pass, without causes, nothing remembered and nothing allocated; `None` where that is not
     /// known. For questions by the million.
     pub fn allows(&self, question: &Question<'_>) -> Option<bool> {
-        self.answer(question).what.is_allowed()
+        let asked = self.asked(question);
+        certain::allows(&asked).or_else(|| evaluate::answer(&asked).what.is_allowed())
     }
 
     /// What the policies say, with every cause and nothing remembered.
     pub fn judge(&self, question: &Question<'_>) -> Verdict {
+        let asked = self.asked(question);
+        let answer = evaluate::answer(&asked);
+        debug_assert!(
+            certain::allows(&asked).is_none_or(|allows| answer.what.is_allowed() == Some(allows)),
+            "the quick way says something else: {question:?}"
+        );
         let caveats = self.judged(question).caveats.clone();
-        self.answer(question).to_verdict(caveats, self.rules.generation())
+        answer.to_verdict(caveats, self.rules.generation())
     }
 
     /// An identity as rules look at it: its namespace, labels and named ports.
@@ -251,10 +237,6 @@ impl Evaluator {
     /// What every rule of every policy that selects the subject says, in the order in which they are asked.
     pub(super) fn trace<'a>(&'a self, question: &Question<'a>) -> Vec<(&'a Selected, Vec<Found<'a>>)> {
         evaluate::trace(&self.asked(question))
-    }
-
-    fn answer<'a>(&'a self, question: &Question<'a>) -> Answer<'a> {
-        evaluate::answer(&self.asked(question))
     }
 
     fn asked<'a>(&'a self, question: &Question<'a>) -> Asked<'a> {
@@ -288,17 +270,14 @@ impl Evaluator {
             None => 1,
             Some(names) => self.name_set(names),
         };
-        Key {
-            subject: question.subject,
-            pod: question.peer.pod,
-            node: question.peer.node,
-            v4: class_v4,
-            v6: class_v6,
-            names,
-            port: question.port,
-            direction: question.direction,
-            protocol: question.protocol,
-        }
+        // No identity and no node has the last number, as there is not memory for so many.
+        let pair = |high: u32, low: u32| u64::from(high) << 32 | u64::from(low);
+        Key(
+            pair(question.subject.0, question.peer.pod.map_or(u32::MAX, |pod| pod.0)),
+            pair(question.peer.node.map_or(u32::MAX, |node| node.0), class_v4),
+            pair(class_v6, names),
+            u32::from(question.port) << 16 | (question.direction as u32) << 8 | question.protocol as u32,
+        )
     }
 
     fn name_set(&mut self, names: &[Arc<str>]) -> u32 {
@@ -335,13 +314,15 @@ impl Identity {
             };
             let concerns =
                 |namespace: &Option<Arc<str>>| namespace.as_ref().is_none_or(|it| *it == key.namespace);
-            let program = Program {
+            let mut program = Program {
                 admin: select(&rules.admin),
                 network: select(rules.network(&key.namespace)),
                 baseline: select(&rules.baseline),
                 foreign: Foreign::of(rules.foreign(&key.namespace), direction, &place, &key.words),
                 doubts: rules.doubts.iter().filter(|doubt| concerns(&doubt.namespace)).cloned().collect(),
+                certain: None,
             };
+            program.certain = Steps::new(&program, direction);
             Judged::new(program, direction)
         });
         Self { place, words: key.words.clone(), ports: key.ports.clone(), programs }

@@ -123,6 +123,11 @@ impl Foreign {
         found
     }
 
+    /// Whether none of them could turn any answer.
+    pub fn is_silent(&self) -> bool {
+        self.isolates.is_none() && self.allows.is_none() && self.denies.is_none()
+    }
+
     /// The answer, unless one of them could turn it.
     pub fn weigh<'a>(&self, what: What<'a>) -> What<'a> {
         let turned = match what {

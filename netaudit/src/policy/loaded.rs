@@ -3,10 +3,11 @@
 use std::{net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
+use smallvec::SmallVec;
 
 use super::{
     Certainty,
-    compile::{Block, CompiledPolicy, Matcher, NamespaceScope, PodScope, Rule},
+    compile::{Block, CompiledPolicy, Matcher, NamespaceScope, PodScope, PortMatch, PortTest, Rule},
     domains::DomainPattern,
     words::{Vocabulary, Word, WordSelector},
 };
@@ -16,22 +17,27 @@ use crate::model::{Direction, Gap, RuleMatch};
 pub(super) struct Loaded {
     pub policy: Arc<CompiledPolicy>,
     pub subjects: WordScope,
-    rules: [Box<[LoadedRule]>; 2],
+    /// By direction, whether anything but whom it selects is in doubt.
+    doubtful: [bool; 2],
+    rules: [Box<[Arc<LoadedRule>]>; 2],
 }
 
 /// A rule, loaded: what it compares, beside the [`Rule`] at the same position.
 pub(super) struct LoadedRule {
-    /// Without any, it matches everybody.
-    peers: Box<[LoadedPeer]>,
+    /// Those that are no certain ranges. The first stands here, so that most rules need no other memory.
+    pub peers: SmallVec<[LoadedPeer; 1]>,
+    /// Those of [`Rule::ports`] that are names.
+    pub named_ports: Box<[PortMatch]>,
     v4: Intervals<u32>,
     v6: Intervals<u128>,
     matches_everybody: bool,
 }
 
 /// A peer that is no certain range.
-struct LoadedPeer {
+pub(super) struct LoadedPeer {
     /// Its position in [`Rule::peers`].
     position: u32,
+    doubtful: bool,
     matcher: PeerMatcher,
 }
 
@@ -152,13 +158,30 @@ impl Loaded {
     pub fn new(policy: Arc<CompiledPolicy>, words: &mut Words) -> Self {
         let subjects = words.scope(&policy.subjects);
         let rules = [Direction::Egress, Direction::Ingress].map(|direction| {
-            policy.rules(direction).iter().map(|rule| LoadedRule::new(rule, words)).collect()
+            policy.rules(direction).iter().map(|rule| Arc::new(LoadedRule::new(rule, words))).collect()
         });
-        Self { policy, subjects, rules }
+        let is_doubtful = |rule: &Rule| {
+            rule.doubt.is_some()
+                || rule.peers.iter().any(|peer| peer.doubt.is_some())
+                || rule.ports.iter().any(|port| port.doubt.is_some())
+        };
+        let doubtful = [Direction::Egress, Direction::Ingress]
+            .map(|direction| policy.doubt().is_some() || policy.rules(direction).iter().any(is_doubtful));
+        Self { subjects, doubtful, rules, policy }
+    }
+
+    /// Whether anything of a direction is in doubt, whoever is selected.
+    pub fn is_doubtful(&self, direction: Direction) -> bool {
+        self.doubtful[direction as usize]
     }
 
     /// The rules of a direction, each as compiled and as loaded.
     pub fn rules(&self, direction: Direction) -> impl Iterator<Item = (&Rule, &LoadedRule)> {
+        self.shared_rules(direction).map(|(rule, loaded)| (rule, &**loaded))
+    }
+
+    /// The same, for those who keep them.
+    pub fn shared_rules(&self, direction: Direction) -> impl Iterator<Item = (&Rule, &Arc<LoadedRule>)> {
         self.policy.rules(direction).iter().zip(&self.rules[direction as usize])
     }
 
@@ -196,7 +219,7 @@ fn cut(net: IpNet, v4: &mut Vec<u32>, v6: &mut Vec<u128>) {
 
 impl LoadedRule {
     fn new(rule: &Rule, words: &mut Words) -> Self {
-        let mut peers = Vec::new();
+        let mut peers = SmallVec::new();
         let mut blocks: Vec<(u32, &Block)> = Vec::new();
         for (position, peer) in (0..).zip(&rule.peers) {
             let matcher = match &peer.matcher {
@@ -211,10 +234,12 @@ impl LoadedRule {
                 Matcher::Block(block) => PeerMatcher::Block(block.clone()),
                 Matcher::Domain(pattern) => PeerMatcher::Domain(pattern.clone()),
             };
-            peers.push(LoadedPeer { position, matcher });
+            peers.push(LoadedPeer { position, doubtful: peer.doubt.is_some(), matcher });
         }
+        let is_named = |port: &&PortMatch| matches!(port.port, PortTest::Named(_));
         Self {
-            peers: peers.into(),
+            peers,
+            named_ports: rule.ports.iter().filter(is_named).cloned().collect(),
             v4: Intervals::new(
                 &blocks,
                 |cuts, block| cut(block, cuts, &mut Vec::new()),
@@ -229,8 +254,23 @@ impl LoadedRule {
         }
     }
 
+    /// Whether the rule means everybody or one of its certain ranges holds the peer; `None` where that hangs on an address
+    /// which is not known.
+    pub fn is_for(&self, peer: &PeerView<'_>) -> Option<bool> {
+        if self.matches_everybody {
+            return Some(true);
+        }
+        let has_ranges = !self.v4.0.is_empty() || !self.v6.0.is_empty();
+        if has_ranges && !peer.has_address() {
+            return None;
+        }
+        let is_in = peer.v4.is_some_and(|ip| self.v4.find(ip).is_some())
+            || peer.v6.is_some_and(|ip| self.v6.find(ip).is_some());
+        Some(is_in)
+    }
+
     /// Whether one of the rule's peers means this one.
-    pub fn meets(&self, rule: &Rule, peer: &PeerView<'_>) -> Met {
+    pub fn meets(&self, peer: &PeerView<'_>) -> Met {
         if self.matches_everybody {
             return Met::Yes(None);
         }
@@ -251,10 +291,7 @@ impl LoadedRule {
                 break;
             }
             let found = listed.matches(peer);
-            let found = match rule.peers[listed.position as usize].doubt {
-                Some(_) => found.and(Certainty::Maybe),
-                None => found,
-            };
+            let found = if listed.doubtful { found.and(Certainty::Maybe) } else { found };
             match found {
                 Certainty::Yes => return Met::Yes(Some(listed.position)),
                 Certainty::Maybe => maybe = maybe.or(Some(listed.position)),
@@ -300,7 +337,7 @@ impl LoadedRule {
 }
 
 impl LoadedPeer {
-    fn matches(&self, peer: &PeerView<'_>) -> Certainty {
+    pub fn matches(&self, peer: &PeerView<'_>) -> Certainty {
         match &self.matcher {
             PeerMatcher::Anyone => Certainty::Yes,
             // Selectors select pods: nothing else has labels that they could look at.

@@ -12,6 +12,7 @@
 //! told beside the code that implements it. Nothing here knows pods, addresses' owners, time or Kubernetes clients.
 
 mod canonical;
+mod certain;
 mod certainty;
 mod compile;
 pub mod declared;

@@ -101,7 +101,9 @@ impl Vocabulary {
         let requirement = |(key, test): (&Arc<str>, &Test)| {
             let key = self.keys.get(key)?;
             let values = test.values().iter().filter_map(|value| key.values.get(value).copied()).collect();
+            let values: Box<[u32]> = values;
             let test = match test {
+                Test::In(_) if values.len() == 1 => WordTest::Is(values[0]),
                 Test::In(_) => WordTest::In(values),
                 Test::NotIn(_) => WordTest::NotIn(values),
                 Test::Exists => WordTest::Exists,
@@ -116,13 +118,16 @@ impl Vocabulary {
 
 /// A [`Selector`] in words.
 pub(super) struct WordSelector {
-    requirements: Box<[(u32, WordTest)]>,
+    /// The first stands here, so that most selectors need no other memory.
+    requirements: SmallVec<[(u32, WordTest); 1]>,
     doubt: bool,
 }
 
 enum WordTest {
-    In(SmallVec<[u32; 2]>),
-    NotIn(SmallVec<[u32; 2]>),
+    /// In a set of one.
+    Is(u32),
+    In(Box<[u32]>),
+    NotIn(Box<[u32]>),
     Exists,
     DoesNotExist,
 }
@@ -130,11 +135,12 @@ enum WordTest {
 impl WordTest {
     fn holds(&self, value: Option<u32>) -> bool {
         match (self, value) {
+            (Self::Is(is), Some(value)) => *is == value,
             (Self::In(values), Some(value)) => values.contains(&value),
             (Self::NotIn(values), Some(value)) => !values.contains(&value),
             (Self::Exists, value) => value.is_some(),
             (Self::DoesNotExist, value) => value.is_none(),
-            (Self::In(_), None) => false,
+            (Self::Is(_) | Self::In(_), None) => false,
             (Self::NotIn(_), None) => true,
         }
     }

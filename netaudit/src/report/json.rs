@@ -7,7 +7,10 @@ use serde::Serialize;
 use crate::{
     audit::{Finding, Flow, PeerKind, Subject, UnenforcedCause},
     cluster::{Cluster, Pod},
-    model::{Cause, Decision, Denial, Direction, Outcome, Protocol, Reach, RuleMatch, Timestamp, Verdict},
+    model::{
+        Cause, Decision, Denial, Direction, DropReason, Outcome, Protocol, Reach, RuleMatch, Timestamp,
+        Verdict,
+    },
 };
 
 #[derive(Serialize)]
@@ -24,6 +27,8 @@ struct Line<'a> {
     requested: Option<Address>,
     outcome: Outcome,
     reach: Reach,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    drop_reason: Option<DropReason>,
     waited_seconds: f64,
     #[serde(flatten)]
     verdict: Said<'a>,
@@ -144,6 +149,7 @@ pub fn flow_line(flow: &Flow, cluster: &Cluster, node: &str, correction: i64, li
         requested: flow.requested.map(|address| Address { ip: address.ip(), port: address.port() }),
         outcome: seen.outcome,
         reach: flow.reach,
+        drop_reason: flow.stopped_by,
         waited_seconds: seen.waited.as_secs_f64(),
         verdict: said(&flow.verdict),
         peer_verdict: flow.other_end.as_deref().map(said),

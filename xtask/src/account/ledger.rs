@@ -177,7 +177,8 @@ impl Expected {
         self
     }
 
-    /// What the destination's ingress policies say; without it the destination sees nothing, or is not watched.
+    /// What the destination's ingress policies say; without it the destination sees nothing, or is not watched. Of an
+    /// attempt that is rejected its node sees the drop.
     #[must_use]
     pub fn ingress(mut self, says: Says) -> Self {
         self.ingress = Some(says);
@@ -231,6 +232,8 @@ impl Expected {
         }
         if let Some(says) = &self.ingress {
             let (outcome, count) = match self.protocol {
+                // The filter that answered is the destination's node's.
+                "TCP" if self.outcome == "rejected" => ("dropped", Count::Exactly(self.times)),
                 "TCP" => ("accepted", Count::Exactly(self.times)),
                 _ => ("received", Count::Folded(self.times)),
             };
@@ -245,7 +248,7 @@ fn finding_of_denied(outcome: &str) -> &'static str {
     match outcome {
         "established" | "accepted" | "answered" | "received" => "unenforced",
         "refused" => "denied-refused",
-        "rejected" | "timeout" | "unreachable" | "pending" => "blocked",
+        "rejected" | "timeout" | "unreachable" | "pending" | "dropped" => "blocked",
         _ => "attempted",
     }
 }

@@ -364,12 +364,16 @@ pub fn admin_jobs(world: &mut World, apps: &Apps, eighth: bool) -> Result<()> {
     Ok(())
 }
 
-/// What an enforcer that rejects by ICMP makes of it: attempts are blocked, and never arrive.
+/// What an enforcer that rejects by ICMP makes of it: attempts are blocked, and never arrive. What the source's node lets
+/// out, the destination's node drops; and where both are one, it does so for both.
 pub fn enforced(world: &mut World, apps: &Apps) -> Result<()> {
     for row in apps.forbidden() {
-        let flow = Expected::tcp(row.from, row.to, row.port)
+        let mut flow = Expected::tcp(row.from, row.to, row.port)
             .outcome("rejected")
             .egress(row.source.map_or(OPEN, no_egress));
+        if row.source.is_none() || row.from.node == row.to.node {
+            flow = flow.ingress(no_ingress(row.destination));
+        }
         let command = connect(&row.to.ip, row.port);
         world.attempt(row.from, &command, "refused", &[flow])?;
     }

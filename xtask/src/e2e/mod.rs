@@ -166,6 +166,7 @@ fn scenario(root: &Path, built: &Built, options: &Options) -> Result<()> {
     }
     if wants(Phase::Rights) {
         step("the least rights");
+        rights::doctor(&world)?;
         rights::audit_log(&world)?;
         rights::each_is_needed(&world, &Path::new(apps::PROGRAMS).join("netaudit"))?;
     }

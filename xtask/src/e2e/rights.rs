@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::{
     apps::{self, list},
     kinds,
-    world::{NAMESPACE, World},
+    world::{NAMESPACE, World, text_of},
 };
 
 /// Agents that start together.
@@ -50,6 +50,25 @@ fn granted(world: &World) -> Result<BTreeSet<Right>> {
     }
     ensure!(!rights.is_empty(), "the role gives nothing");
     Ok(rights)
+}
+
+/// `netaudit doctor` beside each agent, with its rights: everything is seen there.
+pub fn doctor(world: &World) -> Result<()> {
+    let label = "app.kubernetes.io/component=agent";
+    let agents = world.get(&["pods", "-n", NAMESPACE, "-l", label])?;
+    let agents = agents["items"].as_array().context("a list of pods")?;
+    ensure!(!agents.is_empty(), "no agents");
+    for agent in agents {
+        let name = agent["metadata"]["name"].as_str().context("a pod has a name")?;
+        let pod = world.pod_named(NAMESPACE, name)?;
+        let output = world.exec(&pod, &["/netaudit", "doctor", "--output", "json"])?;
+        let report: Value = serde_json::from_slice(&output.stdout)
+            .with_context(|| format!("doctor: {}", text_of(&output)))?;
+        let trials = report["trials"].as_array().context("what was tried")?;
+        let unseen: Vec<&Value> = trials.iter().filter(|it| it["result"] != "works").collect();
+        ensure!(unseen.is_empty() && output.status.success(), "doctor on {name}: {report:#}");
+    }
+    Ok(())
 }
 
 /// What the agent calls objects of this resource: as the API server does, where that is no other's name too.
@@ -178,8 +197,7 @@ fn check(
         let url = format!("http://127.0.0.1:{}/readyz", 9500 + number);
         let mut last = String::new();
         let said = world.wait_up_to(Duration::from_secs(30), || {
-            last =
-                node.output("curl", ["-s", "-m", "2", &url]).map(|output| super::world::text_of(&output))?;
+            last = node.output("curl", ["-s", "-m", "2", &url]).map(|output| text_of(&output))?;
             let named: Vec<&str> =
                 kinds.values().map(String::as_str).filter(|kind| says(&last, kind)).collect();
             let right_one = match missing {

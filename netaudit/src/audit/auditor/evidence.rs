@@ -148,6 +148,6 @@ fn is_of_one_host(ip: IpAddr) -> bool {
     !(shared || ip.is_unspecified() || ip.is_loopback() || ip.is_multicast())
 }
 
-fn canonical(address: SocketAddr) -> SocketAddr {
+pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }

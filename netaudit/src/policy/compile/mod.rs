@@ -149,7 +149,7 @@ impl Block {
 }
 
 /// An element of `ports`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct PortMatch {
     /// `None`: every protocol; perhaps, where it is invalid.
     pub protocol: Option<Protocol>,

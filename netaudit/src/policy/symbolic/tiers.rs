@@ -10,7 +10,7 @@ use crate::{
         NamedPort,
         compile::{PortMatch, PortTest, Rule},
         evaluate::{Program, Selected},
-        loaded::{Met, PeerView},
+        loaded::{LoadedRule, Met, PeerView},
     },
 };
 
@@ -48,7 +48,7 @@ pub(super) enum Meets {
 pub(super) fn meets(program: &Program, direction: Direction, peer: &PeerView<'_>) -> Box<[Meets]> {
     let policies = program.admin.iter().chain(&program.network).chain(&program.baseline);
     let rules = policies.flat_map(|selected| selected.loaded.rules(direction));
-    let meet = |(rule, with): (&Rule, &crate::policy::loaded::LoadedRule)| match with.meets(rule, peer) {
+    let meet = |(_, with): (&Rule, &LoadedRule)| match with.meets(peer) {
         Met::No => Meets::No,
         Met::Maybe(_) => Meets::Maybe,
         Met::Yes(_) => Meets::Yes,

@@ -1,0 +1,253 @@
+//! What a drop of this node's filter proves: that an attempt of this node was stopped, and that somebody tried to reach
+//! a pod of it, even where nothing watches the source.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use super::{
+    Auditor, FIRST_RETRANSMISSION, HOLD_PAIR, HOLD_SENT, HOLD_START, HOLD_SUBJECT, MAX_WAITING,
+    PENDING_MEMORY, Subject,
+    evidence::canonical,
+    resolve::{self, NodeView, judge_pod},
+};
+use crate::{
+    audit::{Flow, Owner},
+    cluster::{Endpoint, PodId},
+    model::{
+        Actor, Comm, Direction, DropReason, NetnsCookie, Observation, Outcome, PacketDrop, Protocol,
+        Timestamp, Verdict,
+    },
+};
+
+impl Auditor {
+    /// The kernel tells what the node's filter drops: what a datagram's flow becomes is then waited for. See
+    /// [`Auditor::settle`].
+    pub fn set_sees_drops(&mut self) {
+        self.sees_drops = true;
+    }
+
+    /// Takes one drop. A denied or otherwise unexplained attempt to reach a pod of this node is appended to `flows`.
+    pub fn observe_drop(&mut self, seen: &PacketDrop, now: Timestamp, flows: &mut Vec<Flow>) {
+        let seen =
+            PacketDrop { source: canonical(seen.source), destination: canonical(seen.destination), ..*seen };
+        // Where its attempt cannot be of this node, no outcome will ask for it.
+        let is_new = !self.may_be_from_here(&seen) || self.drops.remember(&seen);
+        if !is_new || !seen.opens {
+            return;
+        }
+        let full = self.held_drops.len() >= MAX_WAITING;
+        match self.try_judge_drop(&seen, full) {
+            Ok(flow) => flows.extend(flow),
+            Err(hold) => self.held_drops.push_back((now.plus(hold), seen)),
+        }
+    }
+
+    /// Judges datagrams that were held for a drop that might follow. To be called after everything that the kernel told
+    /// until `now` was observed, and not before.
+    pub fn settle(&mut self, now: Timestamp, flows: &mut Vec<Flow>) {
+        while self.sent.front().is_some_and(|(until, _)| *until <= now) {
+            if let Some((_, seen)) = self.sent.pop_front() {
+                self.judge_or_hold(&seen, now, flows);
+            }
+        }
+    }
+
+    /// Holds a datagram's flow until a drop of it would have been told. `false` where there is nothing to wait for.
+    pub(super) fn hold_sent(&mut self, seen: &Observation, now: Timestamp) -> bool {
+        let hold = self.sees_drops && seen.outcome == Outcome::Sent && self.sent.len() < MAX_WAITING;
+        if hold {
+            self.sent.push_back((now.plus(HOLD_SENT), *seen));
+        }
+        hold
+    }
+
+    /// Tries held drops again.
+    pub(super) fn retry_drops(&mut self, now: Timestamp, flows: &mut Vec<Flow>) {
+        for _ in 0..self.held_drops.len() {
+            let Some((until, seen)) = self.held_drops.pop_front() else { break };
+            match self.try_judge_drop(&seen, until <= now) {
+                Ok(flow) => flows.extend(flow),
+                Err(_) => self.held_drops.push_back((until, seen)),
+            }
+        }
+    }
+
+    /// Drops that were not kept until their attempt's end, since too many are.
+    pub fn drops_forgotten(&self) -> u64 {
+        self.drops.forgotten()
+    }
+
+    /// Drops that could not be judged: they came before the objects had been listed, or are on their way to a pod's address
+    /// in a namespace that nothing has named.
+    pub fn drops_unjudged(&self) -> u64 {
+        self.drops_unjudged
+    }
+
+    /// Whether a drop can belong to an attempt that this agent sees the end of.
+    fn may_be_from_here(&self, seen: &PacketDrop) -> bool {
+        let ip = seen.source.ip();
+        seen.netns != self.settings.host
+            || self.own_addresses.contains(&ip)
+            || ip.is_loopback()
+            || self.cluster.in_pod_network(ip)
+            || self.cluster.resolve(ip, seen.source.port(), seen.protocol, seen.at) != Endpoint::External
+    }
+
+    /// The flow that a drop is of at the destination: none where that is no pod of this node. With `last_call` it is
+    /// judged in any case; else an error says how long to wait for what is missing.
+    fn try_judge_drop(&mut self, drop: &PacketDrop, last_call: bool) -> Result<Option<Flow>, Duration> {
+        if !self.ready {
+            if !last_call {
+                return Err(HOLD_START);
+            }
+            self.drops_unjudged += 1;
+            return Ok(None);
+        }
+        let Some(pod) = self.pod_here(drop.destination, drop, last_call)? else { return Ok(None) };
+        // Another node on this kernel may have given the same address to a pod of its own.
+        if !self.is_namespace_here(drop.netns) {
+            if !last_call {
+                return Err(HOLD_SUBJECT);
+            }
+            self.drops_unjudged += 1;
+            return Ok(None);
+        }
+        let seen = attempt(drop);
+        let is_own_address = self.own_addresses.contains(&seen.peer_ip());
+        let paired_with_host = is_own_address && self.is_paired(&seen);
+        if is_own_address && !paired_with_host && !last_call {
+            return Err(HOLD_PAIR);
+        }
+        if !is_own_address && !last_call && self.awaits_peer(&seen) {
+            return Err(HOLD_SUBJECT);
+        }
+        let node =
+            NodeView { name: &self.settings.node, own_addresses: &self.own_addresses, paired_with_host };
+        let judged = judge_pod(&mut self.cluster, pod, &seen, &node);
+        // What the source's own policies forbid was stopped on its way out: nobody kept it from coming in.
+        let left_by_source =
+            judged.verdict.is_allowed() && judged.other_end.as_deref().is_some_and(Verdict::is_denied);
+        Ok((!left_by_source).then(|| self.account(&seen, Subject::Pod(pod), judged, Some(drop.reason))))
+    }
+
+    /// The pod of this node at `address`; waits for one that is not known yet.
+    fn pod_here(
+        &self,
+        address: SocketAddr,
+        drop: &PacketDrop,
+        last_call: bool,
+    ) -> Result<Option<PodId>, Duration> {
+        let ip = address.ip();
+        if self.own_addresses.contains(&ip) {
+            return Ok(None);
+        }
+        match self.cluster.resolve(ip, address.port(), drop.protocol, drop.at) {
+            Endpoint::Pod(id) => {
+                let here = self.cluster.pod(id).is_some_and(|pod| self.is_here(pod));
+                Ok(here.then_some(id))
+            }
+            Endpoint::External if !last_call && self.is_of_own_network(ip) => Err(HOLD_SUBJECT),
+            _ => Ok(None),
+        }
+    }
+
+    /// Whether a namespace is the node's own or a pod's.
+    fn is_namespace_here(&self, netns: NetnsCookie) -> bool {
+        self.attribution.owner(netns) != Owner::Unknown
+    }
+
+    /// Whether an address can be of one of this node's pods.
+    fn is_of_own_network(&self, ip: IpAddr) -> bool {
+        self.cluster.in_pod_network(ip)
+            && self.cluster.pod_network_node(ip).is_none_or(|node| *node == self.settings.node)
+    }
+
+    /// Why the node's filter stopped this attempt, if one of its drops belongs to it.
+    pub(super) fn stopped_by(&mut self, seen: &Observation, subject: &Subject) -> Option<DropReason> {
+        if self.drops.len() == 0 || seen.direction != Direction::Egress {
+            return None;
+        }
+        // A reset answers the very SYN that was dropped only if no other was sent since; else a first one was lost, and
+        // a later one got as far as a closed port.
+        let end = seen.at.plus(seen.waited);
+        let (from, until) = match (seen.protocol, seen.outcome) {
+            (Protocol::Udp, _) => (seen.at, seen.at.plus(HOLD_SENT)),
+            (_, Outcome::Refused) => (seen.at.max(end.minus(FIRST_RETRANSMISSION)), end),
+            // It goes on while the agent ends.
+            (_, Outcome::Pending) => (seen.at, Timestamp::MAX),
+            _ => (seen.at, end),
+        };
+        let source = seen.local.ip().to_canonical();
+        let mut drops = std::mem::take(&mut self.drops);
+        let found = drops.take(seen.protocol, seen.local.port(), |drop| {
+            (from..=until).contains(&drop.at)
+                && self.is_namespace_here(drop.netns)
+                && self.is_source(source, drop.source.ip(), subject)
+                && self.leads_to(seen, drop.destination)
+        });
+        self.drops = drops;
+        // A first SYN that was dropped has no part in a connection that was made after all.
+        let went_on = matches!(seen.outcome, Outcome::Established | Outcome::Answered);
+        found.filter(|_| !went_on).map(|drop| drop.reason)
+    }
+
+    /// Whether a packet from `of_packet` is of a socket at `source`. A datagram's socket may have chosen no address.
+    fn is_source(&self, source: IpAddr, of_packet: IpAddr, subject: &Subject) -> bool {
+        if !source.is_unspecified() {
+            return source == of_packet;
+        }
+        match subject {
+            Subject::Pod(id) => self.cluster.pod(*id).is_some_and(|pod| pod.ips.contains(&of_packet)),
+            Subject::Node => self.own_addresses.contains(&of_packet),
+            Subject::Unknown { .. } => false,
+        }
+    }
+
+    /// Whether a packet of this attempt can have had that destination: the one that was asked for, or where a Service
+    /// leads from there.
+    fn leads_to(&self, seen: &Observation, destination: SocketAddr) -> bool {
+        let remote = canonical(seen.remote);
+        if remote == destination {
+            return true;
+        }
+        let node = NodeView {
+            name: &self.settings.node,
+            own_addresses: &self.own_addresses,
+            paired_with_host: false,
+        };
+        let endpoint = resolve::at_node_port(&self.cluster, seen, &node, remote.ip())
+            .unwrap_or_else(|| self.cluster.resolve(remote.ip(), remote.port(), seen.protocol, seen.at));
+        match endpoint {
+            Endpoint::Service { backends, .. } => backends
+                .iter()
+                .any(|backend| SocketAddr::new(backend.ip.to_canonical(), backend.port) == destination),
+            _ => false,
+        }
+    }
+
+    /// Forgets drops whose attempts must have ended.
+    pub(super) fn expire_drops(&mut self, now: Timestamp) {
+        self.drops.expire(now.minus(PENDING_MEMORY));
+    }
+}
+
+/// A drop as the destination would have seen the attempt.
+fn attempt(drop: &PacketDrop) -> Observation {
+    Observation {
+        at: drop.at,
+        direction: Direction::Ingress,
+        protocol: drop.protocol,
+        netns: drop.netns,
+        actor: Actor { cgroup: None, pid: 0, comm: Comm::default() },
+        local: drop.destination,
+        remote: drop.source,
+        requested: None,
+        outcome: Outcome::Dropped,
+        waited: Duration::ZERO,
+        answered: false,
+        socket: 0,
+        sequence: drop.sequence,
+    }
+}

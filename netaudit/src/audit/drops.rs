@@ -1,0 +1,144 @@
+//! Drops of this node's filter that wait for the end of the attempt that they belong to.
+//!
+//! A drop comes before its attempt's outcome, by up to the minutes that the kernel goes on trying, so drops are kept by
+//! protocol and source port. Which of them belongs to an attempt is the auditor's to say: it knows addresses.
+
+use foldhash::HashMap;
+use smallvec::SmallVec;
+
+use crate::model::{PacketDrop, Protocol, Timestamp};
+
+/// How many are kept. Each is of an attempt of this node that has not ended.
+const ROOM: usize = 65_536;
+
+/// Drops by what the attempt is looked up by.
+#[derive(Debug, Default)]
+pub(super) struct Drops {
+    by_port: HashMap<(Protocol, u16), SmallVec<[PacketDrop; 1]>>,
+    count: usize,
+    forgotten: u64,
+}
+
+impl Drops {
+    /// Keeps a drop. Returns whether it is of an attempt that none is known of: a SYN that was sent again is not.
+    pub fn remember(&mut self, seen: &PacketDrop) -> bool {
+        let full = self.count >= ROOM;
+        let same = |known: &PacketDrop| {
+            seen.protocol == Protocol::Tcp
+                && (known.source, known.destination, known.sequence)
+                    == (seen.source, seen.destination, seen.sequence)
+        };
+        let key = (seen.protocol, seen.source.port());
+        if self.by_port.get(&key).is_some_and(|of_port| of_port.iter().any(same)) {
+            return false;
+        }
+        if full {
+            self.forgotten += 1;
+        } else {
+            self.by_port.entry(key).or_default().push(*seen);
+            self.count += 1;
+        }
+        true
+    }
+
+    /// Takes out what belongs to an attempt from `port`, and returns the first.
+    pub fn take(
+        &mut self,
+        protocol: Protocol,
+        port: u16,
+        belongs: impl Fn(&PacketDrop) -> bool,
+    ) -> Option<PacketDrop> {
+        let key = (protocol, port);
+        let of_port = self.by_port.get_mut(&key)?;
+        let (mut first, before) = (None, of_port.len());
+        of_port.retain(|drop| {
+            let belongs = belongs(drop);
+            if belongs {
+                first.get_or_insert(*drop);
+            }
+            !belongs
+        });
+        self.count -= before - of_port.len();
+        if of_port.is_empty() {
+            self.by_port.remove(&key);
+        }
+        first
+    }
+
+    /// Forgets what is older than `limit`: no attempt lasts as long.
+    pub fn expire(&mut self, limit: Timestamp) {
+        self.by_port.retain(|_, of_port| {
+            of_port.retain(|drop| drop.at >= limit);
+            !of_port.is_empty()
+        });
+        self.count = self.by_port.values().map(SmallVec::len).sum();
+    }
+
+    /// How many are kept.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Drops that were not kept, since too many are.
+    pub fn forgotten(&self) -> u64 {
+        self.forgotten
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{DropReason, NetnsCookie};
+
+    fn dropped(source: &str, sequence: u32, at: i64) -> PacketDrop {
+        PacketDrop {
+            at: Timestamp::from_seconds(at),
+            netns: NetnsCookie(1),
+            protocol: Protocol::Tcp,
+            source: source.parse().unwrap(),
+            destination: "10.0.0.2:80".parse().unwrap(),
+            reason: DropReason("NETFILTER_DROP"),
+            sequence,
+            opens: true,
+        }
+    }
+
+    #[test]
+    fn one_attempt_is_known_once_and_the_next_from_its_port_is_another() {
+        let mut drops = Drops::default();
+        assert!(drops.remember(&dropped("10.0.0.1:40000", 1, 0)));
+        assert!(!drops.remember(&dropped("10.0.0.1:40000", 1, 1)), "sent again");
+        assert!(drops.remember(&dropped("10.0.0.1:40000", 2, 2)));
+        assert!(drops.remember(&dropped("10.0.0.3:40000", 1, 2)), "another pod's");
+        // Neither is kept from one datagram to the next: they look the same, and each may be a flow of its own.
+        let datagram = PacketDrop { protocol: Protocol::Udp, ..dropped("10.0.0.1:40000", 0, 0) };
+        assert!(drops.remember(&datagram) && drops.remember(&datagram));
+        assert_eq!(drops.len(), 5);
+    }
+
+    #[test]
+    fn what_belongs_is_taken_and_the_rest_stays_until_it_is_too_old() {
+        let mut drops = Drops::default();
+        for (sequence, at) in [(1, 0), (2, 10), (3, 11)] {
+            drops.remember(&dropped("10.0.0.1:40000", sequence, at));
+        }
+        let late = |drop: &PacketDrop| drop.at >= Timestamp::from_seconds(10);
+        assert_eq!(drops.take(Protocol::Tcp, 40_000, late).unwrap().sequence, 2);
+        assert_eq!((drops.take(Protocol::Tcp, 40_000, late), drops.len()), (None, 1));
+        assert_eq!(drops.take(Protocol::Udp, 40_000, |_| true), None);
+        drops.expire(Timestamp::from_seconds(0));
+        assert_eq!(drops.len(), 1);
+        drops.expire(Timestamp::from_seconds(1));
+        assert_eq!(drops.len(), 0);
+    }
+
+    #[test]
+    fn room_is_bounded_and_what_has_none_is_counted() {
+        let mut drops = Drops::default();
+        for sequence in 0..=ROOM as u32 {
+            let source = format!("10.0.{}.1:{}", sequence % 250, sequence % 60_000 + 1);
+            assert!(drops.remember(&dropped(&source, sequence, 0)));
+        }
+        assert_eq!((drops.len(), drops.forgotten()), (ROOM, 1));
+    }
+}

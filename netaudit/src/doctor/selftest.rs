@@ -1,0 +1,214 @@
+//! Connections over loopback, made for the programs to see: what they should record is known before.
+
+use std::{
+    io::{self, Read as _},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    time::{Duration, Instant},
+};
+
+use serde::Serialize;
+
+use crate::{
+    kernel::{Event, Kernel},
+    model::{Comm, Direction, Observation, Outcome},
+};
+
+/// Something that the self-test does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Trial {
+    /// A TCP connection over IPv4, accepted.
+    Tcp4,
+    /// The same over IPv6.
+    Tcp6,
+    /// A TCP connection to a port that nobody listens on.
+    Refused,
+    /// A TCP connection to a listener that was there before the programs.
+    OldListener,
+    /// A datagram over IPv4 whose destination is named, and its server.
+    Udp4,
+    /// The same over IPv6.
+    Udp6,
+    /// A datagram of a connected socket.
+    UdpConnected,
+}
+
+impl Trial {
+    /// Every one, in the order in which they are made.
+    pub const ALL: [Self; 7] = [
+        Self::Tcp4,
+        Self::Tcp6,
+        Self::Refused,
+        Self::OldListener,
+        Self::Udp4,
+        Self::Udp6,
+        Self::UdpConnected,
+    ];
+
+    /// What it is, in words.
+    pub const fn what(self) -> &'static str {
+        match self {
+            Self::Tcp4 => "a TCP connection over IPv4, both ends",
+            Self::Tcp6 => "a TCP connection over IPv6, both ends",
+            Self::Refused => "a TCP connection to a closed port",
+            Self::OldListener => "who serves at a listener that is older than the programs",
+            Self::Udp4 => "a UDP datagram over IPv4, both ends",
+            Self::Udp6 => "a UDP datagram over IPv6, both ends",
+            Self::UdpConnected => "a UDP datagram of a connected socket",
+        }
+    }
+}
+
+/// How a trial went.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Result {
+    /// What was made was recorded.
+    Works,
+    /// It was made, and this was not recorded.
+    Unseen(String),
+    /// It could not be made here, for this reason.
+    NotMade(String),
+}
+
+/// A listener from before the programs were loaded.
+pub struct Before(io::Result<TcpListener>);
+
+impl Before {
+    /// To be called before [`Kernel::load`].
+    pub fn open() -> Self {
+        Self(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
+    }
+}
+
+/// What must be recorded: which end, what the socket saw, and the port there and the one of the server.
+struct Expected {
+    direction: Direction,
+    outcome: Outcome,
+    port: u16,
+    /// Whether the process must be known too.
+    with_actor: bool,
+}
+
+impl Expected {
+    fn is(&self, flow: &Observation, own: &Comm) -> bool {
+        flow.direction == self.direction
+            && flow.outcome == self.outcome
+            && flow.port() == self.port
+            && flow.peer_ip().is_loopback()
+            && (!self.with_actor || flow.actor.pid != 0 && flow.actor.comm == *own)
+    }
+}
+
+/// How long a record may take from the socket to us.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Makes every trial, and looks for what the kernel recorded of each.
+pub fn run(kernel: &mut Kernel, before: &Before) -> Vec<(Trial, Result)> {
+    // By name and not by number: where this is not the first pid namespace, records have another number.
+    let own = std::fs::read_to_string("/proc/thread-self/comm").unwrap_or_default();
+    let own = Comm::new(own.trim_end());
+    Trial::ALL.map(|trial| (trial, one(kernel, trial, before, &own))).into()
+}
+
+fn one(kernel: &mut Kernel, trial: Trial, before: &Before, own: &Comm) -> Result {
+    let expected = match make(trial, before) {
+        Ok(expected) => expected,
+        Err(error) => return Result::NotMade(error.to_string()),
+    };
+    let mut seen = Vec::new();
+    let until = Instant::now() + PATIENCE;
+    loop {
+        kernel.drain(usize::MAX, &mut |event| {
+            if let Event::Flow(flow) = event {
+                seen.push(flow);
+            }
+        });
+        let missing = expected.iter().find(|it| !seen.iter().any(|flow| it.is(flow, own)));
+        let Some(Expected { direction, outcome, with_actor, .. }) = missing else { return Result::Works };
+        if Instant::now() >= until {
+            let process = if *with_actor { " with its process" } else { "" };
+            return Result::Unseen(format!("no {direction} flow `{outcome}`{process}"));
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Makes one, and says what must be recorded of it.
+fn make(trial: Trial, before: &Before) -> io::Result<Vec<Expected>> {
+    let expected = |direction, outcome, port| Expected { direction, outcome, port, with_actor: true };
+    let tcp = |port| {
+        vec![
+            expected(Direction::Egress, Outcome::Established, port),
+            expected(Direction::Ingress, Outcome::Accepted, port),
+        ]
+    };
+    let udp = |port| {
+        vec![
+            expected(Direction::Egress, Outcome::Sent, port),
+            expected(Direction::Ingress, Outcome::Received, port),
+        ]
+    };
+    Ok(match trial {
+        Trial::Tcp4 => tcp(connect(&TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?)?),
+        Trial::Tcp6 => tcp(connect(&TcpListener::bind((Ipv6Addr::LOCALHOST, 0))?)?),
+        Trial::OldListener => {
+            let listener = before.0.as_ref().map_err(|error| io::Error::other(error.to_string()))?;
+            tcp(connect(listener)?)
+        }
+        Trial::Refused => {
+            let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+            match TcpStream::connect(closed) {
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+                Err(error) => return Err(error),
+                Ok(_) => return Err(io::Error::other(format!("{closed} is not closed"))),
+            }
+            vec![expected(Direction::Egress, Outcome::Refused, closed.port())]
+        }
+        Trial::Udp4 => udp(datagram(Ipv4Addr::LOCALHOST.into(), false)?),
+        Trial::Udp6 => udp(datagram(Ipv6Addr::LOCALHOST.into(), false)?),
+        Trial::UdpConnected => udp(datagram(Ipv4Addr::LOCALHOST.into(), true)?),
+    })
+}
+
+/// A connection to the listener, whose port is returned.
+fn connect(listener: &TcpListener) -> io::Result<u16> {
+    let address = listener.local_addr()?;
+    let mut client = TcpStream::connect_timeout(&address, PATIENCE)?;
+    drop(listener.accept()?);
+    client.set_read_timeout(Some(PATIENCE))?;
+    client.read_to_end(&mut Vec::new())?;
+    Ok(address.port())
+}
+
+/// A datagram to a server that reads it with its sender. Returns the server's port.
+fn datagram(ip: IpAddr, connected: bool) -> io::Result<u16> {
+    let server = UdpSocket::bind((ip, 0))?;
+    server.set_read_timeout(Some(PATIENCE))?;
+    let address = server.local_addr()?;
+    let client = UdpSocket::bind(SocketAddr::new(ip, 0))?;
+    if connected {
+        client.connect(address)?;
+        client.send(b"netaudit doctor")?;
+    } else {
+        client.send_to(b"netaudit doctor", address)?;
+    }
+    server.recv_from(&mut [0; 64])?;
+    Ok(address.port())
+}
+
+/// Something to count costs by: so many connections and datagrams over loopback.
+///
+/// # Errors
+///
+/// When a socket fails.
+pub fn load(kernel: &mut Kernel, count: u32) -> io::Result<()> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    for turn in 0..count {
+        connect(&listener)?;
+        datagram(Ipv4Addr::LOCALHOST.into(), turn % 2 == 0)?;
+        // Nobody wants these records; they must only not fill the ring.
+        kernel.drain(usize::MAX, &mut |_| {});
+    }
+    Ok(())
+}

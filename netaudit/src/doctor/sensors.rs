@@ -1,0 +1,122 @@
+//! What sees what: each row is something that happens in a pod, the programs that record it, and what escapes them.
+
+use serde::Serialize;
+
+use super::selftest::Trial;
+use crate::model::{Direction, Protocol};
+
+/// Something that can be seen, or not.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Sensor {
+    /// Which end the pod is; `None` where there is no telling.
+    pub direction: Option<Direction>,
+    /// The transport; `None` where it is none that policies name.
+    pub protocol: Option<Protocol>,
+    /// What happens.
+    pub what: &'static str,
+    /// The programs that record it, by the names of their functions. Without any, nothing does.
+    pub programs: &'static [&'static str],
+    /// What is recorded; empty where that is nothing.
+    pub seen: &'static str,
+    /// What is not.
+    pub unseen: &'static str,
+    /// What of the self-test shows that it works; nothing where the self-test cannot make it happen.
+    #[serde(skip)]
+    pub shown_by: &'static [Trial],
+}
+
+/// All of them.
+pub const SENSORS: &[Sensor] = &[
+    Sensor {
+        direction: Some(Direction::Egress),
+        protocol: Some(Protocol::Tcp),
+        what: "a program connects",
+        programs: &["on_connect4", "on_connect6", "on_sock_ops", "on_release"],
+        seen: "every attempt with its process, and how it ended: established, refused, rejected, timeout, unreachable, aborted, \
+               failed",
+        unseen: "connections that were established before the agent started",
+        shown_by: &[Trial::Tcp4, Trial::Tcp6, Trial::Refused],
+    },
+    Sensor {
+        direction: Some(Direction::Ingress),
+        protocol: Some(Protocol::Tcp),
+        what: "a listener accepts",
+        programs: &["on_sock_ops", "on_bind4", "on_bind6"],
+        seen: "every accepted connection, with the listener's process",
+        unseen: "attempts that end before the handshake does, unless a filter of this node stops them; their source's node sees \
+                 those of pods",
+        shown_by: &[Trial::Tcp4, Trial::Tcp6],
+    },
+    Sensor {
+        direction: Some(Direction::Ingress),
+        protocol: Some(Protocol::Tcp),
+        what: "a listener accepts that was open before the agent started",
+        programs: &["scan_files", "on_sock_ops"],
+        seen: "the same, the process from a scan",
+        unseen: "without the scan, the process: the pod is known from its network namespace all the same",
+        shown_by: &[Trial::OldListener],
+    },
+    Sensor {
+        direction: Some(Direction::Egress),
+        protocol: Some(Protocol::Udp),
+        what: "a program sends to a destination it names each time",
+        programs: &["on_sendmsg4", "on_sendmsg6"],
+        seen: "the first datagram of a socket to each destination, and again every 30 seconds while it goes on",
+        unseen: "whether an answer came",
+        shown_by: &[Trial::Udp4, Trial::Udp6],
+    },
+    Sensor {
+        direction: Some(Direction::Egress),
+        protocol: Some(Protocol::Udp),
+        what: "a program connects a socket, and sends",
+        programs: &["on_connect4", "on_connect6", "on_sent"],
+        seen: "the first datagram after each connect",
+        unseen: "whether an answer came; where the kernel has no hook for the datagram, a connect that sends nothing counts as one",
+        shown_by: &[Trial::UdpConnected],
+    },
+    Sensor {
+        direction: Some(Direction::Ingress),
+        protocol: Some(Protocol::Udp),
+        what: "a server reads a request",
+        programs: &["on_recvmsg4", "on_recvmsg6", "on_bind4", "on_bind6"],
+        seen: "the first datagram from each address, and again every 30 seconds while they come",
+        unseen: "the sender, where a server reads without asking for it (read, recv)",
+        shown_by: &[Trial::Udp4, Trial::Udp6],
+    },
+    Sensor {
+        direction: None,
+        protocol: None,
+        what: "a filter of this node drops or rejects what begins a connection or a UDP exchange",
+        programs: &["on_dropped"],
+        seen: "which attempt it stopped, and attempts from elsewhere that never reached their pod",
+        unseen: "filters that are no part of netfilter, tc or XDP's generic hook (Open vSwitch, native XDP)",
+        shown_by: &[],
+    },
+    Sensor {
+        direction: None,
+        protocol: Some(Protocol::Sctp),
+        what: "SCTP",
+        programs: &[],
+        seen: "",
+        unseen: "everything: no hook of ours is in its way, so a rule for nothing else is never called unused",
+        shown_by: &[],
+    },
+    Sensor {
+        direction: None,
+        protocol: None,
+        what: "raw and packet sockets, AF_XDP, vsock",
+        programs: &[],
+        seen: "",
+        unseen: "everything: they skip connect, and policies cannot name them",
+        shown_by: &[],
+    },
+    Sensor {
+        direction: None,
+        protocol: None,
+        what: "pods in a kernel of their own (gVisor, Kata)",
+        programs: &[],
+        seen: "",
+        unseen: "everything: their sockets are in another kernel",
+        shown_by: &[],
+    },
+];

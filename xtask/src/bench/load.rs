@@ -1,0 +1,119 @@
+//! The loads: what a program in a pod does again and again, in a process of its own.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket},
+    thread,
+    time::Instant,
+};
+
+use anyhow::{Result, bail};
+use clap::ValueEnum as _;
+
+/// A load that is measured.
+#[derive(Clone, Copy, clap::ValueEnum)]
+pub enum Load {
+    /// TCP connect, accept and close, both ends.
+    Connect,
+    /// TCP connect to a closed port.
+    Refused,
+    /// A UDP datagram there and one back, between the same two sockets.
+    UdpRoundTrip,
+    /// A UDP datagram there and one back from a new socket each time, as a resolver does.
+    UdpNewSocket,
+}
+
+/// Each load, and how often a round repeats it.
+pub const LOADS: [(Load, u32); 4] = [
+    (Load::Connect, 4_000),
+    (Load::Refused, 8_000),
+    (Load::UdpRoundTrip, 20_000),
+    (Load::UdpNewSocket, 8_000),
+];
+
+impl Load {
+    /// Whether it makes TCP connections.
+    pub fn is_tcp(self) -> bool {
+        matches!(self, Self::Connect | Self::Refused)
+    }
+
+    /// The name that the command line knows it by.
+    pub fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+}
+
+/// The load itself, in the process that [`once`] starts: prints the seconds that it took.
+pub fn load(load: Load, count: u32, round: u8) -> Result<()> {
+    // Another address each round: the ports of the last one are still in TIME_WAIT.
+    let ip = Ipv4Addr::new(127, 0, 1, round.wrapping_add(1).max(1));
+    let seconds = match load {
+        Load::Connect => connect(ip, count)?,
+        Load::Refused => {
+            let closed = TcpListener::bind((ip, 0))?.local_addr()?;
+            timed(|| {
+                (0..count).try_for_each(|_| match TcpStream::connect(closed) {
+                    Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => Ok(()),
+                    Err(error) => Err(error.into()),
+                    Ok(_) => bail!("{closed} is not closed"),
+                })
+            })?
+        }
+        Load::UdpRoundTrip | Load::UdpNewSocket => udp(ip, count, matches!(load, Load::UdpNewSocket))?,
+    };
+    println!("{seconds}");
+    Ok(())
+}
+
+fn timed(work: impl FnOnce() -> Result<()>) -> Result<f64> {
+    let start = Instant::now();
+    work()?;
+    Ok(start.elapsed().as_secs_f64())
+}
+
+fn connect(ip: Ipv4Addr, count: u32) -> Result<f64> {
+    let listener = TcpListener::bind((ip, 0))?;
+    let address = listener.local_addr()?;
+    let server = thread::spawn(move || (0..count).try_for_each(|_| listener.accept().map(drop)));
+    let seconds = timed(|| {
+        for _ in 0..count {
+            let mut stream = TcpStream::connect(address)?;
+            // The server closes first; waiting for that keeps one connection at a time.
+            stream.read_to_end(&mut Vec::new())?;
+        }
+        Ok(())
+    })?;
+    server.join().map_err(|_| anyhow::anyhow!("the server panicked"))??;
+    Ok(seconds)
+}
+
+fn udp(ip: Ipv4Addr, count: u32, new_socket: bool) -> Result<f64> {
+    let server = UdpSocket::bind((ip, 0))?;
+    let address = server.local_addr()?;
+    let echo = thread::spawn(move || -> std::io::Result<()> {
+        let mut buffer = [0; 16];
+        for _ in 0..count {
+            let (length, from) = server.recv_from(&mut buffer)?;
+            server.send_to(&buffer[..length], from)?;
+        }
+        Ok(())
+    });
+    let client = || -> std::io::Result<UdpSocket> {
+        let socket = UdpSocket::bind((ip, 0))?;
+        socket.connect(address)?;
+        Ok(socket)
+    };
+    let kept = client()?;
+    let seconds = timed(|| {
+        for _ in 0..count {
+            let fresh = if new_socket { Some(client()?) } else { None };
+            let socket = fresh.as_ref().unwrap_or(&kept);
+            socket.send(b"ping")?;
+            socket.recv(&mut [0; 16])?;
+        }
+        Ok(())
+    })?;
+    echo.join().map_err(|_| anyhow::anyhow!("the server panicked"))??;
+    std::io::stdout().flush()?;
+    Ok(seconds)
+}
