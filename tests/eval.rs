@@ -354,6 +354,65 @@ fn what_does_not_parse_is_told_and_makes_unknown_what_it_could_change() {
 }
 
 #[test]
+fn what_matches_only_perhaps_says_why() {
+    let more = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: cni, namespace: traefik}
+spec: {nodeName: n7, hostNetwork: true}
+status: {podIP: 192.0.2.7}
+---
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: edge}
+spec:
+  tier: Admin
+  priority: 1
+  subject: {namespaces: {matchLabels: {kubernetes.io/metadata.name: traefik}}}
+  egress:
+  - {action: Deny, to: [{nodes: {matchLabels: {role: edge}}}]}
+  - {action: Deny, to: [{nodes: {}}], protocols: [{tcp: {destinationPort: {number: 82}}}]}
+---
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: other-port}
+spec:
+  tier: Admin
+  priority: 2
+  subject: {namespaces: {matchLabels: {kubernetes.io/metadata.name: traefik}}}
+  egress: [{action: Deny, to: [{nodes: {matchLabels: {role: edge}}}], protocols: [{tcp: {destinationPort: {number: 81}}}]}]
+---
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: deny, namespace: shop}
+spec: {endpointSelector: {matchLabels: {app: db}}, ingressDeny: [{}]}
+"#;
+    let folder = folder(&[("all.yaml", MANIFESTS), ("more.yaml", more)]);
+    let run = eval(&folder, &["--from", "traefik/proxy", "--to", "192.0.2.7", "--port", "80"]);
+    let why = "no readable object tells the labels of the node n7";
+    for line in [
+        format!("\n  perhaps by ClusterNetworkPolicy/edge (selects every pod in namespace traefik): {why}\n"),
+        "\n    but which labels node n7 has is not known, role=edge wanted\n".to_owned(),
+    ] {
+        assert!(run.out.contains(&line), "{line}\n{}", run.out);
+    }
+    let args = ["--from", "traefik/proxy", "--to", "192.0.2.7", "--port", "80", "--output", "json"];
+    let value: Value = serde_json::from_str(&eval(&folder, &args).out).expect("JSON");
+    let text = value.to_string();
+    assert!(text.contains(&format!(r#""doubt":"{why}""#)), "{text}");
+
+    // Where what is in doubt does what the rule below it does for certain, the policy does that.
+    let args = ["--from", "traefik/proxy", "--to", "192.0.2.7", "--port", "82", "--output", "json"];
+    let value: Value = serde_json::from_str(&eval(&folder, &args).out).expect("JSON");
+    assert_eq!(value["flows"][0]["egress"]["verdict"], "denied", "{value:#}");
+    assert_eq!(value["flows"][0]["egress"]["policies"][0]["says"], "denies", "{value:#}");
+
+    // What is allowed as far as it is evaluated says by whom, and needs no tier where there is but one.
+    let run = eval(&folder, &["--from", "shop/web-0", "--to", "shop/db-0", "--port", "5432"]);
+    assert!(run.out.contains("\n  matched by NetworkPolicy/shop/db (selects app=db) too\n"), "{}", run.out);
+}
+
+#[test]
 fn a_question_that_cannot_be_asked_is_a_failure() {
     for (from, to, says) in [
         ("shop/web-9", "shop/db-0", "there is no Pod shop/web-9 in the manifests, but db-0, web-0, web-1"),

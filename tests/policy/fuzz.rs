@@ -39,7 +39,7 @@ const WANTED: &[&str] = &[
     "Exists: is", "Exists: is not", "DoesNotExist: is", "DoesNotExist: is not",
     "exempt: itself", "exempt: own node",
     "peer: any", "peer: podSelector", "peer: namespaceSelector", "peer: both selectors", "peer: ipBlock",
-    "peer: namespaces", "peer: pods", "peer: nodes", "peer: networks", "peer: domainNames", "peer: unknown, accept",
+    "peer: namespaces", "peer: pods", "peer: nodes", "peer: nodes, no object", "peer: networks", "peer: domainNames", "peer: unknown, accept",
     "peer: unknown, deny all", "ipBlock: excepted", "range: IPv4", "range: IPv6", "range: mapped", "range: plain",
     "domain name: exact", "domain name: wildcard",
     "port: protocol only", "port: number", "port: endPort", "port: named", "port: portNumber", "port: portRange",

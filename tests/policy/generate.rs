@@ -88,6 +88,7 @@ pub fn case(seed: u64, kinds: Kinds, flows: usize) -> Case {
     world.policies();
     let dns = world.dns();
     let flows = world.flows(flows);
+    world.forget();
     let World { objects, .. } = world;
     Case { name: format!("{kinds:?}-{seed}"), objects, flows, dns }
 }
@@ -184,6 +185,19 @@ impl World<'_> {
         let addresses = nodes[index]["status"]["addresses"].as_array().expect("a list");
         let internal = addresses.iter().filter(|it| it["type"] == "InternalIP");
         internal.map(|it| it["address"].as_str().expect("text").to_owned()).collect()
+    }
+
+    /// Manifests need not hold the nodes that their pods name, nor say on which node a pod will be.
+    fn forget(&mut self) {
+        if self.random.percent(20) {
+            let name = format!("node-{}", self.random.below(2));
+            self.objects.retain(|it| it["kind"] != "Node" || it["metadata"]["name"] != *name);
+        }
+        for object in &mut self.objects {
+            if object["spec"]["hostNetwork"] == true && self.random.percent(20) {
+                object["spec"].as_object_mut().expect("an object").remove("nodeName");
+            }
+        }
     }
 
     /// Containers with named ports. A name stands for one number of a protocol only, and may for several protocols.

@@ -74,6 +74,10 @@ fn namespace_of(object: &Value) -> &str {
     text(&object["metadata"], "namespace").unwrap_or("default")
 }
 
+fn is_empty(value: &Value) -> bool {
+    value.as_object().is_some_and(serde_json::Map::is_empty) || value.as_array().is_some_and(Vec::is_empty)
+}
+
 fn is_host_network(pod: &Value) -> bool {
     pod["spec"]["hostNetwork"].as_bool() == Some(true)
 }
@@ -181,8 +185,8 @@ impl<'a> Naive<'a> {
         if let Some(node) = node {
             return text(&node["metadata"], "name");
         }
-        let on_it = self.pods().find(|it| is_host_network(it) && pod_addresses(it).contains(&ip));
-        on_it.and_then(|pod| text(&pod["spec"], "nodeName"))
+        let mut on_it = self.pods().filter(|it| is_host_network(it) && pod_addresses(it).contains(&ip));
+        on_it.find_map(|pod| text(&pod["spec"], "nodeName"))
     }
 
     pub fn selects_pod(&self, selector: &Value, pod: &'a Value) -> bool {
@@ -211,13 +215,25 @@ impl<'a> Naive<'a> {
         peer.addresses.iter().any(|ip| range_holds(range, *ip, self.seen))
     }
 
-    /// "It selects the nodeIPs … by matching on the IPs present in the node.Status.Addresses field".
-    pub fn is_node(&self, selector: &Value, peer: &Party<'_>) -> bool {
-        self.of_kind("", "Node").any(|node| {
+    /// "It selects the nodeIPs … by matching on the IPs present in the node.Status.Addresses field". A pod in its node's
+    /// network has an address of the node; where no object tells of that node, its labels may be any.
+    pub fn is_node(&self, selector: &Value, peer: &Party<'_>) -> Certainty {
+        let has = |node: &&Value| node_addresses(node).any(|ip| peer.addresses.contains(&ip));
+        let nodes: Vec<&Value> = self.of_kind("", "Node").filter(has).collect();
+        let is_on = |pod: &Value| {
+            is_host_network(pod) && pod_addresses(pod).iter().any(|ip| peer.addresses.contains(ip))
+        };
+        if nodes.is_empty() && self.pods().any(is_on) {
+            saw(self.seen, "peer: nodes, no object");
+            let selects_all =
+                ["matchLabels", "matchExpressions"].iter().all(|it| selector.get(*it).is_none_or(is_empty));
+            return if selects_all { Certainty::Yes } else { Certainty::Maybe };
+        }
+        let is_selected = |node: &Value| {
             let labels = node["metadata"].get("labels");
-            node_addresses(node).any(|ip| peer.addresses.contains(&ip))
-                && selects(selector, &|key| labels.and_then(|it| text(it, key)), self.seen)
-        })
+            selects(selector, &|key| labels.and_then(|it| text(it, key)), self.seen)
+        };
+        nodes.into_iter().any(is_selected).into()
     }
 
     /// Without any knowledge of names nothing can be said.

@@ -238,7 +238,7 @@ impl<'a> Naive<'a> {
             let what = if peer.get("pods").is_some() { "peer: pods" } else { "peer: namespaces" };
             (holds.into(), what)
         } else if let (true, Some(nodes)) = (is_egress, peer.get("nodes")) {
-            (self.is_node(nodes, &question.peer).into(), "peer: nodes")
+            (self.is_node(nodes, &question.peer), "peer: nodes")
         } else if let (true, Some(networks)) = (is_egress, peer.get("networks")) {
             let mut networks = networks.as_array().into_iter().flatten().filter_map(Value::as_str);
             (networks.any(|it| self.in_range(it, &question.peer)).into(), "peer: networks")

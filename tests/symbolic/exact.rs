@@ -78,10 +78,8 @@ fn outside(set: &ConnectionSet) -> BTreeSet<IpAddr> {
             all.extend(external.flat_map(|it| it.iter()).flat_map(|(addresses, _)| edges(addresses)));
         }
     }
-    // A v4-mapped address is the v4 one; the nodes' addresses are the nodes.
-    all.into_iter()
-        .filter(|ip| *ip == ip.to_canonical() && !ip.to_string().starts_with("172.18.0."))
-        .collect()
+    // A v4-mapped address is the v4 one.
+    all.into_iter().filter(|ip| *ip == ip.to_canonical()).collect()
 }
 
 /// Compares all points of one ruleset's sets with the cluster's verdicts. Returns how many there were.

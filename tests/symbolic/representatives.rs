@@ -6,7 +6,7 @@ use netaudit::{
     cluster::{Cluster, Namespace, Object, Pod},
     model::Direction,
     policy::{
-        CompiledPolicy, Labels,
+        CompiledForeign, CompiledPolicy, Labels,
         symbolic::{ConnectionSet, Connections, Representatives, Universe},
     },
 };
@@ -17,7 +17,8 @@ use super::worlds::{self, NOW, World};
 fn represented(world: &World, combined: bool) -> Representatives {
     let cluster = world.cluster();
     let policies: Vec<&CompiledPolicy> = cluster.policies().map(|it| &**it).collect();
-    Representatives::new(&policies, &cluster.namespace_views(), combined)
+    let foreign: Vec<&CompiledForeign> = cluster.foreign_policies().map(|it| &**it).collect();
+    Representatives::new(&policies, &foreign, &cluster.namespace_views(), combined)
 }
 
 /// A pod as a representative is one: of a namespace and labels, and nothing else.
@@ -99,7 +100,7 @@ fn without_combinations_there_is_a_pod_for_each_selector() {
     let text = |found: &Representatives| -> Vec<String> {
         found.pods.iter().map(|(namespace, labels)| format!("{namespace}: {labels}")).collect()
     };
-    let few = Representatives::new(&policies, &[], false);
+    let few = Representatives::new(&policies, &[], &[], false);
     assert!(!few.complete);
     let expected = [
         "any other namespace: ",
@@ -110,7 +111,7 @@ fn without_combinations_there_is_a_pod_for_each_selector() {
         "shop: tier=any",
     ];
     assert_eq!(text(&few), expected);
-    let all = Representatives::new(&policies, &[], true);
+    let all = Representatives::new(&policies, &[], &[], true);
     assert!(all.complete);
     assert!(text(&all).contains(&"shop: app=web,tier=any".to_owned()), "{:?}", text(&all));
 }

@@ -8,8 +8,9 @@ use netaudit::{
     policy::{
         NamedPort,
         declared::{
-            ClusterKind, ClusterPeer, ClusterPolicy, ClusterPort, ClusterRule, Expression, IpBlock,
-            NetworkPolicy, Peer, PodScope, Port, PortRef, Rule, Selector,
+            ClusterKind, ClusterPeer, ClusterPolicy, ClusterPort, ClusterRule, Expression, ForeignEffect,
+            ForeignPart, ForeignPolicy, IpBlock, NetworkPolicy, Peer, PodScope, Port, PortRef, Rule,
+            Selector,
         },
     },
 };
@@ -27,6 +28,7 @@ pub struct World {
     pub pods: Vec<Pod>,
     pub policies: Vec<NetworkPolicy>,
     pub cluster_policies: Vec<ClusterPolicy>,
+    pub foreign: Vec<ForeignPolicy>,
     pub broken: Vec<Broken>,
 }
 
@@ -49,6 +51,7 @@ impl World {
             .chain(self.pods.iter().cloned().map(Object::Pod))
             .chain(self.policies.iter().cloned().map(Object::NetworkPolicy))
             .chain(self.cluster_policies.iter().cloned().map(|it| Object::ClusterPolicy(Box::new(it))))
+            .chain(self.foreign.iter().cloned().map(|it| Object::Foreign(Kind::CiliumNetworkPolicy, it)))
             .chain(self.broken.iter().cloned().map(Object::Broken));
         let mut cluster = Cluster::new();
         cluster.reset_all(objects.collect(), NOW);
@@ -290,6 +293,27 @@ fn broken() -> impl Strategy<Value = Vec<Broken>> {
     ]
 }
 
+fn foreign() -> impl Strategy<Value = Vec<ForeignPolicy>> {
+    let can = || prop_oneof![2 => Just(false), 1 => Just(true)];
+    let effect = move || {
+        (can(), can(), can()).prop_map(|(isolates, allows, denies)| ForeignEffect {
+            isolates,
+            allows,
+            denies,
+            in_proxy: false,
+        })
+    };
+    let one = (select(&NAMESPACES[..]), selector(), effect(), effect()).prop_map(
+        |(namespace, pods, ingress, egress)| ForeignPolicy {
+            kind: "CiliumNetworkPolicy",
+            namespace: namespace.into(),
+            name: "f".into(),
+            parts: vec![ForeignPart { namespaces: None, pods, ingress, egress }],
+        },
+    );
+    prop_oneof![2 => Just(Vec::new()), 1 => vec(one, 1..=2)]
+}
+
 pub fn world() -> impl Strategy<Value = World> {
     let namespaces = NAMESPACES.map(|name| {
         labels().prop_map(move |labels| Namespace { name: name.into(), labels: labels.into_iter().collect() })
@@ -303,9 +327,14 @@ pub fn world() -> impl Strategy<Value = World> {
         })
     });
     let pods = [0, 1, 2, 3, 4].map(pod);
-    let policies = (vec(policy(), 0..=4), vec(cluster_policy(), 0..=4));
+    let policies = (vec(policy(), 0..=4), vec(cluster_policy(), 0..=4), foreign());
+    // Manifests need not hold every node that their pods name.
+    let nodes = nodes.prop_flat_map(|nodes| prop::sample::subsequence(Vec::from(nodes), 0..=2));
     (namespaces, nodes, pods, policies, broken()).prop_map(
-        |(namespaces, nodes, pods, (mut policies, mut cluster_policies), broken)| {
+        |(namespaces, nodes, pods, (mut policies, mut cluster_policies, mut foreign), broken)| {
+            for (index, policy) in foreign.iter_mut().enumerate() {
+                policy.name = format!("f{index}").into();
+            }
             for (index, policy) in policies.iter_mut().enumerate() {
                 policy.name = format!("p{index}").into();
             }
@@ -314,10 +343,11 @@ pub fn world() -> impl Strategy<Value = World> {
             }
             World {
                 namespaces: namespaces.into(),
-                nodes: nodes.into(),
+                nodes,
                 pods: pods.into(),
                 policies,
                 cluster_policies,
+                foreign,
                 broken,
             }
             .settled()

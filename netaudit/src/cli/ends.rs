@@ -15,7 +15,7 @@ use crate::{
     cluster::{Broken, Cluster, Kind, Namespace, Object, Pod, Workload},
     model::Direction,
     policy::{
-        CompiledPolicy, Labels,
+        CompiledForeign, CompiledPolicy, Labels,
         symbolic::{AddressSet, ConnectionSet, NodeEnd, OTHER_NAMESPACE, PortSet, Representatives, Universe},
     },
 };
@@ -334,7 +334,9 @@ fn represent(clusters: &mut [&mut Cluster], wants_all: bool) -> Vec<String> {
     let combined = wants_all && !cluster.broken().any(is_any);
     let policies: Vec<&CompiledPolicy> =
         clusters.iter().flat_map(|it| it.policies()).map(|it| &**it).collect();
-    let found = Representatives::new(&policies, &known, combined);
+    let foreign: Vec<&CompiledForeign> =
+        clusters.iter().flat_map(|it| it.foreign_policies()).map(|it| &**it).collect();
+    let found = Representatives::new(&policies, &foreign, &known, combined);
     let mut notes = vec![format!(
         "there is no Pod, so {} sets of labels that the policies tell apart stand for pods; their named ports are not \
          known, nor whether their addresses are in a range that a rule names",

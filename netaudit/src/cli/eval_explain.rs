@@ -54,14 +54,17 @@ fn other(direction: Direction, trace: &PolicyTrace, denied: bool) -> Vec<String>
         Says::Isolates if denied => format!("isolated by {policy}"),
         Says::Isolates | Says::Nothing => format!("not matched by {policy}"),
         Says::Unknown => {
-            let missing =
-                trace.rules.iter().filter(|rule| rule.matches.is_none()).flat_map(RuleTrace::missing);
-            let why = trace.doubt.as_deref().into_iter().chain(missing).next();
-            return vec![format!("perhaps by {policy}: {}", why.unwrap_or("something in it is in doubt"))];
+            let mut doubts = trace.doubt.iter().chain(trace.rules.iter().filter_map(|it| it.doubt.as_ref()));
+            let why = doubts.next().map_or("something in it is in doubt", String::as_str);
+            return vec![format!("perhaps by {policy}: {why}")];
         }
         Says::NotAsked => return vec![format!("not asked: {policy}, of {}", trace.place)],
         Says::Allows | Says::Denies | Says::Passes => {
-            return vec![format!("matched by {policy} too, of {}", trace.place)];
+            let place = match trace.place.as_str() {
+                "NetworkPolicy" => String::new(),
+                place => format!(", of {place}"),
+            };
+            return vec![format!("matched by {policy} too{place}")];
         }
     };
     let Some(rule) = trace.nearest() else {

@@ -158,6 +158,26 @@ impl Addresses {
         }
     }
 
+    /// The node that has `ip` now, as its object says; of several the last.
+    pub fn node(&self, ip: IpAddr) -> Option<&Arc<str>> {
+        self.now(ip).rev().find_map(|owner| match owner {
+            Owner::Node(name) => Some(name),
+            _ => None,
+        })
+    }
+
+    /// The hostNetwork pods that have `ip` now.
+    pub fn hosts(&self, ip: IpAddr) -> impl Iterator<Item = PodId> {
+        self.now(ip).filter_map(|owner| match owner {
+            Owner::Host(id) => Some(*id),
+            _ => None,
+        })
+    }
+
+    fn now(&self, ip: IpAddr) -> impl DoubleEndedIterator<Item = &Owner> {
+        self.bindings.get(&ip).into_iter().flatten().filter(|it| it.is_open()).map(|it| &it.owner)
+    }
+
     /// The services that had `ip` at a time, whoever else had it.
     pub fn services(&self, ip: IpAddr, at: Timestamp) -> impl Iterator<Item = &ObjectKey> {
         let held = self.bindings.get(&ip).into_iter().flatten().filter(move |it| it.holds_at(at));

@@ -1,6 +1,10 @@
 //! What the index holds, as the ends of connections.
 
-use foldhash::HashSet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use super::{Cluster, Kind, PodId};
 use crate::policy::{
@@ -34,17 +38,21 @@ impl Cluster {
     /// The addresses of nodes, in order: those that their objects tell and those of pods in their network. A node
     /// without any stands there without.
     pub fn node_ends(&self) -> Vec<NodeEnd> {
-        let told = self.nodes().flat_map(|node| node.ips.iter().map(|ip| (&node.name, Some(*ip))));
-        let hosted =
-            self.pods().filter(|(_, pod)| pod.host_network && !pod.completed).flat_map(|(_, pod)| {
-                let node = pod.node.as_ref().filter(|name| self.nodes.contains_key(*name));
-                node.into_iter().flat_map(|name| pod.ips.iter().map(move |ip| (name, Some(*ip))))
-            });
-        let mut ends: Vec<_> = told.chain(hosted).collect();
-        let addressed: HashSet<_> = ends.iter().map(|(name, _)| *name).collect();
-        ends.extend(self.nodes.keys().filter(|name| !addressed.contains(name)).map(|name| (name, None)));
-        ends.sort();
-        ends.dedup();
-        ends.into_iter().map(|(name, address)| NodeEnd { name: name.clone(), address }).collect()
+        let told = self.nodes().map(|node| (node.name.clone(), node.ips.as_slice()));
+        let unread = self.broken().filter_map(|it| Some((it.key.as_ref()?, it.ips.as_slice())));
+        let unread = unread.filter(|(key, _)| key.kind == Kind::Node);
+        let unread = unread.map(|(key, ips)| (key.name.clone(), ips));
+        let hosts = self.pods().filter(|(_, pod)| pod.host_network && !pod.completed);
+        let hosts = hosts.map(|(_, pod)| (self.node_of(pod), pod.ips.as_slice()));
+        let mut nodes: BTreeMap<Arc<str>, BTreeSet<IpAddr>> = BTreeMap::new();
+        for (name, ips) in told.chain(unread).chain(hosts) {
+            nodes.entry(name).or_default().extend(ips);
+        }
+        let ends = nodes.into_iter().flat_map(|(name, ips)| {
+            let nowhere = ips.is_empty().then_some(None);
+            let addresses = ips.into_iter().map(Some).chain(nowhere);
+            addresses.map(move |address| NodeEnd { name: name.clone(), address })
+        });
+        ends.collect()
     }
 }

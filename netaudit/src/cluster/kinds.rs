@@ -175,6 +175,12 @@ impl Kind {
         )
     }
 
+    /// Whether it is a policy of a kind that can deny what NetworkPolicies allow, and allow what they deny. A mesh's
+    /// policy refuses requests and no flows.
+    pub const fn overrides(self) -> bool {
+        self.is_cluster_policy() || (self.is_foreign() && !matches!(self, Self::AuthorizationPolicy))
+    }
+
     /// Whether every API server knows it. The others are there where somebody installed them.
     pub const fn is_built_in(self) -> bool {
         !self.is_cluster_policy() && !self.is_foreign()
@@ -183,6 +189,12 @@ impl Kind {
     /// The kind of this [name](Self::as_str).
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.as_str() == name)
+    }
+
+    /// The policies of an `apiVersion`'s group; none where nothing in it is a policy.
+    pub fn policies_of_group(api_version: &str) -> impl Iterator<Item = Self> {
+        let is_policy = |kind: &Self| *kind == Self::NetworkPolicy || !kind.is_built_in();
+        Self::ALL.into_iter().filter(move |kind| is_policy(kind) && kind.is_of_group(api_version))
     }
 
     /// The kinds that the API calls `name`, in any case, whatever their group.

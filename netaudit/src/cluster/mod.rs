@@ -132,8 +132,6 @@ pub struct Cluster {
     pods: Pods,
     services: Services,
     addresses: Addresses,
-    /// Nodes by the addresses that their objects tell.
-    node_ips: HashMap<IpAddr, Arc<str>>,
     names: Names,
     declared: BTreeMap<ObjectKey, PolicyEntry>,
     /// Policies of kinds that are not evaluated.
@@ -237,7 +235,6 @@ impl Cluster {
             Kind::Node => match self.nodes.remove(&key.name) {
                 Some(node) => {
                     self.policies.remove_node(&node.name);
-                    self.node_ips.retain(|_, name| *name != node.name);
                     self.pod_networks.remove(&node);
                     self.release(&node.ips, &Owner::Node(node.name), now);
                     true
@@ -421,10 +418,8 @@ impl Cluster {
         if self.nodes.get(&node.name).is_none_or(|old| old.labels != node.labels) {
             self.policies.put_node(&node.name, &node.labels);
         }
-        self.node_ips.retain(|ip, name| *name != node.name || node.ips.contains(ip));
         for ip in &node.ips {
             self.addresses.claim(*ip, owner.clone(), None, now);
-            self.node_ips.insert(*ip, node.name.clone());
         }
         self.pod_networks.add(&node);
         self.nodes.insert(node.name.clone(), node);
@@ -464,6 +459,10 @@ impl Cluster {
     fn apply_foreign(&mut self, key: ObjectKey, declared: declared::ForeignPolicy) -> Vec<Warning> {
         if let Some((_, compiled)) = self.foreign.get(&key).filter(|(known, _)| *known == declared) {
             return compiled.warnings.clone();
+        }
+        if let Some((_, old)) = self.foreign.get(&key) {
+            // It may have selected in other namespaces than it does now.
+            self.policies.remove_foreign(&old.namespace, &old.name);
         }
         let compiled = Arc::new(CompiledForeign::compile(&declared));
         let warnings = compiled.warnings.clone();
@@ -528,13 +527,13 @@ impl Cluster {
     /// Tells the policies which objects could not be read.
     fn broken_changed(&mut self) {
         self.generation += 1;
-        let is_policy = |kind: Kind| kind == Kind::NetworkPolicy || kind.is_cluster_policy();
-        let doubts = self.broken().filter(|broken| broken.kind.is_none_or(is_policy)).map(|broken| Doubt {
+        let doubt = |broken: &Broken| Doubt {
             namespace: broken.namespace.clone(),
-            cluster_wide: broken.kind.is_some_and(Kind::is_cluster_policy),
+            overrides: broken.kind.is_none_or(Kind::overrides),
             reason: broken.to_string().into(),
-        });
-        let doubts = doubts.collect();
+        };
+        let is_policy = |kind: Kind| kind == Kind::NetworkPolicy || kind.overrides();
+        let doubts = self.broken().filter(|it| it.kind.is_none_or(is_policy)).map(doubt).collect();
         let mut unread = UnreadNamespaces::default();
         for broken in self.broken().filter(|broken| broken.kind == Some(Kind::Namespace)) {
             let why: Arc<str> = broken.to_string().into();
@@ -553,6 +552,10 @@ fn owner_of(pod: &Pod, id: PodId) -> Owner {
     if pod.host_network { Owner::Host(id) } else { Owner::Pod(id) }
 }
 
+/// A node keeps its addresses, whatever else of it cannot be read; those of a pod may be anybody's.
 fn broken_owner(broken: &Broken) -> Owner {
-    Owner::Broken { object: broken.source.clone(), reason: broken.to_string().into() }
+    match &broken.key {
+        Some(key) if key.kind == Kind::Node => Owner::Node(key.name.clone()),
+        _ => Owner::Broken { object: broken.source.clone(), reason: broken.to_string().into() },
+    }
 }

@@ -97,7 +97,7 @@ pub struct Broken {
     pub kind: Option<Kind>,
     /// Its namespace, where that could be read; without it, it may be in any.
     pub namespace: Option<Arc<str>>,
-    /// Addresses that it speaks of (a pod's), where they could be read.
+    /// Addresses that it speaks of (a pod's, a node's), where they could be read.
     pub ips: SmallVec<[IpAddr; 2]>,
     /// Where it is from: `file:document:line`, or the API server.
     pub source: Arc<str>,

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     model::{Direction, PolicyId, Protocol, Timestamp},
-    policy::{Certainty, CompiledPolicy, NamespaceView, Warning},
+    policy::{Certainty, CompiledForeign, CompiledPolicy, NamespaceView, Warning},
 };
 
 impl Cluster {
@@ -92,7 +92,8 @@ impl Cluster {
             Found::Pod(id) => Endpoint::Pod(id),
             Found::Node(name) => Endpoint::Node(name.clone()),
             Found::Host(id) => {
-                let node = self.pod(id).and_then(|pod| pod.node.clone());
+                let node = |id| self.pod(id).and_then(|pod| pod.node.clone());
+                let node = node(id).or_else(|| self.addresses.hosts(ip).find_map(node));
                 Endpoint::Node(node.unwrap_or_else(|| ip.to_string().into()))
             }
             Found::Broken(reason) => Endpoint::Invalid(reason.clone()),
@@ -253,9 +254,14 @@ impl Cluster {
         })
     }
 
+    /// The policies that are not evaluated, in order of kind, namespace and name.
+    pub fn foreign_policies(&self) -> impl Iterator<Item = &Arc<CompiledForeign>> {
+        self.foreign.values().map(|(_, policy)| policy)
+    }
+
     /// What is wrong with the objects that are here now; for those that could not be decoded see [`Cluster::broken`].
     pub fn warnings(&self) -> impl Iterator<Item = &Warning> {
-        let foreign = self.foreign.values().flat_map(|(_, policy)| &policy.warnings);
+        let foreign = self.foreign_policies().flat_map(|policy| &policy.warnings);
         self.duplicates.values().chain(self.policies().flat_map(|policy| &policy.warnings)).chain(foreign)
     }
 

@@ -1,5 +1,7 @@
 //! Tests of the index.
 
+mod broken;
+
 use std::{net::IpAddr, time::Duration};
 
 use serde_json::{Value, json};
@@ -396,56 +398,35 @@ fn services_that_share_an_address_are_told_apart_by_port() {
 }
 
 #[test]
-fn a_broken_pod_spoils_its_address_until_it_is_mended_or_gone() {
+fn a_foreign_policy_that_is_about_other_pods_now_leaves_nothing_behind() {
     let mut cluster = Cluster::new();
     cluster.apply(object(pod("a", 1, "10.0.0.1")), t(1));
-    let mut bad = pod("a", 1, "10.0.0.1");
-    bad["metadata"]["labels"] = json!(["no labels"]);
-    let warnings = cluster.apply(object(bad.clone()), t(10));
-    assert_eq!(warnings[0].to_string(), "Pod x/a: metadata.labels: expected an object, found a list");
-    assert_eq!(cluster.broken().count(), 1);
-    assert!(
-        matches!(resolve(&cluster, "10.0.0.1", 11), Endpoint::Invalid(reason) if reason.starts_with("Pod x/a"))
-    );
-    assert!(matches!(resolve(&cluster, "10.0.0.1", 9), Endpoint::Pod(_)), "what was before is still known");
-    let generation = cluster.generation();
-    cluster.apply(object(bad.clone()), t(11));
-    assert_eq!(cluster.generation(), generation, "the same again changes nothing");
-
-    cluster.apply(object(pod("a", 1, "10.0.0.1")), t(20));
-    assert_eq!(cluster.broken().count(), 0);
-    assert!(matches!(resolve(&cluster, "10.0.0.1", 21), Endpoint::Pod(_)));
-    cluster.apply(object(bad), t(30));
-    cluster.delete(&key(Kind::Pod, "a"), t(40));
-    assert_eq!(cluster.broken().count(), 0);
-    assert_eq!(resolve(&cluster, "10.0.0.1", 41), Endpoint::External);
-}
-
-#[test]
-fn an_unreadable_document_blinds_until_the_next_complete_list() {
-    let mut cluster = Cluster::new();
-    let unreadable = Object::Broken(Broken {
-        key: None,
-        kind: None,
-        namespace: None,
-        ips: SmallVec::new(),
-        source: "file.yaml:1".into(),
-        reason: "no YAML".into(),
-    });
-    let pod = object(pod("a", 1, "10.0.0.1"));
-    cluster.reset_all(vec![pod.clone(), unreadable.clone()], t(1));
     let id = cluster.pod_by_name("x", "a").unwrap();
-    let ask = |cluster: &mut Cluster| {
-        cluster.verdict(Direction::Egress, id, Party::Ip(ip("198.51.100.1")), Protocol::Tcp, 1)
+    let policy = |selector: Value| {
+        object(json!({
+            "apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy", "metadata": { "name": "c", "namespace": "x" },
+            "spec": { "endpointSelector": selector, "egress": [{}] },
+        }))
     };
-    let no_yaml = Gap::Invalid("file.yaml:1: no YAML".into());
-    assert_eq!(ask(&mut cluster).decision, Decision::Unknown(no_yaml));
-    let generation = cluster.generation();
-    cluster.reset_all(vec![pod.clone(), unreadable], t(2));
-    assert_eq!(cluster.generation(), generation, "the same list changes nothing");
-    cluster.reset_all(vec![pod], t(3));
-    assert_eq!(ask(&mut cluster).decision, Decision::Allowed(Cause::NotIsolated));
-    assert!(cluster.generation() > generation);
+    let mut caveats = |object: Option<Object>| {
+        match object {
+            Some(object) => drop(cluster.apply(object, t(2))),
+            None => cluster.delete(&key(Kind::CiliumNetworkPolicy, "c"), t(2)),
+        }
+        let peer = Party::Ip(ip("198.51.100.1"));
+        cluster.verdict(Direction::Egress, id, peer, Protocol::Tcp, 1).caveats.len()
+    };
+    let by_name = "k8s:io.cilium.k8s.namespace.labels.kubernetes.io/metadata.name";
+    let of_namespaces = policy(
+        json!({ "matchExpressions": [{ "key": "k8s:io.cilium.k8s.namespace.labels.env", "operator": "DoesNotExist" }] }),
+    );
+    assert_eq!(caveats(Some(policy(json!({})))), 1);
+    assert_eq!(caveats(Some(of_namespaces.clone())), 1);
+    assert_eq!(caveats(Some(policy(json!({ "matchLabels": { by_name: "y", "app": "b" } })))), 0);
+    assert_eq!(caveats(Some(of_namespaces.clone())), 1);
+    assert_eq!(caveats(Some(policy(json!({ "matchLabels": { "app": "b" } })))), 0);
+    assert_eq!(caveats(Some(of_namespaces)), 1);
+    assert_eq!(caveats(None), 0);
 }
 
 #[test]

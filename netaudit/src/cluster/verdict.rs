@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use smallvec::SmallVec;
 
-use super::{Cluster, Party, PodId};
+use super::{Cluster, Party, Pod, PodId};
 use crate::{
     model::{Direction, Protocol, Verdict},
     policy::{Explanation, IdentityId, NodeId, PeerEnd, PeerFacts, PodFacts, Question, Ruleset, explain},
@@ -47,10 +47,11 @@ impl Cluster {
             Party::Pod(id) | Party::PodAt(id, _) => Some(id),
             Party::Ip(_) | Party::OwnNode => None,
         };
-        let node = ends.node_name.as_ref().and_then(|name| self.nodes.get(name));
+        let labels = |name: &Arc<str>| self.nodes.get(name).map(|node| node.labels.clone());
+        let node = ends.node_name.as_ref().map(|name| (name.clone(), labels(name)));
         let peer = PeerFacts {
             pod: pod.filter(|_| ends.pod.is_some()).and_then(|id| self.pod_facts(id)),
-            node: node.map(|node| (node.name.clone(), node.labels.clone())),
+            node,
             addresses: ends.addresses.to_vec(),
             names: ends.names.clone(),
         };
@@ -89,23 +90,37 @@ impl Cluster {
                 addresses.extend(other.pod.ips.iter().copied());
             }
             if other.pod.host_network {
-                if other.pod.node.is_some() && other.pod.node == slot.pod.node {
+                node = Some(self.node_of(&other.pod));
+                if node == slot.pod.node {
                     return Err(self.fixed.own_node.clone());
                 }
-                node = other.pod.node.clone();
             } else {
                 pod = self.identity(id);
             }
         }
         if pod.is_none() {
-            node = node
-                .or_else(|| addresses.iter().find_map(|ip| self.node_ips.get(&ip.to_canonical())).cloned());
+            node = node.or_else(|| addresses.iter().find_map(|ip| self.node_at(ip.to_canonical())));
         }
         let node_name = node;
-        let node = node_name.as_ref().and_then(|name| self.evaluator.node(name));
+        let node = node_name.as_ref().map(|name| self.evaluator.node(name));
         let names = self.names.of_any(&addresses);
         let Some(subject) = self.identity(subject) else { return Err(self.fixed.pod_not_seen.clone()) };
         Ok(Ends { subject, pod, node, node_name, addresses, names })
+    }
+
+    /// The node of a hostNetwork pod: as its object says, or else the one whose address it has.
+    pub(super) fn node_of(&self, pod: &Pod) -> Arc<str> {
+        let by_address = || pod.ips.iter().find_map(|ip| self.node_at(*ip));
+        pod.node.clone().or_else(by_address).unwrap_or_else(|| unknown_node(pod))
+    }
+
+    /// The node that has an address, as its object says, or else a hostNetwork pod on it.
+    fn node_at(&self, ip: IpAddr) -> Option<Arc<str>> {
+        self.addresses.node(ip).cloned().or_else(|| {
+            let mut pods = self.addresses.hosts(ip).filter_map(|id| self.pod(id)).peekable();
+            let first = *pods.peek()?;
+            Some(pods.find_map(|pod| pod.node.clone()).unwrap_or_else(|| unknown_node(first)))
+        })
     }
 
     /// What policies know a pod as: computed when first asked for in an epoch.
@@ -134,6 +149,11 @@ impl Cluster {
     pub fn rules(&self) -> &Arc<Ruleset> {
         self.policies.current()
     }
+}
+
+/// Stands for the name of a node of which only a pod on it is known. No node can be called so.
+fn unknown_node(pod: &Pod) -> Arc<str> {
+    format!("of {}/{}", pod.namespace, pod.name).into()
 }
 
 /// The two ends of a flow as policies see them.

@@ -101,7 +101,7 @@ impl Answer<'_> {
 /// for every pod that one of them isolates; then the first rule of the Baseline tier that matches; then all may pass.
 pub(super) fn answer<'a>(asked: &Asked<'a>) -> Answer<'a> {
     let admin = ordered(asked, &asked.program.admin);
-    let admin_doubt = asked.program.doubts.iter().find(|it| it.cluster_wide).map(|it| &it.reason);
+    let admin_doubt = asked.program.doubts.iter().find(|it| it.overrides).map(|it| &it.reason);
     let mut passed = SmallVec::new();
     let what = settle(&admin, &mut passed, || {
         let mut passed = SmallVec::new();
@@ -277,6 +277,7 @@ fn network<'a>(asked: &Asked<'a>, passed: &mut SmallVec<[Hit<'a>; 2]>) -> What<'
         what: What::NotIsolated,
         passed: SmallVec::new(),
     });
+    let what = asked.program.foreign.before_baseline(what);
     match may_keep {
         Some(gap) if what.is_allowed() != Some(true) => What::Unknown(gap),
         _ => what,

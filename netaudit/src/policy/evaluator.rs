@@ -167,16 +167,16 @@ impl Evaluator {
         id
     }
 
-    /// The node of this name; `None` where no object tells of one.
-    pub fn node(&mut self, name: &Arc<str>) -> Option<NodeId> {
+    /// The node of this name. Where no object tells of one, its labels are not known.
+    pub fn node(&mut self, name: &Arc<str>) -> NodeId {
         if let Some(id) = self.node_ids.get(name) {
-            return Some(*id);
+            return *id;
         }
-        let place = self.rules.node(name)?.clone();
+        let place = self.rules.node(name);
         let id = NodeId(self.nodes.len() as u32);
         self.nodes.push(place);
         self.node_ids.insert(name.clone(), id);
-        Some(id)
+        id
     }
 
     /// What the policies say, with every cause. All ids must be of this epoch.

@@ -14,7 +14,7 @@ use super::{
     evaluator::{Evaluator, Question},
     summary,
 };
-use crate::model::{Action, Cause, Decision, Denial, Direction, PolicyId, Protocol, Verdict};
+use crate::model::{Action, Cause, Decision, Denial, Direction, Gap, PolicyId, Protocol, RuleMatch, Verdict};
 
 /// A pod as it is, with every label: what policies are compared with, in words.
 #[derive(Clone, Debug)]
@@ -32,8 +32,8 @@ pub struct PodFacts {
 pub struct PeerFacts {
     /// Set where it is a pod.
     pub pod: Option<PodFacts>,
-    /// Name and labels, where it is a node.
-    pub node: Option<(Arc<str>, Labels)>,
+    /// Its name, where it is a node, and its labels, where an object tells them.
+    pub node: Option<(Arc<str>, Option<Labels>)>,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
     /// The names that DNS gave for them; `None` where nobody knows.
@@ -99,6 +99,9 @@ pub struct RuleTrace {
     pub summary: String,
     /// Whether it matches; `None` where that is in doubt.
     pub matches: Option<bool>,
+    /// Why it is, where it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub doubt: Option<String>,
     /// The element of `from` or `to` that matches, or is nearest to.
     pub peer: PartTrace,
     /// The element of `ports` that matches, or is nearest to.
@@ -125,16 +128,23 @@ impl Explanation {
             self.policies.iter().any(|trace| trace.policy == name && trace.says == says)
         };
         let any = |wanted: Says| self.policies.iter().any(|trace| trace.says == wanted);
-        let passed = verdict.passed.iter().all(|found| says(&found.rule.policy, Says::Passes));
-        passed
+        // A rule that matches decides too where one in doubt above it could not turn the answer.
+        let by = |found: &RuleMatch, wanted: Says| {
+            let matches = |trace: &PolicyTrace| {
+                let rule = trace.rules.get(found.rule.index as usize);
+                trace.says == Says::Unknown && rule.is_some_and(|rule| rule.matches == Some(true))
+            };
+            let name = found.rule.policy.to_string();
+            says(&found.rule.policy, wanted)
+                || self.policies.iter().any(|trace| trace.policy == name && matches(trace))
+        };
+        verdict.passed.iter().all(|found| by(found, Says::Passes))
             && match &verdict.decision {
-                Decision::Allowed(Cause::Rules(rules)) => {
-                    rules.iter().all(|found| says(&found.rule.policy, Says::Allows))
-                }
+                Decision::Allowed(Cause::Rules(rules)) => rules.iter().all(|found| by(found, Says::Allows)),
                 // Of two policies with one priority one may allow what the other passes on to nobody.
                 Decision::Allowed(Cause::NotIsolated) => !any(Says::Denies) && !any(Says::Isolates),
                 Decision::Allowed(Cause::Exempt(_)) => self.policies.is_empty(),
-                Decision::Denied(Denial::Rule(found)) => says(&found.rule.policy, Says::Denies),
+                Decision::Denied(Denial::Rule(found)) => by(found, Says::Denies),
                 Decision::Denied(Denial::Isolation(misses)) => {
                     !any(Says::Allows) && misses.iter().all(|miss| says(&miss.policy, Says::Isolates))
                 }
@@ -216,23 +226,23 @@ pub fn explain(
 }
 
 fn says(policy: &CompiledPolicy, trace: &PolicyTrace) -> Says {
-    let first = trace.rules.iter().find(|rule| rule.matches != Some(false));
-    match (first, policy.tier) {
-        (Some(rule), _) if rule.matches.is_some() && trace.doubt.is_none() => match rule.action {
+    let surely = trace.rules.iter().position(|rule| rule.matches == Some(true));
+    // What is in doubt above the first rule that surely matches may do the same; of a NetworkPolicy their order means
+    // nothing.
+    let decides = surely.map(|at| trace.rules.split_at(at)).and_then(|(above, rest)| {
+        let does_it = |rule: &RuleTrace| rule.matches.is_some() || rule.action == rest[0].action;
+        (policy.tier == Tier::NetworkPolicy || above.iter().all(does_it)).then_some(&rest[0])
+    });
+    match (decides, policy.tier) {
+        (Some(rule), _) if trace.doubt.is_none() => match rule.action {
             "deny" => Says::Denies,
             "pass" => Says::Passes,
             _ => Says::Allows,
         },
-        // A rule below one in doubt may allow for certain: of a NetworkPolicy their order means nothing.
-        (Some(_), Tier::NetworkPolicy)
-            if trace.doubt.is_none() && trace.rules.iter().any(|rule| rule.matches == Some(true)) =>
-        {
-            Says::Allows
-        }
-        (Some(_), _) => Says::Unknown,
-        (None, Tier::NetworkPolicy) if trace.doubt.is_some() => Says::Unknown,
-        (None, Tier::NetworkPolicy) => Says::Isolates,
-        (None, Tier::Admin | Tier::Baseline) => Says::Nothing,
+        _ if trace.rules.iter().any(|rule| rule.matches != Some(false)) => Says::Unknown,
+        (_, Tier::NetworkPolicy) if trace.doubt.is_some() => Says::Unknown,
+        (_, Tier::NetworkPolicy) => Says::Isolates,
+        (_, Tier::Admin | Tier::Baseline) => Says::Nothing,
     }
 }
 
@@ -273,6 +283,12 @@ impl Flow<'_> {
             Some(None) => PartTrace::default(),
             None => nearest(ports),
         };
+        let doubt = match found {
+            Found::Match(_) => rule.doubt.as_ref().map(ToString::to_string),
+            Found::Perhaps(_, Gap::Invalid(reason)) => Some(reason.to_string()),
+            Found::Perhaps(_, gap) => Some(gap.to_string()),
+            Found::OtherPort | Found::OtherPeer => None,
+        };
         RuleTrace {
             path: rule.id.path(),
             name: rule.id.name.to_string(),
@@ -282,6 +298,7 @@ impl Flow<'_> {
             },
             summary: rule.summary.clone(),
             matches,
+            doubt,
             peer,
             port,
         }
@@ -308,8 +325,12 @@ impl Flow<'_> {
                 }
             },
             Matcher::Nodes(selector) => match &self.peer.node {
-                Some((name, labels)) => {
+                Some((name, Some(labels))) => {
                     selector.missing(labels).into_iter().map(|it| format!("node {name}: {it}")).collect()
+                }
+                Some(_) if selector.is_empty() => Vec::new(),
+                Some((name, None)) => {
+                    vec![format!("which labels node {name} has is not known, {selector} wanted")]
                 }
                 None => vec![format!("{} is no node", self.peer_name())],
             },

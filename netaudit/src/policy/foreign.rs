@@ -21,7 +21,7 @@ use crate::model::{Direction, Gap};
 pub struct CompiledForeign {
     /// `CiliumNetworkPolicy/shop/web`.
     pub name: Arc<str>,
-    /// The namespace that it lives in; empty for cluster-wide kinds.
+    /// The namespace that all pods which it may select are in; empty where they may be in any.
     pub namespace: Arc<str>,
     parts: Vec<(PodScope, [ForeignEffect; 2])>,
     /// What is wrong with it.
@@ -43,8 +43,17 @@ impl CompiledForeign {
             let pods = Selector::compile(&part.pods, "spec", &mut flaws);
             (PodScope { namespaces, pods }, [part.egress, part.ingress])
         };
-        let parts = declared.parts.iter().map(part).collect();
-        Self { name: name.into(), namespace: declared.namespace.clone(), parts, warnings: flaws.warnings }
+        let parts: Vec<(PodScope, _)> = declared.parts.iter().map(part).collect();
+        let stays = parts.iter().all(|(scope, _)| matches!(scope.namespaces, NamespaceScope::Own(_)));
+        let namespace = if stays { declared.namespace.clone() } else { "".into() };
+        Self { name: name.into(), namespace, parts, warnings: flaws.warnings }
+    }
+
+    /// Whom it selects, to do something to their flows and not only to what a proxy makes of them.
+    pub(super) fn scopes(&self) -> impl Iterator<Item = &PodScope> {
+        let touches = |effect: &ForeignEffect| *effect != ForeignEffect::default() && !effect.in_proxy;
+        let touches_flows = move |effects: &[ForeignEffect; 2]| effects.iter().any(touches);
+        self.parts.iter().filter(move |(_, effects)| touches_flows(effects)).map(|(scope, _)| scope)
     }
 }
 
@@ -80,9 +89,9 @@ impl LoadedForeign {
 /// What the foreign policies that select a pod could do to its flows of one direction: which, if any.
 #[derive(Default)]
 pub(super) struct Foreign {
-    isolates: Option<Arc<str>>,
-    allows: Option<Arc<str>>,
-    denies: Option<Arc<str>>,
+    pub isolates: Option<Arc<str>>,
+    pub allows: Option<Arc<str>>,
+    pub denies: Option<Arc<str>>,
     pub caveats: Vec<Arc<str>>,
 }
 
@@ -122,15 +131,27 @@ impl Foreign {
     /// The answer, unless one of them could turn it.
     pub fn weigh<'a>(&self, what: What<'a>) -> What<'a> {
         let turned = match what {
-            What::Allowed(_) => self.denies.as_ref(),
-            What::NotIsolated => self.denies.as_ref().or(self.isolates.as_ref()),
+            What::Allowed(_) | What::NotIsolated => self.denies.as_ref(),
             What::DeniedBy(_) | What::Isolated(_) => self.allows.as_ref(),
             What::Unknown(_) => None,
         };
-        match turned {
-            Some(policy) => What::Unknown(Gap::ForeignPolicy(policy.clone())),
-            None => what,
+        turned_by(turned, what)
+    }
+
+    /// What is said of a pod that no NetworkPolicy isolates: if one of them does, it denies before the Baseline tier is
+    /// asked, as a NetworkPolicy would.
+    pub fn before_baseline<'a>(&self, what: What<'a>) -> What<'a> {
+        match what.is_allowed() {
+            Some(true) => turned_by(self.isolates.as_ref(), what),
+            _ => what,
         }
+    }
+}
+
+fn turned_by<'a>(policy: Option<&Arc<str>>, what: What<'a>) -> What<'a> {
+    match policy {
+        Some(policy) => What::Unknown(Gap::ForeignPolicy(policy.clone())),
+        None => what,
     }
 }
 

@@ -58,7 +58,7 @@ pub(super) struct WordScope {
 }
 
 /// A namespace or node in words.
-#[derive(Clone, PartialEq, Eq, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Default)]
 pub(super) struct Place {
     /// The number of a namespace's name; `None` where nothing mentions it.
     pub name: Option<u32>,
@@ -327,7 +327,10 @@ impl LoadedRule {
                 let place = || peer.pod.and_then(|(place, _)| place.doubt.clone());
                 scope.doubt().cloned().or_else(place).map(Gap::Invalid)
             }
-            Matcher::Nodes(selector) => selector.doubt.clone().map(Gap::Invalid),
+            Matcher::Nodes(selector) => {
+                let place = || peer.node.and_then(|node| node.doubt.clone());
+                selector.doubt.clone().or_else(place).map(Gap::Invalid)
+            }
             Matcher::Anyone | Matcher::Nobody => None,
         }
     }

@@ -21,8 +21,8 @@ use crate::model::{Direction, PolicyId};
 pub struct Doubt {
     /// The namespace; `None` where it may be any.
     pub namespace: Option<Arc<str>>,
-    /// Whether it may be of a cluster-wide kind, which can allow what NetworkPolicies deny.
-    pub cluster_wide: bool,
+    /// Whether it may be of a kind that can deny what NetworkPolicies allow, and allow what they deny.
+    pub overrides: bool,
     /// What could not be read, and why.
     pub reason: Arc<str>,
 }
@@ -110,8 +110,13 @@ impl Ruleset {
         self.place(&NamespaceView { doubt, ..NamespaceView::implied(name.clone()) })
     }
 
-    pub(super) fn node(&self, name: &str) -> Option<&Arc<Place>> {
-        self.nodes.get(name)
+    /// A node, whether it has an object or not.
+    pub(super) fn node(&self, name: &str) -> Arc<Place> {
+        let unread = || {
+            let doubt = format!("no readable object tells the labels of the node {name}");
+            Arc::new(Place { doubt: Some(doubt.into()), ..Place::default() })
+        };
+        self.nodes.get(name).cloned().unwrap_or_else(unread)
     }
 
     fn place(&self, namespace: &NamespaceView) -> Place {

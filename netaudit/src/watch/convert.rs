@@ -73,7 +73,11 @@ fn walk(value: &Value, item_of: Option<(&str, &str)>, source: &Arc<str>, into: &
                 return;
             }
             let reason = format!("{missing}: missing or no text");
-            into.push(Converted::Object(Object::Broken(broken(known, value, source, reason))));
+            let widest = version.filter(|_| kind.is_none()).and_then(widest_policy);
+            let mut broken = broken(known.or(widest), value, source, reason);
+            // Which of the group's kinds it is stays open.
+            broken.key = broken.key.filter(|_| known.is_some());
+            into.push(Converted::Object(Object::Broken(broken)));
             return;
         }
     };
@@ -91,6 +95,12 @@ fn walk(value: &Value, item_of: Option<(&str, &str)>, source: &Arc<str>, into: &
             Converted::Object(Object::Broken(broken(Some(known), value, source, reason)))
         }
     });
+}
+
+/// What something without a kind may be, by its `apiVersion`: the policy of that group that concerns most pods. A namespace
+/// does not tell which, as the API server takes it out of what is in none.
+pub(super) fn widest_policy(version: &str) -> Option<Kind> {
+    Kind::policies_of_group(version).min_by_key(|kind| kind.is_namespaced())
 }
 
 enum Judged {
@@ -135,8 +145,11 @@ fn broken(kind: Option<Kind>, value: &Value, source: &Arc<str>, reason: String) 
     };
     let mut ips: SmallVec<[IpAddr; 2]> = SmallVec::new();
     let texts = |pointer: &str| value.pointer(pointer).into_iter();
+    let in_list = |pointer: &str| texts(pointer).filter_map(Value::as_array).flatten();
+    let of_node = in_list("/status/addresses").filter(|_| kind == Some(Kind::Node));
     let candidates = texts("/status/podIP")
-        .chain(texts("/status/podIPs").filter_map(Value::as_array).flatten().filter_map(|it| it.get("ip")))
+        .chain(of_node.filter_map(|it| it.get("address")))
+        .chain(in_list("/status/podIPs").filter_map(|it| it.get("ip")))
         .chain(texts("/spec/clusterIP"))
         .chain(texts("/spec/clusterIPs").filter_map(Value::as_array).flatten());
     for ip in candidates.filter_map(Value::as_str).filter_map(|text| text.parse::<IpAddr>().ok()) {
@@ -146,7 +159,8 @@ fn broken(kind: Option<Kind>, value: &Value, source: &Arc<str>, reason: String) 
             ips.push(ip.to_canonical());
         }
     }
-    let namespace = namespace.filter(|_| kind.is_none_or(Kind::is_namespaced)).map(Into::into);
+    // What may be of any kind may be of one that is in no namespace.
+    let namespace = namespace.filter(|_| kind.is_some_and(Kind::is_namespaced)).map(Into::into);
     Broken { key, kind, namespace, ips, source: source.clone(), reason: reason.into() }
 }
 
@@ -179,7 +193,7 @@ fn decode(kind: Kind, value: &Value) -> Result<Object, Flaw> {
         | Kind::CalicoGlobalNetworkPolicy
         | Kind::AuthorizationPolicy => {
             let namespace = if kind.is_namespaced() { namespace } else { "".into() };
-            Object::Foreign(kind, convert_foreign::policy(&root, kind, &namespace, &name)?)
+            Object::Foreign(kind, convert_foreign::policy(&root, kind, &namespace, &name))
         }
     })
 }

@@ -1,6 +1,7 @@
 //! Policies of kinds that are not evaluated: whom they select, in which direction, and what they could do there.
 //!
-//! What of a selector is not understood is kept as invalid: then the policy may select whom the rest of it selects.
+//! What of a selector is not understood is kept as invalid: then the policy may select whom the rest of it selects. What
+//! it does in a direction and cannot be read is whatever a policy of its kind can do.
 
 use std::sync::Arc;
 
@@ -17,24 +18,52 @@ use crate::{
 };
 
 /// Reads the policy at `root`.
-pub(super) fn policy(
-    root: &Field<'_>,
-    kind: Kind,
-    namespace: &Arc<str>,
-    name: &Arc<str>,
-) -> Result<ForeignPolicy, Flaw> {
+pub(super) fn policy(root: &Field<'_>, kind: Kind, namespace: &Arc<str>, name: &Arc<str>) -> ForeignPolicy {
     let parts = match kind {
-        Kind::CiliumNetworkPolicy | Kind::CiliumClusterwideNetworkPolicy => cilium(root, kind)?,
-        Kind::AuthorizationPolicy => istio(&root.get("spec")?, namespace)?,
-        _ => calico(&root.get("spec")?, kind)?,
+        Kind::CiliumNetworkPolicy | Kind::CiliumClusterwideNetworkPolicy => cilium(root, kind, namespace),
+        Kind::AuthorizationPolicy => root.get("spec").and_then(|spec| istio(&spec, namespace)),
+        _ => root.get("spec").and_then(|spec| calico(&spec, kind)),
     };
-    Ok(ForeignPolicy { kind: kind.as_str(), namespace: namespace.clone(), name: name.clone(), parts })
+    let parts = parts.unwrap_or_else(|flaw| vec![anything(flaw, kind, namespace)]);
+    ForeignPolicy { kind: kind.as_str(), namespace: namespace.clone(), name: name.clone(), parts }
+}
+
+/// The namespaces that a policy is about where it does not say; `None` for its own. Istio's documentation: a policy in
+/// the root namespace is about all of them.
+fn namespaces(kind: Kind, namespace: &str) -> Option<Selector> {
+    let is_about_all =
+        !kind.is_namespaced() || (kind == Kind::AuthorizationPolicy && namespace == "istio-system");
+    is_about_all.then(Selector::default)
+}
+
+/// What a policy stands for of which nothing is known but where it lives: it may select every pod there.
+fn anything(flaw: Flaw, kind: Kind, namespace: &str) -> ForeignPart {
+    let (ingress, egress) = match kind {
+        Kind::AuthorizationPolicy => {
+            let refuses = ForeignEffect { isolates: true, denies: true, allows: false, in_proxy: true };
+            (refuses, ForeignEffect::default())
+        }
+        _ => (ANYTHING, ANYTHING),
+    };
+    let pods = Selector { invalid: vec![invalid(flaw)], ..Selector::default() };
+    ForeignPart { namespaces: namespaces(kind, namespace), pods, ingress, egress }
+}
+
+/// All that a policy can do to the flows of a direction.
+const ANYTHING: ForeignEffect = ForeignEffect { isolates: true, allows: true, denies: true, in_proxy: false };
+
+/// What a direction is subject to; where that cannot be read, why is told with the pods.
+fn effect_or_anything(effect: Result<ForeignEffect, Flaw>, pods: &mut Selector) -> ForeignEffect {
+    effect.unwrap_or_else(|flaw| {
+        pods.invalid.push(invalid(flaw));
+        ANYTHING
+    })
 }
 
 /// Cilium's documentation: `spec` is one rule, `specs` several. An endpoint that a rule selects denies by default in each
 /// direction that the rule has a section for, unless `enableDefaultDeny` says otherwise; allowances of all policies add
 /// up, Kubernetes' own among them, and the sections that deny go before all.
-fn cilium(root: &Field<'_>, kind: Kind) -> Result<Vec<ForeignPart>, Flaw> {
+fn cilium(root: &Field<'_>, kind: Kind, namespace: &str) -> Result<Vec<ForeignPart>, Flaw> {
     let mut specs = root.get("specs")?.items()?;
     let spec = root.get("spec")?;
     if spec.is_present() {
@@ -42,32 +71,46 @@ fn cilium(root: &Field<'_>, kind: Kind) -> Result<Vec<ForeignPart>, Flaw> {
     }
     let mut parts = Vec::new();
     for spec in specs {
-        let endpoints = spec.get("endpointSelector")?;
-        // Without one it selects nodes, which are no pods.
-        if !endpoints.is_present() {
-            continue;
+        match cilium_rule(&spec, kind, namespace) {
+            Ok(part) => parts.extend(part),
+            Err(flaw) => parts.push(anything(flaw, kind, namespace)),
         }
-        let (namespaces, pods) = cilium_selector(selector(&endpoints, &mut Vec::new())?);
-        let effect = |direction: &str| -> Result<ForeignEffect, Flaw> {
-            let allows = !spec.get(direction)?.items()?.is_empty();
-            let denies = !spec.get(&format!("{direction}Deny"))?.items()?.is_empty();
-            let by_default = spec.at(&["enableDefaultDeny", direction])?.flag()?;
-            Ok(ForeignEffect {
-                isolates: by_default.unwrap_or(allows || denies),
-                allows,
-                denies,
-                in_proxy: false,
-            })
-        };
-        let of_own = kind == Kind::CiliumNetworkPolicy && namespaces == Selector::default();
-        parts.push(ForeignPart {
-            namespaces: (!of_own).then_some(namespaces),
-            pods,
-            ingress: effect("ingress")?,
-            egress: effect("egress")?,
-        });
     }
     Ok(parts)
+}
+
+fn cilium_rule(spec: &Field<'_>, kind: Kind, namespace: &str) -> Result<Option<ForeignPart>, Flaw> {
+    let endpoints = spec.get("endpointSelector")?;
+    // Without one it selects nodes, which are no pods.
+    if !endpoints.is_present() {
+        return Ok(None);
+    }
+    let (mut namespaces, mut pods) = match selector(&endpoints, &mut Vec::new()) {
+        Ok(selector) => cilium_selector(selector),
+        Err(flaw) => (Selector::default(), Selector { invalid: vec![invalid(flaw)], ..Selector::default() }),
+    };
+    let mut is_about_own = false;
+    if kind == Kind::CiliumNetworkPolicy {
+        // It always applies in its own namespace: Cilium takes out of its selector, with a warning, what names another.
+        namespaces.match_labels.retain(|(key, _)| key != METADATA_NAME);
+        namespaces.match_expressions.retain(|it| it.key != METADATA_NAME);
+        is_about_own = namespaces == Selector::default();
+        namespaces.match_labels.push((METADATA_NAME.to_owned(), namespace.to_owned()));
+    }
+    let effect = |direction: &str| -> Result<ForeignEffect, Flaw> {
+        let allows = !spec.get(direction)?.items()?.is_empty();
+        let denies = !spec.get(&format!("{direction}Deny"))?.items()?.is_empty();
+        let by_default = spec.at(&["enableDefaultDeny", direction])?.flag()?;
+        Ok(ForeignEffect {
+            isolates: by_default.unwrap_or(allows || denies),
+            allows,
+            denies,
+            in_proxy: false,
+        })
+    };
+    let ingress = effect_or_anything(effect("ingress"), &mut pods);
+    let egress = effect_or_anything(effect("egress"), &mut pods);
+    Ok(Some(ForeignPart { namespaces: (!is_about_own).then_some(namespaces), pods, ingress, egress }))
 }
 
 /// Labels of an endpoint carry their source and, beside the pod's own, those of its namespace.
@@ -111,8 +154,11 @@ fn cilium_selector(all: Selector) -> (Selector, Selector) {
 /// stand in the tier `default`. `types` is by default the directions that have rules, and Ingress where none has.
 fn calico(spec: &Field<'_>, kind: Kind) -> Result<Vec<ForeignPart>, Flaw> {
     let types = spec.get("types")?.texts()?;
-    let has = |direction: &str| -> Result<bool, Flaw> { Ok(!spec.get(direction)?.items()?.is_empty()) };
-    let (ingress, egress) = (has("ingress")?, has("egress")?);
+    // What is no list of rules stands for some.
+    let has = |direction: &str| -> Result<bool, Flaw> {
+        Ok(spec.get(direction)?.items().map_or(true, |rules| !rules.is_empty()))
+    };
+    let (has_ingress, has_egress) = (has("ingress")?, has("egress")?);
     let speaks = |name: &str, by_default: bool| match types.as_slice() {
         [] => by_default,
         types => types.iter().any(|it| it == name),
@@ -146,18 +192,22 @@ fn calico(spec: &Field<'_>, kind: Kind) -> Result<Vec<ForeignPart>, Flaw> {
         }
         _ => None,
     };
-    let part = ForeignPart {
-        namespaces,
-        pods,
-        ingress: effect("ingress", speaks("Ingress", ingress || !egress))?,
-        egress: effect("egress", speaks("Egress", egress))?,
-    };
-    Ok(vec![part])
+    let ingress =
+        effect_or_anything(effect("ingress", speaks("Ingress", has_ingress || !has_egress)), &mut pods);
+    let egress = effect_or_anything(effect("egress", speaks("Egress", has_egress)), &mut pods);
+    Ok(vec![ForeignPart { namespaces, pods, ingress, egress }])
 }
 
-/// The part of Calico's selectors that Kubernetes' own can say: requirements joined by `&&`.
+/// The part of Calico's selectors that Kubernetes' own can say: requirements joined by `&&`. With an `||` or a group in
+/// it, no single requirement need hold.
 fn calico_selector(text: &str, of_namespaces: bool) -> Selector {
     let mut selector = Selector::default();
+    let without_calls = text.replace("has(", "").replace("all(", "");
+    if text.contains("||") || without_calls.contains('(') {
+        let reason = format!("{text:?} is not understood");
+        selector.invalid.push(Invalid { path: "spec.selector".to_owned(), reason });
+        return selector;
+    }
     for term in text.split("&&").map(str::trim).filter(|term| !matches!(*term, "" | "all()")) {
         match calico_requirement(term, of_namespaces) {
             Some(requirement) => selector.match_expressions.push(requirement),
@@ -174,8 +224,10 @@ fn calico_requirement(term: &str, of_namespaces: bool) -> Option<Expression> {
     let key = |key: &str| {
         let key = match key.trim() {
             "projectcalico.org/name" if of_namespaces => METADATA_NAME,
-            // Labels that Calico adds and no object has.
-            key if key.starts_with("projectcalico.org/") => return None,
+            // Labels that Calico adds and no object has: its own, and those of the namespace and the service account.
+            key if ["projectcalico.org/", "pcns.", "pcsa."].iter().any(|it| key.starts_with(it)) => {
+                return None;
+            }
             key => key,
         };
         let is_key = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'/');
@@ -210,9 +262,9 @@ fn calico_requirement(term: &str, of_namespaces: bool) -> Option<Expression> {
     None
 }
 
-/// Istio's documentation: policies act on requests at the workloads' proxies, on what they receive; in the root
-/// namespace they act in the whole mesh. Those that only write an audit log do nothing to a request.
-fn istio(spec: &Field<'_>, namespace: &Arc<str>) -> Result<Vec<ForeignPart>, Flaw> {
+/// Istio's documentation: policies act on requests at the workloads' proxies, on what they receive. Those that only write
+/// an audit log do nothing to a request.
+fn istio(spec: &Field<'_>, namespace: &str) -> Result<Vec<ForeignPart>, Flaw> {
     let action = spec.get("action")?.text()?.unwrap_or("ALLOW");
     if action == "AUDIT" {
         return Ok(Vec::new());
@@ -226,6 +278,6 @@ fn istio(spec: &Field<'_>, namespace: &Arc<str>) -> Result<Vec<ForeignPart>, Fla
             pods.invalid.push(invalid(field.flaw("which pods stand behind it is not known")));
         }
     }
-    let namespaces = (**namespace == *"istio-system").then(Selector::default);
+    let namespaces = namespaces(Kind::AuthorizationPolicy, namespace);
     Ok(vec![ForeignPart { namespaces, pods, ingress: effect, egress: ForeignEffect::default() }])
 }

@@ -326,12 +326,17 @@ fn add_unparsed(text: &str, source: Source, line: u32, column: u32, reason: Stri
     let (file, document) = (source.file.clone(), source.document);
     loaded.errors.push(ManifestError { file, document, line, column, reason: reason.clone() });
     let guess = manifests_text::guess(text);
-    let kind = guess.kind.as_deref().and_then(Kind::from_name);
-    if let (Some(name), None) = (guess.kind, kind) {
-        *loaded.ignored.entry(name).or_default() += 1;
+    let version = guess.api_version.as_deref();
+    let known = guess.kind.as_deref().and_then(|name| {
+        let is_of_group = |kind: &Kind| version.is_none_or(|it| kind.is_of_group(it));
+        Kind::called(name).find(is_of_group).or_else(|| Kind::called(name).next())
+    });
+    if let (Some(name), None) = (&guess.kind, known) {
+        *loaded.ignored.entry(name.clone()).or_default() += 1;
         return;
     }
-    let key = match (kind, &guess.namespace, &guess.name) {
+    let kind = known.or_else(|| version.and_then(convert::widest_policy));
+    let key = match (known, &guess.namespace, &guess.name) {
         (Some(kind), namespace, Some(name)) if namespace.is_some() || !kind.is_namespaced() => {
             Some(ObjectKey::new(kind, namespace.as_deref().unwrap_or_default(), name))
         }
@@ -340,7 +345,7 @@ fn add_unparsed(text: &str, source: Source, line: u32, column: u32, reason: Stri
     let broken = Broken {
         key,
         kind,
-        namespace: guess.namespace.map(Into::into),
+        namespace: guess.namespace.filter(|_| kind.is_some_and(Kind::is_namespaced)).map(Into::into),
         ips: guess.ips,
         source: source.to_string().into(),
         reason: format!("line {line}: {reason}").into(),

@@ -48,10 +48,12 @@ fn is_blank(text: &str) -> bool {
 /// What a document that does not parse seems to be.
 #[derive(PartialEq, Eq, Default, Debug)]
 pub(super) struct Guess {
+    /// Where all that it may hold are of one.
+    pub api_version: Option<String>,
     pub kind: Option<String>,
     pub namespace: Option<String>,
     pub name: Option<String>,
-    /// Addresses of a pod's status.
+    /// Addresses of a pod's or a node's status.
     pub ips: SmallVec<[IpAddr; 2]>,
 }
 
@@ -64,10 +66,19 @@ pub(super) fn guess(text: &str) -> Guess {
     } else {
         guess_yaml(text, &mut found)
     }
-    let Found { kinds, mut guess, metadata_is_whole } = found;
+    let Found { kinds, api_versions, node_ips, mut guess, metadata_is_whole } = found;
+    if let [version, others @ ..] = api_versions.as_slice()
+        && others.iter().all(|it| it == version)
+        && api_versions.len() >= kinds.len()
+    {
+        guess.api_version = Some(version.clone());
+    }
     match kinds.as_slice() {
         [kind] if !kind.ends_with("List") => {
             guess.kind = Some(kind.clone());
+            if kind == "Node" {
+                guess.ips = node_ips;
+            }
             if metadata_is_whole && guess.name.is_some() && guess.namespace.is_none() {
                 guess.namespace = Some(DEFAULT_NAMESPACE.to_owned());
             }
@@ -112,6 +123,8 @@ pub(super) fn kind_of_no_concern(text: &str) -> Option<&'static str> {
 #[derive(Default)]
 struct Found {
     kinds: Vec<String>,
+    api_versions: Vec<String>,
+    node_ips: SmallVec<[IpAddr; 2]>,
     guess: Guess,
     /// Whether the metadata was read to its end, so that what it lacks is not said.
     metadata_is_whole: bool,
@@ -121,15 +134,11 @@ impl Found {
     fn add(&mut self, path: &[&str], value: &str) {
         match path {
             ["kind"] => self.kinds.push(value.to_owned()),
+            ["apiVersion"] => self.api_versions.push(value.to_owned()),
             ["metadata", "namespace"] => keep(&mut self.guess.namespace, value),
             ["metadata", "name"] => keep(&mut self.guess.name, value),
-            [.., "podIP" | "ip"] => {
-                if let Ok(ip) = value.parse::<IpAddr>().map(|ip| ip.to_canonical())
-                    && !self.guess.ips.contains(&ip)
-                {
-                    self.guess.ips.push(ip);
-                }
-            }
+            [.., "podIP" | "ip"] => add_ip(&mut self.guess.ips, value),
+            [.., "address"] => add_ip(&mut self.node_ips, value),
             _ => {}
         }
     }
@@ -188,6 +197,14 @@ fn guess_json(text: &str, found: &mut Found) {
     }
 }
 
+fn add_ip(ips: &mut SmallVec<[IpAddr; 2]>, text: &str) {
+    if let Ok(ip) = text.parse::<IpAddr>().map(|ip| ip.to_canonical())
+        && !ips.contains(&ip)
+    {
+        ips.push(ip);
+    }
+}
+
 fn keep(slot: &mut Option<String>, value: &str) {
     slot.get_or_insert_with(|| value.to_owned());
 }
@@ -225,6 +242,22 @@ mod tests {
         assert_eq!(guess("kind: Pod\nmetadata:\n  name: a\nkind: Service\n").kind, None);
         assert_eq!(guess("kind: List\nitems: [").kind, None);
         assert_eq!(guess("{\"kind\": \"Pod\", \n\"kind\": \"Service\"").kind, None);
+    }
+
+    #[test]
+    fn an_api_version_is_told_only_if_it_is_that_of_everything() {
+        let version = |text: &str| guess(text).api_version;
+        assert_eq!(version("apiVersion: a/v1\nkind: X\nspec: {").as_deref(), Some("a/v1"));
+        assert_eq!(
+            version("apiVersion: a/v1\nkind: X\napiVersion: a/v1\nkind: Y\n").as_deref(),
+            Some("a/v1")
+        );
+        assert_eq!(version("apiVersion: a/v1\nkind: X\napiVersion: b/v1\nkind: Y\n"), None);
+        assert_eq!(version("apiVersion: a/v1\nkind: X\nkind: Y\n"), None);
+        assert_eq!(
+            version("{\"apiVersion\": \"a/v1\", \"spec\": {\"apiVersion\": \"b/v1\"").as_deref(),
+            Some("a/v1")
+        );
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::{
 
 use crate::model::Direction;
 use crate::policy::{
-    Certainty, CompiledPolicy, Labels, METADATA_NAME, NamespaceView,
+    Certainty, CompiledForeign, CompiledPolicy, Labels, METADATA_NAME, NamespaceView,
     compile::{Matcher, NamespaceScope, PodScope},
     selector::{Selector, Test},
 };
@@ -35,19 +35,26 @@ pub struct Representatives {
 }
 
 impl Representatives {
-    /// For these policies; `known` are the namespaces that have objects, be these readable or not. `combined` wants all
+    /// For these policies and those that are not evaluated; `known` are the namespaces that have objects, be these readable or not. `combined` wants all
     /// combinations of labels that selectors can tell apart, as far as they are not too many; otherwise there is a pod for
     /// each selector, and one without labels in each namespace.
     ///
     /// Of a namespace that a policy lives in or names, and that has no object, only the name is known: it is taken to
     /// have no other labels, as everywhere. Other namespaces stand for those that selectors of namespaces mean.
-    pub fn new(policies: &[&CompiledPolicy], known: &[NamespaceView], combined: bool) -> Self {
-        let scopes: Vec<&PodScope> = policies.iter().flat_map(|it| scopes(it)).collect();
+    pub fn new(
+        policies: &[&CompiledPolicy],
+        foreign: &[&CompiledForeign],
+        known: &[NamespaceView],
+        combined: bool,
+    ) -> Self {
+        let of_foreign = foreign.iter().flat_map(|it| it.scopes());
+        let scopes: Vec<&PodScope> = policies.iter().flat_map(|it| scopes(it)).chain(of_foreign).collect();
         let selectors: Vec<&Selector> = scopes.iter().filter_map(|it| matching(it)).collect();
         let mut complete = combined;
         let mut all: BTreeMap<Arc<str>, NamespaceView> =
             known.iter().map(|it| (it.name.clone(), it.clone())).collect();
-        let own = policies.iter().map(|it| &it.id.namespace).filter(|it| !it.is_empty()).cloned();
+        let own = policies.iter().map(|it| &it.id.namespace).chain(foreign.iter().map(|it| &it.namespace));
+        let own = own.filter(|it| !it.is_empty()).cloned();
         let named =
             selectors.iter().flat_map(|it| it.requirements()).filter(|(key, _)| ***key == *METADATA_NAME);
         let named = named.flat_map(|(_, test)| test.values()).cloned();
@@ -82,7 +89,7 @@ impl Representatives {
             pods.extend(sets.into_iter().chain([Labels::default()]).map(|set| (namespace.name.clone(), set)));
         }
         if combined && pods.len() > MOST_PODS {
-            return Self::new(policies, known, false);
+            return Self::new(policies, foreign, known, false);
         }
         Self { namespaces: added, pods: pods.into_iter().collect(), complete }
     }

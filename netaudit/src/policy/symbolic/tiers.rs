@@ -26,6 +26,14 @@ impl Judgement {
     fn unknown() -> Self {
         Self { surely: PortSet::default(), possibly: PortSet::all() }
     }
+
+    /// With a policy that is not evaluated, which may deny what is allowed and may allow what is denied.
+    fn but(self, denies: bool, allows: bool) -> Self {
+        Self {
+            surely: if denies { PortSet::default() } else { self.surely },
+            possibly: if allows { PortSet::all() } else { self.possibly },
+        }
+    }
 }
 
 /// How the peers of a rule meet a peer: all that a judgement depends on, beside the named ports of the destination.
@@ -55,7 +63,7 @@ pub(super) fn judge(
     meets: &[Meets],
     named: &[NamedPort],
 ) -> Judgement {
-    if program.doubts.iter().any(|it| it.cluster_wide) {
+    if program.doubts.iter().any(|it| it.overrides) {
         return Judgement::unknown();
     }
     let mut asked = Asked { direction, meets: meets.iter(), named };
@@ -64,7 +72,9 @@ pub(super) fn judge(
     let baseline = asked.ordered(&program.baseline);
     // The API: what no policy speaks of is allowed.
     let rest = baseline.settle(&Judgement { surely: PortSet::all(), possibly: PortSet::all() });
-    admin.settle(&network.settle(rest))
+    let foreign = &program.foreign;
+    let rest = rest.but(foreign.isolates.is_some(), false);
+    admin.settle(&network.settle(rest)).but(foreign.denies.is_some(), foreign.allows.is_some())
 }
 
 struct Asked<'a> {

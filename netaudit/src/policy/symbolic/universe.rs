@@ -13,7 +13,6 @@ use crate::{
         domains::DomainPattern,
         evaluate::Program,
         loaded::{PeerView, Place},
-        words::Word,
     },
 };
 
@@ -60,8 +59,8 @@ type Addresses = (Option<u32>, Option<u128>);
 pub struct NodeGroup {
     /// Their positions in the list that the universe was made of. Never empty.
     pub members: Vec<usize>,
-    /// By ruleset; `None` where no object tells of the node.
-    pub(super) nodes: SmallVec<[Option<NodeId>; 2]>,
+    /// By ruleset.
+    pub(super) nodes: SmallVec<[NodeId; 2]>,
     pub(super) v4: Option<u32>,
     pub(super) v6: Option<u128>,
 }
@@ -184,7 +183,7 @@ impl Universe {
             }
             Other::Node(group) => {
                 let group = &self.nodes[group];
-                peer.node = group.nodes[view];
+                peer.node = Some(group.nodes[view]);
                 add(group.v4, group.v6);
             }
             Other::External(ip, pattern) => {
@@ -220,8 +219,8 @@ impl Universe {
 
     pub(super) fn node_view(&self, view: usize, group: usize) -> PeerView<'_> {
         let group = &self.nodes[group];
-        let node = group.nodes[view].map(|id| self.views[view].seen_node(id));
-        PeerView { pod: None, node, v4: group.v4, v6: group.v6, names: Some(&[]) }
+        let node = self.views[view].seen_node(group.nodes[view]);
+        PeerView { pod: None, node: Some(node), v4: group.v4, v6: group.v6, names: Some(&[]) }
     }
 }
 
@@ -284,12 +283,9 @@ fn node_groups(
     let mut groups: Vec<NodeGroup> = Vec::new();
     let mut known = HashMap::default();
     for (member, end) in nodes.into_iter().enumerate() {
-        let nodes: SmallVec<[Option<NodeId>; 2]> =
-            views.iter_mut().map(|view| view.node(&end.name)).collect();
-        let words = |place: &Place| place.words.clone();
-        let looks: SmallVec<[Option<Arc<[Word]>>; 2]> = (nodes.iter().zip(views.iter()))
-            .map(|(id, view)| id.map(|id| words(view.seen_node(id))))
-            .collect();
+        let nodes: SmallVec<[NodeId; 2]> = views.iter_mut().map(|view| view.node(&end.name)).collect();
+        let looks: SmallVec<[Place; 2]> =
+            nodes.iter().zip(views.iter()).map(|(id, view)| view.seen_node(*id).clone()).collect();
         let (v4, v6) = split(end.address.as_slice());
         let at = *known.entry((looks, cuts.of((v4, v6)))).or_insert(groups.len());
         match groups.get_mut(at) {
