@@ -43,7 +43,7 @@ impl Load {
     }
 }
 
-/// The load itself, in the process that [`once`] starts: prints the seconds that it took.
+/// The load itself, in a process that [`overhead`](super::overhead) starts: prints the seconds that it took.
 pub fn load(load: Load, count: u32, round: u8) -> Result<()> {
     // Another address each round: the ports of the last one are still in TIME_WAIT.
     let ip = Ipv4Addr::new(127, 0, 1, round.wrapping_add(1).max(1));
