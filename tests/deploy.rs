@@ -15,7 +15,7 @@ use k8s_openapi::{
     },
     apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
 };
-use netaudit::cluster::Kind;
+use netaudit::{cluster::Kind, kernel::DEFAULT_PIN_DIRECTORY};
 use serde_json::Value;
 
 fn deploy() -> PathBuf {
@@ -199,6 +199,21 @@ fn the_agent_may_read_what_it_watches_and_nothing_else() -> Result<()> {
 }
 
 #[test]
+fn uninstalling_looks_where_the_agents_pin() -> Result<()> {
+    let component = &documents(&deploy().join("components/uninstall/kustomization.yaml"))?[0];
+    let patch = component["patches"][0]["patch"].as_str().context("a patch")?;
+    let operations: Value = serde_saphyr::from_str(patch)?;
+    let arguments = operations
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|it| it["path"] == "/spec/template/spec/containers/0/args");
+    let pins = format!("--pin-directory={DEFAULT_PIN_DIRECTORY}");
+    assert_eq!(arguments.context("arguments")?["value"], serde_json::json!(["uninstall", pins, "--stay"]));
+    Ok(())
+}
+
+#[test]
 fn the_daemon_set_has_the_powers_it_needs_and_no_more() -> Result<()> {
     let daemon_set: DaemonSet = typed(&deploy().join("base/daemonset.yaml"), "DaemonSet")?;
     let spec = daemon_set.spec.context("a spec")?;
@@ -221,7 +236,7 @@ fn the_daemon_set_has_the_powers_it_needs_and_no_more() -> Result<()> {
         .iter()
         .map(|volume| volume.host_path.as_ref().map_or("another kind of volume", |host| &*host.path))
         .collect();
-    assert_eq!(host_paths, ["/sys/fs/cgroup"]);
+    assert_eq!(host_paths, ["/sys/fs/cgroup", "/sys/fs/bpf"]);
     assert_eq!((pod.containers.len(), pod.init_containers.is_none()), (1, true));
     assert_eq!((pod.host_network, pod.host_pid), (Some(true), Some(true)));
     let container = &pod.containers[0];
@@ -248,7 +263,11 @@ fn the_daemon_set_has_the_powers_it_needs_and_no_more() -> Result<()> {
         assert_eq!(get.port, IntOrString::String("metrics".to_owned()));
     }
     let mounts = container.volume_mounts.as_ref().context("mounts")?;
-    assert!(mounts.iter().all(|mount| mount.read_only == Some(true)), "every mount is read-only");
+    let writable = mounts.iter().filter(|mount| mount.read_only != Some(true));
+    let writable: Vec<&str> = writable.map(|mount| &*mount.mount_path).collect();
+    assert_eq!(writable, ["/sys/fs/bpf"], "nothing else can be written to");
+    let pins = format!("--pin-directory={DEFAULT_PIN_DIRECTORY}");
+    assert!(container.args.iter().flatten().any(|argument| *argument == pins));
     let node_name = container.env.iter().flatten().find(|variable| variable.name == "NODE_NAME");
     assert!(node_name.is_some_and(|variable| variable.value_from.is_some()));
     Ok(())

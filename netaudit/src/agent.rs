@@ -5,6 +5,7 @@
 //! Everything that can block or wait (watches, the HTTP server) is a task of its own that talks to the loop by
 //! channels; the agent ends when any of them does.
 
+mod progress;
 mod state;
 
 use std::{path::PathBuf, time::Duration};
@@ -44,6 +45,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let options = Options {
         cgroup_root: config.cgroup_root.clone(),
         ring_bytes: config.ring_bytes,
+        pin_directory: config.pin_directory.clone(),
         ..Options::default()
     };
     let kernel = Kernel::load(&options)?;

@@ -45,6 +45,10 @@ pub struct Flags {
     /// Size of the ring between kernel and agent in bytes, a power of two [default: 8388608]
     #[arg(long, value_name = "BYTES")]
     pub ring_bytes: Option<u32>,
+    /// Directory in a BPF file system, such as /sys/fs/bpf/netaudit, in which the programs and what they recorded outlive the
+    /// agent, until `netaudit uninstall` [default: none, everything ends with the agent]
+    #[arg(long, value_name = "DIR")]
+    pub pin_directory: Option<PathBuf>,
     /// How long a rule must be watched before it can be called unused, such as 7d or 36h [default: 7d]
     #[arg(long, value_name = "DURATION")]
     pub unused_after: Option<String>,
@@ -61,6 +65,7 @@ struct File {
     flow_log: Option<String>,
     cgroup_root: Option<PathBuf>,
     ring_bytes: Option<u32>,
+    pin_directory: Option<PathBuf>,
     drain_interval: Option<String>,
     discover_every: Option<String>,
     unused_after: Option<String>,
@@ -93,6 +98,8 @@ pub struct Config {
     pub cgroup_root: Option<PathBuf>,
     /// Ring size in bytes.
     pub ring_bytes: u32,
+    /// Where programs and records outlive the agent, if they do.
+    pub pin_directory: Option<PathBuf>,
     /// How often the ring is drained.
     pub drain_interval: Duration,
     /// How often kinds that the API server does not know are looked for again.
@@ -122,6 +129,8 @@ struct Printed<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     cgroup_root: Option<&'a Path>,
     ring_bytes: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pin_directory: Option<&'a Path>,
     drain_interval: String,
     discover_every: String,
     unused_after: String,
@@ -190,6 +199,7 @@ impl Config {
             flow_log: flags.flow_log.clone().or(file.flow_log),
             cgroup_root: flags.cgroup_root.clone().or(file.cgroup_root),
             ring_bytes,
+            pin_directory: flags.pin_directory.clone().or(file.pin_directory),
             drain_interval,
             discover_every,
             unused_after: duration("unusedAfter", unused_after, Duration::from_secs(7 * 24 * 3600))?,
@@ -213,6 +223,7 @@ impl Config {
             flow_log: self.flow_log.as_deref(),
             cgroup_root: self.cgroup_root.as_deref(),
             ring_bytes: self.ring_bytes,
+            pin_directory: self.pin_directory.as_deref(),
             drain_interval: format!("{:#}", jiff::SignedDuration::try_from(self.drain_interval)?),
             discover_every: format!("{:#}", jiff::SignedDuration::try_from(self.discover_every)?),
             unused_after: format!("{:#}", jiff::SignedDuration::try_from(self.unused_after)?),
@@ -268,7 +279,7 @@ mod tests {
     fn what_is_printed_reads_back_as_the_same() {
         for yaml in [
             "manifests: /m\nflowLog: '-'\n",
-            "kubeconfig: /k\ndrainInterval: 50ms\nunusedAfter: 36h\n",
+            "kubeconfig: /k\npinDirectory: /sys/fs/bpf/x\ndrainInterval: 50ms\nunusedAfter: 36h\n",
             "# nothing\n",
         ] {
             let config = merged(&Flags::default(), yaml).unwrap();

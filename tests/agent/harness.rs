@@ -15,7 +15,7 @@ use crate::lab::{Lab, Launch, Owner, Place, Pod, PodSpec, Process, Qos};
 
 pub(super) const NETAUDIT: &str = env!("CARGO_BIN_EXE_netaudit");
 pub(super) const LISTEN: &str = "127.0.0.1:9464";
-const PATIENCE: Duration = Duration::from_secs(15);
+pub(super) const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Whether real hooks can be had here. Says so where not, and fails instead where they must be had.
 pub(super) fn kernel_or_skip(test: &str) -> bool {

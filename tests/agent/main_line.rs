@@ -3,9 +3,10 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::Result;
+use serde_json::Value;
 
-use super::harness::{World, eventually, kernel_or_skip, of};
-use crate::lab::Launch;
+use super::harness::{NETAUDIT, PATIENCE, World, eventually, kernel_or_skip, of};
+use crate::lab::{BpfFs, Launch};
 
 #[test]
 fn a_denied_connection_is_told_with_both_ends_the_policy_and_what_became_of_it() -> Result<()> {
@@ -102,6 +103,75 @@ fn killed_and_restarted_during_traffic_it_knows_who_was_there_before() -> Result
     let last = of(&flows, "ingress")[19];
     assert_eq!(last["actor"]["container"], world.server.container_id.as_str(), "{last:#}");
     second.terminate(Duration::from_secs(2))
+}
+
+#[test]
+fn with_pins_neither_a_kill_nor_an_end_loses_a_flow() -> Result<()> {
+    if !kernel_or_skip("pins") {
+        return Ok(());
+    }
+    const CONNECTIONS: usize = 3_000;
+    let files = BpfFs::mount()?;
+    let world = World::new("pins")?;
+    let _server = world.serve()?;
+    let pins = files.pins().display().to_string();
+    let launch =
+        Launch::new(NETAUDIT, [world.arguments(), vec!["--pin-directory".to_owned(), pins.clone()]].concat());
+    let mut agent = std::thread::scope(|scope| {
+        let mut agent = world.agent_by(&launch)?;
+        let address = world.server.v4;
+        let program = format!(
+            "import socket,time\nfor i in range({CONNECTIONS}):\n \
+             socket.create_connection(('{address}',8080),9,('',20000+i)).close()\n time.sleep(0.002)\n"
+        );
+        let client = &world.client.place;
+        let load = scope.spawn(move || Launch::new("python3", ["-c", &program]).run(client, 4 * PATIENCE));
+        for round in 0..4 {
+            let before = world.flows()?.len();
+            world.wait_for_flows("more", |flows| flows.len() > before + 100)?;
+            if round % 2 == 0 {
+                // Dropping kills.
+                drop(agent);
+            } else {
+                agent.terminate(Duration::from_secs(2))?;
+            }
+            std::thread::sleep(Duration::from_millis(200));
+            agent = world.agent_by(&launch)?;
+        }
+        let output = load.join().map_err(|_| anyhow::anyhow!("the load panicked"))??;
+        anyhow::ensure!(output.status.success(), "the client: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(agent)
+    })?;
+    // Each connection's client has a port of its own.
+    let served = |flow: &&Value| flow["direction"] == "ingress" && flow["port"] == 8080;
+    let connections = |flows: &[Value]| -> BTreeSet<String> {
+        flows.iter().filter(served).map(|flow| flow["peer"]["port"].to_string()).collect()
+    };
+    world.wait_for_flows("flow of each", |flows| connections(flows).len() == CONNECTIONS)?;
+    agent.terminate(Duration::from_secs(2))?;
+    let flows: Vec<_> = world.flows()?.into_iter().filter(|flow| flow["port"] == 8080).collect();
+    let ingress = flows.iter().filter(served).count();
+    let egress = flows.len() - ingress;
+    // Those of the last moments before a kill may have been written and not been released.
+    assert!(
+        egress >= CONNECTIONS && egress + ingress < 3 * CONNECTIONS,
+        "{egress} egress, {ingress} ingress"
+    );
+    let runs: BTreeSet<_> = flows
+        .iter()
+        .filter_map(|flow| flow["flow_id"].as_str()?.rsplit_once('-').map(|(run, _)| run))
+        .collect();
+    // The last ones may have come after the traffic.
+    assert!(runs.len() >= 3, "{runs:?}");
+    let nameless: Vec<_> = flows.iter().filter(|flow| flow["subject"]["kind"] != "pod").collect();
+    assert!(nameless.is_empty(), "{nameless:#?}");
+
+    let output = Launch::new(NETAUDIT, ["uninstall", "--pin-directory", &pins])
+        .run(&world.agent_place()?, PATIENCE)?;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("links"));
+    assert!(!files.pins().exists());
+    Ok(())
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod doctor;
 mod drops;
 mod life;
 mod parts;
+mod pins;
 mod pods;
 mod tcp;
 mod udp;

@@ -122,7 +122,8 @@ impl Stage {
         Self::with(Self::root(), Options { ring_bytes: 1 << 20, udp_retell, ..Options::default() })
     }
 
-    fn with(root: Cgroup, options: Options) -> Self {
+    /// Attaches an agent to a tree that exists already, in its own way.
+    pub fn with(root: Cgroup, options: Options) -> Self {
         let kernel = load(Options { cgroup_root: Some(root.path.clone()), ..options });
         Self { kernel, events: Vec::new(), root }
     }
@@ -135,6 +136,11 @@ impl Stage {
     /// Attaches an agent to a tree that exists already.
     pub fn attach(root: Cgroup) -> Self {
         Self::with(root, Options { ring_bytes: 1 << 20, ..Options::default() })
+    }
+
+    /// Ends the agent as a kill does: nothing is said to anybody. Returns the tree, and what had been read.
+    pub fn kill(self) -> (Cgroup, Vec<Event>) {
+        (self.root, self.events)
     }
 
     pub fn pod(&self, name: &str) -> Pod {
@@ -363,6 +369,7 @@ fn fork(act: impl FnOnce() -> io::Result<()>) -> i32 {
     match unsafe { libc::fork() } {
         -1 => panic!("fork: {}", io::Error::last_os_error()),
         0 => {
+            forget_kernel();
             let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(act));
             let code = match result {
                 Ok(Ok(())) => 0,
@@ -378,6 +385,21 @@ fn fork(act: impl FnOnce() -> io::Result<()>) -> i32 {
             unsafe { libc::_exit(code) }
         }
         pid => pid,
+    }
+}
+
+/// Closes what this process inherited of an agent's kernel side: a killed agent leaves no children that hold it.
+fn forget_kernel() {
+    for entry in fs::read_dir("/proc/self/fd").into_iter().flatten().flatten() {
+        let target = fs::read_link(entry.path()).unwrap_or_default();
+        let target = target.to_string_lossy();
+        let number = entry.file_name().to_string_lossy().parse();
+        if let Ok(number) = number
+            && (target.starts_with("anon_inode:bpf") || target.contains("/netaudit/cgroup-"))
+        {
+            // SAFETY: nobody uses it in this process, which ends without running the owners' code.
+            unsafe { libc::close(number) };
+        }
     }
 }
 

@@ -13,6 +13,7 @@
 //!
 //! Needs root, cgroup v2 (also beside v1), `ip` and `nft`.
 
+mod bpffs;
 mod cgroup;
 mod netns;
 mod node;
@@ -21,6 +22,7 @@ mod process;
 mod run;
 mod signals;
 
+pub use bpffs::BpfFs;
 pub use cgroup::{find_cgroup2_mount, kill_and_remove};
 pub use netns::Netns;
 pub use node::{Lab, NODE_NAME, Pod, PodSpec, Qos, Service, ServicePort, ServiceSpec};

@@ -1,5 +1,6 @@
 //! The state of the agent's loop, and what happens to it. Nothing here waits.
 
+use super::progress::Progress;
 use std::{
     collections::HashSet,
     sync::Arc,
@@ -51,6 +52,7 @@ pub(super) struct State {
     watches: Vec<Watch>,
     records: u64,
     unseen_before: u64,
+    progress: Progress,
     addresses_read: Option<Timestamp>,
     started: Timestamp,
     /// What is wrong with objects and has been said: a file or list that is read again repeats nothing.
@@ -77,6 +79,7 @@ impl State {
         if kernel.features().iter().any(|hook| hook.name == kernel::Feature::DROPS && hook.absent.is_none()) {
             auditor.set_sees_drops();
         }
+        let lost_before = kernel.losses().iter().map(|loss| loss.count).sum();
         let watches = Kind::ALL.map(|kind| Watch {
             kind,
             state: WatchState { kind: kind.as_str(), ready: false, errors: 0, failing: None },
@@ -92,7 +95,9 @@ impl State {
             flow_log,
             watches: watches.into(),
             records: 0,
-            unseen_before: 0,
+            // What an earlier run has lost is none of the losses of this one, in which no rule has been watched before.
+            unseen_before: lost_before,
+            progress: Progress::default(),
             addresses_read: None,
             started: now,
             warned: HashSet::new(),
@@ -113,7 +118,8 @@ impl State {
             ),
         }
         self.hand_on();
-        tracing::info!(cgroup_root = %self.kernel.cgroup_root().display(), "watching");
+        let resumed = self.kernel.is_resumed();
+        tracing::info!(cgroup_root = %self.kernel.cgroup_root().display(), resumed, "watching");
         for feature in self.kernel.features() {
             if let Some(reason) = &feature.absent {
                 tracing::warn!(hook = feature.name, %reason, "an optional hook is not attached");
@@ -139,7 +145,25 @@ impl State {
             self.auditor.settle(now, &mut self.flows);
         }
         self.hand_on();
+        self.progress.took(self.kernel.position(), self.auditor.taken());
+        self.release();
         taken
+    }
+
+    /// Gives the room of records that are done with back to the kernel.
+    fn release(&mut self) {
+        if !self.kernel.is_pinned() {
+            return;
+        }
+        let (handed, done) = self.flow_log.as_ref().map_or((0, 0), |log| (log.handed(), log.done()));
+        self.progress.judged(self.auditor.settled(), handed);
+        let kernel = &mut self.kernel;
+        self.progress.release(done, |position| {
+            if let Some(position) = position {
+                kernel.release(position);
+            }
+            kernel.unreleased()
+        });
     }
 
     /// An object changed, or its source told a fault.
@@ -231,8 +255,15 @@ impl State {
         // What was in the ring when the end was asked for comes out by this; traffic may go on and fill it meanwhile.
         self.drain_until(now, Instant::now() + LAST_DRAIN);
         self.auditor.finish(&mut self.flows);
+        // With pins the next run is told the outcome.
+        if !self.kernel.is_pinned() {
+            self.auditor.finish_pending(&mut self.flows);
+        }
         self.hand_on();
         let unwritten = self.flow_log.take().map_or(0, |log| log.finish(LAST_WRITE));
+        if unwritten == 0 {
+            self.kernel.release(self.kernel.position());
+        }
         // With the flow log taken, these are the kernel's and the auditor's only.
         let lost = unwritten + self.losses().iter().map(|loss| loss.count).sum::<u64>();
         tracing::info!(records = self.records, flows = self.auditor.counts().total(), lost, "ended");

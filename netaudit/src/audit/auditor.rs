@@ -69,6 +69,16 @@ pub struct Settings {
     pub unused_coverage: f64,
 }
 
+/// Something that waits to be judged.
+#[derive(Clone, Copy, Debug)]
+struct Waiting<T> {
+    /// When it is judged in any case.
+    until: Timestamp,
+    /// Which of all records it is.
+    number: u64,
+    seen: T,
+}
+
 /// Everything that turns records into judged flows. Owned by one task; nothing in it locks.
 #[derive(Debug)]
 pub struct Auditor {
@@ -79,14 +89,16 @@ pub struct Auditor {
     interface_addresses: HashSet<IpAddr>,
     /// (source, destination) of the node's own recent connections: what tells the kubelet from somebody behind it.
     host_connections: HashMap<(Protocol, SocketAddr, SocketAddr), Timestamp>,
-    held: VecDeque<(Timestamp, Observation)>,
+    /// Records that were taken.
+    taken: u64,
+    held: VecDeque<Waiting<Observation>>,
     pending: HashMap<(u64, u32), Observation>,
     sees_drops: bool,
     drops: Drops,
-    held_drops: VecDeque<(Timestamp, PacketDrop)>,
+    held_drops: VecDeque<Waiting<PacketDrop>>,
     drops_unjudged: u64,
     /// Datagrams of which a drop may still be told.
-    sent: VecDeque<(Timestamp, Observation)>,
+    sent: VecDeque<Waiting<Observation>>,
     bound: HashMap<(NetnsCookie, IpAddr), PodId>,
     sequence: u64,
     counts: Counts,
@@ -109,6 +121,7 @@ impl Auditor {
             own_addresses: HashSet::default(),
             interface_addresses: HashSet::default(),
             host_connections: HashMap::default(),
+            taken: 0,
             held: VecDeque::new(),
             pending: HashMap::default(),
             sees_drops: false,
@@ -222,6 +235,7 @@ impl Auditor {
 
     /// Takes one kernel record. Flows that are complete are appended to `flows`; the record itself may have to wait.
     pub fn observe(&mut self, seen: &Observation, now: Timestamp, flows: &mut Vec<Flow>) {
+        self.taken += 1;
         let attempt = (seen.socket, seen.sequence);
         if seen.outcome == Outcome::Pending {
             if self.pending.len() < MAX_WAITING {
@@ -237,15 +251,15 @@ impl Auditor {
         self.learn(seen);
         self.remember_host_connection(seen);
         if !self.hold_sent(seen, now) {
-            self.judge_or_hold(seen, now, flows);
+            self.judge_or_hold(seen, self.taken, now, flows);
         }
     }
 
-    fn judge_or_hold(&mut self, seen: &Observation, now: Timestamp, flows: &mut Vec<Flow>) {
+    fn judge_or_hold(&mut self, seen: &Observation, number: u64, now: Timestamp, flows: &mut Vec<Flow>) {
         let full = self.held.len() >= MAX_WAITING;
         match self.try_judge(seen, full) {
             Ok(flow) => flows.push(flow),
-            Err(hold) => self.held.push_back((now.plus(hold), *seen)),
+            Err(hold) => self.held.push_back(Waiting { until: now.plus(hold), number, seen: *seen }),
         }
     }
 
@@ -281,25 +295,43 @@ impl Auditor {
 
     fn retry(&mut self, now: Timestamp, flows: &mut Vec<Flow>) {
         for _ in 0..self.held.len() {
-            let Some((until, seen)) = self.held.pop_front() else { break };
-            self.learn(&seen);
-            match self.try_judge(&seen, until <= now) {
+            let Some(waiting) = self.held.pop_front() else { break };
+            self.learn(&waiting.seen);
+            match self.try_judge(&waiting.seen, waiting.until <= now) {
                 Ok(flow) => flows.push(flow),
-                Err(_) => self.held.push_back((until, seen)),
+                Err(_) => self.held.push_back(waiting),
             }
         }
         self.retry_drops(now, flows);
     }
 
-    /// Ends the run: what is held is judged as it is, what is pending is written as pending.
+    /// How many of the records that were taken are judged, with all before them. An attempt whose outcome is pending is not
+    /// waited for: another record tells it.
+    pub fn settled(&self) -> u64 {
+        let held = self.held.iter().map(|waiting| waiting.number).min();
+        let sent = self.sent.front().map(|waiting| waiting.number);
+        let drop = self.held_drops.front().map(|waiting| waiting.number);
+        [held, sent, drop].into_iter().flatten().min().map_or(self.taken, |first| first - 1)
+    }
+
+    /// How many records were taken.
+    pub fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    /// Ends the run: what is held is judged as it is.
     pub fn finish(&mut self, flows: &mut Vec<Flow>) {
         self.retry_drops(Timestamp::MAX, flows);
         let mut held = std::mem::take(&mut self.held);
         held.append(&mut self.sent);
+        flows.extend(held.into_iter().filter_map(|waiting| self.try_judge(&waiting.seen, true).ok()));
+    }
+
+    /// Judges attempts without an outcome as pending: nobody will tell it.
+    pub fn finish_pending(&mut self, flows: &mut Vec<Flow>) {
         let mut pending: Vec<_> = std::mem::take(&mut self.pending).into_values().collect();
         pending.sort_by_key(|seen| seen.at);
-        let rest = held.into_iter().map(|(_, seen)| seen).chain(pending);
-        flows.extend(rest.filter_map(|seen| self.try_judge(&seen, true).ok()));
+        flows.extend(pending.into_iter().filter_map(|seen| self.try_judge(&seen, true).ok()));
     }
 
     /// Brings the watched rules up to the objects of now. Called when objects changed and at every tick.

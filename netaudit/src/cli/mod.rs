@@ -10,6 +10,7 @@ mod eval_explain;
 mod eval_flow;
 mod matrix;
 mod source;
+mod uninstall;
 mod why;
 
 use std::{io::IsTerminal as _, process::ExitCode};
@@ -33,6 +34,7 @@ enum Command {
     Diff(diff::Args),
     Doctor(doctor::Args),
     Eval(eval::Args),
+    Uninstall(uninstall::Args),
     Why(why::Args),
 }
 
@@ -66,6 +68,7 @@ pub fn main() -> ExitCode {
         Command::Diff(args) => diff::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Eval(args) => eval::run(args),
+        Command::Uninstall(args) => uninstall::run(args),
         Command::Why(args) => why::run(args),
     };
     match result {

@@ -33,7 +33,12 @@ impl Clock {
 
     /// This moment.
     pub fn time(&self) -> Timestamp {
-        self.wall(u64::try_from(boot()).unwrap_or(0))
+        self.wall(Self::boot())
+    }
+
+    /// Nanoseconds since boot, as the kernel stamps.
+    pub fn boot() -> u64 {
+        u64::try_from(boot()).unwrap_or(0)
     }
 
     /// What to add to a time of this clock for the wall clock as it is set now, in nanoseconds; 0 below a millisecond.

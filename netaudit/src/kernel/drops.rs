@@ -3,14 +3,14 @@
 use std::collections::HashSet;
 
 use aya::{
-    Btf, Ebpf,
+    Ebpf,
     maps::{HashMap, Map, MapData, PerCpuArray},
-    programs::Program,
 };
 use netaudit_ebpf::abi::{DROP_REASONS, NO_FIELD, Settings, dropped};
 
 use super::{
     DropCount, Feature, LoadError,
+    attach::{Attacher, Hook},
     btf::{BtfError, Types},
     load::chain,
 };
@@ -54,17 +54,16 @@ pub fn settings(types: &Types<'_>, settings: &mut Settings) -> Result<(), BtfErr
 /// # Errors
 ///
 /// When the object has no such program.
-pub fn attach(ebpf: &mut Ebpf, btf: &Btf, found: Result<(), BtfError>) -> Result<Feature, LoadError> {
-    let Some(Program::BtfTracePoint(program)) = ebpf.program_mut(PROGRAM) else {
-        return Err(LoadError::Lacks(PROGRAM));
-    };
+pub fn attach(
+    ebpf: &mut Ebpf,
+    attacher: &Attacher<'_>,
+    found: Result<(), BtfError>,
+) -> Result<Feature, LoadError> {
     let absent = match found {
         Err(missing) => Some(chain(&missing)),
-        Ok(()) => program
-            .load("kfree_skb", btf)
-            .and_then(|()| program.attach().map(drop))
-            .err()
-            .map(|error| chain(&error)),
+        Ok(()) => {
+            attacher.attach(ebpf, PROGRAM, Hook::Tracepoint("kfree_skb"))?.err().map(|error| chain(&error))
+        }
     };
     Ok(Feature { name: Feature::DROPS, absent })
 }

@@ -6,20 +6,18 @@ use std::{
     path::PathBuf,
 };
 
-use aya::{
-    Btf, Ebpf, EbpfLoader,
-    maps::Array,
-    programs::{CgroupAttachMode, Program, ProgramError},
-};
+use aya::{Btf, Ebpf, EbpfLoader, maps::Array, programs::Program};
 use netaudit_ebpf::abi::{self, Settings};
 
 use super::{
     Feature, Options,
+    attach::{AttachError, Attacher, Hook},
     btf::{self, BtfError, Types},
     cgroups::Hierarchy,
     drops,
+    pins::{Generation, PinError, Pins},
 };
-use crate::model::NetnsCookie;
+use crate::model::{CgroupId, NetnsCookie};
 
 include!(concat!(env!("OUT_DIR"), "/object.rs"));
 
@@ -103,8 +101,19 @@ pub enum LoadError {
         program: &'static str,
         /// Why.
         #[source]
-        source: ProgramError,
+        source: AttachError,
     },
+    /// A map that is not among those that are pinned.
+    #[error(
+        "the eBPF object has a map {0} that is not pinned: it was built from another version; run `cargo xtask build-ebpf`"
+    )]
+    NotPinned(String),
+    /// The ring cannot be read.
+    #[error("the ring between the programs and the agent cannot be read")]
+    Ring(#[source] io::Error),
+    /// What outlives the agent cannot be used.
+    #[error("what netaudit keeps in the kernel between two runs cannot be used")]
+    Pins(#[from] PinError),
     /// A map or program that the agent needs is not in the object.
     #[error("the eBPF object has no {0}: it was built from another version; run `cargo xtask build-ebpf`")]
     Lacks(&'static str),
@@ -130,27 +139,51 @@ struct Global(Settings);
 // SAFETY: `Settings` holds only integers, without padding: its size is asserted.
 unsafe impl aya::Pod for Global {}
 
-/// The programs without which nothing is known, by the name of their functions.
-const CORE: [&str; 12] = [
-    "on_connect4",
-    "on_connect6",
-    "on_sendmsg4",
-    "on_sendmsg6",
-    "on_recvmsg4",
-    "on_recvmsg6",
-    "on_bind4",
-    "on_bind6",
-    "on_release",
-    "on_sock_ops",
-    "on_cgroup_made",
-    "on_cgroup_removed",
+/// The programs without which nothing is known, by the name of their functions. Cgroups first, then what ends attempts, then
+/// what begins them: no attempt is begun that nobody would end.
+const CORE: [(&str, Hook); 12] = [
+    ("on_cgroup_removed", Hook::RawTracepoint("cgroup_rmdir")),
+    ("on_cgroup_made", Hook::RawTracepoint("cgroup_mkdir")),
+    ("on_sock_ops", Hook::Cgroup),
+    ("on_release", Hook::Cgroup),
+    ("on_bind6", Hook::Cgroup),
+    ("on_bind4", Hook::Cgroup),
+    ("on_recvmsg6", Hook::Cgroup),
+    ("on_recvmsg4", Hook::Cgroup),
+    ("on_sendmsg6", Hook::Cgroup),
+    ("on_sendmsg4", Hook::Cgroup),
+    ("on_connect6", Hook::Cgroup),
+    ("on_connect4", Hook::Cgroup),
 ];
 
-/// What is loaded: dropping it detaches and unloads everything.
+/// All maps, by name: what a run that takes over programs needs of them, and what the programs keep for themselves.
+const MAPS: [&str; 10] = [
+    "AYA_LOGS",
+    "DROPS",
+    "DROP_COUNTS",
+    "DROP_RATE",
+    "LOSSES",
+    "NAMESPACES",
+    "PEERS",
+    "RECORDS",
+    "SOCKETS",
+    "SWITCHES",
+];
+
+/// What is loaded: dropping it detaches and unloads everything that is not pinned.
 pub struct Loaded {
     pub ebpf: Ebpf,
     pub hierarchy: Hierarchy,
     pub features: Vec<Feature>,
+    pub pinned: Option<Pinned>,
+}
+
+/// What is pinned of it.
+pub struct Pinned {
+    pub pins: Pins,
+    pub generation: Generation,
+    /// Whether an earlier run had attached the programs, which have recorded ever since.
+    pub resumed: bool,
 }
 
 /// See [`super::Kernel::load`].
@@ -174,67 +207,115 @@ fn try_load(options: &Options, host: NetnsCookie) -> Result<Loaded, LoadError> {
     let can_tell_drops = drops::settings(&types, &mut settings);
     let root = File::open(&hierarchy.root)
         .map_err(|source| LoadError::CgroupRoot { path: hierarchy.root.clone(), source })?;
-
     let btf = Btf::from_sys_fs().map_err(|error| LoadError::Object(error.into()))?;
-    let mut ebpf = EbpfLoader::new()
-        .btf(Some(&btf))
-        .override_global("SETTINGS", &Global(settings), true)
-        .map_max_entries("RECORDS", options.ring_bytes)
-        .load(object)
-        .map_err(LoadError::Object)?;
 
-    // Cgroups first, then what ends attempts, then what begins them: no attempt is begun that nobody would end.
-    for program in CORE.into_iter().rev() {
-        attach_core(&mut ebpf, program, &root)?;
+    let mut features = Vec::new();
+    let pins = pins(options, &hierarchy, &mut features)?;
+    let told = format!("{settings:?}, ring {}", options.ring_bytes);
+    let whole = pins.as_ref().map(|pins| pins.generation(abi::VERSION, object, told.as_bytes()));
+    let resumed = whole.as_ref().is_some_and(Generation::exists);
+    let generation =
+        whole.as_ref().map(|whole| if resumed { Ok(whole.clone()) } else { whole.begin() }).transpose()?;
+
+    let attacher = Attacher { root: &root, btf: &btf, links: generation.as_ref().map(Generation::links) };
+    let maps = generation.as_ref().map(Generation::maps);
+    let attached = open(object, options, settings, &btf, maps).and_then(|mut ebpf| {
+        features.extend(attach(&mut ebpf, &attacher, &types, can_tell_drops)?);
+        Ok(ebpf)
+    });
+    let ebpf = match (attached, &generation) {
+        (Err(error), Some(partial)) if !resumed => {
+            // The reason why it failed says more than that this did.
+            let _ = partial.remove();
+            return Err(error);
+        }
+        (attached, _) => attached?,
+    };
+    let pinned = match (pins, whole, generation) {
+        (Some(pins), Some(whole), Some(generation)) => {
+            if !resumed {
+                generation.finish(&whole)?;
+            }
+            Some(Pinned { pins, generation: whole, resumed })
+        }
+        _ => None,
+    };
+    Ok(Loaded { ebpf, hierarchy, features, pinned })
+}
+
+/// Where to pin, if that is asked for and possible. A node without a BPF file system is no reason to see nothing.
+fn pins(
+    options: &Options,
+    hierarchy: &Hierarchy,
+    features: &mut Vec<Feature>,
+) -> Result<Option<Pins>, LoadError> {
+    let Some(directory) = &options.pin_directory else { return Ok(None) };
+    let opened = Pins::open(directory, hierarchy.part.unwrap_or(CgroupId(1)));
+    if let Err(in_use @ PinError::InUse(_)) = opened {
+        return Err(in_use.into());
+    }
+    let absent = opened.as_ref().err().map(|error| chain(error));
+    features.push(Feature { name: Feature::PINS, absent });
+    Ok(opened.ok())
+}
+
+fn open(
+    object: &[u8],
+    options: &Options,
+    settings: Settings,
+    btf: &Btf,
+    maps: Option<PathBuf>,
+) -> Result<Ebpf, LoadError> {
+    let settings = Global(settings);
+    let mut loader = EbpfLoader::new();
+    loader
+        .btf(Some(btf))
+        .override_global("SETTINGS", &settings, true)
+        .map_max_entries("RECORDS", options.ring_bytes);
+    for (directory, name) in maps.iter().flat_map(|directory| MAPS.map(|name| (directory, name))) {
+        loader.map_pin_path(name, directory.join(name));
+    }
+    let ebpf = loader.load(object).map_err(LoadError::Object)?;
+    // Those of sections hold constants. A map that does not outlive us while its programs do would be read in vain.
+    let forgotten =
+        ebpf.maps().map(|(name, _)| name).find(|name| !name.starts_with('.') && !MAPS.contains(name));
+    match forgotten {
+        Some(name) if maps.is_some() => Err(LoadError::NotPinned(name.to_owned())),
+        _ => Ok(ebpf),
+    }
+}
+
+fn attach(
+    ebpf: &mut Ebpf,
+    attacher: &Attacher<'_>,
+    types: &Types<'_>,
+    can_tell_drops: Result<(), BtfError>,
+) -> Result<Vec<Feature>, LoadError> {
+    for (program, hook) in CORE {
+        attacher.attach(ebpf, program, hook)?.map_err(|source| LoadError::Program { program, source })?;
     }
     let listeners = match types.field("socket", "sk")?.byte() {
         // The program has this offset built in, as the verifier must see it.
-        24 => scan(&mut ebpf, &btf, Feature::LISTENERS, "scan_files", "task_file"),
+        24 => scan(ebpf, attacher.btf, Feature::LISTENERS, "scan_files", "task_file"),
         offset => {
             let absent = Some(format!("socket.sk is at {offset}, not at 24"));
             Feature { name: Feature::LISTENERS, absent }
         }
     };
-    let features = vec![
-        udp_send(&mut ebpf, &btf)?,
-        scan(&mut ebpf, &btf, Feature::TASKS, "scan_tasks", "task"),
+    Ok(vec![
+        udp_send(ebpf, attacher)?,
+        scan(ebpf, attacher.btf, Feature::TASKS, "scan_tasks", "task"),
         listeners,
-        drops::attach(&mut ebpf, &btf, can_tell_drops)?,
-    ];
-    Ok(Loaded { ebpf, hierarchy, features })
-}
-
-fn attach_core(ebpf: &mut Ebpf, name: &'static str, root: &File) -> Result<(), LoadError> {
-    let program = ebpf.program_mut(name).ok_or(LoadError::Lacks(name))?;
-    // Links allow many programs on one cgroup whatever the mode says; the kernel wants it to be this one.
-    let mode = CgroupAttachMode::Single;
-    let result = match program {
-        Program::CgroupSockAddr(program) => {
-            program.load().and_then(|()| program.attach(root, mode).map(drop))
-        }
-        Program::CgroupSock(program) => program.load().and_then(|()| program.attach(root, mode).map(drop)),
-        Program::SockOps(program) => program.load().and_then(|()| program.attach(root, mode).map(drop)),
-        Program::RawTracePoint(program) => {
-            let tracepoint = if name == "on_cgroup_made" { "cgroup_mkdir" } else { "cgroup_rmdir" };
-            program.load().and_then(|()| program.attach(tracepoint).map(drop))
-        }
-        _ => return Err(LoadError::Lacks(name)),
-    };
-    result.map_err(|source| LoadError::Program { program: name, source })
+        drops::attach(ebpf, attacher, can_tell_drops)?,
+    ])
 }
 
 /// Attaches where the kernel sends, and tells the other programs so: at the tracepoint, or else at both functions.
-fn udp_send(ebpf: &mut Ebpf, btf: &Btf) -> Result<Feature, LoadError> {
+fn udp_send(ebpf: &mut Ebpf, attacher: &Attacher<'_>) -> Result<Feature, LoadError> {
     const NAME: &str = Feature::UDP_FIRST_DATAGRAM;
-    let Some(Program::BtfTracePoint(program)) = ebpf.program_mut("on_sent") else {
-        return Err(LoadError::Lacks("on_sent"));
-    };
-    if program.load("sock_send_length", btf).and_then(|()| program.attach().map(drop)).is_err() {
+    if attacher.attach(ebpf, "on_sent", Hook::Tracepoint("sock_send_length"))?.is_err() {
         for (name, function) in [("on_sending4", "udp_sendmsg"), ("on_sending6", "udpv6_sendmsg")] {
-            let Some(Program::FEntry(program)) = ebpf.program_mut(name) else {
-                return Err(LoadError::Lacks(name));
-            };
-            if let Err(error) = program.load(function, btf).and_then(|()| program.attach().map(drop)) {
+            if let Err(error) = attacher.attach(ebpf, name, Hook::Entry(function))? {
                 return Ok(Feature { name: NAME, absent: Some(chain(&error)) });
             }
         }

@@ -15,15 +15,19 @@
 //! the sockets, tasks and cgroups of that part only; the kernel may run other nodes beside it. Paths are relative to the
 //! mount, be it of the whole or of a part.
 
+mod attach;
 mod btf;
 mod cgroups;
 mod clock;
 mod decode;
 mod drops;
+mod former;
 mod host;
 mod load;
 mod outcome;
+mod pins;
 mod programs;
+mod ring;
 
 use std::{
     io::{self, Read as _},
@@ -34,7 +38,7 @@ use std::{
 };
 
 use aya::{
-    maps::{MapData, PerCpuArray, RingBuf},
+    maps::{MapData, PerCpuArray},
     programs::{Program, ProgramError, links::LinkError},
 };
 use aya_log::EbpfLogger;
@@ -48,12 +52,17 @@ pub use host::{own_addresses, own_netns};
 pub use load::{BTF_PATH, LoadError};
 /// The records' layout, for whoever makes records up: benches and tests.
 pub use netaudit_ebpf::abi;
+pub use pins::{DEFAULT_DIRECTORY as DEFAULT_PIN_DIRECTORY, PinError, Removed, uninstall};
 pub use programs::{CostCounter, ProgramState};
+pub use ring::Position;
 
 use crate::model::{CgroupId, NetnsCookie, Observation, PacketDrop, Timestamp};
 use cgroups::Hierarchy;
+use decode::decode_removed;
 use drops::Drops;
-use load::Loaded;
+use former::{Formers, Span, add_losses};
+use load::{Loaded, Pinned};
+use ring::Ring;
 
 /// How to load.
 #[derive(Clone, Debug)]
@@ -65,11 +74,22 @@ pub struct Options {
     pub ring_bytes: u32,
     /// A UDP flow that goes on is told again when this long has passed since it was told, to about a millisecond.
     pub udp_retell: Duration,
+    /// The directory of a BPF file system in which the programs and maps outlive the agent; nothing does without it.
+    pub pin_directory: Option<PathBuf>,
+    /// How long programs of another version or with other settings, which are pinned there too, go on beside the new ones: as
+    /// long as the kernel tries to connect.
+    pub overlap: Duration,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { cgroup_root: None, ring_bytes: 8 << 20, udp_retell: Duration::from_secs(30) }
+        Self {
+            cgroup_root: None,
+            ring_bytes: 8 << 20,
+            udp_retell: Duration::from_secs(30),
+            pin_directory: None,
+            overlap: Duration::from_secs(150),
+        }
     }
 }
 
@@ -123,6 +143,8 @@ impl Feature {
     pub const LISTENERS: &str = "listeners";
     /// Packets that a filter drops are seen.
     pub const DROPS: &str = "drops";
+    /// The programs outlive the agent. Only there where that is asked for.
+    pub const PINS: &str = "pins";
 }
 
 /// Packets that a filter dropped and that attempt something, by what became of them.
@@ -137,7 +159,7 @@ pub struct DropCount {
 /// Records that could not be delivered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Loss {
-    /// Where: `ring`.
+    /// Where: `ring`, or `upgrade` for records of programs of another version.
     pub stage: &'static str,
     /// What kind of record, such as `tcp-established`.
     pub cause: &'static str,
@@ -170,12 +192,12 @@ pub enum ScanError {
     Read(&'static str, #[source] io::Error),
 }
 
-/// The running programs. Dropping it detaches and unloads everything.
+/// The running programs. Dropping it detaches and unloads what is not pinned.
 pub struct Kernel {
     ebpf: aya::Ebpf,
     hierarchy: Hierarchy,
     features: Vec<Feature>,
-    ring: RingBuf<MapData>,
+    ring: Ring,
     losses: PerCpuArray<MapData, u64>,
     drops: Drops,
     host_netns: NetnsCookie,
@@ -184,20 +206,26 @@ pub struct Kernel {
     ready: OnceLock<io::Result<AsyncFd<OwnedFd>>>,
     /// What the programs say of themselves; hardly ever anything.
     log: Option<EbpfLogger<&'static dyn log::Log>>,
+    /// Where they are pinned: locked for as long as we use them.
+    pinned: Option<Pinned>,
+    formers: Formers,
+    /// What begins in it is taken from our own ring.
+    span: Span,
 }
 
 impl Kernel {
-    /// Loads the programs and attaches them at the cgroup root. From here on records are made.
+    /// Loads the programs and attaches them at the cgroup root. From here on records are made. Where they are pinned and an
+    /// earlier run has attached the same, it takes those over, with all the records that nobody has [released](Self::release).
     ///
     /// # Errors
     ///
-    /// When a capability, the kernel's type information, cgroup v2 or a hook that nothing can replace is missing: the
-    /// error names it and says what to do.
+    /// When a capability, the kernel's type information, cgroup v2 or a hook that nothing can replace is missing, or another
+    /// agent has pinned its programs in the same place: the error names it and says what to do.
     pub fn load(options: &Options) -> Result<Self, LoadError> {
         let host_netns = own_netns().map_err(LoadError::Netns)?;
-        let Loaded { mut ebpf, hierarchy, features } = load::load(options, host_netns)?;
+        let Loaded { mut ebpf, hierarchy, features, pinned } = load::load(options, host_netns)?;
         let ring = ebpf.take_map("RECORDS").ok_or(LoadError::Lacks("RECORDS"))?;
-        let ring = RingBuf::try_from(ring).map_err(|source| LoadError::Map { map: "RECORDS", source })?;
+        let ring = Ring::new(ring).map_err(LoadError::Ring)?;
         let losses = ebpf.take_map("LOSSES").ok_or(LoadError::Lacks("LOSSES"))?;
         let losses =
             PerCpuArray::try_from(losses).map_err(|source| LoadError::Map { map: "LOSSES", source })?;
@@ -206,7 +234,7 @@ impl Kernel {
         let log = EbpfLogger::init(&mut ebpf)
             .inspect_err(|error| tracing::warn!(%error, "the eBPF programs' log cannot be read"))
             .ok();
-        Ok(Self {
+        let mut kernel = Self {
             ebpf,
             hierarchy,
             features,
@@ -218,7 +246,31 @@ impl Kernel {
             undecodable: 0,
             ready: OnceLock::new(),
             log,
-        })
+            pinned,
+            formers: Formers::default(),
+            span: Span { from: Timestamp(i64::MIN), until: Timestamp::MAX },
+        };
+        if let Some(pinned) = kernel.pinned.take() {
+            kernel.take_over_formers(&pinned, options.overlap)?;
+            kernel.pinned = Some(pinned);
+        }
+        Ok(kernel)
+    }
+
+    /// Finds the programs of other generations: what begins from now on is told by ours.
+    fn take_over_formers(&mut self, pinned: &Pinned, overlap: Duration) -> Result<(), LoadError> {
+        if !pinned.resumed
+            && let Err(error) = self.iterate("scan_files")
+        {
+            tracing::warn!(%error, "sockets that served before these programs are not known to them");
+        }
+        // Only now, since from here on ours know what serves already.
+        let found = pinned.pins.former(&pinned.generation, Clock::boot())?;
+        self.formers = Formers::take_over(found, overlap, &self.clock)?;
+        if let Some(latest) = self.formers.running.last() {
+            self.span.from = latest.span.until;
+        }
+        Ok(())
     }
 
     /// The directory that the programs are attached to.
@@ -266,13 +318,13 @@ impl Kernel {
     ///
     /// When the cgroup tree or an iterator cannot be read.
     pub fn scan(&mut self) -> Result<Vec<Event>, ScanError> {
+        let mut events = self.cgroups_of_unread();
         self.iterate("scan_files")?;
         // Processes before cgroups: one that is in a cgroup made meanwhile is then found in the list of cgroups.
         let written = self.iterate("scan_tasks")?;
-        let mut events = self
-            .hierarchy
-            .list()
-            .map_err(|source| ScanError::Cgroups { path: self.hierarchy.root.clone(), source })?;
+        let list = self.hierarchy.list();
+        events
+            .extend(list.map_err(|source| ScanError::Cgroups { path: self.hierarchy.root.clone(), source })?);
         for task in decode::decode_tasks(&written) {
             if let Event::Task { netns, .. } = task {
                 self.drops.meet(netns);
@@ -296,33 +348,78 @@ impl Kernel {
         Ok(written)
     }
 
+    /// The cgroups that are gone, but of whose processes an earlier run has left records unread: it knew where they were.
+    fn cgroups_of_unread(&mut self) -> Vec<Event> {
+        let mut found = Vec::new();
+        if self.pinned.as_ref().is_some_and(|pinned| pinned.resumed) {
+            self.ring.for_each_unread(|record| found.extend(decode_removed(record)));
+        }
+        for former in &mut self.formers.running {
+            former.ring.for_each_unread(|record| found.extend(decode_removed(record)));
+        }
+        for event in &mut found {
+            if let Event::Cgroup { path, .. } = event {
+                *path = self.hierarchy.path_from_mount(std::mem::take(path));
+            }
+        }
+        found
+    }
+
     /// Takes up to `max` records out of the ring, passes what they say to `sink` in their order, and returns how many
     /// it took. Call it every 10 to 50 ms, and when [`Kernel::ready`] tells that the ring fills up.
+    ///
+    /// Where the programs are pinned, the room of these records is given back to the kernel with [`Kernel::release`] only.
     pub fn drain(&mut self, max: usize, sink: &mut dyn FnMut(Event)) -> usize {
         if let Some(log) = &mut self.log {
             log.flush();
         }
+        let mut reader = Reader {
+            clock: &self.clock,
+            hierarchy: &self.hierarchy,
+            drops: &mut self.drops,
+            undecodable: &mut self.undecodable,
+            sink,
+        };
         let mut taken = 0;
-        while taken < max {
-            let Some(item) = self.ring.next() else { break };
-            taken += 1;
-            match decode(&item, &self.clock) {
-                Ok(Event::Cgroup { id, path }) => {
-                    sink(Event::Cgroup { id, path: self.hierarchy.path_from_mount(path) });
-                }
-                Ok(event) => {
-                    if let Event::Flow(seen) = &event {
-                        self.drops.meet(seen.netns);
-                    }
-                    sink(event);
-                }
-                Err(error) => {
-                    self.undecodable += 1;
-                    tracing::debug!(%error, "a kernel record cannot be read");
-                }
-            }
+        for mut former in self.formers.retire(self.clock.time()) {
+            // All of it, as it does not come again.
+            taken += reader.read(&mut former.ring, former.span, usize::MAX);
+        }
+        for former in &mut self.formers.running {
+            taken += reader.read(&mut former.ring, former.span, max.saturating_sub(taken));
+            former.ring.release(former.ring.position());
+        }
+        taken += reader.read(&mut self.ring, self.span, max.saturating_sub(taken));
+        if self.pinned.is_none() {
+            self.ring.release(self.ring.position());
         }
         taken
+    }
+
+    /// Up to where the records have been taken out of the ring.
+    pub fn position(&self) -> Position {
+        self.ring.position()
+    }
+
+    /// Whoever is done with all records up to `position` says so: only what comes after it is there for the next run, if
+    /// this one is killed. Without pins that is done by itself.
+    pub fn release(&mut self, position: Position) {
+        self.ring.release(position);
+    }
+
+    /// What share of the ring is taken up by records that have been taken out and not released, from 0 to 1.
+    pub fn unreleased(&self) -> f64 {
+        self.ring.position().since(self.ring.released()) as f64 / self.ring.size() as f64
+    }
+
+    /// Whether the programs outlive this process.
+    pub fn is_pinned(&self) -> bool {
+        self.pinned.is_some()
+    }
+
+    /// Whether they were attached by an earlier run, and have recorded ever since.
+    pub fn is_resumed(&self) -> bool {
+        self.pinned.as_ref().is_some_and(|pinned| pinned.resumed)
     }
 
     /// Resolves when the ring has filled up to a quarter: time to drain at once. Records below that wake nobody.
@@ -350,14 +447,16 @@ impl Kernel {
         }
     }
 
-    /// How many records were lost since load, by kind and CPU; without those that are zero.
+    /// How many records were lost since the programs were attached, by kind and CPU; without those that are zero.
     pub fn losses(&self) -> Vec<Loss> {
-        let mut losses = Vec::new();
-        for index in 0..kind::COUNT {
-            let (Some(cause), Ok(counts)) = (kind::name(index), self.losses.get(&index, 0)) else { continue };
-            for (cpu, count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
-                losses.push(Loss { stage: "ring", cause, cpu: cpu as u32, count: *count });
-            }
+        let mut counts = self.formers.losses();
+        add_losses(&self.losses, &mut counts);
+        let loss =
+            |((index, cpu), count)| Some(Loss { stage: "ring", cause: kind::name(index)?, cpu, count });
+        let mut losses: Vec<_> = counts.into_iter().filter_map(loss).collect();
+        if self.formers.unreadable > 0 {
+            let count = self.formers.unreadable;
+            losses.push(Loss { stage: "upgrade", cause: "another version", cpu: 0, count });
         }
         losses
     }
@@ -370,6 +469,43 @@ impl Kernel {
 
     /// Records of an unknown kind or size, since load.
     pub fn undecodable(&self) -> u64 {
-        self.undecodable
+        self.undecodable + self.ring.corrupt()
+    }
+}
+
+/// Reads rings.
+struct Reader<'a> {
+    clock: &'a Clock,
+    hierarchy: &'a Hierarchy,
+    drops: &'a mut Drops,
+    undecodable: &'a mut u64,
+    sink: &'a mut dyn FnMut(Event),
+}
+
+impl Reader<'_> {
+    /// Reads up to `max` records of a ring, and hands on those whose subject began in `span`. Returns how many it read.
+    fn read(&mut self, ring: &mut Ring, span: Span, max: usize) -> usize {
+        let mut taken = 0;
+        while taken < max {
+            let Some(record) = ring.next() else { break };
+            taken += 1;
+            match decode(record, self.clock) {
+                Ok(event) if !span.holds(&event) => {}
+                Ok(Event::Cgroup { id, path }) => {
+                    (self.sink)(Event::Cgroup { id, path: self.hierarchy.path_from_mount(path) });
+                }
+                Ok(event) => {
+                    if let Event::Flow(seen) = &event {
+                        self.drops.meet(seen.netns);
+                    }
+                    (self.sink)(event);
+                }
+                Err(error) => {
+                    *self.undecodable += 1;
+                    tracing::debug!(%error, "a kernel record cannot be read");
+                }
+            }
+        }
+        taken
     }
 }

@@ -42,6 +42,8 @@ pub struct FlowLog {
     node: String,
     buffer: Vec<u8>,
     buffered: u64,
+    /// Flows that were pushed.
+    handed: u64,
     queue: mpsc::Sender<Batch>,
     shared: Arc<Shared>,
     done: mpsc::Receiver<()>,
@@ -77,7 +79,7 @@ impl FlowLog {
             // Nobody waits any more where the agent has given up on us.
             let _ = finished.send(());
         })?;
-        Ok(Self { node: node.to_owned(), buffer: Vec::new(), buffered: 0, queue, shared, done })
+        Ok(Self { node: node.to_owned(), buffer: Vec::new(), buffered: 0, handed: 0, queue, shared, done })
     }
 
     /// Adds a flow to the batch. `correction` nanoseconds make today's wall time of the flow's.
@@ -85,6 +87,7 @@ impl FlowLog {
         flow_line(flow, cluster, &self.node, correction, &mut self.buffer);
         self.buffer.push(b'\n');
         self.buffered += 1;
+        self.handed += 1;
         if self.buffer.len() >= BATCH_BYTES {
             self.flush();
         }
@@ -106,6 +109,17 @@ impl FlowLog {
         } else if let Err(mpsc::SendError(batch)) = self.queue.send(batch) {
             self.shared.failed(batch.flows, "the writer has ended");
         }
+    }
+
+    /// Flows that were handed over.
+    pub fn handed(&self) -> u64 {
+        self.handed
+    }
+
+    /// How many of them, the first ones first, are written or lost.
+    pub fn done(&self) -> u64 {
+        // Written ones leave the count after the write.
+        self.handed - self.buffered - self.shared.queued_flows.load(Ordering::Acquire)
     }
 
     /// Flows that were not written.
@@ -132,7 +146,7 @@ impl FlowLog {
 impl Shared {
     fn wrote(&self, batch: &Batch, result: io::Result<()>) {
         self.queued.fetch_sub(batch.lines.len(), Ordering::Relaxed);
-        self.queued_flows.fetch_sub(batch.flows, Ordering::Relaxed);
+        self.queued_flows.fetch_sub(batch.flows, Ordering::Release);
         match result {
             Err(error) => self.failed(batch.flows, &error.to_string()),
             Ok(()) => {

@@ -149,6 +149,38 @@ pub fn leftovers() -> Result<Vec<PathBuf>> {
         .collect())
 }
 
+/// Whether a process of the cluster's lives in any hierarchy.
+pub fn is_populated() -> Result<bool> {
+    leftovers()?.iter().try_fold(false, |found, top| Ok(found || holds_processes(top)?))
+}
+
+fn holds_processes(cgroup: &Path) -> Result<bool> {
+    // One that goes away meanwhile holds nothing.
+    let gone = |error: &io::Error| {
+        error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV)
+    };
+    let failed = || format!("reading {}", cgroup.display());
+    match fs::read(cgroup.join("cgroup.procs")) {
+        Ok(processes) if !processes.is_empty() => return Ok(true),
+        // The processes of a threaded cgroup are listed by the one above that is not.
+        Err(error) if !gone(&error) && error.raw_os_error() != Some(libc::EOPNOTSUPP) => {
+            return Err(error).with_context(failed);
+        }
+        _ => {}
+    }
+    let children = match fs::read_dir(cgroup) {
+        Err(error) if gone(&error) => return Ok(false),
+        children => children.with_context(failed)?,
+    };
+    for child in children {
+        let child = child?;
+        if child.file_type()?.is_dir() && holds_processes(&child.path())? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -18,15 +18,16 @@ pub const PATH: &str = "/var/tmp/netaudit-cluster";
 const LOCK: &str = "/run/netaudit-cluster.lock";
 const STATE: &str = "cluster.json";
 
-/// An error if a cluster is there, or parts of one.
-pub fn none_yet() -> Result<()> {
-    if Directory::exists() || !cgroups::leftovers()?.is_empty() {
-        bail!(
-            "a cluster is there already, or parts of one: `cargo xtask cluster status` shows it, `cargo xtask cluster \
-             down` removes it"
-        );
-    }
-    Ok(())
+/// Makes room for a cluster: what an ended one left behind is removed, such as one whose machine was shut down, or all of
+/// whose processes were ended from outside.
+///
+/// # Errors
+///
+/// When a cluster is there, or a part of one that lives, or another `up` or `down` is at work.
+pub fn make_room() -> Result<()> {
+    let directory = Directory::lock()?;
+    directory.clear()?;
+    directory.remove()
 }
 
 /// The directory, with its lock.
@@ -40,7 +41,7 @@ impl Directory {
     /// Makes it, for a new cluster.
     pub fn create() -> Result<Self> {
         let directory = Self::lock()?;
-        none_yet()?;
+        directory.clear()?;
         fs::create_dir_all(directory.path.join("images"))
             .with_context(|| format!("making {}", directory.path.display()))?;
         Ok(directory)
@@ -67,6 +68,31 @@ impl Directory {
             if fs::metadata(LOCK).is_ok_and(|now| (now.dev(), now.ino()) == (ours.dev(), ours.ino())) {
                 return Ok(Self { path: PathBuf::from(PATH), _lock: lock });
             }
+        }
+    }
+
+    /// Removes what an ended cluster left; an error where anything of one lives.
+    fn clear(&self) -> Result<()> {
+        if cgroups::is_populated()? {
+            bail!(
+                "a cluster is there already, or parts of one: `cargo xtask cluster status` shows it, `cargo xtask \
+                 cluster down` removes it"
+            );
+        }
+        if Self::exists() || !cgroups::leftovers()?.is_empty() {
+            println!("cluster: none of whose processes lives any more is there: it is removed first");
+            cgroups::remove_all()?;
+            self.remove_files()?;
+        }
+        Ok(())
+    }
+
+    fn remove_files(&self) -> Result<()> {
+        match fs::remove_dir_all(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("removing {}", self.path.display()))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -101,11 +127,7 @@ impl Directory {
 
     /// Removes it with all that is in it.
     pub fn remove(self) -> Result<()> {
-        match fs::remove_dir_all(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(error).with_context(|| format!("removing {}", self.path.display()))
-            }
-            _ => fs::remove_file(LOCK).context("removing the lock"),
-        }
+        self.remove_files()?;
+        fs::remove_file(LOCK).context("removing the lock")
     }
 }

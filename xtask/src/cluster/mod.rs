@@ -29,9 +29,9 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 use crate::{process::quiet, programs};
-pub use cgroups::leftovers;
+pub use cgroups::{is_populated, leftovers};
 pub use control_plane::{listens, start_api_server};
-pub use directory::{Directory, PATH as DIRECTORY, none_yet};
+pub use directory::{Directory, PATH as DIRECTORY, make_room};
 pub use images::TOOLS as TOOLS_IMAGE;
 pub use init::start as start_machine;
 pub use machine::Machine;

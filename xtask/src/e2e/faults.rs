@@ -143,8 +143,8 @@ pub fn policy_changes(world: &mut World, apps: &Apps) -> Result<()> {
     world.forget()
 }
 
-/// Agents are replaced under traffic. Nothing is pinned, so what happens in between is not recorded: the new agents count
-/// from when they began, and say so, and no flow is told twice.
+/// Agents are replaced under traffic. The programs go on meanwhile, so nothing is missing and nothing told twice; the new
+/// agents count rules from when they began, and say so.
 pub fn agents_replaced(world: &mut World, apps: &Apps, webs: &Webs) -> Result<()> {
     const PAUSE: f64 = 0.1;
     let traffic = Traffic::start(world, &apps.stranger, &webs.far, 8080, 200, PAUSE)?;
@@ -169,19 +169,7 @@ pub fn agents_replaced(world: &mut World, apps: &Apps, webs: &Webs) -> Result<()
     ensure!(sockets.len() == lines.len(), "a flow was told twice");
     let in_new_run = lines.iter().filter(|line| line.record.nanoseconds().is_ok_and(|at| at > after)).count();
     ensure!(in_new_run > 0, "the new agents tell nothing");
-    // All that is missing fits between two flows that were told: there is one gap, and nothing is lost beside it.
-    let times: Vec<u128> = lines.iter().map(|line| line.record.nanoseconds()).collect::<Result<_>>()?;
-    let gap = times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default() as f64 / 1e9;
-    let missing = traffic.count.saturating_sub(lines.len());
-    ensure!(
-        missing as f64 <= gap / PAUSE,
-        "{missing} flows are missing, more than the longest gap of {gap:.1} s has room for"
-    );
+    ensure!(lines.len() == traffic.count, "{} of {} flows are told", lines.len(), traffic.count);
     ensure!(lines.iter().all(|line| line.record.verdict == "allowed"), "a flow is not judged right");
-    println!(
-        "e2e: agents replaced: {} of {} flows told; the rest fell between two agents, in {gap:.1} s",
-        lines.len(),
-        traffic.count
-    );
     world.forget()
 }

@@ -71,7 +71,7 @@ enum Phase {
 /// Runs the scenario with the image that `dist` built.
 pub fn run(root: &Path, built: &Built, options: &Options) -> Result<()> {
     // One that somebody works with is not ours to remove.
-    cluster::none_yet()?;
+    cluster::make_room()?;
     let result = scenario(root, built, options);
     if options.keep {
         println!("e2e: the cluster stays: `cargo xtask cluster status`, `cargo xtask cluster down`");

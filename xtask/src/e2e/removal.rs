@@ -21,12 +21,15 @@ pub fn uninstall(world: &World, deploy: &str, pinned_before: &[String]) -> Resul
             node.name
         );
     }
-    world.kubectl(&["delete", "-k", deploy, "--timeout=60s"])?;
+    ensure!(pinned(world)? != pinned_before, "nothing is pinned while the agents run");
+    world.kubectl(&["apply", "-k", &format!("{deploy}/uninstall")])?;
+    world.rollout()?;
     for node in &world.cluster.nodes {
         world
             .wait_up_to(Duration::from_secs(20), || Ok((programs(node)? == 0).then_some(())))
             .with_context(|| format!("programs stay attached on {}", node.name))?;
     }
+    world.kubectl(&["delete", "-k", deploy, "--timeout=60s"])?;
     let after = pinned(world)?;
     ensure!(after == pinned_before, "pinned objects stay: {pinned_before:?} became {after:?}");
     Ok(())

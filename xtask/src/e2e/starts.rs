@@ -19,20 +19,52 @@ pub fn faults() -> Result<()> {
     without_root()?;
     let before = Machine::now()?;
     // Interrupted early and late: while machines are made, while their programs start, and killed while kubectl waits.
-    for (signal, wait, file) in [
-        (libc::SIGINT, Duration::ZERO, "outside/var"),
-        (libc::SIGINT, Duration::from_secs(3), "node1/log/kube-apiserver.log"),
-        (libc::SIGKILL, Duration::from_secs(1), "node1/log/kubelet.log"),
+    for (signal, wait, file, then) in [
+        (libc::SIGINT, Duration::ZERO, "outside/var", Then::Down),
+        (libc::SIGINT, Duration::from_secs(3), "node1/log/kube-apiserver.log", Then::Down),
+        (libc::SIGKILL, Duration::from_secs(1), "node1/log/kubelet.log", Then::Down),
+        (libc::SIGKILL, Duration::ZERO, "node1/log/kubelet.log", Then::EndedFromOutside),
     ] {
         interrupted(signal, wait, &Path::new(cluster::DIRECTORY).join(file))?;
-        refused("a cluster is there already")?;
-        cluster::down()?;
+        if cluster::is_populated()? {
+            refused("a cluster is there already")?;
+        }
+        match then {
+            Then::Down => cluster::down()?,
+            Then::EndedFromOutside => {
+                end_processes()?;
+                cluster::make_room()?;
+            }
+        }
         let after = Machine::now()?;
         ensure!(before == after, "something is left: {before:?} became {after:?}");
         ensure!(!Path::new(cluster::DIRECTORY).exists(), "{} is left", cluster::DIRECTORY);
     }
     cluster::down().context("no cluster is nothing to complain about")?;
     other_ways(&before)
+}
+
+/// What becomes of an interrupted start.
+enum Then {
+    Down,
+    /// All its processes are ended, as where a whole session or container is; nobody calls `down`.
+    EndedFromOutside,
+}
+
+fn end_processes() -> Result<()> {
+    for cgroup in cluster::leftovers()? {
+        let kill = cgroup.join("cgroup.kill");
+        if kill.exists() {
+            fs::write(&kill, "1").with_context(|| format!("writing {}", kill.display()))?;
+        }
+    }
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while cluster::is_populated()? {
+        ensure!(Instant::now() < deadline, "processes of the cluster's do not end");
+        thread::sleep(Duration::from_millis(20));
+    }
+    ensure!(Path::new(cluster::DIRECTORY).exists(), "nothing is left to be removed");
+    Ok(())
 }
 
 /// The ways of a cluster that the rest of the scenario does not go: one node, iptables, the enforcer from the start.

@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     Auditor, FIRST_RETRANSMISSION, HOLD_PAIR, HOLD_SENT, HOLD_START, HOLD_SUBJECT, MAX_WAITING,
-    PENDING_MEMORY, Subject,
+    PENDING_MEMORY, Subject, Waiting,
     evidence::canonical,
     resolve::{self, NodeView, judge_pod},
 };
@@ -30,6 +30,7 @@ impl Auditor {
 
     /// Takes one drop. A denied or otherwise unexplained attempt to reach a pod of this node is appended to `flows`.
     pub fn observe_drop(&mut self, seen: &PacketDrop, now: Timestamp, flows: &mut Vec<Flow>) {
+        self.taken += 1;
         let seen =
             PacketDrop { source: canonical(seen.source), destination: canonical(seen.destination), ..*seen };
         // Where its attempt cannot be of this node, no outcome will ask for it.
@@ -40,17 +41,17 @@ impl Auditor {
         let full = self.held_drops.len() >= MAX_WAITING;
         match self.try_judge_drop(&seen, full) {
             Ok(flow) => flows.extend(flow),
-            Err(hold) => self.held_drops.push_back((now.plus(hold), seen)),
+            Err(hold) => {
+                self.held_drops.push_back(Waiting { until: now.plus(hold), number: self.taken, seen });
+            }
         }
     }
 
     /// Judges datagrams that were held for a drop that might follow. To be called after everything that the kernel told
     /// until `now` was observed, and not before.
     pub fn settle(&mut self, now: Timestamp, flows: &mut Vec<Flow>) {
-        while self.sent.front().is_some_and(|(until, _)| *until <= now) {
-            if let Some((_, seen)) = self.sent.pop_front() {
-                self.judge_or_hold(&seen, now, flows);
-            }
+        while let Some(waiting) = self.sent.pop_front_if(|waiting| waiting.until <= now) {
+            self.judge_or_hold(&waiting.seen, waiting.number, now, flows);
         }
     }
 
@@ -58,7 +59,8 @@ impl Auditor {
     pub(super) fn hold_sent(&mut self, seen: &Observation, now: Timestamp) -> bool {
         let hold = self.sees_drops && seen.outcome == Outcome::Sent && self.sent.len() < MAX_WAITING;
         if hold {
-            self.sent.push_back((now.plus(HOLD_SENT), *seen));
+            let until = now.plus(HOLD_SENT);
+            self.sent.push_back(Waiting { until, number: self.taken, seen: *seen });
         }
         hold
     }
@@ -66,10 +68,10 @@ impl Auditor {
     /// Tries held drops again.
     pub(super) fn retry_drops(&mut self, now: Timestamp, flows: &mut Vec<Flow>) {
         for _ in 0..self.held_drops.len() {
-            let Some((until, seen)) = self.held_drops.pop_front() else { break };
-            match self.try_judge_drop(&seen, until <= now) {
+            let Some(waiting) = self.held_drops.pop_front() else { break };
+            match self.try_judge_drop(&waiting.seen, waiting.until <= now) {
                 Ok(flow) => flows.extend(flow),
-                Err(_) => self.held_drops.push_back((until, seen)),
+                Err(_) => self.held_drops.push_back(waiting),
             }
         }
     }

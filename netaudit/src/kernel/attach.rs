@@ -1,0 +1,128 @@
+//! Loads single programs and attaches them: for as long as the process lives, or pinned.
+
+use std::{convert::Infallible, fs::File, path::PathBuf};
+
+use aya::{
+    Btf, Ebpf,
+    pin::PinError,
+    programs::{
+        CgroupAttachMode, Program, ProgramError,
+        links::{FdLink, LinkError},
+    },
+};
+
+use super::LoadError;
+
+/// Why a program is not attached.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// The kernel refuses it.
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    /// Its link cannot be pinned.
+    #[error("its link cannot be pinned")]
+    Pin(#[from] PinError),
+    /// Its link is none that can be pinned.
+    #[error("its link is of a kind that cannot be pinned")]
+    Link(#[from] LinkError),
+}
+
+// Some links are of one kind only, and so cannot be of a wrong one.
+impl From<Infallible> for AttachError {
+    fn from(never: Infallible) -> Self {
+        match never {}
+    }
+}
+
+/// What a program is attached to.
+#[derive(Clone, Copy)]
+pub enum Hook {
+    /// The watched cgroup, as the program's section says.
+    Cgroup,
+    /// A raw tracepoint, by name.
+    RawTracepoint(&'static str),
+    /// A tracepoint with types, by name.
+    Tracepoint(&'static str),
+    /// The entry of a function, by name.
+    Entry(&'static str),
+}
+
+/// Attaches the programs of an object.
+pub struct Attacher<'a> {
+    /// The watched cgroup.
+    pub root: &'a File,
+    /// The kernel's types.
+    pub btf: &'a Btf,
+    /// Where links are pinned, if they are.
+    pub links: Option<PathBuf>,
+}
+
+impl Attacher<'_> {
+    /// Attaches `name` to `hook`, unless an earlier run has and it still is.
+    ///
+    /// # Errors
+    ///
+    /// The outer one when the object has no such program, the inner one when it cannot be attached.
+    pub fn attach(
+        &self,
+        ebpf: &mut Ebpf,
+        name: &'static str,
+        hook: Hook,
+    ) -> Result<Result<(), AttachError>, LoadError> {
+        let program = ebpf.program_mut(name).ok_or(LoadError::Lacks(name))?;
+        if self.is_attached(name) {
+            return Ok(Ok(()));
+        }
+        Ok(self.load_and_attach(program, name, hook))
+    }
+
+    /// Whether an earlier run has attached `name`.
+    pub fn is_attached(&self, name: &str) -> bool {
+        self.links.as_ref().is_some_and(|links| links.join(name).exists())
+    }
+
+    fn load_and_attach(&self, program: &mut Program, name: &str, hook: Hook) -> Result<(), AttachError> {
+        // Links allow many programs on one cgroup whatever the mode says; the kernel wants it to be this one.
+        let mode = CgroupAttachMode::Single;
+        // A link that stays with its program ends with it.
+        macro_rules! attach {
+            ($program:ident, $id:expr) => {{
+                let id = $id?;
+                match &self.links {
+                    None => Ok(()),
+                    Some(links) => {
+                        let link = FdLink::try_from($program.take_link(id)?)?;
+                        Ok(link.pin(links.join(name)).map(drop)?)
+                    }
+                }
+            }};
+        }
+        match (program, hook) {
+            (Program::CgroupSockAddr(program), Hook::Cgroup) => {
+                program.load()?;
+                attach!(program, program.attach(self.root, mode))
+            }
+            (Program::CgroupSock(program), Hook::Cgroup) => {
+                program.load()?;
+                attach!(program, program.attach(self.root, mode))
+            }
+            (Program::SockOps(program), Hook::Cgroup) => {
+                program.load()?;
+                attach!(program, program.attach(self.root, mode))
+            }
+            (Program::RawTracePoint(program), Hook::RawTracepoint(tracepoint)) => {
+                program.load()?;
+                attach!(program, program.attach(tracepoint))
+            }
+            (Program::BtfTracePoint(program), Hook::Tracepoint(tracepoint)) => {
+                program.load(tracepoint, self.btf)?;
+                attach!(program, program.attach())
+            }
+            (Program::FEntry(program), Hook::Entry(function)) => {
+                program.load(function, self.btf)?;
+                attach!(program, program.attach())
+            }
+            _ => Err(ProgramError::UnexpectedProgramType.into()),
+        }
+    }
+}
