@@ -199,6 +199,17 @@ fn the_agent_may_read_what_it_watches_and_nothing_else() -> Result<()> {
 }
 
 #[test]
+fn the_seccomp_component_names_the_profile_beside_it() -> Result<()> {
+    let directory = deploy().join("components/seccomp");
+    let component = &documents(&directory.join("kustomization.yaml"))?[0];
+    let patch = component["patches"][0]["patch"].as_str().context("a patch")?;
+    let operations: Value = serde_saphyr::from_str(patch)?;
+    let profile = operations[0]["value"]["localhostProfile"].as_str().context("a profile")?;
+    assert!(directory.join(profile).is_file(), "{profile}");
+    Ok(())
+}
+
+#[test]
 fn uninstalling_looks_where_the_agents_pin() -> Result<()> {
     let component = &documents(&deploy().join("components/uninstall/kustomization.yaml"))?[0];
     let patch = component["patches"][0]["patch"].as_str().context("a patch")?;

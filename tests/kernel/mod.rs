@@ -8,5 +8,6 @@ mod life;
 mod parts;
 mod pins;
 mod pods;
+mod seccomp;
 mod tcp;
 mod udp;

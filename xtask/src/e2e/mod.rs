@@ -109,6 +109,8 @@ fn scenario(root: &Path, built: &Built, options: &Options) -> Result<()> {
     world.cluster.import(&built.archive)?;
     world.kubectl(&["apply", "-k", &deploy])?;
     world.rollout()?;
+    step("under its own seccomp profile, as all that follows");
+    rights::seccomp(&world, root)?;
     step("with a flow log: a rolling update");
     let mut arguments = world.agent_arguments()?;
     arguments.push("--flow-log=-".to_owned());

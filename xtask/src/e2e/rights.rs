@@ -52,6 +52,30 @@ fn granted(world: &World) -> Result<BTreeSet<Right>> {
     Ok(rights)
 }
 
+/// Chooses the component with the agent's own seccomp profile, as a person does: the profile on each node's disk, and a
+/// kustomization of one's own.
+pub fn seccomp(world: &World, root: &Path) -> Result<()> {
+    let component = "deploy/components/seccomp";
+    let file = "netaudit-agent.json";
+    let profile =
+        fs::read_to_string(root.join(component).join(file)).context("reading the seccomp profile")?;
+    for node in &world.cluster.nodes {
+        let directory = "/var/lib/kubelet/seccomp";
+        let script = format!("mkdir -p {directory} && cat > {directory}/{file} <<'END'\n{profile}END\n");
+        node.run("sh", ["-c", &script])?;
+    }
+    // Components are named by relative paths only.
+    let own = root.join("target/e2e-kustomization");
+    fs::create_dir_all(&own).with_context(|| format!("making {}", own.display()))?;
+    let text = format!(
+        "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [../../deploy]\n\
+         components: [../../{component}]\n"
+    );
+    fs::write(own.join("kustomization.yaml"), text)?;
+    world.kubectl(&["apply", "-k", &own.to_string_lossy()])?;
+    world.rollout()
+}
+
 /// `netaudit doctor` beside each agent, with its rights: everything is seen there.
 pub fn doctor(world: &World) -> Result<()> {
     let label = "app.kubernetes.io/component=agent";
