@@ -1,8 +1,8 @@
 //! Other kernels: the shipped agent's programs are loaded and tried on each, in a virtual machine that boots in seconds.
 //!
 //! A machine is a kernel of Debian's and an initramfs with two static programs: busybox and the agent. Its `/init` runs
-//! `netaudit doctor`, which makes connections and looks for them in what the programs record; its answer comes over the
-//! serial line. Emulated, without KVM, so that it runs wherever this does.
+//! `netaudit doctor`, which makes connections and looks for them in what the programs record, then agents that are killed, and
+//! `netaudit uninstall`; what they say comes over the serial line. Emulated, without KVM, so that it runs wherever this does.
 
 use std::{
     fs::{self, File},
@@ -87,11 +87,15 @@ fn judge(said: &str) -> Result<String> {
         .filter_map(|it| it["hook"].as_str())
         .collect();
     let status = said[end + END.len()..].split_whitespace().next();
-    ensure!(status == Some("0"), "the agent ended with {status:?}");
+    ensure!(status == Some("0"), "the doctor ended with {status:?}");
+    // A killed agent's programs are taken over by the next, and removed when that is asked for.
+    for says in ["--- run 1: ", "resumed=false", "--- run 2: ", "resumed=true", "--- removed from "] {
+        ensure!(said.contains(says), "what outlives an agent: no {says:?}");
+    }
     let release = list("node")?.iter().find(|it| it["name"] == "kernel").and_then(|it| it["value"].as_str());
     let without = if absent.is_empty() { String::new() } else { format!(", without {}", absent.join(", ")) };
     Ok(format!(
-        "{}, {} hooks, {} of {} trials seen{without}",
+        "{}, {} hooks, {} of {} trials seen, programs outlive an agent{without}",
         release.unwrap_or("?"),
         list("hooks")?.len() - absent.len(),
         list("trials")?.len(),
@@ -192,6 +196,19 @@ const INIT: &str = "#!/bin/busybox sh
 echo '--- netaudit doctor'
 /netaudit doctor --output json 2>/dev/null
 echo \"--- end, status $?\"
+/bin/busybox mount -t bpf none /sys/fs/bpf
+/bin/busybox mkdir /manifests
+for run in 1 2; do
+  /netaudit agent --manifests /manifests --listen 127.0.0.1:9464 --pin-directory /sys/fs/bpf/netaudit 2>/log &
+  agent=$!
+  for wait in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+    /bin/busybox grep -q watching /log && break
+    /bin/busybox sleep 1
+  done
+  /bin/busybox kill -9 $agent
+  echo \"--- run $run: $(/bin/busybox grep watching /log || /bin/busybox cat /log)\"
+done
+echo \"--- $(/netaudit uninstall 2>&1)\"
 /bin/busybox poweroff -f
 ";
 
@@ -242,14 +259,15 @@ mod tests {
         format!(
             "boot noise\n{BEGIN}\n{{\"node\": [{{\"name\": \"kernel\", \"value\": \"6.1.0\"}}], \"hooks\": [{{\"hook\": \
              \"a\", \"attached\": true}}, {{\"hook\": \"b\", \"attached\": false}}], \"trials\": [{{\"trial\": \"tcp4\", \
-             \"result\": {result}}}]}}\n{END}{status}\n[    9.8] reboot: Power down\n"
+             \"result\": {result}}}]}}\n{END}{status}\n--- run 1: watching resumed=false\n--- run 2: watching resumed=true\n--- removed from \
+             /pins\n[    9.8] reboot: Power down\n"
         )
     }
 
     #[test]
     fn a_machine_that_sees_everything_passes() {
         let found = judge(&said("\"works\"", "0")).unwrap();
-        assert_eq!(found, "6.1.0, 1 hooks, 1 of 1 trials seen, without b");
+        assert_eq!(found, "6.1.0, 1 hooks, 1 of 1 trials seen, programs outlive an agent, without b");
     }
 
     #[test]
@@ -257,6 +275,7 @@ mod tests {
         let says = |said: &str| judge(said).unwrap_err().to_string();
         assert!(says(&said("{\"unseen\": \"no flow\"}", "1")).contains("no flow"));
         assert!(says(&said("\"works\"", "1")).contains("ended with"));
+        assert!(says(&said("\"works\"", "0").replace("=true", "=false")).contains("resumed=true"));
         assert!(says("Kernel panic").contains("never came to the agent"));
         assert!(says(&format!("{BEGIN}\nSegmentation fault")).contains("never came to its end"));
         assert!(says(&format!("{BEGIN}\nerror\n{END}2\n")).contains("no JSON"));
