@@ -1,5 +1,6 @@
 //! The auditor: drives an observation through attribution, resolution and judgement, and accounts for it.
 
+mod answers;
 mod drops;
 mod evidence;
 
@@ -15,6 +16,7 @@ use foldhash::{HashMap, HashSet};
 use super::{
     Attribution, Budget, Counts, Evidence, Flow, FlowId, Owner, Peer, PeerKind, Subject, Usage, ViolationKey,
     Violations, Watched,
+    datagrams::Datagrams,
     drops::Drops,
     enforcement::Enforcement,
     finding::{FIRST_RETRANSMISSION, Finding, finding, reach},
@@ -38,10 +40,6 @@ const HOLD_START: Duration = Duration::from_secs(10);
 /// How long an accepted connection from the node's own address waits for the node's record of it. Both come from the
 /// same kernel; only their order in one batch is not promised.
 const HOLD_PAIR: Duration = Duration::from_millis(250);
-
-/// How long a datagram's flow waits for a drop of the datagram. It follows within the microseconds that the packet takes
-/// to the filter, or at most the milliseconds for which a busy processor leaves it in a queue.
-const HOLD_SENT: Duration = Duration::from_millis(100);
 
 /// How long a connection of the node is remembered for pairing.
 const PAIR_MEMORY: Duration = Duration::from_secs(30);
@@ -85,8 +83,7 @@ pub struct Auditor {
     drops: Drops,
     held_drops: VecDeque<(Timestamp, PacketDrop)>,
     drops_unjudged: u64,
-    /// Datagrams of which a drop may still be told.
-    sent: VecDeque<(Timestamp, Observation)>,
+    datagrams: Datagrams,
     bound: HashMap<(NetnsCookie, IpAddr), PodId>,
     sequence: u64,
     counts: Counts,
@@ -115,7 +112,7 @@ impl Auditor {
             drops: Drops::default(),
             held_drops: VecDeque::new(),
             drops_unjudged: 0,
-            sent: VecDeque::new(),
+            datagrams: Datagrams::default(),
             bound: HashMap::default(),
             sequence: 0,
             counts: Counts::default(),
@@ -209,7 +206,7 @@ impl Auditor {
 
     /// Records that wait for somebody to become known, and attempts without an outcome.
     pub fn waiting(&self) -> (usize, usize) {
-        (self.held.len() + self.held_drops.len() + self.sent.len(), self.pending.len())
+        (self.held.len() + self.held_drops.len() + self.datagrams.len(), self.pending.len())
     }
 
     /// Whether this agent sees the whole cluster, so that "unused" is its to say: its node is the only one.
@@ -236,7 +233,8 @@ impl Auditor {
         }
         self.learn(seen);
         self.remember_host_connection(seen);
-        if !self.hold_sent(seen, now) {
+        let is_held = seen.outcome == Outcome::Sent && self.datagrams.hold(seen, now, self.sees_drops);
+        if !is_held {
             self.judge_or_hold(seen, now, flows);
         }
     }
@@ -294,11 +292,11 @@ impl Auditor {
     /// Ends the run: what is held is judged as it is, what is pending is written as pending.
     pub fn finish(&mut self, flows: &mut Vec<Flow>) {
         self.retry_drops(Timestamp::MAX, flows);
-        let mut held = std::mem::take(&mut self.held);
-        held.append(&mut self.sent);
+        let held = std::mem::take(&mut self.held);
+        let datagrams = self.datagrams.take_all();
         let mut pending: Vec<_> = std::mem::take(&mut self.pending).into_values().collect();
         pending.sort_by_key(|seen| seen.at);
-        let rest = held.into_iter().map(|(_, seen)| seen).chain(pending);
+        let rest = held.into_iter().map(|(_, seen)| seen).chain(datagrams).chain(pending);
         flows.extend(rest.filter_map(|seen| self.try_judge(&seen, true).ok()));
     }
 
@@ -416,8 +414,8 @@ impl Auditor {
         self.sequence += 1;
         let actor = seen.actor.cgroup.and_then(|cgroup| self.attribution.actor(cgroup));
         let (direction, other_end) = (seen.direction, judged.other_end.as_deref());
-        let (reach, refused) = (reach(seen, stopped_by.is_some()), seen.outcome == Outcome::Refused);
-        self.enforcement.learn(direction, reach, refused, &judged.verdict, other_end);
+        let reach = reach(seen, stopped_by.is_some());
+        self.enforcement.learn(direction, reach, seen.found_closed_port(), &judged.verdict, other_end);
         let finding = finding(seen, reach, &judged.verdict, other_end);
         let flow = Flow {
             id: FlowId { run: self.settings.run.clone(), sequence: self.sequence },

@@ -197,6 +197,7 @@ fn try_load(options: &Options, host: NetnsCookie) -> Result<Loaded, LoadError> {
     };
     let features = vec![
         udp_send(&mut ebpf, &btf)?,
+        udp_errors(&mut ebpf, &btf)?,
         scan(&mut ebpf, &btf, Feature::TASKS, "scan_tasks", "task"),
         listeners,
         drops::attach(&mut ebpf, &btf, can_tell_drops)?,
@@ -244,6 +245,15 @@ fn udp_send(ebpf: &mut Ebpf, btf: &Btf) -> Result<Feature, LoadError> {
         Array::<_, u32>::try_from(map).and_then(|mut switches| switches.set(abi::SWITCH_UDP_SEND, 1, 0));
     switch.map_err(|source| LoadError::Map { map: "SWITCHES", source })?;
     Ok(Feature { name: NAME, absent: None })
+}
+
+/// Attaches where the kernel reports an error to a socket.
+fn udp_errors(ebpf: &mut Ebpf, btf: &Btf) -> Result<Feature, LoadError> {
+    let Some(Program::BtfTracePoint(program)) = ebpf.program_mut("on_error") else {
+        return Err(LoadError::Lacks("on_error"));
+    };
+    let attached = program.load("inet_sk_error_report", btf).and_then(|()| program.attach().map(drop));
+    Ok(Feature { name: Feature::UDP_ERRORS, absent: attached.err().map(|error| chain(&error)) })
 }
 
 fn scan(ebpf: &mut Ebpf, btf: &Btf, name: &'static str, program: &'static str, kind: &str) -> Feature {

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  connect, sendmsg, recvmsg, bind, release, sock_ops ─┐
+//!  errors for datagrams ───────────────────────────────┤
 //!  packets dropped by a filter ────────────────────────┤
 //!  cgroup made, removed ───────────────────────────────┴─► ring ──► drain ──► decode ──► Event
 //!  scan: iter/task, iter/task_file, the cgroup tree ─────────────────────────────────────┘
@@ -50,7 +51,7 @@ pub use load::{BTF_PATH, LoadError};
 pub use netaudit_ebpf::abi;
 pub use programs::{CostCounter, ProgramState};
 
-use crate::model::{CgroupId, NetnsCookie, Observation, PacketDrop, Timestamp};
+use crate::model::{Answer, CgroupId, NetnsCookie, Observation, PacketDrop, Timestamp};
 use cgroups::Hierarchy;
 use drops::Drops;
 use load::Loaded;
@@ -78,6 +79,8 @@ impl Default for Options {
 pub enum Event {
     /// A flow.
     Flow(Observation),
+    /// An answer or an error came for a UDP flow that was told as sent.
+    Answer(Answer),
     /// A filter of this node dropped the first packet of an attempt.
     Drop(PacketDrop),
     /// A cgroup exists: from a scan, or made just now.
@@ -121,6 +124,8 @@ impl Feature {
     pub const TASKS: &str = "tasks";
     /// Sockets that served before the start are found, with their processes.
     pub const LISTENERS: &str = "listeners";
+    /// ICMP errors for datagrams are seen.
+    pub const UDP_ERRORS: &str = "udp errors";
     /// Packets that a filter drops are seen.
     pub const DROPS: &str = "drops";
 }
