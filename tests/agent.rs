@@ -1,5 +1,6 @@
 //! The real agent binary on a laid-out node.
 
+mod answers;
 mod api_server;
 mod drops;
 mod faults;

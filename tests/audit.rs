@@ -1,5 +1,6 @@
 //! The auditor from observation to flow, without a kernel: who is named, what is judged, what waits and what is counted.
 
+mod answers;
 mod drops;
 mod identity;
 
@@ -133,6 +134,13 @@ impl World {
         flows.remove(0)
     }
 
+    /// Everything until `now` was observed.
+    fn settle(&mut self, now: Timestamp) -> Vec<Flow> {
+        let mut flows = Vec::new();
+        self.auditor.settle(now, &mut flows);
+        flows
+    }
+
     fn tick(&mut self, now: Timestamp) -> Vec<Flow> {
         let mut flows = Vec::new();
         self.auditor.tick(now, &mut flows);
@@ -156,6 +164,7 @@ fn egress(netns: u64, cgroup: u64, local: &str, remote: &str) -> Observation {
         requested: None,
         outcome: Outcome::Established,
         waited: Duration::ZERO,
+        errno: None,
         answered: true,
         socket: 1,
         sequence: 1,

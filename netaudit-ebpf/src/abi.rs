@@ -71,8 +71,12 @@ pub mod kind {
     pub const DROP: u32 = 11;
     /// Not a record: a dropped packet that was not told, since too many are being told. Counts as a loss.
     pub const DROP_LIMITED: u32 = 12;
+    /// UDP, source side: an answer came for a flow that was told as sent: an [`super::AnswerRecord`].
+    pub const UDP_ANSWERED: u32 = 13;
+    /// UDP, source side: an ICMP error came for a flow that was told as sent: an [`super::AnswerRecord`].
+    pub const UDP_ERROR: u32 = 14;
     /// One more than the greatest kind.
-    pub const COUNT: u32 = 13;
+    pub const COUNT: u32 = 15;
 
     /// The word for a kind in metrics and logs; `None` for a number that is none.
     pub const fn name(kind: u32) -> Option<&'static str> {
@@ -89,6 +93,8 @@ pub mod kind {
             NO_STORAGE => "no-storage",
             DROP => "drop",
             DROP_LIMITED => "drop-limited",
+            UDP_ANSWERED => "udp-answered",
+            UDP_ERROR => "udp-error",
             _ => return None,
         })
     }
@@ -133,6 +139,8 @@ pub mod flag {
     pub const ANSWERED: u16 = 2;
     /// `detail` holds the type and code of an ICMP message that was queued on the socket.
     pub const ICMP: u16 = 4;
+    /// Of an [`AnswerRecord`](super::AnswerRecord): the peer's address is v4, so that the ICMP is version 4.
+    pub const V4: u16 = 8;
 }
 
 /// A flow. 128 bytes.
@@ -175,7 +183,25 @@ pub struct FlowRecord {
     pub flags: u16,
 }
 
-/// What a socket held when it closed before its handshake finished: four bytes in one word.
+/// What came back for a UDP flow, which its socket and sequence number name. 32 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct AnswerRecord {
+    /// [`kind::UDP_ANSWERED`] or [`kind::UDP_ERROR`].
+    pub kind: u32,
+    /// For `UDP_ERROR` what the socket holds, see [`detail`]; else 0.
+    pub detail: u32,
+    /// When it was noticed, in nanoseconds since boot: an answer when the program reads it, sends again or closes.
+    pub at: u64,
+    /// As in the [`FlowRecord`].
+    pub socket: u64,
+    /// As in the [`FlowRecord`].
+    pub sequence: u32,
+    /// Bits of [`flag`].
+    pub flags: u32,
+}
+
+/// What a socket held when it closed before its handshake finished, or of an ICMP error: four bytes in one word.
 pub mod detail {
     /// Packs `sk_err`, `sk_err_soft`, and the type and code of a queued ICMP message.
     #[inline(always)]
@@ -270,6 +296,18 @@ pub struct Settings {
     pub error_queue_length: u32,
     /// From an `sk_buff` to the `sock_extended_err` in its control block.
     pub extended_error: u32,
+    /// `sock.skc_incoming_cpu`
+    pub sk_incoming_cpu: u32,
+    /// `sock.sk_stamp`
+    pub sk_stamp: u32,
+    /// `sock.skc_cookie`
+    pub sk_cookie: u32,
+    /// The byte of `tcp_sock` that holds `is_mptcp`; [`NO_FIELD`] where the kernel has no multipath sockets
+    pub is_mptcp: u32,
+    /// How far `is_mptcp` stands from the low end of that byte, in bits.
+    pub is_mptcp_shift: u32,
+    /// `mptcp_sock.first`
+    pub mptcp_first: u32,
     /// `sock.sk_cgrp_data.cgroup`
     pub sk_cgroup: u32,
     /// `sock.skc_state`
@@ -375,5 +413,7 @@ const _: () = {
     assert!(size_of::<DropRecord>() == 72);
     assert!(offset_of!(DropRecord, source) == 24);
     assert!(offset_of!(DropRecord, source_port) == 56);
-    assert!(size_of::<Settings>() == 200);
+    assert!(size_of::<AnswerRecord>() == 32);
+    assert!(offset_of!(AnswerRecord, sequence) == 24);
+    assert!(size_of::<Settings>() == 224);
 };

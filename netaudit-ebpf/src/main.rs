@@ -9,6 +9,7 @@
     reason = "the target has no atomic types; the intrinsic is the only way to its xadd"
 )]
 
+mod answers;
 mod cgroup;
 mod drops;
 mod maps;
@@ -31,6 +32,7 @@ use netaudit_ebpf::abi::{Address, kind};
 const ALLOW: i32 = 1;
 const IPPROTO_TCP: u32 = 6;
 const IPPROTO_UDP: u32 = 17;
+const IPPROTO_MPTCP: u32 = 262;
 
 /// A v4 socket calls `connect`.
 #[cgroup_sock_addr(connect4)]
@@ -124,8 +126,11 @@ fn bound(ctx: &SockContext) {
 #[cgroup_sock(sock_release)]
 fn on_release(ctx: SockContext) -> i32 {
     // SAFETY: the verifier checks the fields.
-    if unsafe { (*ctx.sock).protocol } == IPPROTO_TCP {
-        tcp::release(&ctx);
+    match unsafe { (*ctx.sock).protocol } {
+        IPPROTO_TCP => tcp::release(&ctx),
+        IPPROTO_UDP => answers::release(&ctx),
+        IPPROTO_MPTCP => tcp::release_paths(&ctx),
+        _ => {}
     }
     ALLOW
 }
@@ -155,6 +160,13 @@ fn on_sending4(ctx: FEntryContext) -> i32 {
 #[fentry(function = "udpv6_sendmsg")]
 fn on_sending6(ctx: FEntryContext) -> i32 {
     udp::sending(&ctx);
+    0
+}
+
+/// Optional: the kernel reports an ICMP error, or another, to a socket.
+#[btf_tracepoint(function = "inet_sk_error_report")]
+fn on_error(ctx: BtfTracePointContext) -> i32 {
+    answers::reported(&ctx);
     0
 }
 

@@ -56,6 +56,10 @@ pub static SWITCHES: Array<u32, 1> = Array::new();
 #[btf_map]
 pub static PEERS: LruHashMap<PeerKey, Peer, 32768> = LruHashMap::new();
 
+/// Attempts of multipath sockets of which no SYN was sent, by the cookie of the path: see [`crate::tcp::release_paths`].
+#[btf_map]
+pub static PATHS: LruHashMap<u64, Socket, 1024> = LruHashMap::new();
+
 /// What was told of dropped packets, by what they attempt. Forgetting costs a record too many, never a missing one.
 #[btf_map]
 pub static DROPS: LruHashMap<DropKey, Told, 8192> = LruHashMap::new();

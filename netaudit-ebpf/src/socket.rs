@@ -35,10 +35,15 @@ pub mod mark {
     pub const ELSEWHERE: u32 = 256;
     /// UDP: connected to `peer`, whether or not anything was sent.
     pub const JOINED: u32 = 512;
+    /// UDP: flows to more than one destination were told, so that what the socket holds is of any of them.
+    pub const SEVERAL: u32 = 1024;
+    /// TCP: a path of a multipath socket, whose own release is not seen.
+    pub const PATH: u32 = 2048;
 }
 
 /// What is kept with each socket that connects, sends, or is bound.
 #[repr(C)]
+#[derive(Clone, Copy)]
 pub struct Socket {
     /// The opener's cgroup.
     pub cgroup: u64,
@@ -68,6 +73,8 @@ pub struct Socket {
     pub peer_told: u32,
     /// UDP: when the flow from `sender` was last told, by [`ticks`].
     pub sender_told: u32,
+    /// UDP: the sequence number of the latest flow to `peer`, while no answer to it was told; else 0.
+    pub unanswered: u32,
 }
 
 // The kernel adds 72 bytes, and allocates 192 bytes or else 256.
@@ -148,6 +155,35 @@ pub fn read<T: Copy>(address: u64) -> T {
         );
     }
     value
+}
+
+/// Which of the errors that are queued on a socket.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Queued {
+    First,
+    Last,
+}
+
+/// The ICMP message that is queued on the socket at `socket`: its errno, type and code.
+#[inline(always)]
+pub fn queued_error(socket: u64, which: Queued) -> Option<(u32, u8, u8)> {
+    const SO_EE_ORIGIN_ICMP: u8 = 2;
+    const SO_EE_ORIGIN_ICMP6: u8 = 3;
+    let queued: u32 = read(socket + u64::from(setting!(error_queue_length)));
+    if queued == 0 {
+        return None;
+    }
+    // The head of a queue points to its first packet and then to its last.
+    let pointer = if which == Queued::First { 0 } else { size_of::<u64>() as u64 };
+    let packet: u64 = read(socket + u64::from(setting!(error_queue_next)) + pointer);
+    // `sock_extended_err`: errno u32, origin u8, type u8, code u8.
+    let extended: [u8; 8] = read(packet + u64::from(setting!(extended_error)));
+    let [a, b, c, d, origin, kind, code, _] = extended;
+    if origin == SO_EE_ORIGIN_ICMP || origin == SO_EE_ORIGIN_ICMP6 {
+        Some((u32::from_ne_bytes([a, b, c, d]), kind, code))
+    } else {
+        None
+    }
 }
 
 /// The cgroup that the socket belongs to: that of the task which made it, or which made its listener.

@@ -22,11 +22,11 @@ use aya_ebpf::{
     helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie},
     programs::{SockAddrContext, SockContext, SockOpsContext},
 };
-use netaudit_ebpf::abi::{Address, FlowRecord, detail, flag, kind};
+use netaudit_ebpf::abi::{Address, FlowRecord, NO_FIELD, detail, flag, kind};
 
 use crate::{
-    maps::{SOCKETS, emit, setting},
-    socket::{Socket, address_of, cgroup_of, mark, now, read},
+    maps::{PATHS, SOCKETS, emit, setting},
+    socket::{Queued, Socket, address_of, cgroup_of, mark, now, queued_error, read},
 };
 
 /// `connect` on a TCP socket, in the caller's context.
@@ -45,6 +45,42 @@ pub fn connect(ctx: &SockAddrContext, socket: *mut bpf_sock, netns: u64, peer: A
     state.peer = peer;
     state.peer_port = port;
     state.flags = state.flags & !(mark::SYN_SENT | mark::PENDING) | mark::CONNECTING;
+    if is_path(address_of(socket)) {
+        state.flags |= mark::PATH;
+        // SAFETY: the helper takes this context.
+        let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+        // Not by value: that would go over the stack.
+        let attempt: &Socket = state;
+        let _ = PATHS.insert(cookie, attempt, 0);
+    }
+}
+
+/// Whether a TCP socket is the path of a multipath socket.
+#[inline(always)]
+fn is_path(socket: u64) -> bool {
+    let offset = setting!(is_mptcp);
+    if offset == NO_FIELD {
+        return false;
+    }
+    let byte: u8 = read(socket + u64::from(offset));
+    (byte >> (setting!(is_mptcp_shift) & 7)) & 1 != 0
+}
+
+/// A multipath socket is being released. Its paths are the kernel's own sockets, whose release nothing shows; the first
+/// is the one that the program's `connect` was about.
+#[inline(always)]
+pub fn release_paths(ctx: &SockContext) {
+    let socket = address_of(ctx.sock);
+    let first: u64 = read(socket + u64::from(setting!(mptcp_first)));
+    if first == 0 {
+        return;
+    }
+    let cookie: u64 = read(first + u64::from(setting!(sk_cookie)));
+    if let Some(state) = PATHS.get_ptr(cookie) {
+        // SAFETY: a value of the map. Whoever takes its place meanwhile is another attempt, and no invalid value.
+        emit_failed(unsafe { &*state }, cookie);
+        let _ = PATHS.remove(cookie);
+    }
 }
 
 /// The socket is being released. If its attempt sent no SYN, that is the end of it; a socket in any other state goes
@@ -124,6 +160,10 @@ fn connecting(ctx: &SockOpsContext) {
     if !state.is(mark::CONNECTING) {
         return;
     }
+    if state.is(mark::PATH) {
+        // SAFETY: the helper takes this context.
+        let _ = PATHS.remove(unsafe { bpf_get_socket_cookie(ctx.as_ptr()) });
+    }
     state.flags = state.flags & !mark::CONNECTING | mark::SYN_SENT;
     // Other programs own flags of this socket too: add to them, and never take away.
     let flags = ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTO_CB_FLAG;
@@ -171,24 +211,14 @@ fn closed(ctx: &SockOpsContext) {
     let error: u32 = read(socket + u64::from(setting!(sk_err)));
     let soft: u32 = read(socket + u64::from(setting!(sk_err_soft)));
     let (mut icmp_type, mut icmp_code) = (0, 0);
-    let queued: u32 = read(socket + u64::from(setting!(error_queue_length)));
-    if queued > 0 {
-        let packet: u64 = read(socket + u64::from(setting!(error_queue_next)));
-        // `sock_extended_err`: errno u32, origin u8, type u8, code u8.
-        let extended: [u8; 8] = read(packet + u64::from(setting!(extended_error)));
-        let origin = extended[4];
-        if origin == SO_EE_ORIGIN_ICMP || origin == SO_EE_ORIGIN_ICMP6 {
-            flags |= flag::ICMP;
-            icmp_type = extended[5];
-            icmp_code = extended[6];
-        }
+    if let Some((_, kind, code)) = queued_error(socket, Queued::First) {
+        flags |= flag::ICMP;
+        icmp_type = kind;
+        icmp_code = code;
     }
     let detail = detail::pack(error as u8, soft as u8, icmp_type, icmp_code);
     emit_attempt(ctx, state, kind::TCP_CLOSED, detail, flags);
 }
-
-const SO_EE_ORIGIN_ICMP: u8 = 2;
-const SO_EE_ORIGIN_ICMP6: u8 = 3;
 
 #[inline(always)]
 fn emit_attempt(ctx: &SockOpsContext, state: &Socket, kind: u32, detail: u32, flags: u16) {

@@ -22,6 +22,7 @@ use aya_ebpf::{
 use netaudit_ebpf::abi::{Address, FlowRecord, SWITCH_UDP_SEND, kind};
 
 use crate::{
+    answers,
     maps::{PEERS, SOCKETS, SWITCHES, emit, setting},
     socket::{Socket, address_of, mark, now, read, ticks},
     tcp::words,
@@ -60,12 +61,19 @@ pub struct Peer {
     ports: Ports,
     /// When its flow was last told, by [`ticks`].
     told: u32,
+    /// Of a destination, the sequence number of its latest flow while no answer to it was told; else 0.
+    unanswered: u32,
 }
 
 impl Peer {
     #[inline(always)]
-    fn new(ports: Ports, told: u32) -> Self {
-        Self { ports, told }
+    fn client(ports: Ports, told: u32) -> Self {
+        Self { ports, told, unanswered: 0 }
+    }
+
+    #[inline(always)]
+    fn destination(port: u16, sequence: u32) -> Self {
+        Self { ports: Ports::one(port), told: ticks(), unanswered: sequence }
     }
 }
 
@@ -146,6 +154,7 @@ pub fn connect(ctx: &SockAddrContext, socket: *mut bpf_sock, netns: u64, peer: A
     state.started = now();
     state.peer = peer;
     state.peer_port = port;
+    state.unanswered = 0;
     if SWITCHES.get(SWITCH_UDP_SEND).is_some_and(|on| *on != 0) {
         state.flags = state.flags & !(mark::SENT | mark::ELSEWHERE) | mark::CONNECTED | mark::JOINED;
         return;
@@ -153,6 +162,7 @@ pub fn connect(ctx: &SockAddrContext, socket: *mut bpf_sock, netns: u64, peer: A
     state.flags = state.flags & !mark::CONNECTED | mark::SENT;
     state.peer_told = ticks();
     state.sequence += 1;
+    state.unanswered = state.sequence;
     // SAFETY: `socket` is of the context.
     let (local, local_port) = unsafe { local_of(socket) };
     emit_flow(kind::UDP_SENT, state, cookie, (local, local_port), (peer, port));
@@ -176,9 +186,11 @@ pub fn send(ctx: &SockAddrContext, peer: Address, port: u16) {
     // SAFETY: the helpers take this context.
     let (cookie, netns) =
         unsafe { (bpf_get_socket_cookie(ctx.as_ptr()), bpf_get_netns_cookie(ctx.as_ptr())) };
+    let sequence = state.sequence + 1;
     // What was told once is a flow for good, and no answer.
     if again {
         state.peer_told = ticks();
+        state.unanswered = sequence;
     } else if state.is(mark::SENT) || state.is(mark::CONNECTED) && !latest {
         let key = PeerKey::destination(cookie, peer, port);
         if let Some(known) = PEERS.get_ptr_mut(key) {
@@ -188,12 +200,14 @@ pub fn send(ctx: &SockAddrContext, peer: Address, port: u16) {
                     return;
                 }
                 (*known).told = ticks();
+                (*known).unanswered = sequence;
             }
         } else {
             if is_answer(state, cookie, peer, port) {
                 return;
             }
-            let _ = PEERS.insert(key, Peer::new(Ports::one(port), ticks()), 0);
+            let _ = PEERS.insert(key, Peer::destination(port, sequence), 0);
+            state.flags |= mark::SEVERAL;
         }
     } else {
         if is_answer(state, cookie, peer, port) {
@@ -202,11 +216,12 @@ pub fn send(ctx: &SockAddrContext, peer: Address, port: u16) {
         state.peer = peer;
         state.peer_port = port;
         state.peer_told = ticks();
+        state.unanswered = sequence;
         state.flags = state.flags & !mark::CONNECTED | mark::SENT;
     }
     state.identify(netns);
     state.started = now();
-    state.sequence += 1;
+    state.sequence = sequence;
     // SAFETY: `socket` is of the context.
     let (local, local_port) = unsafe { local_of(socket) };
     emit_flow(kind::UDP_SENT, state, cookie, (local, local_port), (peer, port));
@@ -231,12 +246,17 @@ pub fn sent(ctx: &BtfTracePointContext) {
         state.flags &= !mark::ELSEWHERE;
         return;
     }
+    if state.unanswered != 0 {
+        answers::sends_again(state, socket);
+    }
     if !is_connected_due(state) {
         return;
     }
     let result: i32 = ctx.arg(1);
     if result >= 0 {
         connected_send(state, socket);
+        // The peer's kernel, if it is this one, may have answered while the datagram was being sent.
+        answers::error(state, socket);
     }
 }
 
@@ -246,7 +266,13 @@ pub fn sending(ctx: &FEntryContext) {
     let socket: *mut bpf_sock = ctx.arg(0);
     // SAFETY: the function's first argument is the socket.
     let Some(state) = (unsafe { SOCKETS.get(socket) }) else { return };
-    if state.flags & (mark::CONNECTED | mark::JOINED) == 0 || !is_connected_due(state) {
+    if state.flags & (mark::CONNECTED | mark::JOINED) == 0 {
+        return;
+    }
+    if state.unanswered != 0 {
+        answers::sends_again(state, socket);
+    }
+    if !is_connected_due(state) {
         return;
     }
     // A message with an address goes elsewhere, and `send` sees it.
@@ -271,6 +297,7 @@ fn connected_send(state: &mut Socket, socket: *mut bpf_sock) {
     state.flags = state.flags & !mark::CONNECTED | mark::SENT;
     state.peer_told = ticks();
     state.sequence += 1;
+    state.unanswered = state.sequence;
     state.started = now();
     let netns = state.netns;
     state.identify(netns);
@@ -294,7 +321,15 @@ pub fn receive(ctx: &SockAddrContext, sender: Address, port: u16) {
     let socket = unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk };
     // SAFETY: a socket of the context.
     let Some(state) = (unsafe { SOCKETS.get(socket) }) else { return };
-    if !state.is(mark::BOUND) {
+    // SAFETY: the helper takes this context.
+    let cookie_of = |ctx: &SockAddrContext| unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    if state.is(mark::SENT) && state.peer == sender && state.peer_port == port {
+        if state.unanswered != 0 {
+            answers::read_by_program(state, cookie_of(ctx));
+        }
+        return;
+    }
+    if state.flags & (mark::BOUND | mark::SEVERAL) == 0 {
         return;
     }
     let known = state.is(mark::RECEIVED);
@@ -302,20 +337,25 @@ pub fn receive(ctx: &SockAddrContext, sender: Address, port: u16) {
     if latest && state.sender_ports.holds(port) && !is_due(state.sender_told) {
         return;
     }
-    // SAFETY: the helper takes this context.
-    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
-    if state.is(mark::SENT) {
-        if state.peer == sender && state.peer_port == port {
-            return;
+    let cookie = cookie_of(ctx);
+    if state.is(mark::SEVERAL)
+        && let Some(peer) = PEERS.get_ptr_mut(PeerKey::destination(cookie, sender, port))
+    {
+        // SAFETY: a value of the map; whoever writes beside us tells of the same answer.
+        let sequence = unsafe { (*peer).unanswered };
+        if sequence != 0 {
+            // SAFETY: as above.
+            unsafe { (*peer).unanswered = 0 };
+            answers::answered(sequence, cookie);
         }
-        // Only further destinations are in the map.
-        if state.sequence > 1 && PEERS.get_ptr(PeerKey::destination(cookie, sender, port)).is_some() {
-            return;
-        }
+        return;
+    }
+    if !state.is(mark::BOUND) {
+        return;
     }
     let mut met = latest;
     if known && !latest {
-        let former = Peer::new(state.sender_ports, state.sender_told);
+        let former = Peer::client(state.sender_ports, state.sender_told);
         let _ = PEERS.insert(PeerKey::client(cookie, state.sender), former, 0);
         if let Some(peer) = PEERS.get_ptr(PeerKey::client(cookie, sender)) {
             state.sender = sender;

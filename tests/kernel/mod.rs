@@ -2,12 +2,15 @@
 //!
 //! They need root. Where they cannot run they say `SKIPPED`, and fail with `NETAUDIT_REQUIRE_KERNEL` set.
 
+mod answers;
 mod doctor;
 mod drops;
 mod life;
+mod outcomes;
 mod parts;
 mod pins;
 mod pods;
 mod seccomp;
 mod tcp;
 mod udp;
+mod ways;

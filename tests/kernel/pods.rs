@@ -410,9 +410,14 @@ pub fn check(result: i32) -> io::Result<()> {
 
 /// A socket of any kind, for calls that the standard library does not offer.
 pub fn socket(family: i32, kind: i32) -> io::Result<OwnedFd> {
+    socket_of(family, kind, 0)
+}
+
+/// The same of a protocol that is not the usual one of its kind.
+pub fn socket_of(family: i32, kind: i32, protocol: i32) -> io::Result<OwnedFd> {
     // SAFETY: a plain system call; the descriptor is ours.
     unsafe {
-        let descriptor = libc::socket(family, kind | libc::SOCK_CLOEXEC, 0);
+        let descriptor = libc::socket(family, kind | libc::SOCK_CLOEXEC, protocol);
         check(descriptor)?;
         Ok(OwnedFd::from_raw_fd(descriptor))
     }

@@ -12,15 +12,15 @@ use netaudit::model::{Comm, Direction, Observation, Outcome, Protocol};
 use super::pods::{Pod, Stage, check, ready, skip, socket};
 
 /// A pod `a` at `10.9.0.1` and `fd09::1`, and its neighbour `b` at `.2`, which forwards nothing unless told.
-struct Pair {
-    a: Pod,
-    b: Pod,
+pub struct Pair {
+    pub a: Pod,
+    pub b: Pod,
     // Last: pods leave the tree before it goes.
-    stage: Stage,
+    pub stage: Stage,
 }
 
 impl Pair {
-    fn new() -> Option<Self> {
+    pub fn new() -> Option<Self> {
         if !ready() {
             return None;
         }
@@ -33,7 +33,7 @@ impl Pair {
     }
 
     /// Makes `b` a router that treats 10.66.0.0/16 and fd66::/32 as the route type says, such as `prohibit`.
-    fn route(&self, kind: &str) {
+    pub fn route(&self, kind: &str) {
         self.b.sysctl("ipv4/ip_forward", "1");
         self.b.sysctl("ipv6/conf/all/forwarding", "1");
         self.b.ip(&format!("route add {kind} 10.66.0.0/16"));
@@ -126,7 +126,7 @@ fn outcomes(flows: &[Observation]) -> Vec<Outcome> {
 }
 
 /// Both records of a connection from `a` to a server of another process in `b`, by the way that `connect` is called.
-fn connected(
+pub fn connected(
     pair: &mut Pair,
     listen: &str,
     to: &str,
@@ -182,33 +182,6 @@ fn established_v4_v6_mapped_nonblocking() {
     connected(&mut pair, "[::]:8080", to, || TcpStream::connect(mapped).map(drop));
     let v6 = "[fd09::2]:8081";
     connected(&mut pair, v6, v6, || TcpStream::connect(v6).map(drop));
-}
-
-#[test]
-fn established_by_fast_open() {
-    let Some(mut pair) = Pair::new() else { return };
-    pair.a.sysctl("ipv4/tcp_fastopen", "1");
-    let to = "10.9.0.2:8080";
-    connected(&mut pair, to, to, || {
-        let socket = socket(libc::AF_INET, libc::SOCK_STREAM)?;
-        let (storage, length) = raw(to.parse().unwrap());
-        // SAFETY: the address and the byte are as long as said.
-        let sent = unsafe {
-            libc::sendto(
-                socket.as_raw_fd(),
-                b"x".as_ptr().cast(),
-                1,
-                libc::MSG_FASTOPEN,
-                (&raw const storage).cast(),
-                length,
-            )
-        };
-        check(sent as i32)?;
-        // Until the server closes; how does not matter.
-        let mut stream = TcpStream::from(socket);
-        let _ = io::Read::read(&mut stream, &mut [0]);
-        Ok(())
-    });
 }
 
 #[test]

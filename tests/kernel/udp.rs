@@ -18,20 +18,20 @@ use super::{
 };
 
 /// A pod with an echo server on port 53 and one with clients.
-struct Service {
+pub struct Service {
     // In the order in which they must end: processes leave the pods, and pods the tree.
     process: Option<Running>,
-    client: Pod,
-    server: Pod,
-    stage: Stage,
+    pub client: Pod,
+    pub server: Pod,
+    pub stage: Stage,
 }
 
 impl Service {
-    fn new() -> Option<Self> {
+    pub fn new() -> Option<Self> {
         ready().then(|| Self::on(Stage::new()))
     }
 
-    fn on(stage: Stage) -> Self {
+    pub fn on(stage: Stage) -> Self {
         let (client, server) = (stage.pod("client"), stage.pod("server"));
         client.join(&server);
         let mut service = Self { process: None, client, server, stage };
@@ -40,7 +40,7 @@ impl Service {
     }
 
     /// Starts an echo server in the server's pod.
-    fn serve(&self, address: &str) -> Running {
+    pub fn serve(&self, address: &str) -> Running {
         let (ready, signal) = UnixStream::pair().unwrap();
         let process = self.server.start(|| {
             let socket = UdpSocket::bind(address)?;
@@ -57,10 +57,10 @@ impl Service {
 }
 
 /// The hook that shows what a connected socket sends, where the kernel has it.
-const FIRST_DATAGRAM: Feature = Feature { name: "udp first datagram", absent: None };
+pub const FIRST_DATAGRAM: Feature = Feature { name: "udp first datagram", absent: None };
 
 /// A client's socket: never bound by its program to anything in particular, and with a time limit.
-fn client(v6: bool) -> io::Result<UdpSocket> {
+pub fn client(v6: bool) -> io::Result<UdpSocket> {
     let kind = libc::SOCK_DGRAM;
     let socket = super::pods::socket(if v6 { libc::AF_INET6 } else { libc::AF_INET }, kind)?;
     let socket = UdpSocket::from(socket);
@@ -68,7 +68,7 @@ fn client(v6: bool) -> io::Result<UdpSocket> {
     Ok(socket)
 }
 
-fn echo(socket: &UdpSocket, to: &str) -> io::Result<()> {
+pub fn echo(socket: &UdpSocket, to: &str) -> io::Result<()> {
     socket.send_to(b"hello", to)?;
     socket.recv_from(&mut [0; 64])?;
     Ok(())
@@ -121,7 +121,7 @@ fn one_flow_a_destination_however_it_is_sent() {
 }
 
 /// `sendmmsg` with `count` messages to the same place.
-fn send_many(socket: &UdpSocket, to: &str, count: usize) -> io::Result<()> {
+pub fn send_many(socket: &UdpSocket, to: &str, count: usize) -> io::Result<()> {
     let (mut address, length) = raw(to.parse().unwrap());
     let mut data = *b"hello";
     let mut part = libc::iovec { iov_base: data.as_mut_ptr().cast(), iov_len: data.len() };

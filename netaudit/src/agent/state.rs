@@ -366,6 +366,7 @@ impl State {
 fn take(auditor: &mut Auditor, event: Event, now: Timestamp, flows: &mut Vec<Flow>) {
     match event {
         Event::Flow(seen) => auditor.observe(&seen, now, flows),
+        Event::Answer(seen) => auditor.observe_answer(&seen, now, flows),
         Event::Drop(seen) => auditor.observe_drop(&seen, now, flows),
         Event::Cgroup { id, path } => auditor.attribution_mut().cgroup(id, &path),
         Event::CgroupGone { id, at } => auditor.attribution_mut().cgroup_gone(id, at),

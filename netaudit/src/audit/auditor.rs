@@ -1,5 +1,6 @@
 //! The auditor: drives an observation through attribution, resolution and judgement, and accounts for it.
 
+mod answers;
 mod drops;
 mod evidence;
 
@@ -15,6 +16,7 @@ use foldhash::{HashMap, HashSet};
 use super::{
     Attribution, Budget, Counts, Evidence, Flow, FlowId, Owner, Peer, PeerKind, Subject, Usage, ViolationKey,
     Violations, Watched,
+    datagrams::{Datagrams, Held},
     drops::Drops,
     enforcement::Enforcement,
     finding::{FIRST_RETRANSMISSION, Finding, finding, reach},
@@ -38,10 +40,6 @@ const HOLD_START: Duration = Duration::from_secs(10);
 /// How long an accepted connection from the node's own address waits for the node's record of it. Both come from the
 /// same kernel; only their order in one batch is not promised.
 const HOLD_PAIR: Duration = Duration::from_millis(250);
-
-/// How long a datagram's flow waits for a drop of the datagram. It follows within the microseconds that the packet takes
-/// to the filter, or at most the milliseconds for which a busy processor leaves it in a queue.
-const HOLD_SENT: Duration = Duration::from_millis(100);
 
 /// How long a connection of the node is remembered for pairing.
 const PAIR_MEMORY: Duration = Duration::from_secs(30);
@@ -97,8 +95,7 @@ pub struct Auditor {
     drops: Drops,
     held_drops: VecDeque<Waiting<PacketDrop>>,
     drops_unjudged: u64,
-    /// Datagrams of which a drop may still be told.
-    sent: VecDeque<Waiting<Observation>>,
+    datagrams: Datagrams,
     bound: HashMap<(NetnsCookie, IpAddr), PodId>,
     sequence: u64,
     counts: Counts,
@@ -128,7 +125,7 @@ impl Auditor {
             drops: Drops::default(),
             held_drops: VecDeque::new(),
             drops_unjudged: 0,
-            sent: VecDeque::new(),
+            datagrams: Datagrams::default(),
             bound: HashMap::default(),
             sequence: 0,
             counts: Counts::default(),
@@ -222,7 +219,7 @@ impl Auditor {
 
     /// Records that wait for somebody to become known, and attempts without an outcome.
     pub fn waiting(&self) -> (usize, usize) {
-        (self.held.len() + self.held_drops.len() + self.sent.len(), self.pending.len())
+        (self.held.len() + self.held_drops.len() + self.datagrams.len(), self.pending.len())
     }
 
     /// Whether this agent sees the whole cluster, so that "unused" is its to say: its node is the only one.
@@ -250,7 +247,9 @@ impl Auditor {
         }
         self.learn(seen);
         self.remember_host_connection(seen);
-        if !self.hold_sent(seen, now) {
+        let held = Held { number: self.taken, seen: *seen };
+        let is_held = seen.outcome == Outcome::Sent && self.datagrams.hold(held, now, self.sees_drops);
+        if !is_held {
             self.judge_or_hold(seen, self.taken, now, flows);
         }
     }
@@ -309,7 +308,7 @@ impl Auditor {
     /// waited for: another record tells it.
     pub fn settled(&self) -> u64 {
         let held = self.held.iter().map(|waiting| waiting.number).min();
-        let sent = self.sent.front().map(|waiting| waiting.number);
+        let sent = self.datagrams.first();
         let drop = self.held_drops.front().map(|waiting| waiting.number);
         [held, sent, drop].into_iter().flatten().min().map_or(self.taken, |first| first - 1)
     }
@@ -322,9 +321,9 @@ impl Auditor {
     /// Ends the run: what is held is judged as it is.
     pub fn finish(&mut self, flows: &mut Vec<Flow>) {
         self.retry_drops(Timestamp::MAX, flows);
-        let mut held = std::mem::take(&mut self.held);
-        held.append(&mut self.sent);
-        flows.extend(held.into_iter().filter_map(|waiting| self.try_judge(&waiting.seen, true).ok()));
+        let held = std::mem::take(&mut self.held).into_iter().map(|waiting| waiting.seen);
+        let rest = held.chain(self.datagrams.take_all());
+        flows.extend(rest.filter_map(|seen| self.try_judge(&seen, true).ok()));
     }
 
     /// Judges attempts without an outcome as pending: nobody will tell it.
@@ -448,8 +447,8 @@ impl Auditor {
         self.sequence += 1;
         let actor = seen.actor.cgroup.and_then(|cgroup| self.attribution.actor(cgroup));
         let (direction, other_end) = (seen.direction, judged.other_end.as_deref());
-        let (reach, refused) = (reach(seen, stopped_by.is_some()), seen.outcome == Outcome::Refused);
-        self.enforcement.learn(direction, reach, refused, &judged.verdict, other_end);
+        let reach = reach(seen, stopped_by.is_some());
+        self.enforcement.learn(direction, reach, seen.found_closed_port(), &judged.verdict, other_end);
         let finding = finding(seen, reach, &judged.verdict, other_end);
         let flow = Flow {
             id: FlowId { run: self.settings.run.clone(), sequence: self.sequence },

@@ -65,6 +65,11 @@ impl Drops {
         first
     }
 
+    /// Whether something belongs to an attempt from `port`.
+    pub fn any(&self, protocol: Protocol, port: u16, belongs: impl Fn(&PacketDrop) -> bool) -> bool {
+        self.by_port.get(&(protocol, port)).is_some_and(|of_port| of_port.iter().any(belongs))
+    }
+
     /// Forgets what is older than `limit`: no attempt lasts as long.
     pub fn expire(&mut self, limit: Timestamp) {
         self.by_port.retain(|_, of_port| {

@@ -80,7 +80,7 @@ pub fn finding(
         Decision::Unknown(_) => None,
         Decision::Denied(_) => Some(match reach {
             Reach::Reached => Finding::Unenforced,
-            Reach::Rejected if observation.outcome == Outcome::Refused => Finding::DeniedRefused,
+            Reach::Rejected if observation.found_closed_port() => Finding::DeniedRefused,
             Reach::Rejected | Reach::Stopped | Reach::NoAnswer => Finding::Blocked,
             Reach::NotSent | Reach::Unproven => Finding::Attempted,
         }),
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
     use crate::{
         audit::testing::observation,
-        model::{Cause, Denial, Gap},
+        model::{Cause, Denial, Errno, Gap},
     };
 
     fn denied() -> Verdict {
@@ -163,6 +163,7 @@ mod tests {
     fn denied_flows_are_always_told() {
         for (outcome, expected) in [
             (Outcome::Established, Finding::Unenforced),
+            (Outcome::Answered, Finding::Unenforced),
             (Outcome::Received, Finding::Unenforced),
             (Outcome::Refused, Finding::DeniedRefused),
             (Outcome::Rejected, Finding::Blocked),
@@ -216,6 +217,12 @@ mod tests {
     fn a_closed_udp_port_is_no_filter() {
         let udp = Observation { protocol: Protocol::Udp, ..with(Outcome::Rejected, 1) };
         assert_eq!(found(&udp, &allowed(), None), None);
+        // It left the node, or a drop would be told.
+        let closed = Observation { errno: Some(Errno::ECONNREFUSED), ..udp };
+        assert_eq!(found(&closed, &denied(), None), Some(Finding::DeniedRefused));
+        assert_eq!(found_stopped(&closed, &denied(), None), Some(Finding::Blocked));
+        let prohibited = Observation { errno: Some(Errno::EHOSTUNREACH), ..udp };
+        assert_eq!(found(&prohibited, &denied(), None), Some(Finding::Blocked));
     }
 
     #[test]

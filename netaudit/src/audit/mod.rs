@@ -1,13 +1,13 @@
 //! From kernel observations to judged flows and what is counted of them.
 //!
 //! [`Auditor`] owns everything that a verdict needs, and is driven from outside: objects come in through
-//! [`Auditor::cluster_mut`], kernel records through [`Auditor::observe`] and [`Auditor::observe_drop`], time through
-//! [`Auditor::tick`] and [`Auditor::settle`]. Flows come out;
-//! metrics are read from [`Auditor::counts`], [`Auditor::usage`] and [`Auditor::violations`].
+//! [`Auditor::cluster_mut`], kernel records through [`Auditor::observe`], [`Auditor::observe_answer`] and
+//! [`Auditor::observe_drop`], time through [`Auditor::tick`] and [`Auditor::settle`]. Flows come out; metrics are read from [`Auditor::counts`], [`Auditor::usage`] and [`Auditor::violations`].
 //!
 //! ```text
 //! observe → attribute (who: namespace, cgroup) → resolve (with whom: address, time) → judge → account → Flow
 //!    ↑ held, up to a second or two, while somebody is not known yet       ↑
+//! observe_answer ──► decides a UDP flow that waits for it ─────────────────┤
 //! observe_drop ──► kept until the attempt that it belongs to ends ─────────┘
 //!    └──► an attempt to reach a pod of this node, judged as above, whoever its source
 //! ```
@@ -15,6 +15,7 @@
 mod attribute;
 mod auditor;
 mod counts;
+mod datagrams;
 mod drops;
 mod enforcement;
 mod finding;

@@ -18,6 +18,7 @@ pub(crate) fn observation() -> Observation {
         remote: "10.0.0.2:80".parse().unwrap(),
         requested: None,
         outcome: Outcome::Established,
+        errno: None,
         waited: Duration::from_millis(1),
         answered: false,
         socket: 1,

@@ -167,6 +167,7 @@ fn feature_of(program: &str) -> Option<&'static str> {
         "scan_tasks" => Some(Feature::TASKS),
         "scan_files" => Some(Feature::LISTENERS),
         "on_dropped" => Some(Feature::DROPS),
+        "on_error" => Some(Feature::UDP_ERRORS),
         _ => None,
     }
 }
@@ -187,6 +188,7 @@ fn hook_of(program: &str) -> &'static str {
         "on_cgroup_removed" => "raw_tp/cgroup_rmdir",
         "on_sent" => "tp_btf/sock_send_length",
         "on_dropped" => "tp_btf/kfree_skb",
+        "on_error" => "tp_btf/inet_sk_error_report",
         "on_sending4" => "fentry/udp_sendmsg",
         "on_sending6" => "fentry/udpv6_sendmsg",
         "scan_tasks" => "iter/task",

@@ -31,11 +31,17 @@ pub enum Trial {
     Udp6,
     /// A datagram of a connected socket.
     UdpConnected,
+    /// A datagram whose answer is read together with its sender.
+    UdpAnswered,
+    /// A datagram of a connected socket whose answer is read without.
+    UdpAnsweredUnnamed,
+    /// A datagram to a port that nobody listens on.
+    UdpRejected,
 }
 
 impl Trial {
     /// Every one, in the order in which they are made.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 10] = [
         Self::Tcp4,
         Self::Tcp6,
         Self::Refused,
@@ -43,6 +49,9 @@ impl Trial {
         Self::Udp4,
         Self::Udp6,
         Self::UdpConnected,
+        Self::UdpAnswered,
+        Self::UdpAnsweredUnnamed,
+        Self::UdpRejected,
     ];
 
     /// What it is, in words.
@@ -55,6 +64,9 @@ impl Trial {
             Self::Udp4 => "a UDP datagram over IPv4, both ends",
             Self::Udp6 => "a UDP datagram over IPv6, both ends",
             Self::UdpConnected => "a UDP datagram of a connected socket",
+            Self::UdpAnswered => "an answer that is read together with its sender",
+            Self::UdpAnsweredUnnamed => "an answer that is read without its sender",
+            Self::UdpRejected => "a UDP datagram to a closed port",
         }
     }
 }
@@ -116,13 +128,17 @@ fn one(kernel: &mut Kernel, trial: Trial, before: &Before, own: &Comm) -> Result
         Ok(expected) => expected,
         Err(error) => return Result::NotMade(error.to_string()),
     };
-    let mut seen = Vec::new();
+    let mut seen: Vec<Observation> = Vec::new();
     let until = Instant::now() + PATIENCE;
     loop {
-        kernel.drain(usize::MAX, &mut |event| {
-            if let Event::Flow(flow) = event {
-                seen.push(flow);
+        kernel.drain(usize::MAX, &mut |event| match event {
+            Event::Flow(flow) => seen.push(flow),
+            Event::Answer(answer) => {
+                let key = (answer.socket, answer.sequence);
+                let answered = seen.iter_mut().filter(|flow| (flow.socket, flow.sequence) == key);
+                answered.for_each(|flow| flow.outcome = answer.outcome);
             }
+            _ => {}
         });
         let missing = expected.iter().find(|it| !seen.iter().any(|flow| it.is(flow, own)));
         let Some(Expected { direction, outcome, with_actor, .. }) = missing else { return Result::Works };
@@ -143,9 +159,9 @@ fn make(trial: Trial, before: &Before) -> io::Result<Vec<Expected>> {
             expected(Direction::Ingress, Outcome::Accepted, port),
         ]
     };
-    let udp = |port| {
+    let udp = |outcome, port| {
         vec![
-            expected(Direction::Egress, Outcome::Sent, port),
+            expected(Direction::Egress, outcome, port),
             expected(Direction::Ingress, Outcome::Received, port),
         ]
     };
@@ -165,9 +181,18 @@ fn make(trial: Trial, before: &Before) -> io::Result<Vec<Expected>> {
             }
             vec![expected(Direction::Egress, Outcome::Refused, closed.port())]
         }
-        Trial::Udp4 => udp(datagram(Ipv4Addr::LOCALHOST.into(), false)?),
-        Trial::Udp6 => udp(datagram(Ipv6Addr::LOCALHOST.into(), false)?),
-        Trial::UdpConnected => udp(datagram(Ipv4Addr::LOCALHOST.into(), true)?),
+        Trial::Udp4 => udp(Outcome::Sent, datagram(Ipv4Addr::LOCALHOST.into(), false)?),
+        Trial::Udp6 => udp(Outcome::Sent, datagram(Ipv6Addr::LOCALHOST.into(), false)?),
+        Trial::UdpConnected => udp(Outcome::Sent, datagram(Ipv4Addr::LOCALHOST.into(), true)?),
+        Trial::UdpAnswered => udp(Outcome::Answered, exchange(false)?),
+        Trial::UdpAnsweredUnnamed => udp(Outcome::Answered, exchange(true)?),
+        Trial::UdpRejected => {
+            let closed = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+            let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+            client.connect(closed)?;
+            client.send(b"netaudit doctor")?;
+            vec![expected(Direction::Egress, Outcome::Rejected, closed.port())]
+        }
     })
 }
 
@@ -194,6 +219,31 @@ fn datagram(ip: IpAddr, connected: bool) -> io::Result<u16> {
         client.send_to(b"netaudit doctor", address)?;
     }
     server.recv_from(&mut [0; 64])?;
+    Ok(address.port())
+}
+
+/// A datagram and its answer, which the client reads with or without its sender. Returns the server's port.
+fn exchange(connected: bool) -> io::Result<u16> {
+    let server = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    for socket in [&server, &client] {
+        socket.set_read_timeout(Some(PATIENCE))?;
+    }
+    let address = server.local_addr()?;
+    let mut buffer = [0; 64];
+    if connected {
+        client.connect(address)?;
+        client.send(b"netaudit doctor")?;
+    } else {
+        client.send_to(b"netaudit doctor", address)?;
+    }
+    let (length, asker) = server.recv_from(&mut buffer)?;
+    server.send_to(&buffer[..length], asker)?;
+    if connected {
+        client.recv(&mut buffer)?
+    } else {
+        client.recv_from(&mut buffer)?.0
+    };
     Ok(address.port())
 }
 

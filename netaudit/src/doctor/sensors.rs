@@ -62,7 +62,7 @@ pub const SENSORS: &[Sensor] = &[
         what: "a program sends to a destination it names each time",
         programs: &["on_sendmsg4", "on_sendmsg6"],
         seen: "the first datagram of a socket to each destination, and again every 30 seconds while it goes on",
-        unseen: "whether an answer came",
+        unseen: "destinations beyond the 32,768 used last are told again when they are used again",
         shown_by: &[Trial::Udp4, Trial::Udp6],
     },
     Sensor {
@@ -71,8 +71,27 @@ pub const SENSORS: &[Sensor] = &[
         what: "a program connects a socket, and sends",
         programs: &["on_connect4", "on_connect6", "on_sent"],
         seen: "the first datagram after each connect",
-        unseen: "whether an answer came; where the kernel has no hook for the datagram, a connect that sends nothing counts as one",
+        unseen: "where the kernel has no hook for the datagram, a connect that sends nothing counts as one",
         shown_by: &[Trial::UdpConnected],
+    },
+    Sensor {
+        direction: Some(Direction::Egress),
+        protocol: Some(Protocol::Udp),
+        what: "an answer comes",
+        programs: &["on_recvmsg4", "on_recvmsg6", "on_release", "on_sent"],
+        seen: "answers that are read together with their sender; else, of the first flow of a socket that has only one, when it sends \
+               again or closes",
+        unseen: "other answers that are read without their sender (read, recv), and answers that come after five seconds",
+        shown_by: &[Trial::UdpAnswered, Trial::UdpAnsweredUnnamed],
+    },
+    Sensor {
+        direction: Some(Direction::Egress),
+        protocol: Some(Protocol::Udp),
+        what: "an ICMP error comes for a datagram",
+        programs: &["on_error"],
+        seen: "errors for connected sockets, and for those with one destination that ask for errors (IP_RECVERR)",
+        unseen: "errors for other sockets: the kernel does not tell these either",
+        shown_by: &[Trial::UdpRejected],
     },
     Sensor {
         direction: Some(Direction::Ingress),

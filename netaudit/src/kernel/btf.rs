@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use netaudit_ebpf::abi::Settings;
+use netaudit_ebpf::abi::{NO_FIELD, Settings};
 
 /// Why the kernel's type information does not serve.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -222,12 +222,22 @@ pub fn settings(types: &Types<'_>, wake_at: u32, udp_retell: u32) -> Result<Sett
     let byte = |structure: &str, path: &str| types.field(structure, path).map(Field::byte);
     // A bit field has no address of its own.
     let locks = types.field("sock", "sk_userlocks")?;
+    // A kernel without multipath sockets has none to lose.
+    let is_mptcp = types.field("tcp_sock", "is_mptcp").and_then(|is| Ok((is, byte("mptcp_sock", "first")?)));
+    let (is_mptcp, is_mptcp_shift, mptcp_first) =
+        is_mptcp.map_or((NO_FIELD, 0, 0), |(is, first)| (is.byte(), is.bit % 8, first));
     Ok(Settings {
         sk_err: byte("sock", "sk_err")?,
         sk_err_soft: byte("sock", "sk_err_soft")?,
         error_queue_next: byte("sock", "sk_error_queue.next")?,
         error_queue_length: byte("sock", "sk_error_queue.qlen")?,
         extended_error: byte("sk_buff", "cb")? + byte("sock_exterr_skb", "ee")?,
+        sk_incoming_cpu: byte("sock", "__sk_common.skc_incoming_cpu")?,
+        sk_stamp: byte("sock", "sk_stamp")?,
+        sk_cookie: byte("sock", "__sk_common.skc_cookie")?,
+        is_mptcp,
+        is_mptcp_shift,
+        mptcp_first,
         sk_cgroup: byte("sock", "sk_cgrp_data.cgroup")?,
         sk_state: byte("sock", "__sk_common.skc_state")?,
         sk_family: byte("sock", "__sk_common.skc_family")?,

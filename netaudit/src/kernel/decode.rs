@@ -6,12 +6,14 @@ use std::{
 };
 
 use netaudit_ebpf::abi::{
-    Address, CGROUP_PATH, CgroupRecord, DROP_REASONS, DropRecord, FlowRecord, TaskRecord, flag, kind,
+    Address, AnswerRecord, CGROUP_PATH, CgroupRecord, DROP_REASONS, DropRecord, FlowRecord, TaskRecord, flag,
+    kind,
 };
 
 use super::{Clock, Event, outcome::Closed};
 use crate::model::{
-    Actor, CgroupId, Comm, Direction, DropReason, NetnsCookie, Observation, Outcome, PacketDrop, Protocol,
+    Actor, Answer, CgroupId, Comm, Direction, DropReason, NetnsCookie, Observation, Outcome, PacketDrop,
+    Protocol,
 };
 
 /// Why bytes are no record. Each is counted, none is fatal: the ring may have been written by a newer agent's programs.
@@ -61,6 +63,10 @@ pub fn decode(bytes: &[u8], clock: &Clock) -> Result<Event, DecodeError> {
             let record: DropRecord = take(bytes).ok_or(wrong_length)?;
             packet_drop(&record, clock).map(Event::Drop)
         }
+        kind::UDP_ANSWERED | kind::UDP_ERROR => {
+            let record: AnswerRecord = take(bytes).ok_or(wrong_length)?;
+            Ok(Event::Answer(answer(&record, clock)))
+        }
         kind::CGROUP_MADE | kind::CGROUP_REMOVED => {
             let record: CgroupRecord = take(bytes).ok_or(wrong_length)?;
             cgroup(&record, clock)
@@ -101,6 +107,7 @@ pub fn encode_cgroup(kind: u32, at: u64, id: u64, path: &str) -> Vec<u8> {
 /// The kinds of record that may be read out of bytes.
 trait Record: Copy {}
 impl Record for FlowRecord {}
+impl Record for AnswerRecord {}
 impl Record for DropRecord {}
 impl Record for CgroupRecord {}
 impl Record for TaskRecord {}
@@ -114,13 +121,11 @@ fn take<T: Record>(bytes: &[u8]) -> Option<T> {
 fn observation(record: &FlowRecord, clock: &Clock) -> Observation {
     let remote = socket_address(record.remote, record.remote_port);
     let requested = socket_address(record.requested, record.requested_port);
+    let closed = Closed::new(record.detail, record.flags, remote.is_ipv4());
     let (direction, protocol, outcome) = match record.kind {
         kind::TCP_ESTABLISHED => (Direction::Egress, Protocol::Tcp, Outcome::Established),
         kind::TCP_ACCEPTED => (Direction::Ingress, Protocol::Tcp, Outcome::Accepted),
-        kind::TCP_CLOSED => {
-            let closed = Closed::new(record.detail, record.flags, remote.is_ipv4());
-            (Direction::Egress, Protocol::Tcp, closed.outcome())
-        }
+        kind::TCP_CLOSED => (Direction::Egress, Protocol::Tcp, closed.outcome()),
         kind::TCP_PENDING => (Direction::Egress, Protocol::Tcp, Outcome::Pending),
         kind::TCP_FAILED => (Direction::Egress, Protocol::Tcp, Outcome::Failed),
         kind::UDP_SENT => (Direction::Egress, Protocol::Udp, Outcome::Sent),
@@ -137,10 +142,26 @@ fn observation(record: &FlowRecord, clock: &Clock) -> Observation {
         remote,
         requested: (requested != remote).then_some(requested),
         outcome,
+        errno: closed.errno(outcome),
         waited: Duration::from_nanos(record.at.saturating_sub(record.started)),
         answered: record.flags & flag::ANSWERED != 0,
         socket: record.socket,
         sequence: record.sequence,
+    }
+}
+
+fn answer(record: &AnswerRecord, clock: &Clock) -> Answer {
+    let flags = record.flags as u16;
+    let error = Closed::new(record.detail, flags, flags & flag::V4 != 0);
+    // `decode` lets nothing else through.
+    let outcome =
+        if record.kind == kind::UDP_ERROR { error.outcome_of_datagram() } else { Outcome::Answered };
+    Answer {
+        at: clock.wall(record.at),
+        socket: record.socket,
+        sequence: record.sequence,
+        outcome,
+        errno: error.errno(outcome),
     }
 }
 
@@ -223,8 +244,10 @@ fn below(path: &str, levels: u32) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
+    use netaudit_ebpf::abi::detail;
+
     use super::*;
-    use crate::model::Timestamp;
+    use crate::model::{Errno, Timestamp};
 
     fn v4(a: u8, b: u8, c: u8, d: u8) -> Address {
         Address::v4(u32::from_ne_bytes([a, b, c, d]))
@@ -273,6 +296,7 @@ mod tests {
                 remote: "10.0.0.2:8080".parse().unwrap(),
                 requested: None,
                 outcome: Outcome::Established,
+                errno: None,
                 waited: Duration::from_nanos(2_000),
                 answered: false,
                 socket: 9,
@@ -389,6 +413,39 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_back_names_its_flow_and_what_it_was() {
+        let record = AnswerRecord {
+            kind: kind::UDP_ERROR,
+            detail: detail::pack(libc::EHOSTUNREACH as u8, 0, 3, 1),
+            at: 7,
+            socket: 9,
+            sequence: 2,
+            flags: u32::from(flag::ICMP | flag::V4),
+        };
+        // SAFETY: no padding: its size is asserted to be the sum of its fields.
+        let bytes = |record: AnswerRecord| -> [u8; 32] { unsafe { std::mem::transmute(record) } };
+        let told = |record| decode(&bytes(record), &Clock::fixed(500));
+        let unreachable = Answer {
+            at: Timestamp(507),
+            socket: 9,
+            sequence: 2,
+            outcome: Outcome::Unreachable,
+            errno: Some(Errno::EHOSTUNREACH),
+        };
+        assert_eq!(told(record), Ok(Event::Answer(unreachable)));
+        let v4_prohibited = AnswerRecord { flags: flag::V4.into(), ..record };
+        assert_eq!(
+            told(v4_prohibited),
+            Ok(Event::Answer(Answer { outcome: Outcome::Rejected, ..unreachable }))
+        );
+        let answered = AnswerRecord { kind: kind::UDP_ANSWERED, detail: 0, flags: 0, ..record };
+        assert_eq!(
+            told(answered),
+            Ok(Event::Answer(Answer { outcome: Outcome::Answered, errno: None, ..unreachable }))
+        );
+    }
+
+    #[test]
     fn a_path_that_was_cut_or_lies_about_its_length_is_refused() {
         let clock = Clock::fixed(0);
         let long = format!("/{}", "x".repeat(CGROUP_PATH));
@@ -422,11 +479,11 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_bytes_decode_or_are_refused(mut bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..1100), kind in 0_u32..14) {
+        fn any_bytes_decode_or_are_refused(mut bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..1100), kind in 0_u32..kind::COUNT + 1) {
             if let Some(word) = bytes.first_chunk_mut::<4>() {
                 *word = kind.to_ne_bytes();
             }
-            for length in [bytes.len(), 72.min(bytes.len()), 128.min(bytes.len()), 1024.min(bytes.len())] {
+            for length in [bytes.len(), 32.min(bytes.len()), 72.min(bytes.len()), 128.min(bytes.len()), 1024.min(bytes.len())] {
                 let _ = decode(&bytes[..length], &Clock::now());
             }
             let _ = decode_tasks(&bytes).count();

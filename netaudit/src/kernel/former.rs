@@ -30,12 +30,15 @@ pub struct Span {
 }
 
 impl Span {
-    /// Whether what `event` tells is to be taken. Cgroups are: that they are told twice changes nothing.
+    /// Whether what `event` tells is to be taken. Cgroups and answers are: that they are told twice changes nothing, and an
+    /// answer belongs to a flow that was taken.
     pub fn holds(&self, event: &Event) -> bool {
         let at = match event {
             Event::Flow(seen) => seen.at,
             Event::Drop(seen) => seen.at,
-            Event::Cgroup { .. } | Event::CgroupGone { .. } | Event::Task { .. } => return true,
+            Event::Answer(_) | Event::Cgroup { .. } | Event::CgroupGone { .. } | Event::Task { .. } => {
+                return true;
+            }
         };
         (self.from..self.until).contains(&at)
     }

@@ -157,13 +157,14 @@ const CORE: [(&str, Hook); 12] = [
 ];
 
 /// All maps, by name: what a run that takes over programs needs of them, and what the programs keep for themselves.
-const MAPS: [&str; 10] = [
+const MAPS: [&str; 11] = [
     "AYA_LOGS",
     "DROPS",
     "DROP_COUNTS",
     "DROP_RATE",
     "LOSSES",
     "NAMESPACES",
+    "PATHS",
     "PEERS",
     "RECORDS",
     "SOCKETS",
@@ -304,6 +305,7 @@ fn attach(
     };
     Ok(vec![
         udp_send(ebpf, attacher)?,
+        udp_errors(ebpf, attacher)?,
         scan(ebpf, attacher.btf, Feature::TASKS, "scan_tasks", "task"),
         listeners,
         drops::attach(ebpf, attacher, can_tell_drops)?,
@@ -325,6 +327,12 @@ fn udp_send(ebpf: &mut Ebpf, attacher: &Attacher<'_>) -> Result<Feature, LoadErr
         Array::<_, u32>::try_from(map).and_then(|mut switches| switches.set(abi::SWITCH_UDP_SEND, 1, 0));
     switch.map_err(|source| LoadError::Map { map: "SWITCHES", source })?;
     Ok(Feature { name: NAME, absent: None })
+}
+
+/// Attaches where the kernel reports an error to a socket.
+fn udp_errors(ebpf: &mut Ebpf, attacher: &Attacher<'_>) -> Result<Feature, LoadError> {
+    let attached = attacher.attach(ebpf, "on_error", Hook::Tracepoint("inet_sk_error_report"))?;
+    Ok(Feature { name: Feature::UDP_ERRORS, absent: attached.err().map(|error| chain(&error)) })
 }
 
 fn scan(ebpf: &mut Ebpf, btf: &Btf, name: &'static str, program: &'static str, kind: &str) -> Feature {

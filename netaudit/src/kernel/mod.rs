@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  connect, sendmsg, recvmsg, bind, release, sock_ops ─┐
+//!  errors for datagrams ───────────────────────────────┤
 //!  packets dropped by a filter ────────────────────────┤
 //!  cgroup made, removed ───────────────────────────────┴─► ring ──► drain ──► decode ──► Event
 //!  scan: iter/task, iter/task_file, the cgroup tree ─────────────────────────────────────┘
@@ -56,7 +57,7 @@ pub use pins::{DEFAULT_DIRECTORY as DEFAULT_PIN_DIRECTORY, PinError, Removed, un
 pub use programs::{CostCounter, ProgramState};
 pub use ring::Position;
 
-use crate::model::{CgroupId, NetnsCookie, Observation, PacketDrop, Timestamp};
+use crate::model::{Answer, CgroupId, NetnsCookie, Observation, PacketDrop, Timestamp};
 use cgroups::Hierarchy;
 use decode::decode_removed;
 use drops::Drops;
@@ -98,6 +99,8 @@ impl Default for Options {
 pub enum Event {
     /// A flow.
     Flow(Observation),
+    /// An answer or an error came for a UDP flow that was told as sent.
+    Answer(Answer),
     /// A filter of this node dropped the first packet of an attempt.
     Drop(PacketDrop),
     /// A cgroup exists: from a scan, or made just now.
@@ -141,6 +144,8 @@ impl Feature {
     pub const TASKS: &str = "tasks";
     /// Sockets that served before the start are found, with their processes.
     pub const LISTENERS: &str = "listeners";
+    /// ICMP errors for datagrams are seen.
+    pub const UDP_ERRORS: &str = "udp errors";
     /// Packets that a filter drops are seen.
     pub const DROPS: &str = "drops";
     /// The programs outlive the agent. Only there where that is asked for.

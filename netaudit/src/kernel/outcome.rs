@@ -1,8 +1,9 @@
-//! What a socket held when it closed before its handshake finished, and what that means.
+//! What a socket held when it closed before its handshake finished, or when an ICMP error came for a datagram of it, and
+//! what that means.
 
 use netaudit_ebpf::abi::{detail, flag};
 
-use crate::model::Outcome;
+use crate::model::{Errno, Outcome};
 
 /// The facts in a `TCP_CLOSED` record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,6 +55,26 @@ impl Closed {
             ETIMEDOUT => Outcome::Timeout,
             errno => self.by_errno(errno),
         }
+    }
+
+    /// The outcome of a UDP flow for which an error came.
+    ///
+    /// Without a queued message only such errors are reported to a socket as end an exchange: over v4 not those that a
+    /// router without a route sends, but those of a filter; over v6 a filter's are EACCES.
+    pub fn outcome_of_datagram(self) -> Outcome {
+        match (self.icmp, self.error) {
+            (Some((kind, code)), _) => self.by_icmp(kind, code),
+            (None, ECONNREFUSED | EACCES) => Outcome::Rejected,
+            (None, EHOSTUNREACH | ENETUNREACH) if self.v4 => Outcome::Rejected,
+            _ => Outcome::Unreachable,
+        }
+    }
+
+    /// The error, where `outcome` is one that an ICMP message decides.
+    pub fn errno(self, outcome: Outcome) -> Option<Errno> {
+        let errno = if self.error == 0 { self.soft } else { self.error };
+        let is_icmp = matches!(outcome, Outcome::Rejected | Outcome::Unreachable);
+        (is_icmp && errno != 0).then_some(Errno(errno))
     }
 
     fn by_icmp(self, kind: u8, code: u8) -> Outcome {
@@ -117,5 +138,42 @@ mod tests {
         ] {
             assert_eq!(outcome, expected, "{name}");
         }
+    }
+
+    #[test]
+    fn the_table_of_errors_for_datagrams() {
+        use Outcome::{Rejected, Unreachable};
+        use libc::{EACCES, ECONNREFUSED, EHOSTUNREACH, ENETUNREACH, EPROTO};
+        let (v4, v6) = (true, false);
+        for (name, error, icmp, is_v4, expected) in [
+            ("closed port", ECONNREFUSED, None, v4, Rejected),
+            ("closed port v6", ECONNREFUSED, None, v6, Rejected),
+            ("closed port, queued", ECONNREFUSED, Some((3, 3)), v4, Rejected),
+            ("closed port v6, queued", ECONNREFUSED, Some((1, 4)), v6, Rejected),
+            ("prohibited", EHOSTUNREACH, None, v4, Rejected),
+            ("net prohibited", ENETUNREACH, None, v4, Rejected),
+            ("prohibited, queued", EHOSTUNREACH, Some((3, 13)), v4, Rejected),
+            ("v6 prohibited", EACCES, None, v6, Rejected),
+            ("no ARP answer, queued", EHOSTUNREACH, Some((3, 1)), v4, Unreachable),
+            ("v6 no route, queued", ENETUNREACH, Some((1, 0)), v6, Unreachable),
+            ("time exceeded, queued", EHOSTUNREACH, Some((11, 0)), v4, Unreachable),
+            ("parameter problem", EPROTO, None, v4, Unreachable),
+        ] {
+            let (kind, code) = icmp.unwrap_or_default();
+            let flags = if icmp.is_some() { flag::ICMP } else { 0 };
+            let closed = Closed::new(detail::pack(error as u8, 0, kind, code), flags, is_v4);
+            assert_eq!(closed.outcome_of_datagram(), expected, "{name}");
+            assert_eq!(closed.errno(expected), Some(Errno(error as u8)), "{name}");
+        }
+    }
+
+    #[test]
+    fn only_what_icmp_decides_has_an_errno() {
+        let closed =
+            |error: i32, soft: i32| Closed::new(detail::pack(error as u8, soft as u8, 0, 0), 0, false);
+        assert_eq!(closed(0, libc::EACCES).errno(Outcome::Rejected), Some(Errno::EACCES));
+        assert_eq!(closed(libc::ECONNREFUSED, 0).errno(Outcome::Refused), None);
+        assert_eq!(closed(libc::ETIMEDOUT, 0).errno(Outcome::Timeout), None);
+        assert_eq!(closed(0, 0).errno(Outcome::Rejected), None);
     }
 }

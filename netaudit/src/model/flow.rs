@@ -1,6 +1,7 @@
 //! A flow as the kernel showed it, before anybody asked who takes part in it.
 
 use std::{
+    borrow::Cow,
     fmt,
     net::{IpAddr, SocketAddr},
     time::Duration,
@@ -82,7 +83,7 @@ pub enum Outcome {
     Failed,
     /// TCP: no answer yet, after the first retransmission. Not final, unless the agent ends.
     Pending,
-    /// UDP: sent; nothing is known of an answer.
+    /// UDP: sent; nothing is known of an answer, and nothing need have come.
     Sent,
     /// UDP: sent, and an answer came.
     Answered,
@@ -111,6 +112,37 @@ impl Outcome {
             Self::Accepted => "accepted",
             Self::Received => "received",
             Self::Dropped => "dropped",
+        }
+    }
+}
+
+/// The error that an ICMP message became at the socket, as the kernel numbers errors on every machine that we run on.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Errno(pub u8);
+
+impl Errno {
+    /// Permission denied: IPv6, administratively prohibited.
+    pub const EACCES: Self = Self(13);
+    /// No route to the network.
+    pub const ENETUNREACH: Self = Self(101);
+    /// Port unreachable.
+    pub const ECONNREFUSED: Self = Self(111);
+    /// No route to the host; IPv4, administratively prohibited.
+    pub const EHOSTUNREACH: Self = Self(113);
+
+    /// The word of the flow log; the number for one that no ICMP message becomes.
+    pub fn name(self) -> Cow<'static, str> {
+        match self {
+            Self::EACCES => "EACCES".into(),
+            Self::ENETUNREACH => "ENETUNREACH".into(),
+            Self::ECONNREFUSED => "ECONNREFUSED".into(),
+            Self::EHOSTUNREACH => "EHOSTUNREACH".into(),
+            Self(64) => "ENONET".into(),
+            Self(71) => "EPROTO".into(),
+            Self(92) => "ENOPROTOOPT".into(),
+            Self(95) => "EOPNOTSUPP".into(),
+            Self(112) => "EHOSTDOWN".into(),
+            Self(other) => other.to_string().into(),
         }
     }
 }
@@ -186,7 +218,9 @@ pub struct Observation {
     pub requested: Option<SocketAddr>,
     /// What the socket saw.
     pub outcome: Outcome,
-    /// From the attempt to its outcome. Zero for accepted and received.
+    /// The error of an outcome that an ICMP message decided.
+    pub errno: Option<Errno>,
+    /// From the attempt to its outcome. Zero for accepted, received and sent.
     pub waited: Duration,
     /// Whether any answer came before the outcome (for `aborted`).
     pub answered: bool,
@@ -195,6 +229,21 @@ pub struct Observation {
     pub socket: u64,
     /// Tells attempts of one socket apart.
     pub sequence: u32,
+}
+
+/// What came back for a UDP flow that was observed as [sent](Outcome::Sent): it decides the flow's outcome.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Answer {
+    /// When it was noticed.
+    pub at: Timestamp,
+    /// The socket and the sequence number of the flow's [`Observation`].
+    pub socket: u64,
+    /// See `socket`.
+    pub sequence: u32,
+    /// [`Outcome::Answered`], or what an ICMP error says.
+    pub outcome: Outcome,
+    /// That error.
+    pub errno: Option<Errno>,
 }
 
 /// Why the kernel dropped a packet, in its own word without `SKB_DROP_REASON_`, such as `NETFILTER_DROP`.
@@ -225,6 +274,16 @@ pub struct PacketDrop {
 }
 
 impl Observation {
+    /// Whether the attempt got as far as a port where nobody listens, as far as the socket can tell. For TCP that is a
+    /// reset, for UDP an ICMP port-unreachable; a filter that rejects may send either.
+    pub fn found_closed_port(&self) -> bool {
+        match self.outcome {
+            Outcome::Refused => true,
+            Outcome::Rejected => self.protocol == Protocol::Udp && self.errno == Some(Errno::ECONNREFUSED),
+            _ => false,
+        }
+    }
+
     /// The port that policies speak of: the destination's.
     pub fn port(&self) -> u16 {
         match self.direction {
@@ -242,6 +301,24 @@ impl Observation {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn errors_have_the_kernels_numbers_and_a_word() {
+        for (errno, number, word) in [
+            (Errno::EACCES, libc::EACCES, "EACCES"),
+            (Errno::ENETUNREACH, libc::ENETUNREACH, "ENETUNREACH"),
+            (Errno::ECONNREFUSED, libc::ECONNREFUSED, "ECONNREFUSED"),
+            (Errno::EHOSTUNREACH, libc::EHOSTUNREACH, "EHOSTUNREACH"),
+            (Errno(64), libc::ENONET, "ENONET"),
+            (Errno(71), libc::EPROTO, "EPROTO"),
+            (Errno(92), libc::ENOPROTOOPT, "ENOPROTOOPT"),
+            (Errno(95), libc::EOPNOTSUPP, "EOPNOTSUPP"),
+            (Errno(112), libc::EHOSTDOWN, "EHOSTDOWN"),
+            (Errno(200), 200, "200"),
+        ] {
+            assert_eq!((i32::from(errno.0), &*errno.name()), (number, word));
+        }
+    }
 
     #[test]
     fn comm_is_cut_and_printed_lossily() {

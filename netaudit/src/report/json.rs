@@ -8,8 +8,8 @@ use crate::{
     audit::{Finding, Flow, PeerKind, Subject, UnenforcedCause},
     cluster::{Cluster, Pod},
     model::{
-        Cause, Decision, Denial, Direction, DropReason, Outcome, Protocol, Reach, RuleMatch, Timestamp,
-        Verdict,
+        Cause, Decision, Denial, Direction, DropReason, Errno, Outcome, Protocol, Reach, RuleMatch,
+        Timestamp, Verdict,
     },
 };
 
@@ -26,6 +26,8 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     requested: Option<Address>,
     outcome: Outcome,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    errno: Option<Cow<'static, str>>,
     reach: Reach,
     #[serde(skip_serializing_if = "Option::is_none")]
     drop_reason: Option<DropReason>,
@@ -148,6 +150,7 @@ pub fn flow_line(flow: &Flow, cluster: &Cluster, node: &str, correction: i64, li
         port: flow.port,
         requested: flow.requested.map(|address| Address { ip: address.ip(), port: address.port() }),
         outcome: seen.outcome,
+        errno: seen.errno.map(Errno::name),
         reach: flow.reach,
         drop_reason: flow.stopped_by,
         waited_seconds: seen.waited.as_secs_f64(),

@@ -144,7 +144,7 @@ impl Expected {
         }
     }
 
-    /// Datagrams that are sent and not answered.
+    /// Datagrams that are sent and not answered; `outcome("answered")` makes them a question.
     pub fn udp(source: impl Into<Party>, destination: impl Into<Party>, port: u16) -> Self {
         Self { protocol: "UDP", outcome: "sent", ..Self::tcp(source, destination, port) }
     }

@@ -91,13 +91,14 @@ impl Agent {
     pub fn drain(&mut self, ledger: &[Entry]) -> Result<()> {
         let wanted = least(ledger);
         let (mut last, mut quiet) = (0, 0);
-        for _ in 0..100 {
+        for _ in 0..300 {
             self.process.check()?;
             let lines = fs::read(&self.flow_log)
                 .map_or(0, |bytes| bytes.iter().filter(|byte| **byte == b'\n').count());
             quiet = if lines == last { quiet + 1 } else { 0 };
             last = lines;
-            if quiet >= if lines >= wanted { 6 } else { 30 } {
+            // A datagram without an answer is written after five seconds.
+            if quiet >= if lines >= wanted { 6 } else { 120 } {
                 break;
             }
             std::thread::sleep(Duration::from_millis(50));

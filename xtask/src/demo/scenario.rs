@@ -54,10 +54,10 @@ pub fn admin_jobs(driver: &mut Driver, eighth: bool) -> Result<()> {
     Ok(())
 }
 
-/// A lookup: `sockets` UDP sockets, as the search list wants. Each is answered, but the agent reports a datagram when it is
-/// sent and does not say what came back, so the outcome is `sent`.
+/// A lookup: `sockets` UDP sockets, as the search list wants, each of which is answered.
 fn lookup(driver: &Driver, pod: &Pod, sockets: usize) -> Expected {
     Expected::udp(pod, &driver.world.dns, 53)
+        .outcome("answered")
         .requested(DNS, 53)
         .egress(if pod.spec.namespace == "batchivo" { dns("UDP") } else { OPEN })
         .ingress(OPEN)

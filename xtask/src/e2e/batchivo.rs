@@ -73,6 +73,7 @@ pub fn connect(ip: &str, port: u16) -> Vec<String> {
 /// A lookup of `sockets` UDP sockets, as the search list wants.
 fn lookup(apps: &Apps, pod: &Pod, sockets: usize) -> Expected {
     Expected::udp(pod, &apps.dns, 53)
+        .outcome("answered")
         .requested(crate::cluster::DNS_SERVICE, 53)
         .egress(if pod.namespace == "batchivo" { dns("UDP") } else { OPEN })
         .ingress(OPEN)

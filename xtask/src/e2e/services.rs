@@ -76,6 +76,7 @@ pub fn drive(world: &mut World, apps: &Apps, webs: &Webs) -> Result<()> {
     let client = world.pod_named(NAMESPACE, "client")?;
     let dns = |sockets| {
         Expected::udp(&client, &apps.dns, 53)
+            .outcome("answered")
             .requested(crate::cluster::DNS_SERVICE, 53)
             .egress(OPEN)
             .ingress(OPEN)

@@ -7,13 +7,13 @@ use std::{
 };
 
 use super::{
-    Auditor, FIRST_RETRANSMISSION, HOLD_PAIR, HOLD_SENT, HOLD_START, HOLD_SUBJECT, MAX_WAITING,
-    PENDING_MEMORY, Subject, Waiting,
+    Auditor, FIRST_RETRANSMISSION, HOLD_PAIR, HOLD_START, HOLD_SUBJECT, MAX_WAITING, PENDING_MEMORY, Subject,
+    Waiting,
     evidence::canonical,
     resolve::{self, NodeView, judge_pod},
 };
 use crate::{
-    audit::{Flow, Owner},
+    audit::{Flow, Owner, datagrams::HOLD_DROP},
     cluster::{Endpoint, PodId},
     model::{
         Actor, Comm, Direction, DropReason, NetnsCookie, Observation, Outcome, PacketDrop, Protocol,
@@ -22,7 +22,7 @@ use crate::{
 };
 
 impl Auditor {
-    /// The kernel tells what the node's filter drops: what a datagram's flow becomes is then waited for. See
+    /// The kernel tells what the node's filter drops: whether it stopped a datagram is then waited for. See
     /// [`Auditor::settle`].
     pub fn set_sees_drops(&mut self) {
         self.sees_drops = true;
@@ -45,24 +45,6 @@ impl Auditor {
                 self.held_drops.push_back(Waiting { until: now.plus(hold), number: self.taken, seen });
             }
         }
-    }
-
-    /// Judges datagrams that were held for a drop that might follow. To be called after everything that the kernel told
-    /// until `now` was observed, and not before.
-    pub fn settle(&mut self, now: Timestamp, flows: &mut Vec<Flow>) {
-        while let Some(waiting) = self.sent.pop_front_if(|waiting| waiting.until <= now) {
-            self.judge_or_hold(&waiting.seen, waiting.number, now, flows);
-        }
-    }
-
-    /// Holds a datagram's flow until a drop of it would have been told. `false` where there is nothing to wait for.
-    pub(super) fn hold_sent(&mut self, seen: &Observation, now: Timestamp) -> bool {
-        let hold = self.sees_drops && seen.outcome == Outcome::Sent && self.sent.len() < MAX_WAITING;
-        if hold {
-            let until = now.plus(HOLD_SENT);
-            self.sent.push_back(Waiting { until, number: self.taken, seen: *seen });
-        }
-        hold
     }
 
     /// Tries held drops again.
@@ -171,28 +153,40 @@ impl Auditor {
         if self.drops.len() == 0 || seen.direction != Direction::Egress {
             return None;
         }
+        let mut drops = std::mem::take(&mut self.drops);
+        let found = drops.take(seen.protocol, seen.local.port(), |drop| self.belongs(drop, seen, subject));
+        self.drops = drops;
+        // A first SYN that was dropped has no part in a connection that was made after all.
+        let went_on = matches!(seen.outcome, Outcome::Established | Outcome::Answered);
+        found.filter(|_| !went_on).map(|drop| drop.reason)
+    }
+
+    /// Whether a drop that was told belongs to this datagram's flow.
+    pub(super) fn is_stopped(&mut self, seen: &Observation) -> bool {
+        if self.drops.len() == 0 || seen.direction != Direction::Egress {
+            return false;
+        }
+        let subject = self.subject(seen);
+        self.drops.any(seen.protocol, seen.local.port(), |drop| self.belongs(drop, seen, &subject))
+    }
+
+    /// Whether a drop is of a packet of this attempt.
+    fn belongs(&self, drop: &PacketDrop, seen: &Observation, subject: &Subject) -> bool {
         // A reset answers the very SYN that was dropped only if no other was sent since; else a first one was lost, and
         // a later one got as far as a closed port.
         let end = seen.at.plus(seen.waited);
         let (from, until) = match (seen.protocol, seen.outcome) {
-            (Protocol::Udp, _) => (seen.at, seen.at.plus(HOLD_SENT)),
+            // A connected socket's flow is told when its datagram has been sent, and may have been dropped in between.
+            (Protocol::Udp, _) => (seen.at.minus(HOLD_DROP), seen.at.plus(HOLD_DROP)),
             (_, Outcome::Refused) => (seen.at.max(end.minus(FIRST_RETRANSMISSION)), end),
             // It goes on while the agent ends.
             (_, Outcome::Pending) => (seen.at, Timestamp::MAX),
             _ => (seen.at, end),
         };
-        let source = seen.local.ip().to_canonical();
-        let mut drops = std::mem::take(&mut self.drops);
-        let found = drops.take(seen.protocol, seen.local.port(), |drop| {
-            (from..=until).contains(&drop.at)
-                && self.is_namespace_here(drop.netns)
-                && self.is_source(source, drop.source.ip(), subject)
-                && self.leads_to(seen, drop.destination)
-        });
-        self.drops = drops;
-        // A first SYN that was dropped has no part in a connection that was made after all.
-        let went_on = matches!(seen.outcome, Outcome::Established | Outcome::Answered);
-        found.filter(|_| !went_on).map(|drop| drop.reason)
+        (from..=until).contains(&drop.at)
+            && self.is_namespace_here(drop.netns)
+            && self.is_source(seen.local.ip().to_canonical(), drop.source.ip(), subject)
+            && self.leads_to(seen, drop.destination)
     }
 
     /// Whether a packet from `of_packet` is of a socket at `source`. A datagram's socket may have chosen no address.
@@ -247,6 +241,7 @@ fn attempt(drop: &PacketDrop) -> Observation {
         remote: drop.source,
         requested: None,
         outcome: Outcome::Dropped,
+        errno: None,
         waited: Duration::ZERO,
         answered: false,
         socket: 0,
