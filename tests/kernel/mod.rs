@@ -9,6 +9,7 @@ mod life;
 mod outcomes;
 mod parts;
 mod pods;
+mod raw_sockets;
 mod tcp;
 mod udp;
 mod ways;

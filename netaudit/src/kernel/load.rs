@@ -131,7 +131,7 @@ struct Global(Settings);
 unsafe impl aya::Pod for Global {}
 
 /// The programs without which nothing is known, by the name of their functions.
-const CORE: [&str; 12] = [
+const CORE: [&str; 13] = [
     "on_connect4",
     "on_connect6",
     "on_sendmsg4",
@@ -140,6 +140,7 @@ const CORE: [&str; 12] = [
     "on_recvmsg6",
     "on_bind4",
     "on_bind6",
+    "on_create",
     "on_release",
     "on_sock_ops",
     "on_cgroup_made",
