@@ -7,3 +7,4 @@ mod faults;
 mod harness;
 mod main_line;
 mod prometheus;
+mod raw_sockets;

@@ -75,8 +75,10 @@ pub mod kind {
     pub const UDP_ANSWERED: u32 = 13;
     /// UDP, source side: an ICMP error came for a flow that was told as sent: an [`super::AnswerRecord`].
     pub const UDP_ERROR: u32 = 14;
+    /// A socket was made that makes its own packets: a [`super::RawSocketRecord`].
+    pub const RAW_SOCKET: u32 = 15;
     /// One more than the greatest kind.
-    pub const COUNT: u32 = 15;
+    pub const COUNT: u32 = 16;
 
     /// The word for a kind in metrics and logs; `None` for a number that is none.
     pub const fn name(kind: u32) -> Option<&'static str> {
@@ -95,6 +97,7 @@ pub mod kind {
             DROP_LIMITED => "drop-limited",
             UDP_ANSWERED => "udp-answered",
             UDP_ERROR => "udp-error",
+            RAW_SOCKET => "raw-socket",
             _ => return None,
         })
     }
@@ -267,6 +270,38 @@ pub struct DropRecord {
     pub tracked: u32,
 }
 
+/// Kinds of sockets that make their own packets.
+pub mod raw {
+    /// `SOCK_RAW` of IPv4 or IPv6.
+    pub const IP: u32 = 1;
+    /// `SOCK_DGRAM` of ICMP.
+    pub const PING: u32 = 2;
+    /// `AF_PACKET` of any type.
+    pub const PACKET: u32 = 3;
+}
+
+/// A socket that makes its own packets, and who made it. 56 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct RawSocketRecord {
+    /// [`kind::RAW_SOCKET`].
+    pub kind: u32,
+    /// One of [`raw`].
+    pub socket: u32,
+    /// When, in nanoseconds since boot.
+    pub at: u64,
+    /// Cookie of its network namespace.
+    pub netns: u64,
+    /// The cgroup of who made it.
+    pub cgroup: u64,
+    /// Thread group id of who made it, in the first pid namespace.
+    pub pid: u32,
+    /// The protocol that it was made for: IP's number, or Ethernet's of a packet socket.
+    pub protocol: u32,
+    /// The command name of who made it.
+    pub comm: [u8; 16],
+}
+
 /// A task, as the task iterator writes it. 24 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -314,6 +349,8 @@ pub struct Settings {
     pub sk_state: u32,
     /// `sock.skc_family`
     pub sk_family: u32,
+    /// `sock.sk_type`
+    pub sk_type: u32,
     /// `sock.sk_protocol`
     pub sk_protocol: u32,
     /// The byte of `sock` that holds `sk_userlocks`.
@@ -376,8 +413,6 @@ pub struct Settings {
     pub device_net: u32,
     /// The kernel's numbers of [`DROP_REASONS`]; 0 for one that it does not have.
     pub drop_reasons: [u32; DROP_REASONS.len()],
-    /// Zero.
-    pub reserved: u32,
     /// Bytes in the ring at which the reader is woken; 0 for never.
     pub wake_at: u32,
     /// How long after it was told a UDP flow that still goes on is told again, in steps of [`TICK_SHIFT`].
@@ -413,6 +448,8 @@ const _: () = {
     assert!(size_of::<DropRecord>() == 72);
     assert!(offset_of!(DropRecord, source) == 24);
     assert!(offset_of!(DropRecord, source_port) == 56);
+    assert!(size_of::<RawSocketRecord>() == 56);
+    assert!(offset_of!(RawSocketRecord, comm) == 40);
     assert!(size_of::<AnswerRecord>() == 32);
     assert!(offset_of!(AnswerRecord, sequence) == 24);
     assert!(size_of::<Settings>() == 224);

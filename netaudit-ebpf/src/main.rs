@@ -13,6 +13,7 @@ mod answers;
 mod cgroup;
 mod drops;
 mod maps;
+mod raw;
 mod scan;
 mod socket;
 mod tcp;
@@ -120,6 +121,13 @@ fn bound(ctx: &SockContext) {
         state.identify(bpf_get_netns_cookie(ctx.as_ptr()));
         state.flags |= socket::mark::BOUND;
     }
+}
+
+/// A socket of an internet family is being made.
+#[cgroup_sock(sock_create)]
+fn on_create(ctx: SockContext) -> i32 {
+    raw::created(&ctx);
+    ALLOW
 }
 
 /// A socket is being released.

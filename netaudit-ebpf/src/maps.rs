@@ -19,6 +19,7 @@ use netaudit_ebpf::abi::{FlowRecord, Settings, dropped, kind};
 
 use crate::{
     drops::{DropKey, Rate, Told},
+    raw::RawKey,
     socket::Socket,
     udp::{Peer, PeerKey},
 };
@@ -63,6 +64,10 @@ pub static PATHS: LruHashMap<u64, Socket, 1024> = LruHashMap::new();
 /// What was told of dropped packets, by what they attempt. Forgetting costs a record too many, never a missing one.
 #[btf_map]
 pub static DROPS: LruHashMap<DropKey, Told, 8192> = LruHashMap::new();
+
+/// When it was last told that somebody made a raw socket, by [`crate::socket::ticks`].
+#[btf_map]
+pub static RAW_TOLD: LruHashMap<RawKey, u32, 4096> = LruHashMap::new();
 
 /// How much was told of dropped packets just now.
 #[btf_map]

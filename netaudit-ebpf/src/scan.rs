@@ -7,11 +7,12 @@ use aya_ebpf::{
     cty::c_void,
     helpers::generated::{bpf_probe_read_kernel, bpf_seq_write, bpf_sock_from_file},
 };
-use netaudit_ebpf::abi::TaskRecord;
+use netaudit_ebpf::abi::{self, TaskRecord};
 
 use crate::{
     cgroup::levels_below,
     maps::{SOCKETS, setting},
+    raw::{self, RawKey},
     socket::{address_of, cgroup_id, mark, read},
 };
 
@@ -96,13 +97,14 @@ struct KernelSocket {
 
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
+const AF_PACKET: u16 = 17;
 const IPPROTO_TCP: u16 = 6;
 const IPPROTO_UDP: u16 = 17;
 const TCP_LISTEN: u8 = 10;
 /// The program chose the port itself: a server, or a client that means to look like one.
 const SOCK_BINDPORT_LOCK: u8 = 8;
 
-/// Marks listeners and UDP servers with the process that holds them.
+/// Marks listeners and UDP servers with the process that holds them, and tells of sockets that make their own packets.
 ///
 /// # Safety
 ///
@@ -126,10 +128,16 @@ pub unsafe fn file(ctx: *mut IterTaskFile) {
     }
     let address = address_of(sk);
     let family: u16 = read(address + u64::from(setting!(sk_family)));
-    if family != AF_INET && family != AF_INET6 {
+    if family != AF_INET && family != AF_INET6 && family != AF_PACKET {
         return;
     }
     let protocol: u16 = read(address + u64::from(setting!(sk_protocol)));
+    let form: u16 = read(address + u64::from(setting!(sk_type)));
+    let raw_kind =
+        if family == AF_PACKET { Some(abi::raw::PACKET) } else { raw::kind_of(form.into(), protocol.into()) };
+    if let Some(kind) = raw_kind {
+        return found_raw(address_of(task), address, kind, protocol.into());
+    }
     let serves = if protocol == IPPROTO_TCP {
         read::<u8>(address + u64::from(setting!(sk_state))) == TCP_LISTEN
     } else if protocol == IPPROTO_UDP {
@@ -164,4 +172,27 @@ pub unsafe fn file(ctx: *mut IterTaskFile) {
         bpf_probe_read_kernel(comm, 16, from);
     }
     state.flags |= mark::ACTOR | mark::BOUND;
+}
+
+/// A process has a socket that makes its own packets.
+#[inline(always)]
+fn found_raw(task: u64, socket: u64, kind: u32, protocol: u32) {
+    let cgroup = cgroup_of_task(task);
+    if levels_below(cgroup).is_none() {
+        return;
+    }
+    let net: u64 = read(socket + u64::from(setting!(sk_net)));
+    let key = RawKey {
+        netns: read(net + u64::from(setting!(net_cookie))),
+        cgroup: cgroup_id(cgroup),
+        pid: read(task + u64::from(setting!(task_tgid))),
+        socket: kind,
+    };
+    raw::found(key, protocol, |comm| {
+        let from = (task + u64::from(setting!(task_comm))) as *const c_void;
+        // SAFETY: the target is 16 bytes long.
+        unsafe {
+            bpf_probe_read_kernel(comm.cast(), 16, from);
+        }
+    });
 }

@@ -10,6 +10,7 @@ mod outcomes;
 mod parts;
 mod pins;
 mod pods;
+mod raw_sockets;
 mod seccomp;
 mod tcp;
 mod udp;

@@ -8,8 +8,8 @@ use std::{
 };
 
 use crate::{
-    audit::{Auditor, Budget, Flow, Settings},
-    cluster::Kind,
+    audit::{Auditor, Budget, Flow, RawSocketSeen, Settings, Subject},
+    cluster::{Cluster, Kind},
     config::{Config, Source},
     kernel::{self, Event, Kernel, Loss, own_addresses},
     metrics::{self, AgentState, Format, WatchState},
@@ -31,6 +31,9 @@ const FAULT_MEMORY: Duration = Duration::from_secs(90);
 /// How often the node's own addresses are read.
 const ADDRESSES_EVERY: Duration = Duration::from_secs(10);
 
+/// How often packet sockets are looked for.
+const RAW_SOCKETS_EVERY: Duration = Duration::from_secs(30);
+
 /// How long the last drain may take under traffic that does not end.
 const LAST_DRAIN: Duration = Duration::from_millis(400);
 
@@ -44,6 +47,13 @@ struct Watch {
     last_fault: Option<Timestamp>,
 }
 
+/// What the auditor has said and nobody has been told yet.
+#[derive(Default)]
+struct Told {
+    flows: Vec<Flow>,
+    raw_sockets: Vec<RawSocketSeen>,
+}
+
 /// Everything that the agent's loop owns.
 pub(super) struct State {
     kernel: Kernel,
@@ -54,11 +64,12 @@ pub(super) struct State {
     unseen_before: u64,
     progress: Progress,
     addresses_read: Option<Timestamp>,
+    raw_sockets_read: Timestamp,
     started: Timestamp,
     /// What is wrong with objects and has been said: a file or list that is read again repeats nothing.
     warned: HashSet<Warning>,
     /// Kept between batches for its capacity.
-    flows: Vec<Flow>,
+    told: Told,
 }
 
 impl State {
@@ -99,9 +110,10 @@ impl State {
             unseen_before: lost_before,
             progress: Progress::default(),
             addresses_read: None,
+            raw_sockets_read: now,
             started: now,
             warned: HashSet::new(),
-            flows: Vec::new(),
+            told: Told::default(),
         }
     }
 
@@ -110,7 +122,7 @@ impl State {
         self.read_addresses(now);
         match self.kernel.scan() {
             Ok(events) => {
-                events.into_iter().for_each(|event| take(&mut self.auditor, event, now, &mut self.flows));
+                events.into_iter().for_each(|event| take(&mut self.auditor, event, now, &mut self.told));
             }
             Err(error) => tracing::warn!(
                 %error,
@@ -137,12 +149,12 @@ impl State {
     }
 
     fn drain_batch(&mut self, now: Timestamp) -> usize {
-        let Self { kernel, auditor, flows, .. } = self;
-        let taken = kernel.drain(BATCH, &mut |event| take(auditor, event, now, flows));
+        let Self { kernel, auditor, told, .. } = self;
+        let taken = kernel.drain(BATCH, &mut |event| take(auditor, event, now, told));
         self.records += taken as u64;
         // What the kernel told before `now` has been taken if this was all of it.
         if taken < BATCH {
-            self.auditor.settle(now, &mut self.flows);
+            self.auditor.settle(now, &mut self.told.flows);
         }
         self.hand_on();
         self.progress.took(self.kernel.position(), self.auditor.taken());
@@ -193,7 +205,7 @@ impl State {
         if self.watches.iter().all(|watch| watch.state.ready) {
             self.auditor.set_ready();
         }
-        self.auditor.objects_changed(now, &mut self.flows);
+        self.auditor.objects_changed(now, &mut self.told.flows);
         self.hand_on();
     }
 
@@ -231,6 +243,12 @@ impl State {
         if self.addresses_read.is_none_or(|read| now.since(read) >= ADDRESSES_EVERY || now < read) {
             self.read_addresses(now);
         }
+        if now.since(self.raw_sockets_read) >= RAW_SOCKETS_EVERY {
+            self.raw_sockets_read = now;
+            if let Err(error) = self.kernel.look_for_raw_sockets() {
+                tracing::warn!(%error, "packet sockets could not be looked for");
+            }
+        }
         for watch in &mut self.watches {
             if watch.last_fault.is_some_and(|fault| now.since(fault) >= FAULT_MEMORY) {
                 watch.last_fault = None;
@@ -245,7 +263,8 @@ impl State {
             self.unseen_before = unseen;
             self.auditor.lost(now);
         }
-        self.auditor.tick(now, &mut self.flows);
+        self.auditor.tick(now, &mut self.told.flows);
+        self.auditor.name_raw_sockets(now, &mut self.told.raw_sockets);
         self.hand_on();
     }
 
@@ -254,11 +273,12 @@ impl State {
     pub(super) fn finish(mut self, now: Timestamp) {
         // What was in the ring when the end was asked for comes out by this; traffic may go on and fill it meanwhile.
         self.drain_until(now, Instant::now() + LAST_DRAIN);
-        self.auditor.finish(&mut self.flows);
+        self.auditor.finish(&mut self.told.flows);
         // With pins the next run is told the outcome.
         if !self.kernel.is_pinned() {
-            self.auditor.finish_pending(&mut self.flows);
+            self.auditor.finish_pending(&mut self.told.flows);
         }
+        self.auditor.name_raw_sockets(Timestamp::MAX, &mut self.told.raw_sockets);
         self.hand_on();
         let unwritten = self.flow_log.take().map_or(0, |log| log.finish(LAST_WRITE));
         if unwritten == 0 {
@@ -314,7 +334,8 @@ impl State {
     }
 
     fn hand_on(&mut self) {
-        let flows = self.flows.drain(..);
+        self.told.raw_sockets.drain(..).for_each(|seen| log_raw_socket(&seen, self.auditor.cluster()));
+        let flows = self.told.flows.drain(..);
         if let Some(log) = &mut self.flow_log {
             let correction = self.kernel.wall_correction();
             flows.for_each(|flow| log.push(&flow, self.auditor.cluster(), correction));
@@ -363,13 +384,37 @@ impl State {
     }
 }
 
-fn take(auditor: &mut Auditor, event: Event, now: Timestamp, flows: &mut Vec<Flow>) {
+fn take(auditor: &mut Auditor, event: Event, now: Timestamp, Told { flows, raw_sockets }: &mut Told) {
     match event {
         Event::Flow(seen) => auditor.observe(&seen, now, flows),
         Event::Answer(seen) => auditor.observe_answer(&seen, now, flows),
+        Event::RawSocket(seen) => auditor.observe_raw_socket(&seen, now, raw_sockets),
         Event::Drop(seen) => auditor.observe_drop(&seen, now, flows),
         Event::Cgroup { id, path } => auditor.attribution_mut().cgroup(id, &path),
         Event::CgroupGone { id, at } => auditor.attribution_mut().cgroup_gone(id, at),
         Event::Task { netns, cgroup, .. } => auditor.attribution_mut().pair(netns, cgroup),
     }
+}
+
+/// One line of the agent's own log: policies do not speak of such sockets, so they are no flows.
+fn log_raw_socket(
+    RawSocketSeen { seen, subject, key, actor_pod, actor_container }: &RawSocketSeen,
+    cluster: &Cluster,
+) {
+    let pod = match subject {
+        Subject::Pod(id) => cluster.pod(*id).map(|pod| &*pod.name),
+        Subject::Node | Subject::Unknown { .. } => None,
+    };
+    tracing::warn!(
+        kind = key.kind.as_str(),
+        protocol = seen.protocol,
+        namespace = &*key.namespace,
+        workload = &*key.workload,
+        pod,
+        actor_pod_uid = actor_pod.as_deref(),
+        container = actor_container.as_deref(),
+        pid = seen.actor.pid,
+        comm = %seen.actor.comm,
+        "a raw socket was made: nobody sees whom it talks to"
+    );
 }

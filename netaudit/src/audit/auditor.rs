@@ -3,6 +3,7 @@
 mod answers;
 mod drops;
 mod evidence;
+mod raw_sockets;
 
 use std::{
     collections::VecDeque,
@@ -14,8 +15,8 @@ use std::{
 use foldhash::{HashMap, HashSet};
 
 use super::{
-    Attribution, Budget, Counts, Evidence, Flow, FlowId, Owner, Peer, PeerKind, Subject, Usage, ViolationKey,
-    Violations, Watched,
+    Attribution, Budget, Counts, Evidence, Flow, FlowId, Owner, Peer, PeerKind, RawSockets, Subject, Usage,
+    ViolationKey, Violations, Watched,
     datagrams::{Datagrams, Held},
     drops::Drops,
     enforcement::Enforcement,
@@ -26,7 +27,7 @@ use crate::{
     cluster::{Cluster, Endpoint, Pod, PodId},
     model::{
         Decision, Direction, DropReason, Gap, NetnsCookie, Observation, Outcome, PacketDrop, PolicyId,
-        Protocol, Timestamp, Verdict,
+        Protocol, RawSocket, Timestamp, Verdict,
     },
 };
 
@@ -96,6 +97,8 @@ pub struct Auditor {
     held_drops: VecDeque<Waiting<PacketDrop>>,
     drops_unjudged: u64,
     datagrams: Datagrams,
+    held_raw_sockets: VecDeque<Waiting<RawSocket>>,
+    raw_sockets: RawSockets,
     bound: HashMap<(NetnsCookie, IpAddr), PodId>,
     sequence: u64,
     counts: Counts,
@@ -126,6 +129,8 @@ impl Auditor {
             held_drops: VecDeque::new(),
             drops_unjudged: 0,
             datagrams: Datagrams::default(),
+            held_raw_sockets: VecDeque::new(),
+            raw_sockets: RawSockets::default(),
             bound: HashMap::default(),
             sequence: 0,
             counts: Counts::default(),
@@ -219,7 +224,10 @@ impl Auditor {
 
     /// Records that wait for somebody to become known, and attempts without an outcome.
     pub fn waiting(&self) -> (usize, usize) {
-        (self.held.len() + self.held_drops.len() + self.datagrams.len(), self.pending.len())
+        (
+            self.held.len() + self.held_drops.len() + self.datagrams.len() + self.held_raw_sockets.len(),
+            self.pending.len(),
+        )
     }
 
     /// Whether this agent sees the whole cluster, so that "unused" is its to say: its node is the only one.
@@ -310,7 +318,8 @@ impl Auditor {
         let held = self.held.iter().map(|waiting| waiting.number).min();
         let sent = self.datagrams.first();
         let drop = self.held_drops.front().map(|waiting| waiting.number);
-        [held, sent, drop].into_iter().flatten().min().map_or(self.taken, |first| first - 1)
+        let raw = self.held_raw_sockets.front().map(|waiting| waiting.number);
+        [held, sent, drop, raw].into_iter().flatten().min().map_or(self.taken, |first| first - 1)
     }
 
     /// How many records were taken.

@@ -1,8 +1,8 @@
 //! From kernel observations to judged flows and what is counted of them.
 //!
 //! [`Auditor`] owns everything that a verdict needs, and is driven from outside: objects come in through
-//! [`Auditor::cluster_mut`], kernel records through [`Auditor::observe`], [`Auditor::observe_answer`] and
-//! [`Auditor::observe_drop`], time through [`Auditor::tick`] and [`Auditor::settle`]. Flows come out; metrics are read from [`Auditor::counts`], [`Auditor::usage`] and [`Auditor::violations`].
+//! [`Auditor::cluster_mut`], kernel records through [`Auditor::observe`], [`Auditor::observe_answer`],
+//! [`Auditor::observe_drop`] and [`Auditor::observe_raw_socket`], time through [`Auditor::tick`] and [`Auditor::settle`]. Flows come out; metrics are read from [`Auditor::counts`], [`Auditor::usage`] and [`Auditor::violations`].
 //!
 //! ```text
 //! observe → attribute (who: namespace, cgroup) → resolve (with whom: address, time) → judge → account → Flow
@@ -20,6 +20,7 @@ mod drops;
 mod enforcement;
 mod finding;
 mod flow;
+mod raw_sockets;
 mod resolve;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -32,5 +33,6 @@ pub use counts::{Counts, FlowKey};
 pub use enforcement::UnenforcedCause;
 pub use finding::{Finding, finding, reach};
 pub use flow::{Flow, FlowId, Peer, PeerKind, Subject};
+pub use raw_sockets::{RawSocketKey, RawSocketSeen, RawSockets};
 pub use usage::{Evidence, Missing, RuleKey, RuleUsage, Usage, Watched};
 pub use violations::{Budget, OTHER, ViolationCount, ViolationKey, Violations};

@@ -189,6 +189,7 @@ fn hook_of(program: &str) -> &'static str {
         "on_sent" => "tp_btf/sock_send_length",
         "on_dropped" => "tp_btf/kfree_skb",
         "on_error" => "tp_btf/inet_sk_error_report",
+        "on_create" => "cgroup/sock_create",
         "on_sending4" => "fentry/udp_sendmsg",
         "on_sending6" => "fentry/udpv6_sendmsg",
         "scan_tasks" => "iter/task",

@@ -6,11 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::net::{AddressFamily, SocketType, ipproto};
 use serde::Serialize;
 
 use crate::{
     kernel::{Event, Kernel},
-    model::{Comm, Direction, Observation, Outcome},
+    model::{Comm, Direction, Observation, Outcome, RawSocketKind},
 };
 
 /// Something that the self-test does.
@@ -37,11 +38,15 @@ pub enum Trial {
     UdpAnsweredUnnamed,
     /// A datagram to a port that nobody listens on.
     UdpRejected,
+    /// A raw socket.
+    RawSocket,
+    /// A packet socket.
+    PacketSocket,
 }
 
 impl Trial {
     /// Every one, in the order in which they are made.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Tcp4,
         Self::Tcp6,
         Self::Refused,
@@ -52,6 +57,8 @@ impl Trial {
         Self::UdpAnswered,
         Self::UdpAnsweredUnnamed,
         Self::UdpRejected,
+        Self::RawSocket,
+        Self::PacketSocket,
     ];
 
     /// What it is, in words.
@@ -67,6 +74,8 @@ impl Trial {
             Self::UdpAnswered => "an answer that is read together with its sender",
             Self::UdpAnsweredUnnamed => "an answer that is read without its sender",
             Self::UdpRejected => "a UDP datagram to a closed port",
+            Self::RawSocket => "a raw socket, and who made it",
+            Self::PacketSocket => "a packet socket, and who made it",
         }
     }
 }
@@ -124,6 +133,11 @@ pub fn run(kernel: &mut Kernel, before: &Before) -> Vec<(Trial, Result)> {
 }
 
 fn one(kernel: &mut Kernel, trial: Trial, before: &Before, own: &Comm) -> Result {
+    match trial {
+        Trial::RawSocket => return raw_socket(kernel, RawSocketKind::Ip, own),
+        Trial::PacketSocket => return raw_socket(kernel, RawSocketKind::Packet, own),
+        _ => {}
+    }
     let expected = match make(trial, before) {
         Ok(expected) => expected,
         Err(error) => return Result::NotMade(error.to_string()),
@@ -145,6 +159,38 @@ fn one(kernel: &mut Kernel, trial: Trial, before: &Before, own: &Comm) -> Result
         if Instant::now() >= until {
             let process = if *with_actor { " with its process" } else { "" };
             return Result::Unseen(format!("no {direction} flow `{outcome}`{process}"));
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Makes a socket that makes its own packets, sends none, and looks for the record of it.
+fn raw_socket(kernel: &mut Kernel, kind: RawSocketKind, own: &Comm) -> Result {
+    let made = match kind {
+        RawSocketKind::Packet => rustix::net::socket(AddressFamily::PACKET, SocketType::RAW, None),
+        _ => rustix::net::socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::ICMP)),
+    };
+    let _socket = match made {
+        Ok(socket) => socket,
+        Err(error) => return Result::NotMade(io::Error::from(error).to_string()),
+    };
+    if kind == RawSocketKind::Packet
+        && let Err(error) = kernel.look_for_raw_sockets()
+    {
+        return Result::Unseen(error.to_string());
+    }
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let mut is_seen = false;
+        kernel.drain(usize::MAX, &mut |event| {
+            is_seen |=
+                matches!(event, Event::RawSocket(seen) if seen.kind == kind && seen.actor.comm == *own);
+        });
+        if is_seen {
+            return Result::Works;
+        }
+        if Instant::now() >= until {
+            return Result::Unseen(format!("no {kind} socket with its process"));
         }
         std::thread::sleep(Duration::from_millis(10));
     }
@@ -193,6 +239,7 @@ fn make(trial: Trial, before: &Before) -> io::Result<Vec<Expected>> {
             client.send(b"netaudit doctor")?;
             vec![expected(Direction::Egress, Outcome::Rejected, closed.port())]
         }
+        Trial::RawSocket | Trial::PacketSocket => vec![],
     })
 }
 

@@ -123,10 +123,20 @@ pub const SENSORS: &[Sensor] = &[
     Sensor {
         direction: None,
         protocol: None,
-        what: "raw and packet sockets, AF_XDP, vsock",
+        what: "a program makes a raw, ping or packet socket",
+        programs: &["on_create", "scan_files"],
+        seen: "that it does, with its process: once, and again after 30 seconds while it goes on; packet sockets, and others from before \
+               the agent started, once, by a look at all open sockets every 30 seconds",
+        unseen: "what goes through it; packet sockets that are gone before the next look",
+        shown_by: &[Trial::RawSocket, Trial::PacketSocket],
+    },
+    Sensor {
+        direction: None,
+        protocol: None,
+        what: "AF_XDP, vsock",
         programs: &[],
         seen: "",
-        unseen: "everything: they skip connect, and policies cannot name them",
+        unseen: "everything: no hook of ours is in their way, and policies cannot name them",
         shown_by: &[],
     },
     Sensor {

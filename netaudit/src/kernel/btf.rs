@@ -241,6 +241,7 @@ pub fn settings(types: &Types<'_>, wake_at: u32, udp_retell: u32) -> Result<Sett
         sk_cgroup: byte("sock", "sk_cgrp_data.cgroup")?,
         sk_state: byte("sock", "__sk_common.skc_state")?,
         sk_family: byte("sock", "__sk_common.skc_family")?,
+        sk_type: byte("sock", "sk_type")?,
         sk_protocol: byte("sock", "sk_protocol")?,
         sk_userlocks: locks.byte(),
         sk_userlocks_shift: locks.bit % 8,

@@ -6,14 +6,14 @@ use std::{
 };
 
 use netaudit_ebpf::abi::{
-    Address, AnswerRecord, CGROUP_PATH, CgroupRecord, DROP_REASONS, DropRecord, FlowRecord, TaskRecord, flag,
-    kind,
+    Address, AnswerRecord, CGROUP_PATH, CgroupRecord, DROP_REASONS, DropRecord, FlowRecord, RawSocketRecord,
+    TaskRecord, flag, kind, raw,
 };
 
 use super::{Clock, Event, outcome::Closed};
 use crate::model::{
     Actor, Answer, CgroupId, Comm, Direction, DropReason, NetnsCookie, Observation, Outcome, PacketDrop,
-    Protocol,
+    Protocol, RawSocket, RawSocketKind,
 };
 
 /// Why bytes are no record. Each is counted, none is fatal: the ring may have been written by a newer agent's programs.
@@ -33,6 +33,9 @@ pub enum DecodeError {
     /// A cgroup's path that is longer than its room, cut, shorter than the record says, or not UTF-8.
     #[error("the path of a cgroup record cannot be read")]
     Path,
+    /// A raw socket of a kind that this version does not know.
+    #[error("a raw socket's record has kind {0}")]
+    RawSocket(u32),
     /// A drop's reason or protocol that this version does not know.
     #[error("a drop record has reason {reason} and protocol {protocol}")]
     Drop {
@@ -66,6 +69,10 @@ pub fn decode(bytes: &[u8], clock: &Clock) -> Result<Event, DecodeError> {
         kind::UDP_ANSWERED | kind::UDP_ERROR => {
             let record: AnswerRecord = take(bytes).ok_or(wrong_length)?;
             Ok(Event::Answer(answer(&record, clock)))
+        }
+        kind::RAW_SOCKET => {
+            let record: RawSocketRecord = take(bytes).ok_or(wrong_length)?;
+            raw_socket(&record, clock).map(Event::RawSocket)
         }
         kind::CGROUP_MADE | kind::CGROUP_REMOVED => {
             let record: CgroupRecord = take(bytes).ok_or(wrong_length)?;
@@ -109,6 +116,7 @@ trait Record: Copy {}
 impl Record for FlowRecord {}
 impl Record for AnswerRecord {}
 impl Record for DropRecord {}
+impl Record for RawSocketRecord {}
 impl Record for CgroupRecord {}
 impl Record for TaskRecord {}
 
@@ -163,6 +171,23 @@ fn answer(record: &AnswerRecord, clock: &Clock) -> Answer {
         outcome,
         errno: error.errno(outcome),
     }
+}
+
+fn raw_socket(record: &RawSocketRecord, clock: &Clock) -> Result<RawSocket, DecodeError> {
+    let kind = match record.socket {
+        raw::IP => RawSocketKind::Ip,
+        raw::PING => RawSocketKind::Ping,
+        raw::PACKET => RawSocketKind::Packet,
+        unknown => return Err(DecodeError::RawSocket(unknown)),
+    };
+    let cgroup = (record.cgroup != 0).then_some(CgroupId(record.cgroup));
+    Ok(RawSocket {
+        at: clock.wall(record.at),
+        netns: NetnsCookie(record.netns),
+        actor: Actor { cgroup, pid: record.pid, comm: Comm(record.comm) },
+        kind,
+        protocol: record.protocol,
+    })
 }
 
 fn packet_drop(record: &DropRecord, clock: &Clock) -> Result<PacketDrop, DecodeError> {
@@ -446,6 +471,39 @@ mod tests {
     }
 
     #[test]
+    fn a_raw_socket_keeps_every_field_and_its_kind_has_a_name() {
+        let record = RawSocketRecord {
+            kind: kind::RAW_SOCKET,
+            socket: raw::PACKET,
+            at: 7,
+            netns: 42,
+            cgroup: 77,
+            pid: 1234,
+            protocol: 0x0800,
+            comm: *b"scan\0\0\0\0\0\0\0\0\0\0\0\0",
+        };
+        // SAFETY: no padding: its size is asserted to be the sum of its fields.
+        let bytes = |record: RawSocketRecord| -> [u8; 56] { unsafe { std::mem::transmute(record) } };
+        let told = |socket| decode(&bytes(RawSocketRecord { socket, ..record }), &Clock::fixed(500));
+        let expected = RawSocket {
+            at: Timestamp(507),
+            netns: NetnsCookie(42),
+            actor: Actor { cgroup: Some(CgroupId(77)), pid: 1234, comm: Comm::new("scan") },
+            kind: RawSocketKind::Packet,
+            protocol: 0x0800,
+        };
+        for (socket, kind) in [
+            (raw::IP, RawSocketKind::Ip),
+            (raw::PING, RawSocketKind::Ping),
+            (raw::PACKET, RawSocketKind::Packet),
+        ] {
+            assert_eq!(told(socket), Ok(Event::RawSocket(RawSocket { kind, ..expected })));
+        }
+        assert_eq!(told(0), Err(DecodeError::RawSocket(0)));
+        assert_eq!(told(4), Err(DecodeError::RawSocket(4)));
+    }
+
+    #[test]
     fn a_path_that_was_cut_or_lies_about_its_length_is_refused() {
         let clock = Clock::fixed(0);
         let long = format!("/{}", "x".repeat(CGROUP_PATH));
@@ -483,7 +541,7 @@ mod tests {
             if let Some(word) = bytes.first_chunk_mut::<4>() {
                 *word = kind.to_ne_bytes();
             }
-            for length in [bytes.len(), 32.min(bytes.len()), 72.min(bytes.len()), 128.min(bytes.len()), 1024.min(bytes.len())] {
+            for length in [bytes.len(), 32.min(bytes.len()), 56.min(bytes.len()), 72.min(bytes.len()), 128.min(bytes.len()), 1024.min(bytes.len())] {
                 let _ = decode(&bytes[..length], &Clock::now());
             }
             let _ = decode_tasks(&bytes).count();

@@ -36,6 +36,7 @@ impl Span {
         let at = match event {
             Event::Flow(seen) => seen.at,
             Event::Drop(seen) => seen.at,
+            Event::RawSocket(seen) => seen.at,
             Event::Answer(_) | Event::Cgroup { .. } | Event::CgroupGone { .. } | Event::Task { .. } => {
                 return true;
             }

@@ -141,11 +141,12 @@ unsafe impl aya::Pod for Global {}
 
 /// The programs without which nothing is known, by the name of their functions. Cgroups first, then what ends attempts, then
 /// what begins them: no attempt is begun that nobody would end.
-const CORE: [(&str, Hook); 12] = [
+const CORE: [(&str, Hook); 13] = [
     ("on_cgroup_removed", Hook::RawTracepoint("cgroup_rmdir")),
     ("on_cgroup_made", Hook::RawTracepoint("cgroup_mkdir")),
     ("on_sock_ops", Hook::Cgroup),
     ("on_release", Hook::Cgroup),
+    ("on_create", Hook::Cgroup),
     ("on_bind6", Hook::Cgroup),
     ("on_bind4", Hook::Cgroup),
     ("on_recvmsg6", Hook::Cgroup),
@@ -157,7 +158,7 @@ const CORE: [(&str, Hook); 12] = [
 ];
 
 /// All maps, by name: what a run that takes over programs needs of them, and what the programs keep for themselves.
-const MAPS: [&str; 11] = [
+const MAPS: [&str; 12] = [
     "AYA_LOGS",
     "DROPS",
     "DROP_COUNTS",
@@ -166,6 +167,7 @@ const MAPS: [&str; 11] = [
     "NAMESPACES",
     "PATHS",
     "PEERS",
+    "RAW_TOLD",
     "RECORDS",
     "SOCKETS",
     "SWITCHES",

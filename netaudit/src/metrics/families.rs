@@ -4,7 +4,7 @@ use prometheus_client::registry::Unit;
 
 use super::family::{Family, Labels};
 use crate::{
-    audit::{Auditor, Missing, RuleUsage, ViolationKey},
+    audit::{Auditor, Missing, RawSocketKey, RuleUsage, ViolationKey},
     cluster::Kind,
     kernel::{DropCount, Feature, Loss},
     model::Timestamp,
@@ -229,6 +229,20 @@ fn health(state: &AgentState<'_>) -> Vec<Family> {
         .with_all(
             state.drops.iter().map(|drops| (vec![("told", drops.told.to_owned())], drops.count as f64)),
         ),
+        Family::counter(
+            "netaudit_raw_sockets",
+            "Sockets that make their own packets, by who made them: once a process, and again while it goes on",
+        )
+        .with_all(state.auditor.raw_sockets().series().map(|(key, count, _)| (raw_labels(key), count as f64))),
+        Family::gauge("netaudit_raw_socket_last_timestamp", "Time of the last raw socket of this series")
+            .unit(Unit::Seconds)
+            .with_all(
+                state
+                    .auditor
+                    .raw_sockets()
+                    .series()
+                    .map(|(key, _, last)| (raw_labels(key), state.wall_seconds(last))),
+            ),
         Family::gauge("netaudit_hook_attached", "Whether an optional kernel hook is attached").with_all(
             state.features.iter().map(|feature| {
                 (vec![("hook", feature.name.to_owned())], f64::from(u8::from(feature.absent.is_none())))
@@ -253,6 +267,14 @@ fn health(state: &AgentState<'_>) -> Vec<Family> {
         Family::counter("netaudit_watch_errors", "Faults of a kind's source of objects").with_all(
             state.watches.iter().map(|watch| (vec![("kind", watch.kind.to_owned())], watch.errors as f64)),
         ),
+    ]
+}
+
+fn raw_labels(key: &RawSocketKey) -> Labels {
+    vec![
+        ("kind", key.kind.to_string()),
+        ("namespace", key.namespace.to_string()),
+        ("workload", key.workload.to_string()),
     ]
 }
 

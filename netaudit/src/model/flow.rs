@@ -273,6 +273,49 @@ pub struct PacketDrop {
     pub opens: bool,
 }
 
+/// A socket that makes its own packets, so that nobody sees whom it talks to.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum RawSocketKind {
+    /// `SOCK_RAW` of IPv4 or IPv6: any protocol, of TCP and UDP too.
+    Ip,
+    /// ICMP echo requests only.
+    Ping,
+    /// `AF_PACKET`: whole frames, or a look at everybody's.
+    Packet,
+}
+
+impl RawSocketKind {
+    /// The word of the metrics and the log.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ip => "raw",
+            Self::Ping => "ping",
+            Self::Packet => "packet",
+        }
+    }
+}
+
+impl fmt::Display for RawSocketKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// Somebody made a raw socket: the first time, or the first after an interval.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RawSocket {
+    /// When.
+    pub at: Timestamp,
+    /// The namespace that it lives in: names the subject.
+    pub netns: NetnsCookie,
+    /// Who made it.
+    pub actor: Actor,
+    /// What it is.
+    pub kind: RawSocketKind,
+    /// The protocol that it was made for: IP's number, or Ethernet's of a packet socket.
+    pub protocol: u32,
+}
+
 impl Observation {
     /// Whether the attempt got as far as a port where nobody listens, as far as the socket can tell. For TCP that is a
     /// reset, for UDP an ICMP port-unreachable; a filter that rejects may send either.

@@ -9,7 +9,8 @@ mod time;
 mod verdict;
 
 pub use flow::{
-    Actor, Answer, CgroupId, Comm, DropReason, Errno, NetnsCookie, Observation, Outcome, PacketDrop, Reach,
+    Actor, Answer, CgroupId, Comm, DropReason, Errno, NetnsCookie, Observation, Outcome, PacketDrop,
+    RawSocket, RawSocketKind, Reach,
 };
 pub use net::{Direction, Protocol};
 pub use time::Timestamp;

@@ -87,21 +87,27 @@ impl Agent {
         })
     }
 
-    /// Waits until the flow log holds what the ledger wants, or no longer grows.
+    /// Waits until the flow log holds what the ledger wants, or no longer grows, and nothing waits to be told.
     pub fn drain(&mut self, ledger: &[Entry]) -> Result<()> {
         let wanted = least(ledger);
         let (mut last, mut quiet) = (0, 0);
-        for _ in 0..300 {
+        for _ in 0..100 {
             self.process.check()?;
             let lines = fs::read(&self.flow_log)
                 .map_or(0, |bytes| bytes.iter().filter(|byte| **byte == b'\n').count());
             quiet = if lines == last { quiet + 1 } else { 0 };
             last = lines;
-            // A datagram without an answer is written after five seconds.
-            if quiet >= if lines >= wanted { 6 } else { 120 } {
+            if quiet >= if lines >= wanted { 6 } else { 30 } {
                 break;
             }
             std::thread::sleep(Duration::from_millis(50));
+        }
+        // A datagram without an answer waits for one for five seconds.
+        for _ in 0..40 {
+            if self.scrape()?.sum("netaudit_waiting_records") == 0.0 {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(200));
         }
         Ok(())
     }
