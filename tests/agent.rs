@@ -5,4 +5,5 @@ mod drops;
 mod faults;
 mod harness;
 mod main_line;
+mod overload;
 mod prometheus;

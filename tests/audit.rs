@@ -1,6 +1,7 @@
 //! The auditor from observation to flow, without a kernel: who is named, what is judged, what waits and what is counted.
 
 mod drops;
+mod folded;
 mod identity;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -159,6 +160,7 @@ fn egress(netns: u64, cgroup: u64, local: &str, remote: &str) -> Observation {
         answered: true,
         socket: 1,
         sequence: 1,
+        folded: None,
     }
 }
 

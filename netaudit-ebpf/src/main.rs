@@ -12,6 +12,7 @@
 mod cgroup;
 mod drops;
 mod maps;
+mod overload;
 mod scan;
 mod socket;
 mod tcp;

@@ -25,7 +25,7 @@ use aya_ebpf::{
 use netaudit_ebpf::abi::{Address, FlowRecord, detail, flag, kind};
 
 use crate::{
-    maps::{SOCKETS, emit, setting},
+    maps::{SOCKETS, emit_flow, setting},
     socket::{Socket, address_of, cgroup_of, mark, now, read},
 };
 
@@ -63,7 +63,7 @@ pub fn release(ctx: &SockContext) {
 
 #[inline(always)]
 fn emit_failed(state: &Socket, cookie: u64) {
-    emit::<FlowRecord>(kind::TCP_FAILED, |record| {
+    emit_flow(kind::TCP_FAILED, |record| {
         // SAFETY: `record` is reserved; every field is written.
         unsafe {
             (*record).kind = kind::TCP_FAILED;
@@ -194,7 +194,7 @@ const SO_EE_ORIGIN_ICMP6: u8 = 3;
 fn emit_attempt(ctx: &SockOpsContext, state: &Socket, kind: u32, detail: u32, flags: u16) {
     // SAFETY: the helper takes this context.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
-    emit::<FlowRecord>(kind, |record| {
+    emit_flow(kind, |record| {
         // SAFETY: `record` is reserved; every field is written.
         unsafe {
             (*record).kind = kind;
@@ -235,7 +235,7 @@ fn accepted(ctx: &SockOpsContext) {
         unsafe { (bpf_get_socket_cookie(ctx.as_ptr()), bpf_get_netns_cookie(ctx.as_ptr())) };
     // Known even for a listener that nothing marked.
     let cgroup = cgroup_of(address_of(socket));
-    emit::<FlowRecord>(kind::TCP_ACCEPTED, |record| {
+    emit_flow(kind::TCP_ACCEPTED, |record| {
         let at = now();
         // SAFETY: `record` is reserved; every field is written.
         unsafe {

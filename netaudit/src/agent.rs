@@ -44,6 +44,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let options = Options {
         cgroup_root: config.cgroup_root.clone(),
         ring_bytes: config.ring_bytes,
+        fold_keys: config.fold_keys,
         ..Options::default()
     };
     let kernel = Kernel::load(&options)?;

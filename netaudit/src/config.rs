@@ -5,6 +5,7 @@
 
 use std::{
     net::SocketAddr,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -14,6 +15,9 @@ use serde::{Deserialize, Serialize};
 
 /// A smaller ring would overflow between two drains of an ordinary node.
 const LEAST_RING: u32 = 256 << 10;
+
+/// Fewer keys would overflow at once, and more are more than a node's memory is worth.
+const FOLD_KEYS: RangeInclusive<u32> = 64..=1 << 20;
 
 /// Flags of `netaudit agent` that can also stand in the file.
 #[derive(clap::Args, Clone, Debug, Default)]
@@ -61,6 +65,7 @@ struct File {
     flow_log: Option<String>,
     cgroup_root: Option<PathBuf>,
     ring_bytes: Option<u32>,
+    fold_keys: Option<u32>,
     drain_interval: Option<String>,
     discover_every: Option<String>,
     unused_after: Option<String>,
@@ -93,6 +98,8 @@ pub struct Config {
     pub cgroup_root: Option<PathBuf>,
     /// Ring size in bytes.
     pub ring_bytes: u32,
+    /// How many keys the kernel folds flows by for which the ring has no room.
+    pub fold_keys: u32,
     /// How often the ring is drained.
     pub drain_interval: Duration,
     /// How often kinds that the API server does not know are looked for again.
@@ -122,6 +129,7 @@ struct Printed<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     cgroup_root: Option<&'a Path>,
     ring_bytes: u32,
+    fold_keys: u32,
     drain_interval: String,
     discover_every: String,
     unused_after: String,
@@ -162,6 +170,10 @@ impl Config {
                 "ringBytes is {ring_bytes}: it must be a power of two of at least {LEAST_RING}, such as 8388608"
             );
         }
+        let fold_keys = file.fold_keys.unwrap_or(16_384);
+        if !FOLD_KEYS.contains(&fold_keys) {
+            bail!("foldKeys is {fold_keys}: it must be from {} to {}", FOLD_KEYS.start(), FOLD_KEYS.end());
+        }
         let drain_interval =
             duration("drainInterval", file.drain_interval.as_deref(), Duration::from_millis(20))?;
         if !(Duration::from_millis(1)..=Duration::from_secs(1)).contains(&drain_interval) {
@@ -190,6 +202,7 @@ impl Config {
             flow_log: flags.flow_log.clone().or(file.flow_log),
             cgroup_root: flags.cgroup_root.clone().or(file.cgroup_root),
             ring_bytes,
+            fold_keys,
             drain_interval,
             discover_every,
             unused_after: duration("unusedAfter", unused_after, Duration::from_secs(7 * 24 * 3600))?,
@@ -213,6 +226,7 @@ impl Config {
             flow_log: self.flow_log.as_deref(),
             cgroup_root: self.cgroup_root.as_deref(),
             ring_bytes: self.ring_bytes,
+            fold_keys: self.fold_keys,
             drain_interval: format!("{:#}", jiff::SignedDuration::try_from(self.drain_interval)?),
             discover_every: format!("{:#}", jiff::SignedDuration::try_from(self.discover_every)?),
             unused_after: format!("{:#}", jiff::SignedDuration::try_from(self.unused_after)?),
@@ -268,7 +282,7 @@ mod tests {
     fn what_is_printed_reads_back_as_the_same() {
         for yaml in [
             "manifests: /m\nflowLog: '-'\n",
-            "kubeconfig: /k\ndrainInterval: 50ms\nunusedAfter: 36h\n",
+            "kubeconfig: /k\nfoldKeys: 70000\ndrainInterval: 50ms\nunusedAfter: 36h\n",
             "# nothing\n",
         ] {
             let config = merged(&Flags::default(), yaml).unwrap();
@@ -281,6 +295,8 @@ mod tests {
     fn wrong_values_say_what_would_be_right() {
         for (yaml, says) in [
             ("ringBytes: 1000000\n", "power of two"),
+            ("foldKeys: 1\n", "from 64 to 1048576"),
+            ("foldKeys: 1048577\n", "from 64 to 1048576"),
             ("drainInterval: 2s\n", "1ms to 1s"),
             ("drainInterval: soon\n", "20ms"),
             ("unusedAfter: -3h\n", "unusedAfter"),

@@ -5,6 +5,7 @@
 mod doctor;
 mod drops;
 mod life;
+mod overload;
 mod parts;
 mod pods;
 mod tcp;

@@ -122,7 +122,7 @@ impl Stage {
         Self::with(Self::root(), Options { ring_bytes: 1 << 20, udp_retell, ..Options::default() })
     }
 
-    fn with(root: Cgroup, options: Options) -> Self {
+    pub fn with(root: Cgroup, options: Options) -> Self {
         let kernel = load(Options { cgroup_root: Some(root.path.clone()), ..options });
         Self { kernel, events: Vec::new(), root }
     }

@@ -10,9 +10,9 @@ use crate::{
     audit::{Auditor, Budget, Flow, Settings},
     cluster::Kind,
     config::{Config, Source},
-    kernel::{self, Event, Kernel, Loss, own_addresses},
+    kernel::{self, Event, Kernel, Loss, losses, own_addresses},
     metrics::{self, AgentState, Format, WatchState},
-    model::Timestamp,
+    model::{CgroupId, NetnsCookie, Observation, Timestamp},
     policy::Warning,
     report::FlowLog,
     watch::Update,
@@ -51,6 +51,10 @@ pub(super) struct State {
     watches: Vec<Watch>,
     records: u64,
     unseen_before: u64,
+    /// Keys of folded flows at which they are taken at once, and not by the next second.
+    many_folded: u64,
+    /// Records of cgroups that were lost when the cgroups were last listed.
+    cgroups_lost: u64,
     addresses_read: Option<Timestamp>,
     started: Timestamp,
     /// What is wrong with objects and has been said: a file or list that is read again repeats nothing.
@@ -93,6 +97,9 @@ impl State {
             watches: watches.into(),
             records: 0,
             unseen_before: 0,
+            // Half of what there is room for.
+            many_folded: u64::from(config.fold_keys / 2),
+            cgroups_lost: 0,
             addresses_read: None,
             started: now,
             warned: HashSet::new(),
@@ -128,6 +135,9 @@ impl State {
 
     fn drain_until(&mut self, now: Timestamp, deadline: Instant) {
         while self.drain_batch(now) == BATCH && Instant::now() < deadline {}
+        if self.kernel.folded_keys() >= self.many_folded {
+            self.take_folded(now);
+        }
     }
 
     fn drain_batch(&mut self, now: Timestamp) -> usize {
@@ -140,6 +150,61 @@ impl State {
         }
         self.hand_on();
         taken
+    }
+
+    /// Takes what found no room in the ring and was folded.
+    fn take_folded(&mut self, now: Timestamp) {
+        if self.kernel.folded_keys() == 0 {
+            return;
+        }
+        let (mut folds, mut subjects) = (Vec::<Observation>::new(), Vec::<(u64, NetnsCookie)>::new());
+        let result = self.kernel.take_folded(&mut |event| match event {
+            Event::FoldedSubject { netns, count, .. } => subjects.push((count.get(), netns)),
+            Event::Flow(seen) => folds.push(seen),
+            _ => {}
+        });
+        if let Err(error) = result {
+            tracing::warn!(%error, "folded flows cannot be taken now: they are counted later");
+        }
+        self.auditor.observe_folded(&folds, now, &mut self.flows);
+        if let Some((most, netns)) = subjects.iter().max() {
+            let flows: u64 = subjects.iter().map(|(count, _)| count).sum();
+            let busiest = self.auditor.owner_name(*netns);
+            tracing::warn!(
+                flows,
+                busiest,
+                most,
+                "too many different flows at once: not judged, only counted"
+            );
+        }
+        self.hand_on();
+    }
+
+    /// Lists the cgroups again if a record of one was lost: who belongs to a pod is known by them.
+    fn find_lost_cgroups(&mut self, now: Timestamp) {
+        let is_of_cgroup = |loss: &&Loss| matches!(loss.cause, "cgroup-made" | "cgroup-removed");
+        let lost = self.kernel.losses().iter().filter(is_of_cgroup).map(|loss| loss.count).sum();
+        if lost == self.cgroups_lost {
+            return;
+        }
+        match self.kernel.scan() {
+            Ok(events) => {
+                let id = |event: &Event| match event {
+                    Event::Cgroup { id, .. } => Some(*id),
+                    _ => None,
+                };
+                let existing: HashSet<CgroupId, _> = events.iter().filter_map(id).collect();
+                events.into_iter().for_each(|event| take(&mut self.auditor, event, now, &mut self.flows));
+                self.auditor.attribution_mut().only_cgroups(&existing, now);
+                self.cgroups_lost = lost;
+                tracing::warn!(
+                    cgroups = existing.len(),
+                    "records of cgroups were lost: they were listed again"
+                );
+            }
+            // Tried again a second later.
+            Err(error) => tracing::warn!(%error, "records of cgroups were lost, and they cannot be listed"),
+        }
     }
 
     /// An object changed, or its source told a fault.
@@ -213,6 +278,8 @@ impl State {
                 watch.state.failing = None;
             }
         }
+        self.find_lost_cgroups(now);
+        self.take_folded(now);
         // What the flow log loses has been judged and credited all the same: only records that never came can hide a
         // rule's use.
         let unseen = self.unseen();
@@ -230,6 +297,7 @@ impl State {
     pub(super) fn finish(mut self, now: Timestamp) {
         // What was in the ring when the end was asked for comes out by this; traffic may go on and fill it meanwhile.
         self.drain_until(now, Instant::now() + LAST_DRAIN);
+        self.take_folded(now);
         self.auditor.finish(&mut self.flows);
         self.hand_on();
         let unwritten = self.flow_log.take().map_or(0, |log| log.finish(LAST_WRITE));
@@ -238,11 +306,15 @@ impl State {
         tracing::info!(records = self.records, flows = self.auditor.counts().total(), lost, "ended");
     }
 
-    pub(super) fn metrics(&self, format: Format, now: Timestamp) -> String {
+    pub(super) fn metrics(&mut self, format: Format, now: Timestamp) -> String {
+        // So that records made and records taken are counts of one moment, as nearly as can be.
+        self.drain_batch(now);
+        let record_counts = self.kernel.record_counts();
         let watches: Vec<_> = self.watches.iter().map(|watch| watch.state.clone()).collect();
         let state = AgentState {
             auditor: &self.auditor,
-            losses: &self.losses(),
+            losses: &self.losses_with(losses(&record_counts)),
+            record_counts: &record_counts,
             features: self.kernel.features(),
             drops: &self.kernel.drop_counts(),
             watches: &watches,
@@ -313,12 +385,17 @@ impl State {
 
     /// Records that the kernel made and nobody judged.
     fn unseen(&self) -> u64 {
-        self.kernel.losses().iter().map(|loss| loss.count).sum::<u64>() + self.kernel.undecodable()
+        // An attempt that was to be told as pending is told again with its outcome.
+        let losses = self.kernel.losses().into_iter().filter(|loss| loss.cause != "tcp-pending");
+        losses.map(|loss| loss.count).sum::<u64>() + self.kernel.undecodable()
     }
 
     /// The kernel's losses and ours.
     fn losses(&self) -> Vec<Loss> {
-        let mut losses = self.kernel.losses();
+        self.losses_with(self.kernel.losses())
+    }
+
+    fn losses_with(&self, mut losses: Vec<Loss>) -> Vec<Loss> {
         let ours = [
             ("decode", "undecodable", self.kernel.undecodable()),
             ("flow-log", "write failed", self.flow_log.as_ref().map_or(0, FlowLog::lost)),
@@ -337,6 +414,8 @@ fn take(auditor: &mut Auditor, event: Event, now: Timestamp, flows: &mut Vec<Flo
         Event::Flow(seen) => auditor.observe(&seen, now, flows),
         Event::Drop(seen) => auditor.observe_drop(&seen, now, flows),
         Event::Cgroup { id, path } => auditor.attribution_mut().cgroup(id, &path),
+        // Comes out of folds only.
+        Event::FoldedSubject { .. } => {}
         Event::CgroupGone { id, at } => auditor.attribution_mut().cgroup_gone(id, at),
         Event::Task { netns, cgroup, .. } => auditor.attribution_mut().pair(netns, cgroup),
     }

@@ -2,6 +2,7 @@
 
 mod drops;
 mod evidence;
+mod folded;
 
 use std::{
     collections::VecDeque,
@@ -438,9 +439,9 @@ impl Auditor {
             other_end: judged.other_end,
         };
         self.counts.flow(&flow);
-        self.usage.credit(&flow.verdict, seen.at);
+        self.usage.credit(&flow.verdict, seen.count(), seen.first()..=seen.at);
         if let Some(key) = self.violation(&flow) {
-            self.violations.count(key, self.is_bare_source(&flow), seen.at);
+            self.violations.count(key, self.is_bare_source(&flow), seen.count(), seen.at);
         }
         flow
     }

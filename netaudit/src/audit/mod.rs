@@ -1,8 +1,8 @@
 //! From kernel observations to judged flows and what is counted of them.
 //!
 //! [`Auditor`] owns everything that a verdict needs, and is driven from outside: objects come in through
-//! [`Auditor::cluster_mut`], kernel records through [`Auditor::observe`] and [`Auditor::observe_drop`], time through
-//! [`Auditor::tick`] and [`Auditor::settle`]. Flows come out;
+//! [`Auditor::cluster_mut`], kernel records through [`Auditor::observe`], [`Auditor::observe_folded`] and
+//! [`Auditor::observe_drop`], time through [`Auditor::tick`] and [`Auditor::settle`]. Flows come out;
 //! metrics are read from [`Auditor::counts`], [`Auditor::usage`] and [`Auditor::violations`].
 //!
 //! ```text

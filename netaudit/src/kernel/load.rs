@@ -18,6 +18,7 @@ use super::{
     btf::{self, BtfError, Types},
     cgroups::Hierarchy,
     drops,
+    folds::{self, Folds},
 };
 use crate::model::NetnsCookie;
 
@@ -149,6 +150,7 @@ const CORE: [&str; 12] = [
 /// What is loaded: dropping it detaches and unloads everything.
 pub struct Loaded {
     pub ebpf: Ebpf,
+    pub folds: Folds,
     pub hierarchy: Hierarchy,
     pub features: Vec<Feature>,
 }
@@ -176,12 +178,19 @@ fn try_load(options: &Options, host: NetnsCookie) -> Result<Loaded, LoadError> {
         .map_err(|source| LoadError::CgroupRoot { path: hierarchy.root.clone(), source })?;
 
     let btf = Btf::from_sys_fs().map_err(|error| LoadError::Object(error.into()))?;
-    let mut ebpf = EbpfLoader::new()
+    let settings = Global(settings);
+    let mut loader = EbpfLoader::new();
+    loader
         .btf(Some(&btf))
-        .override_global("SETTINGS", &Global(settings), true)
-        .map_max_entries("RECORDS", options.ring_bytes)
-        .load(object)
-        .map_err(LoadError::Object)?;
+        .override_global("SETTINGS", &settings, true)
+        .map_max_entries("RECORDS", options.ring_bytes);
+    for (maps, room) in folds::MAPS.into_iter().zip([options.fold_keys, options.fold_subjects]) {
+        for map in maps {
+            loader.map_max_entries(map, room.max(1));
+        }
+    }
+    let mut ebpf = loader.load(object).map_err(LoadError::Object)?;
+    let folds = Folds::new(&mut ebpf)?;
 
     // Cgroups first, then what ends attempts, then what begins them: no attempt is begun that nobody would end.
     for program in CORE.into_iter().rev() {
@@ -201,7 +210,7 @@ fn try_load(options: &Options, host: NetnsCookie) -> Result<Loaded, LoadError> {
         listeners,
         drops::attach(&mut ebpf, &btf, can_tell_drops)?,
     ];
-    Ok(Loaded { ebpf, hierarchy, features })
+    Ok(Loaded { ebpf, folds, hierarchy, features })
 }
 
 fn attach_core(ebpf: &mut Ebpf, name: &'static str, root: &File) -> Result<(), LoadError> {

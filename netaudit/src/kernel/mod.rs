@@ -4,7 +4,8 @@
 //!  connect, sendmsg, recvmsg, bind, release, sock_ops ─┐
 //!  packets dropped by a filter ────────────────────────┤
 //!  cgroup made, removed ───────────────────────────────┴─► ring ──► drain ──► decode ──► Event
-//!  scan: iter/task, iter/task_file, the cgroup tree ─────────────────────────────────────┘
+//!                                                            └─ full ─► folds ─► take ─────┤
+//!  scan: iter/task, iter/task_file, the cgroup tree ───────────────────────────────────────┘
 //! ```
 //!
 //! Records keep the order in which the kernel reserved them, so a cgroup's birth stands before the flows of its
@@ -20,13 +21,16 @@ mod cgroups;
 mod clock;
 mod decode;
 mod drops;
+mod folds;
 mod host;
 mod load;
 mod outcome;
 mod programs;
+mod tallies;
 
 use std::{
     io::{self, Read as _},
+    num::NonZeroU64,
     os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
     sync::OnceLock,
@@ -34,11 +38,11 @@ use std::{
 };
 
 use aya::{
-    maps::{MapData, PerCpuArray, RingBuf},
+    maps::{MapData, MapError, RingBuf},
     programs::{Program, ProgramError, links::LinkError},
 };
 use aya_log::EbpfLogger;
-use netaudit_ebpf::abi::{TaskRecord, kind};
+use netaudit_ebpf::abi::TaskRecord;
 use tokio::io::unix::AsyncFd;
 
 pub use btf::BtfError;
@@ -49,11 +53,14 @@ pub use load::{BTF_PATH, LoadError};
 /// The records' layout, for whoever makes records up: benches and tests.
 pub use netaudit_ebpf::abi;
 pub use programs::{CostCounter, ProgramState};
+pub use tallies::{RecordCount, losses};
 
 use crate::model::{CgroupId, NetnsCookie, Observation, PacketDrop, Timestamp};
 use cgroups::Hierarchy;
 use drops::Drops;
+use folds::Folds;
 use load::Loaded;
+use tallies::Tallies;
 
 /// How to load.
 #[derive(Clone, Debug)]
@@ -65,18 +72,28 @@ pub struct Options {
     pub ring_bytes: u32,
     /// A UDP flow that goes on is told again when this long has passed since it was told, to about a millisecond.
     pub udp_retell: Duration,
+    /// How many keys flows are folded by that find no room in the ring, until they are taken.
+    pub fold_keys: u32,
+    /// How many subjects the rest is folded by.
+    pub fold_subjects: u32,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { cgroup_root: None, ring_bytes: 8 << 20, udp_retell: Duration::from_secs(30) }
+        Self {
+            cgroup_root: None,
+            ring_bytes: 8 << 20,
+            udp_retell: Duration::from_secs(30),
+            fold_keys: abi::FOLD_KEYS,
+            fold_subjects: abi::FOLD_SUBJECTS,
+        }
     }
 }
 
 /// What the kernel told.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Event {
-    /// A flow.
+    /// A flow, or several alike in one.
     Flow(Observation),
     /// A filter of this node dropped the first packet of an attempt.
     Drop(PacketDrop),
@@ -93,6 +110,17 @@ pub enum Event {
         id: CgroupId,
         /// When.
         at: Timestamp,
+    },
+    /// Flows of which no more is known than whose they are.
+    FoldedSubject {
+        /// The namespace that their sockets live in.
+        netns: NetnsCookie,
+        /// What kind of record each would have been, such as `tcp-established`.
+        kind: &'static str,
+        /// How many.
+        count: NonZeroU64,
+        /// When the last of them began.
+        last: Timestamp,
     },
     /// A process exists: from a scan.
     Task {
@@ -137,7 +165,7 @@ pub struct DropCount {
 /// Records that could not be delivered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Loss {
-    /// Where: `ring`.
+    /// Where: `ring`, or `fold` where at least the subject of each is known.
     pub stage: &'static str,
     /// What kind of record, such as `tcp-established`.
     pub cause: &'static str,
@@ -176,7 +204,8 @@ pub struct Kernel {
     hierarchy: Hierarchy,
     features: Vec<Feature>,
     ring: RingBuf<MapData>,
-    losses: PerCpuArray<MapData, u64>,
+    tallies: Tallies,
+    folds: Folds,
     drops: Drops,
     host_netns: NetnsCookie,
     clock: Clock,
@@ -195,12 +224,10 @@ impl Kernel {
     /// error names it and says what to do.
     pub fn load(options: &Options) -> Result<Self, LoadError> {
         let host_netns = own_netns().map_err(LoadError::Netns)?;
-        let Loaded { mut ebpf, hierarchy, features } = load::load(options, host_netns)?;
+        let Loaded { mut ebpf, folds, hierarchy, features } = load::load(options, host_netns)?;
         let ring = ebpf.take_map("RECORDS").ok_or(LoadError::Lacks("RECORDS"))?;
         let ring = RingBuf::try_from(ring).map_err(|source| LoadError::Map { map: "RECORDS", source })?;
-        let losses = ebpf.take_map("LOSSES").ok_or(LoadError::Lacks("LOSSES"))?;
-        let losses =
-            PerCpuArray::try_from(losses).map_err(|source| LoadError::Map { map: "LOSSES", source })?;
+        let tallies = Tallies::new(&mut ebpf)?;
         let drops = Drops::new(&mut ebpf)?;
         // Without it the counts still tell.
         let log = EbpfLogger::init(&mut ebpf)
@@ -211,7 +238,8 @@ impl Kernel {
             hierarchy,
             features,
             ring,
-            losses,
+            tallies,
+            folds,
             drops,
             host_netns,
             clock: Clock::now(),
@@ -350,16 +378,38 @@ impl Kernel {
         }
     }
 
+    /// How many keys flows have been folded by since [`Kernel::take_folded`]: it is to be called when they are many, and
+    /// from time to time as long as there are any.
+    pub fn folded_keys(&self) -> u64 {
+        self.folds.waiting()
+    }
+
+    /// Takes what found no room in the ring and was folded, each exactly once, and passes it to `sink`. Waits some
+    /// milliseconds for the programs that may still be adding to it.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses. What was not passed on is still there for the next time.
+    pub fn take_folded(&mut self, sink: &mut dyn FnMut(Event)) -> Result<(), MapError> {
+        let drops = &mut self.drops;
+        let unreadable = self.folds.take(&self.clock, &mut |event| {
+            if let Event::Flow(seen) = &event {
+                drops.meet(seen.netns);
+            }
+            sink(event);
+        })?;
+        self.undecodable += unreadable;
+        Ok(())
+    }
+
+    /// What became of all records since load, by kind and CPU; without those of which none was made.
+    pub fn record_counts(&self) -> Vec<RecordCount> {
+        self.tallies.counts()
+    }
+
     /// How many records were lost since load, by kind and CPU; without those that are zero.
     pub fn losses(&self) -> Vec<Loss> {
-        let mut losses = Vec::new();
-        for index in 0..kind::COUNT {
-            let (Some(cause), Ok(counts)) = (kind::name(index), self.losses.get(&index, 0)) else { continue };
-            for (cpu, count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
-                losses.push(Loss { stage: "ring", cause, cpu: cpu as u32, count: *count });
-            }
-        }
-        losses
+        losses(&self.record_counts())
     }
 
     /// Packets that a filter dropped, by what became of them, since load. What found no room in the ring or was too
@@ -368,7 +418,7 @@ impl Kernel {
         self.drops.counts()
     }
 
-    /// Records of an unknown kind or size, since load.
+    /// Records of an unknown kind or size, and folds of such, since load.
     pub fn undecodable(&self) -> u64 {
         self.undecodable
     }

@@ -3,6 +3,7 @@
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
+    num::NonZeroU64,
     time::Duration,
 };
 
@@ -195,6 +196,19 @@ pub struct Observation {
     pub socket: u64,
     /// Tells attempts of one socket apart.
     pub sequence: u32,
+    /// Where the kernel's ring had no room for each: how many alike this one stands for.
+    pub folded: Option<Folded>,
+}
+
+/// Observations of which only the number was kept: they have their namespace and cgroup, both addresses, the port that
+/// policies speak of and the outcome in common. Of the observation that stands for them, `at` is the last one's, `waited`
+/// is their mean, the other port, the process and the socket are 0, and what was asked for is not known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Folded {
+    /// How many.
+    pub count: NonZeroU64,
+    /// When the first of them began.
+    pub first: Timestamp,
 }
 
 /// Why the kernel dropped a packet, in its own word without `SKB_DROP_REASON_`, such as `NETFILTER_DROP`.
@@ -231,6 +245,16 @@ impl Observation {
             Direction::Egress => self.remote.port(),
             Direction::Ingress => self.local.port(),
         }
+    }
+
+    /// How many flows it stands for.
+    pub fn count(&self) -> u64 {
+        self.folded.map_or(1, |folded| folded.count.get())
+    }
+
+    /// When the first flow that it stands for began.
+    pub fn first(&self) -> Timestamp {
+        self.folded.map_or(self.at, |folded| folded.first)
     }
 
     /// The other end's address in canonical form.

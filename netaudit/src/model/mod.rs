@@ -8,7 +8,9 @@ mod net;
 mod time;
 mod verdict;
 
-pub use flow::{Actor, CgroupId, Comm, DropReason, NetnsCookie, Observation, Outcome, PacketDrop, Reach};
+pub use flow::{
+    Actor, CgroupId, Comm, DropReason, Folded, NetnsCookie, Observation, Outcome, PacketDrop, Reach,
+};
 pub use net::{Direction, Protocol};
 pub use time::Timestamp;
 pub use verdict::{
