@@ -9,7 +9,7 @@ use std::{
 };
 
 use netaudit::{
-    kernel::{Event, Options, RecordCount},
+    kernel::{Event, Loss, Options, RecordCount},
     model::{Direction, NetnsCookie, Observation, Outcome},
 };
 
@@ -55,11 +55,16 @@ fn take(stage: &mut Stage, pod: &Pod) -> Known {
     let total = totals(&stage.kernel.record_counts());
     assert_eq!((known.folded, known.by_subject), (total.folded, total.folded_by_subject), "taken as folded");
     assert_eq!(total.made, known.recorded + total.folded + total.folded_by_subject + total.lost);
-    assert_eq!(stage.kernel.undecodable(), 0);
     known
 }
 
-/// The sum of all that was made of flows; of cgroups nothing was lost.
+/// Losses of flows. Of cgroups that are nested beyond all reason every agent is told, and another test makes some.
+fn losses(stage: &Stage) -> Vec<Loss> {
+    let losses = stage.kernel.losses().into_iter();
+    losses.filter(|loss| !loss.cause.starts_with("cgroup")).collect()
+}
+
+/// The sum of what became of flows.
 fn totals(counts: &[RecordCount]) -> RecordCount {
     counts.iter().filter(|of| !of.kind.starts_with("cgroup")).fold(RecordCount::default(), |sum, of| {
         RecordCount {
@@ -115,7 +120,7 @@ fn a_burst_in_a_full_ring_is_known_by_key_to_the_unit() {
     ] {
         assert_eq!(known.flows.get(&end), Some(&count), "{end:?} of {:?}", known.flows);
     }
-    assert_eq!(stage.kernel.losses(), []);
+    assert_eq!(losses(&stage), []);
     assert_eq!(stage.kernel.folded_keys(), 0);
     stage.kernel.take_folded(&mut |event| panic!("{event:?} a second time")).unwrap();
 }
@@ -165,7 +170,7 @@ fn a_scan_beyond_all_room_folds_by_subject_and_then_is_lost_in_numbers() {
     });
     let total = totals(&stage.kernel.record_counts());
     assert_eq!((total.made, total.folded, total.lost), (u64::from(PORTS) + 500, 64, 500));
-    let lost: Vec<_> = stage.kernel.losses().into_iter().filter(|loss| loss.stage == "ring").collect();
+    let lost: Vec<_> = losses(&stage).into_iter().filter(|loss| loss.stage == "ring").collect();
     assert!(lost.iter().all(|loss| loss.cause == "tcp-closed"), "{lost:?}");
     assert_eq!(lost.iter().map(|loss| loss.count).sum::<u64>(), 500);
     let known = take(&mut stage, &pod);
@@ -240,6 +245,6 @@ fn a_pending_attempt_that_finds_no_room_is_lost_and_its_outcome_is_not() {
     });
     let known = take(&mut stage, &a);
     assert_eq!(known.flows.get(&(Direction::Egress, Outcome::Timeout, 80)), Some(&1), "{:?}", known.flows);
-    let lost: Vec<_> = stage.kernel.losses().iter().map(|loss| (loss.cause, loss.count)).collect();
+    let lost: Vec<_> = losses(&stage).iter().map(|loss| (loss.cause, loss.count)).collect();
     assert_eq!(lost, [("tcp-pending", 1)]);
 }
