@@ -166,7 +166,10 @@ impl State {
         if let Err(error) = result {
             tracing::warn!(%error, "folded flows cannot be taken now: they are counted later");
         }
-        self.auditor.observe_folded(&folds, now, &mut self.flows);
+        for folds in folds.chunks(BATCH) {
+            self.auditor.observe_folded(folds, now, &mut self.flows);
+            self.hand_on();
+        }
         if let Some((most, netns)) = subjects.iter().max() {
             let flows: u64 = subjects.iter().map(|(count, _)| count).sum();
             let busiest = self.auditor.owner_name(*netns);
@@ -177,7 +180,6 @@ impl State {
                 "too many different flows at once: not judged, only counted"
             );
         }
-        self.hand_on();
     }
 
     /// Lists the cgroups again if a record of one was lost: who belongs to a pod is known by them.
