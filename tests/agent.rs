@@ -6,5 +6,6 @@ mod drops;
 mod faults;
 mod harness;
 mod main_line;
+mod overload;
 mod prometheus;
 mod raw_sockets;

@@ -2,6 +2,7 @@
 
 mod answers;
 mod drops;
+mod folded;
 mod identity;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -168,6 +169,7 @@ fn egress(netns: u64, cgroup: u64, local: &str, remote: &str) -> Observation {
         answered: true,
         socket: 1,
         sequence: 1,
+        folded: None,
     }
 }
 

@@ -13,6 +13,7 @@ mod answers;
 mod cgroup;
 mod drops;
 mod maps;
+mod overload;
 mod raw;
 mod scan;
 mod socket;

@@ -1,7 +1,8 @@
-//! The maps, and the two ways out of the programs: a record in the ring, or a count in the map of losses.
+//! The maps, and the ways out of the programs: a record in the ring, or where that is full a count.
 
 use core::{
     intrinsics::{AtomicOrdering, atomic_xadd},
+    mem::MaybeUninit,
     ptr,
 };
 
@@ -10,15 +11,18 @@ use aya_ebpf::{
         BPF_F_CLONE, BPF_F_NO_PREALLOC, BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP,
         BPF_SK_STORAGE_GET_F_CREATE, bpf_map_type::BPF_MAP_TYPE_SK_STORAGE,
     },
-    btf_maps::{Array, LruHashMap, PerCpuArray, RingBuf},
+    btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, RingBuf},
     helpers::generated::{bpf_ringbuf_query, bpf_sk_storage_get},
     macros::btf_map,
 };
 use aya_log_ebpf::error;
-use netaudit_ebpf::abi::{FlowRecord, Settings, dropped, kind};
+use netaudit_ebpf::abi::{
+    FOLD_KEYS, FOLD_SUBJECTS, FlowRecord, Fold, FoldKey, Settings, Tally, dropped, kind, level,
+};
 
 use crate::{
     drops::{DropKey, Rate, Told},
+    overload::fold,
     raw::RawKey,
     socket::Socket,
     udp::{Peer, PeerKey},
@@ -45,9 +49,34 @@ pub(crate) use setting;
 #[btf_map]
 pub static RECORDS: RingBuf<FlowRecord, { 8 << 20 }> = RingBuf::new();
 
-/// Records that found no room, by [`kind`].
+/// What became of records, by [`kind`].
 #[btf_map]
-pub static LOSSES: PerCpuArray<u64, { kind::COUNT as usize }> = PerCpuArray::new();
+pub static TALLIES: PerCpuArray<Tally, { kind::COUNT as usize }> = PerCpuArray::new();
+
+/// Flows that found no room, by [`level`]: the maps that take them now. The agent puts others in their place, and reads
+/// those that it has taken out once no program can be using them: the kernel waits for that before the exchange returns.
+#[btf_map]
+pub static FOLDED: ArrayOfMaps<Folds, { level::COUNT as usize }> = ArrayOfMaps::new();
+
+/// A map of folds. How many it has room for is not part of what the kernel compares.
+pub type Folds<const ROOM: usize = 1> = HashMap<FoldKey, Fold, ROOM>;
+
+/// One of the two that take turns in [`FOLDED`].
+#[btf_map]
+pub static FOLDS_BY_KEY_A: Folds<{ FOLD_KEYS as usize }> = HashMap::new();
+/// The other one.
+#[btf_map]
+pub static FOLDS_BY_KEY_B: Folds<{ FOLD_KEYS as usize }> = HashMap::new();
+/// One of the two for subjects.
+#[btf_map]
+pub static FOLDS_BY_SUBJECT_A: Folds<{ FOLD_SUBJECTS as usize }> = HashMap::new();
+/// The other one.
+#[btf_map]
+pub static FOLDS_BY_SUBJECT_B: Folds<{ FOLD_SUBJECTS as usize }> = HashMap::new();
+
+/// Keys that were ever made in maps of folds, by [`level`]: tells the agent cheaply that there is something to take.
+#[btf_map]
+pub static FOLD_COUNTS: Array<u64, { level::COUNT as usize }> = Array::new();
 
 /// What the agent switches after load, since only attaching shows whether the kernel has it.
 #[btf_map]
@@ -152,34 +181,69 @@ pub fn emit<T: 'static>(kind: u32, fill: impl FnOnce(*mut T)) -> bool {
         lose(kind);
         return false;
     };
+    make(kind);
     fill(record.as_mut_ptr());
     record.submit(wakeup::<T>());
     true
+}
+
+/// As [`emit`], for a flow: where the ring is full, it is folded into a count.
+#[inline(always)]
+pub fn emit_flow(kind: u32, fill: impl FnOnce(*mut FlowRecord)) {
+    make(kind);
+    if let Some(mut record) = RECORDS.reserve_untyped::<FlowRecord>(0) {
+        fill(record.as_mut_ptr());
+        record.submit(wakeup::<FlowRecord>());
+    } else {
+        let mut aside = MaybeUninit::uninit();
+        fill(aside.as_mut_ptr());
+        fold(&raw const aside);
+    }
 }
 
 /// Counts a socket whose flow cannot be told for lack of memory. The first on each CPU is also worth a line in the
 /// agent's log: whoever reads it has a node to look after. A function of its own, as logging takes much of the stack.
 #[inline(never)]
 fn no_storage() {
-    if LOSSES.get(kind::NO_STORAGE).is_some_and(|count| *count == 0) {
+    if TALLIES.get(kind::NO_STORAGE).is_some_and(|tally| tally.lost == 0) {
         error!((), "no memory for a socket's state: its flows are lost, and counted as no-storage");
     }
     lose(kind::NO_STORAGE);
 }
 
-/// Counts a record of `kind` that cannot be delivered.
+/// Counts a record of `kind` that is made.
 #[inline(always)]
-pub fn lose(kind: u32) {
-    if let Some(count) = LOSSES.get_ptr_mut(kind) {
-        raise(count);
+fn make(kind: u32) {
+    if let Some(tally) = TALLIES.get_ptr_mut(kind) {
+        // SAFETY: a value of the map.
+        raise(unsafe { &raw mut (*tally).made });
     }
 }
 
-/// Adds one to this CPU's slot of a map.
+/// Counts a record of `kind` that is made and cannot be delivered.
+#[inline(always)]
+pub fn lose(kind: u32) {
+    if let Some(tally) = TALLIES.get_ptr_mut(kind) {
+        // SAFETY: a value of the map.
+        unsafe {
+            raise(&raw mut (*tally).made);
+            raise(&raw mut (*tally).lost);
+        }
+    }
+}
+
+/// Adds one to a number in a map.
 #[inline(always)]
 pub fn raise(count: *mut u64) {
-    // SAFETY: the callers took it from a map. Atomic all the same: a program in a soft interrupt may come between.
-    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(count, 1) };
+    add(count, 1);
+}
+
+/// Adds to a number in a map.
+#[inline(always)]
+pub fn add(sum: *mut u64, more: u64) {
+    // SAFETY: the callers took it from a map. Atomic even where it is this CPU's own: a program in a soft interrupt may
+    // come between.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(sum, more) };
 }
 
 /// A wake-up costs more than everything else together, so readers poll; only the records around the one that crosses

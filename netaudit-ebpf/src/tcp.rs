@@ -25,7 +25,7 @@ use aya_ebpf::{
 use netaudit_ebpf::abi::{Address, FlowRecord, NO_FIELD, detail, flag, kind};
 
 use crate::{
-    maps::{PATHS, SOCKETS, emit, setting},
+    maps::{PATHS, SOCKETS, emit_flow, setting},
     socket::{Queued, Socket, address_of, cgroup_of, mark, now, queued_error, read},
 };
 
@@ -99,7 +99,7 @@ pub fn release(ctx: &SockContext) {
 
 #[inline(always)]
 fn emit_failed(state: &Socket, cookie: u64) {
-    emit::<FlowRecord>(kind::TCP_FAILED, |record| {
+    emit_flow(kind::TCP_FAILED, |record| {
         // SAFETY: `record` is reserved; every field is written.
         unsafe {
             (*record).kind = kind::TCP_FAILED;
@@ -224,7 +224,7 @@ fn closed(ctx: &SockOpsContext) {
 fn emit_attempt(ctx: &SockOpsContext, state: &Socket, kind: u32, detail: u32, flags: u16) {
     // SAFETY: the helper takes this context.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
-    emit::<FlowRecord>(kind, |record| {
+    emit_flow(kind, |record| {
         // SAFETY: `record` is reserved; every field is written.
         unsafe {
             (*record).kind = kind;
@@ -265,7 +265,7 @@ fn accepted(ctx: &SockOpsContext) {
         unsafe { (bpf_get_socket_cookie(ctx.as_ptr()), bpf_get_netns_cookie(ctx.as_ptr())) };
     // Known even for a listener that nothing marked.
     let cgroup = cgroup_of(address_of(socket));
-    emit::<FlowRecord>(kind::TCP_ACCEPTED, |record| {
+    emit_flow(kind::TCP_ACCEPTED, |record| {
         let at = now();
         // SAFETY: `record` is reserved; every field is written.
         unsafe {

@@ -19,11 +19,11 @@ use aya_ebpf::{
     helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie},
     programs::{BtfTracePointContext, FEntryContext, SockAddrContext},
 };
-use netaudit_ebpf::abi::{Address, FlowRecord, SWITCH_UDP_SEND, kind};
+use netaudit_ebpf::abi::{Address, SWITCH_UDP_SEND, kind};
 
 use crate::{
     answers,
-    maps::{PEERS, SOCKETS, SWITCHES, emit, setting},
+    maps::{PEERS, SOCKETS, SWITCHES, emit_flow, setting},
     socket::{Socket, address_of, mark, now, read, ticks},
     tcp::words,
 };
@@ -165,7 +165,7 @@ pub fn connect(ctx: &SockAddrContext, socket: *mut bpf_sock, netns: u64, peer: A
     state.unanswered = state.sequence;
     // SAFETY: `socket` is of the context.
     let (local, local_port) = unsafe { local_of(socket) };
-    emit_flow(kind::UDP_SENT, state, cookie, (local, local_port), (peer, port));
+    tell(kind::UDP_SENT, state, cookie, (local, local_port), (peer, port));
 }
 
 /// A datagram with a destination of its own is about to be sent.
@@ -224,7 +224,7 @@ pub fn send(ctx: &SockAddrContext, peer: Address, port: u16) {
     state.sequence = sequence;
     // SAFETY: `socket` is of the context.
     let (local, local_port) = unsafe { local_of(socket) };
-    emit_flow(kind::UDP_SENT, state, cookie, (local, local_port), (peer, port));
+    tell(kind::UDP_SENT, state, cookie, (local, local_port), (peer, port));
 }
 
 /// `sock_send_length`: a socket of any kind has sent. The first time on a connected UDP socket begins its flow, and a
@@ -311,7 +311,7 @@ fn connected_send(state: &mut Socket, socket: *mut bpf_sock) {
     };
     let local_port: u16 = read(address + u64::from(setting!(sk_num)));
     let peer = (state.peer, state.peer_port);
-    emit_flow(kind::UDP_SENT, state, cookie, (local, local_port), peer);
+    tell(kind::UDP_SENT, state, cookie, (local, local_port), peer);
 }
 
 /// A datagram was read, and its sender told to the program.
@@ -384,7 +384,7 @@ pub fn receive(ctx: &SockAddrContext, sender: Address, port: u16) {
     state.sequence += 1;
     // SAFETY: `socket` is of the context.
     let (local, local_port) = unsafe { local_of(socket) };
-    emit_flow(kind::UDP_RECEIVED, state, cookie, (local, local_port), (sender, port));
+    tell(kind::UDP_RECEIVED, state, cookie, (local, local_port), (sender, port));
 }
 
 /// Whether a datagram from this socket to `peer` answers one that was read from there.
@@ -424,8 +424,8 @@ unsafe fn local_of(socket: *mut bpf_sock) -> (Address, u16) {
 }
 
 #[inline(always)]
-fn emit_flow(kind: u32, state: &Socket, cookie: u64, local: (Address, u16), remote: (Address, u16)) {
-    emit::<FlowRecord>(kind, |record| {
+fn tell(kind: u32, state: &Socket, cookie: u64, local: (Address, u16), remote: (Address, u16)) {
+    emit_flow(kind, |record| {
         // SAFETY: `record` is reserved; every field is written.
         unsafe {
             (*record).kind = kind;

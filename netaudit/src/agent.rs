@@ -46,6 +46,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         cgroup_root: config.cgroup_root.clone(),
         ring_bytes: config.ring_bytes,
         pin_directory: config.pin_directory.clone(),
+        fold_keys: config.fold_keys,
         ..Options::default()
     };
     let kernel = Kernel::load(&options)?;

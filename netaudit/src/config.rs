@@ -5,6 +5,7 @@
 
 use std::{
     net::SocketAddr,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -14,6 +15,9 @@ use serde::{Deserialize, Serialize};
 
 /// A smaller ring would overflow between two drains of an ordinary node.
 const LEAST_RING: u32 = 256 << 10;
+
+/// Fewer keys would overflow at once, and more are more than a node's memory is worth.
+const FOLD_KEYS: RangeInclusive<u32> = 64..=1 << 20;
 
 /// Flags of `netaudit agent` that can also stand in the file.
 #[derive(clap::Args, Clone, Debug, Default)]
@@ -66,6 +70,7 @@ struct File {
     cgroup_root: Option<PathBuf>,
     ring_bytes: Option<u32>,
     pin_directory: Option<PathBuf>,
+    fold_keys: Option<u32>,
     drain_interval: Option<String>,
     discover_every: Option<String>,
     unused_after: Option<String>,
@@ -100,6 +105,8 @@ pub struct Config {
     pub ring_bytes: u32,
     /// Where programs and records outlive the agent, if they do.
     pub pin_directory: Option<PathBuf>,
+    /// How many keys the kernel folds flows by for which the ring has no room.
+    pub fold_keys: u32,
     /// How often the ring is drained.
     pub drain_interval: Duration,
     /// How often kinds that the API server does not know are looked for again.
@@ -131,6 +138,7 @@ struct Printed<'a> {
     ring_bytes: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     pin_directory: Option<&'a Path>,
+    fold_keys: u32,
     drain_interval: String,
     discover_every: String,
     unused_after: String,
@@ -171,6 +179,10 @@ impl Config {
                 "ringBytes is {ring_bytes}: it must be a power of two of at least {LEAST_RING}, such as 8388608"
             );
         }
+        let fold_keys = file.fold_keys.unwrap_or(16_384);
+        if !FOLD_KEYS.contains(&fold_keys) {
+            bail!("foldKeys is {fold_keys}: it must be from {} to {}", FOLD_KEYS.start(), FOLD_KEYS.end());
+        }
         let drain_interval =
             duration("drainInterval", file.drain_interval.as_deref(), Duration::from_millis(20))?;
         if !(Duration::from_millis(1)..=Duration::from_secs(1)).contains(&drain_interval) {
@@ -200,6 +212,7 @@ impl Config {
             cgroup_root: flags.cgroup_root.clone().or(file.cgroup_root),
             ring_bytes,
             pin_directory: flags.pin_directory.clone().or(file.pin_directory),
+            fold_keys,
             drain_interval,
             discover_every,
             unused_after: duration("unusedAfter", unused_after, Duration::from_secs(7 * 24 * 3600))?,
@@ -224,6 +237,7 @@ impl Config {
             cgroup_root: self.cgroup_root.as_deref(),
             ring_bytes: self.ring_bytes,
             pin_directory: self.pin_directory.as_deref(),
+            fold_keys: self.fold_keys,
             drain_interval: format!("{:#}", jiff::SignedDuration::try_from(self.drain_interval)?),
             discover_every: format!("{:#}", jiff::SignedDuration::try_from(self.discover_every)?),
             unused_after: format!("{:#}", jiff::SignedDuration::try_from(self.unused_after)?),
@@ -280,6 +294,7 @@ mod tests {
         for yaml in [
             "manifests: /m\nflowLog: '-'\n",
             "kubeconfig: /k\npinDirectory: /sys/fs/bpf/x\ndrainInterval: 50ms\nunusedAfter: 36h\n",
+            "kubeconfig: /k\nfoldKeys: 70000\ndrainInterval: 50ms\nunusedAfter: 36h\n",
             "# nothing\n",
         ] {
             let config = merged(&Flags::default(), yaml).unwrap();
@@ -292,6 +307,8 @@ mod tests {
     fn wrong_values_say_what_would_be_right() {
         for (yaml, says) in [
             ("ringBytes: 1000000\n", "power of two"),
+            ("foldKeys: 1\n", "from 64 to 1048576"),
+            ("foldKeys: 1048577\n", "from 64 to 1048576"),
             ("drainInterval: 2s\n", "1ms to 1s"),
             ("drainInterval: soon\n", "20ms"),
             ("unusedAfter: -3h\n", "unusedAfter"),

@@ -152,35 +152,6 @@ fn an_unmarked_listener_still_tells_its_cgroup() {
 }
 
 #[test]
-fn what_does_not_fit_is_counted_exactly() {
-    if !ready() {
-        return;
-    }
-    const ATTEMPTS: usize = 2_000;
-    // Room for some sixty records, and nobody drains meanwhile.
-    let mut stage = Stage::with_ring(8192);
-    let pod = stage.pod("busy");
-    stage.drain();
-    let lost = |stage: &Stage, cause: &str| -> u64 {
-        stage.kernel.losses().iter().filter(|loss| loss.cause == cause).map(|loss| loss.count).sum()
-    };
-    assert_eq!(lost(&stage, "tcp-closed"), 0);
-    pod.run(|| {
-        for _ in 0..ATTEMPTS {
-            assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, 9)).is_err());
-        }
-        Ok(())
-    });
-    stage.drain();
-    let recorded = stage.flows(&pod).len();
-    let lost = lost(&stage, "tcp-closed") as usize;
-    assert!(recorded > 0 && lost > 0, "{recorded} recorded, {lost} lost");
-    assert_eq!(recorded + lost, ATTEMPTS);
-    assert!(stage.kernel.losses().iter().all(|loss| loss.stage == "ring"));
-    assert_eq!(stage.kernel.undecodable(), 0);
-}
-
-#[test]
 fn nothing_is_lost_where_there_is_room() {
     if !ready() {
         return;

@@ -7,6 +7,7 @@ mod doctor;
 mod drops;
 mod life;
 mod outcomes;
+mod overload;
 mod parts;
 mod pins;
 mod pods;

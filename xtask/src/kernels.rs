@@ -156,7 +156,7 @@ fn files(directory: &Path) -> Result<Vec<PathBuf>> {
 /// Runs a machine to its end, and returns what it wrote to its serial line.
 fn boot(kernel: &Path, initramfs: &Path) -> Result<String> {
     let mut machine = Command::new("qemu-system-x86_64")
-        .args(["-accel", "tcg", "-M", "q35", "-cpu", "max", "-smp", "2", "-m", "512"])
+        .args(["-accel", "tcg,thread=single", "-M", "q35", "-cpu", "max", "-smp", "2", "-m", "512"])
         .args(["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"])
         .arg("-kernel")
         .arg(kernel)

@@ -74,6 +74,8 @@ enum Task {
         count: u32,
         /// The round, which chooses an address
         round: u8,
+        /// Where to, or where at
+        to: Option<std::net::SocketAddr>,
     },
     /// Compare with second, plain implementations on random input
     #[command(subcommand)]
@@ -116,7 +118,7 @@ fn run(task: &Task) -> Result<ExitCode> {
             e2e::run(&root, &dist::for_this_machine(&root)?, options)?;
         }
         Task::Bench(options) => bench::bench(&root, options)?,
-        Task::Load { load, count, round } => bench::load(*load, *count, *round)?,
+        Task::Load { load, count, round, to } => bench::load(*load, *count, *round, *to)?,
         Task::Cluster(task) => {
             if matches!(task, cluster::Task::Up(_)) {
                 // Before anything is installed for it.

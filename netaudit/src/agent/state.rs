@@ -11,9 +11,9 @@ use crate::{
     audit::{Auditor, Budget, Flow, RawSocketSeen, Settings, Subject},
     cluster::{Cluster, Kind},
     config::{Config, Source},
-    kernel::{self, Event, Kernel, Loss, own_addresses},
+    kernel::{self, Event, Kernel, Loss, losses, own_addresses},
     metrics::{self, AgentState, Format, WatchState},
-    model::Timestamp,
+    model::{CgroupId, NetnsCookie, Observation, Timestamp},
     policy::Warning,
     report::FlowLog,
     watch::Update,
@@ -63,6 +63,10 @@ pub(super) struct State {
     records: u64,
     unseen_before: u64,
     progress: Progress,
+    /// Keys of folded flows at which they are taken at once, and not by the next second.
+    many_folded: u64,
+    /// Records of cgroups that were lost when the cgroups were last listed.
+    cgroups_lost: u64,
     addresses_read: Option<Timestamp>,
     raw_sockets_read: Timestamp,
     started: Timestamp,
@@ -90,7 +94,7 @@ impl State {
         if kernel.features().iter().any(|hook| hook.name == kernel::Feature::DROPS && hook.absent.is_none()) {
             auditor.set_sees_drops();
         }
-        let lost_before = kernel.losses().iter().map(|loss| loss.count).sum();
+        let (losses_before, taken_before) = (kernel.losses(), kernel.taken_before());
         let watches = Kind::ALL.map(|kind| Watch {
             kind,
             state: WatchState { kind: kind.as_str(), ready: false, errors: 0, failing: None },
@@ -105,10 +109,13 @@ impl State {
             auditor,
             flow_log,
             watches: watches.into(),
-            records: 0,
+            records: taken_before,
             // What an earlier run has lost is none of the losses of this one, in which no rule has been watched before.
-            unseen_before: lost_before,
+            unseen_before: missed(&losses_before),
             progress: Progress::default(),
+            // Half of what there is room for.
+            many_folded: u64::from(config.fold_keys / 2),
+            cgroups_lost: of_cgroups(&losses_before),
             addresses_read: None,
             raw_sockets_read: now,
             started: now,
@@ -146,6 +153,9 @@ impl State {
 
     fn drain_until(&mut self, now: Timestamp, deadline: Instant) {
         while self.drain_batch(now) == BATCH && Instant::now() < deadline {}
+        if self.kernel.folded_keys() >= self.many_folded {
+            self.take_folded(now);
+        }
     }
 
     fn drain_batch(&mut self, now: Timestamp) -> usize {
@@ -176,6 +186,62 @@ impl State {
             }
             kernel.unreleased()
         });
+    }
+
+    /// Takes what found no room in the ring and was folded.
+    fn take_folded(&mut self, now: Timestamp) {
+        if self.kernel.folded_keys() == 0 {
+            return;
+        }
+        let (mut folds, mut subjects) = (Vec::<Observation>::new(), Vec::<(u64, NetnsCookie)>::new());
+        let result = self.kernel.take_folded(&mut |event| match event {
+            Event::FoldedSubject { netns, count, .. } => subjects.push((count.get(), netns)),
+            Event::Flow(seen) => folds.push(seen),
+            _ => {}
+        });
+        if let Err(error) = result {
+            tracing::warn!(%error, "folded flows cannot be taken now: they are counted later");
+        }
+        for folds in folds.chunks(BATCH) {
+            self.auditor.observe_folded(folds, now, &mut self.told.flows);
+            self.hand_on();
+        }
+        if let Some((most, netns)) = subjects.iter().max() {
+            let flows: u64 = subjects.iter().map(|(count, _)| count).sum();
+            let busiest = self.auditor.owner_name(*netns);
+            tracing::warn!(
+                flows,
+                busiest,
+                most,
+                "too many different flows at once: not judged, only counted"
+            );
+        }
+    }
+
+    /// Lists the cgroups again if a record of one was lost: who belongs to a pod is known by them.
+    fn find_lost_cgroups(&mut self, now: Timestamp) {
+        let lost = of_cgroups(&self.kernel.losses());
+        if lost == self.cgroups_lost {
+            return;
+        }
+        match self.kernel.scan() {
+            Ok(events) => {
+                let id = |event: &Event| match event {
+                    Event::Cgroup { id, .. } => Some(*id),
+                    _ => None,
+                };
+                let existing: HashSet<CgroupId, _> = events.iter().filter_map(id).collect();
+                events.into_iter().for_each(|event| take(&mut self.auditor, event, now, &mut self.told));
+                self.auditor.attribution_mut().only_cgroups(&existing, now);
+                self.cgroups_lost = lost;
+                tracing::warn!(
+                    cgroups = existing.len(),
+                    "records of cgroups were lost: they were listed again"
+                );
+            }
+            // Tried again a second later.
+            Err(error) => tracing::warn!(%error, "records of cgroups were lost, and they cannot be listed"),
+        }
     }
 
     /// An object changed, or its source told a fault.
@@ -255,6 +321,8 @@ impl State {
                 watch.state.failing = None;
             }
         }
+        self.find_lost_cgroups(now);
+        self.take_folded(now);
         // What the flow log loses has been judged and credited all the same: only records that never came can hide a
         // rule's use.
         let unseen = self.unseen();
@@ -273,6 +341,7 @@ impl State {
     pub(super) fn finish(mut self, now: Timestamp) {
         // What was in the ring when the end was asked for comes out by this; traffic may go on and fill it meanwhile.
         self.drain_until(now, Instant::now() + LAST_DRAIN);
+        self.take_folded(now);
         self.auditor.finish(&mut self.told.flows);
         // With pins the next run is told the outcome.
         if !self.kernel.is_pinned() {
@@ -289,11 +358,15 @@ impl State {
         tracing::info!(records = self.records, flows = self.auditor.counts().total(), lost, "ended");
     }
 
-    pub(super) fn metrics(&self, format: Format, now: Timestamp) -> String {
+    pub(super) fn metrics(&mut self, format: Format, now: Timestamp) -> String {
+        // So that records made and records taken are counts of one moment, as nearly as can be.
+        self.drain_batch(now);
+        let record_counts = self.kernel.record_counts();
         let watches: Vec<_> = self.watches.iter().map(|watch| watch.state.clone()).collect();
         let state = AgentState {
             auditor: &self.auditor,
-            losses: &self.losses(),
+            losses: &self.losses_with(losses(&record_counts)),
+            record_counts: &record_counts,
             features: self.kernel.features(),
             drops: &self.kernel.drop_counts(),
             watches: &watches,
@@ -365,12 +438,15 @@ impl State {
 
     /// Records that the kernel made and nobody judged.
     fn unseen(&self) -> u64 {
-        self.kernel.losses().iter().map(|loss| loss.count).sum::<u64>() + self.kernel.undecodable()
+        missed(&self.kernel.losses()) + self.kernel.undecodable()
     }
 
     /// The kernel's losses and ours.
     fn losses(&self) -> Vec<Loss> {
-        let mut losses = self.kernel.losses();
+        self.losses_with(self.kernel.losses())
+    }
+
+    fn losses_with(&self, mut losses: Vec<Loss>) -> Vec<Loss> {
         let ours = [
             ("decode", "undecodable", self.kernel.undecodable()),
             ("flow-log", "write failed", self.flow_log.as_ref().map_or(0, FlowLog::lost)),
@@ -391,9 +467,23 @@ fn take(auditor: &mut Auditor, event: Event, now: Timestamp, Told { flows, raw_s
         Event::RawSocket(seen) => auditor.observe_raw_socket(&seen, now, raw_sockets),
         Event::Drop(seen) => auditor.observe_drop(&seen, now, flows),
         Event::Cgroup { id, path } => auditor.attribution_mut().cgroup(id, &path),
+        // Comes out of folds only.
+        Event::FoldedSubject { .. } => {}
         Event::CgroupGone { id, at } => auditor.attribution_mut().cgroup_gone(id, at),
         Event::Task { netns, cgroup, .. } => auditor.attribution_mut().pair(netns, cgroup),
     }
+}
+
+/// Records that were made and that nobody can judge.
+fn missed(losses: &[Loss]) -> u64 {
+    // An attempt that was to be told as pending is told again with its outcome.
+    losses.iter().filter(|loss| loss.cause != "tcp-pending").map(|loss| loss.count).sum()
+}
+
+/// Lost records of cgroups.
+fn of_cgroups(losses: &[Loss]) -> u64 {
+    let is_of_cgroup = |loss: &&Loss| matches!(loss.cause, "cgroup-made" | "cgroup-removed");
+    losses.iter().filter(is_of_cgroup).map(|loss| loss.count).sum()
 }
 
 /// One line of the agent's own log: policies do not speak of such sockets, so they are no flows.

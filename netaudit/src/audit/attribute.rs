@@ -7,7 +7,7 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use foldhash::HashMap;
+use foldhash::{HashMap, HashSet};
 
 use crate::model::{CgroupId, NetnsCookie, Timestamp};
 
@@ -75,6 +75,13 @@ struct Named {
     proven: bool,
 }
 
+/// A cgroup that exists, or did a minute ago.
+#[derive(Debug)]
+struct Cgroup {
+    pod: Option<PodCgroup>,
+    gone: bool,
+}
+
 #[derive(Debug)]
 struct Gone {
     id: CgroupId,
@@ -85,7 +92,7 @@ struct Gone {
 #[derive(Debug)]
 pub struct Attribution {
     host: NetnsCookie,
-    cgroups: HashMap<CgroupId, Option<PodCgroup>>,
+    cgroups: HashMap<CgroupId, Cgroup>,
     /// How many live or remembered cgroups each pod has: its namespace is forgotten with the last.
     cgroups_of_pod: HashMap<Arc<str>, usize>,
     /// Those of them that still exist.
@@ -116,19 +123,30 @@ impl Attribution {
             *self.cgroups_of_pod.entry(pod.uid.clone()).or_default() += 1;
             *self.live_of_pod.entry(pod.uid.clone()).or_default() += 1;
         }
-        if let Some(Some(old)) = self.cgroups.insert(id, pod) {
-            self.ended(&old.uid);
+        if let Some(Cgroup { pod: Some(old), gone }) = self.cgroups.insert(id, Cgroup { pod, gone: false }) {
+            if !gone {
+                self.ended(&old.uid);
+            }
             self.release(&old.uid);
         }
     }
 
     /// A cgroup was removed at `at`. It stays known for a minute.
     pub fn cgroup_gone(&mut self, id: CgroupId, at: Timestamp) {
-        let Some(cgroup) = self.cgroups.get(&id) else { return };
-        if let Some(uid) = cgroup.as_ref().map(|pod| pod.uid.clone()) {
+        let Some(cgroup) = self.cgroups.get_mut(&id).filter(|cgroup| !cgroup.gone) else { return };
+        cgroup.gone = true;
+        if let Some(uid) = cgroup.pod.as_ref().map(|pod| pod.uid.clone()) {
             self.ended(&uid);
         }
         self.gone.push_back(Gone { id, until: at.plus(TOMBSTONE) });
+    }
+
+    /// Exactly the cgroups in `existing`, all of which have been told, exist at `at`: the others are gone, though nothing
+    /// told of it.
+    pub fn only_cgroups(&mut self, existing: &HashSet<CgroupId>, at: Timestamp) {
+        let unlisted = self.cgroups.iter().filter(|(id, cgroup)| !cgroup.gone && !existing.contains(id));
+        let unlisted: Vec<CgroupId> = unlisted.map(|(id, _)| *id).collect();
+        unlisted.into_iter().for_each(|id| self.cgroup_gone(id, at));
     }
 
     fn ended(&mut self, uid: &Arc<str>) {
@@ -150,7 +168,7 @@ impl Attribution {
         if netns == self.host || self.namespaces.contains_key(&netns) {
             return;
         }
-        if let Some(Some(pod)) = self.cgroups.get(&cgroup) {
+        if let Some(Cgroup { pod: Some(pod), .. }) = self.cgroups.get(&cgroup) {
             let uid = pod.uid.clone();
             self.set(netns, uid, false);
         }
@@ -193,7 +211,7 @@ impl Attribution {
 
     /// The pod and container of an actor; `None` for host processes and for cgroups that are not known.
     pub fn actor(&self, cgroup: CgroupId) -> Option<&PodCgroup> {
-        self.cgroups.get(&cgroup).and_then(Option::as_ref)
+        self.cgroups.get(&cgroup).and_then(|cgroup| cgroup.pod.as_ref())
     }
 
     /// How many cgroups and namespaces are known.
@@ -210,7 +228,7 @@ impl Attribution {
         self.namespaces_of_pod.retain(|_, of_pod| of_pod.iter().any(|netns| namespaces.contains_key(netns)));
         while self.gone.front().is_some_and(|gone| gone.until <= now) {
             if let Some(gone) = self.gone.pop_front()
-                && let Some(Some(pod)) = self.cgroups.remove(&gone.id)
+                && let Some(Cgroup { pod: Some(pod), .. }) = self.cgroups.remove(&gone.id)
             {
                 self.release(&pod.uid);
             }
@@ -306,6 +324,24 @@ mod tests {
         known.expire(Timestamp::from_seconds(159), |_| false);
         assert!(known.actor(CgroupId(11)).is_some());
         known.expire(Timestamp::from_seconds(160), |_| false);
+        assert_eq!(known.len(), (0, 0));
+    }
+
+    #[test]
+    fn a_removal_that_nothing_told_shows_in_what_exists_and_counts_once() {
+        let mut known = Attribution::new(HOST);
+        for id in [10, 11, 12] {
+            known.cgroup(CgroupId(id), &format!("/kubepods/pod{UID}/c{id}"));
+        }
+        known.pair(NetnsCookie(7), CgroupId(10));
+        known.only_cgroups(&[CgroupId(10), CgroupId(11)].into_iter().collect(), Timestamp::from_seconds(0));
+        // Its record was on its way after all.
+        known.cgroup_gone(CgroupId(12), Timestamp::from_seconds(0));
+        known.cgroup_gone(CgroupId(11), Timestamp::from_seconds(0));
+        assert!(known.is_alive(UID), "one is left");
+        known.only_cgroups(&HashSet::default(), Timestamp::from_seconds(0));
+        assert!(!known.is_alive(UID));
+        known.expire(Timestamp::from_seconds(60), |_| false);
         assert_eq!(known.len(), (0, 0));
     }
 

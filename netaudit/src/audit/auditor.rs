@@ -3,6 +3,7 @@
 mod answers;
 mod drops;
 mod evidence;
+mod folded;
 mod raw_sockets;
 
 use std::{
@@ -478,9 +479,9 @@ impl Auditor {
             other_end: judged.other_end,
         };
         self.counts.flow(&flow);
-        self.usage.credit(&flow.verdict, seen.at);
+        self.usage.credit(&flow.verdict, seen.count(), seen.first()..=seen.at);
         if let Some(key) = self.violation(&flow) {
-            self.violations.count(key, self.is_bare_source(&flow), seen.at);
+            self.violations.count(key, self.is_bare_source(&flow), seen.count(), seen.at);
         }
         flow
     }

@@ -40,20 +40,21 @@ impl Default for Counts {
 }
 
 impl Counts {
-    /// Counts one flow.
+    /// Counts a flow, or all that it stands for.
     pub fn flow(&mut self, flow: &Flow) {
         let direction = flow.observation.direction as usize;
+        let times = flow.observation.count();
         // Kernel records are TCP or UDP; SCTP is unobservable.
         let protocol = usize::from(flow.observation.protocol == Protocol::Udp);
         let verdict = match &flow.verdict.decision {
             Decision::Allowed(_) => 0,
             Decision::Denied(_) => 1,
             Decision::Unknown(gap) => {
-                *self.unknown.entry(gap.reason()).or_default() += 1;
+                *self.unknown.entry(gap.reason()).or_default() += times;
                 2
             }
         };
-        self.flows[direction][protocol][verdict][flow.reach as usize] += 1;
+        self.flows[direction][protocol][verdict][flow.reach as usize] += times;
     }
 
     /// Every series of `netaudit_flows_total`, also those that are 0.

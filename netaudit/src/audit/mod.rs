@@ -1,8 +1,10 @@
 //! From kernel observations to judged flows and what is counted of them.
 //!
 //! [`Auditor`] owns everything that a verdict needs, and is driven from outside: objects come in through
-//! [`Auditor::cluster_mut`], kernel records through [`Auditor::observe`], [`Auditor::observe_answer`],
-//! [`Auditor::observe_drop`] and [`Auditor::observe_raw_socket`], time through [`Auditor::tick`] and [`Auditor::settle`]. Flows come out; metrics are read from [`Auditor::counts`], [`Auditor::usage`] and [`Auditor::violations`].
+//! [`Auditor::cluster_mut`], kernel records through [`Auditor::observe`], [`Auditor::observe_folded`],
+//! [`Auditor::observe_answer`], [`Auditor::observe_drop`] and [`Auditor::observe_raw_socket`], time through [`Auditor::tick`]
+//! and [`Auditor::settle`]. Flows come out; metrics are read from [`Auditor::counts`], [`Auditor::usage`] and
+//! [`Auditor::violations`].
 //!
 //! ```text
 //! observe → attribute (who: namespace, cgroup) → resolve (with whom: address, time) → judge → account → Flow

@@ -23,5 +23,6 @@ pub(crate) fn observation() -> Observation {
         answered: false,
         socket: 1,
         sequence: 0,
+        folded: None,
     }
 }

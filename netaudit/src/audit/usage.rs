@@ -1,6 +1,6 @@
 //! How often each rule allowed something, since when it was watched, and how much of what it selects was watched.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
 use foldhash::{HashMap, HashSet};
 
@@ -206,25 +206,28 @@ impl Usage {
         }
     }
 
-    /// A flow was judged: every rule that had a part in it was used. Of a tier with an order one rule alone counts.
-    pub fn credit(&mut self, verdict: &Verdict, at: Timestamp) {
+    /// So many flows were judged, the first and last of which began at these times: every rule that had a part in them was
+    /// used. Of a tier with an order one rule alone counts.
+    pub fn credit(&mut self, verdict: &Verdict, times: u64, span: RangeInclusive<Timestamp>) {
         let rules = verdict.rules();
-        self.credit_rules(rules, rules.len() == 1, at);
-        self.credit_rules(verdict.denying_rule().into_iter().chain(&verdict.passed), true, at);
+        self.credit_rules(rules, rules.len() == 1, times, &span);
+        self.credit_rules(verdict.denying_rule().into_iter().chain(&verdict.passed), true, times, &span);
     }
 
     fn credit_rules<'a>(
         &mut self,
         rules: impl IntoIterator<Item = &'a RuleMatch>,
         sole: bool,
-        at: Timestamp,
+        times: u64,
+        span: &RangeInclusive<Timestamp>,
     ) {
+        let (began, ended) = (*span.start(), *span.end());
         for matched in rules {
             let Some(usage) = self.rules.get_mut(&RuleKey::from(&*matched.rule)) else { continue };
-            usage.matches += 1;
-            usage.sole_matches += u64::from(sole);
-            usage.first = Some(usage.first.map_or(at, |first| first.min(at)));
-            usage.last = Some(usage.last.map_or(at, |last| last.max(at)));
+            usage.matches += times;
+            usage.sole_matches += if sole { times } else { 0 };
+            usage.first = Some(usage.first.map_or(began, |first| first.min(began)));
+            usage.last = Some(usage.last.map_or(ended, |last| last.max(ended)));
         }
     }
 
@@ -274,7 +277,7 @@ mod tests {
     fn history_survives_a_rule_inserted_above() {
         let mut usage = Usage::default();
         usage.watch([watched(0xa, 0)], T(0));
-        usage.credit(&allowed(&[0xa]), T(5));
+        usage.credit(&allowed(&[0xa]), 1, T(5)..=T(5));
         usage.watch([watched(0xb, 0), watched(0xa, 1)], T(10));
         let rules = usage.current();
         assert_eq!((rules[0].rule.hash, rules[0].matches), (0xb, 0));
@@ -287,7 +290,7 @@ mod tests {
     fn a_removed_rule_is_not_shown_and_comes_back_with_its_history() {
         let mut usage = Usage::default();
         usage.watch([watched(0xa, 0)], T(0));
-        usage.credit(&allowed(&[0xa]), T(1));
+        usage.credit(&allowed(&[0xa]), 1, T(1)..=T(1));
         usage.watch([], T(2));
         assert!(usage.current().is_empty());
         usage.watch([watched(0xa, 0)], T(3));
@@ -299,10 +302,21 @@ mod tests {
     fn sole_matches_are_those_of_one_rule() {
         let mut usage = Usage::default();
         usage.watch([watched(0xa, 0), watched(0xb, 1)], T(0));
-        usage.credit(&allowed(&[0xa, 0xb]), T(1));
-        usage.credit(&allowed(&[0xa]), T(2));
+        usage.credit(&allowed(&[0xa, 0xb]), 1, T(1)..=T(1));
+        usage.credit(&allowed(&[0xa]), 1, T(2)..=T(2));
         let counts: Vec<_> = usage.current().iter().map(|u| (u.matches, u.sole_matches)).collect();
         assert_eq!(counts, [(2, 1), (1, 0)]);
+    }
+
+    #[test]
+    fn several_flows_at_once_count_each_and_span_their_time() {
+        let mut usage = Usage::default();
+        usage.watch([watched(0xa, 0)], T(0));
+        usage.credit(&allowed(&[0xa]), 1, T(3)..=T(3));
+        usage.credit(&allowed(&[0xa]), 7, T(2)..=T(5));
+        let found = usage.current()[0];
+        assert_eq!((found.matches, found.sole_matches), (8, 8));
+        assert_eq!((found.first, found.last), (Some(T(2)), Some(T(5))));
     }
 
     #[test]
@@ -312,7 +326,7 @@ mod tests {
         let matched = |hash| RuleMatch { rule: rule(hash, 0), peer: None, port: None };
         let mut denied = Verdict::plain(Decision::Denied(Denial::Rule(matched(0xa))));
         denied.passed.push(matched(0xb));
-        usage.credit(&denied, T(1));
+        usage.credit(&denied, 1, T(1)..=T(1));
         let counts: Vec<_> = usage.current().iter().map(|u| (u.matches, u.sole_matches)).collect();
         assert_eq!(counts, [(1, 1), (1, 1)]);
     }

@@ -88,24 +88,24 @@ impl Violations {
         Self { budget, series: HashMap::default(), of_namespace: HashMap::default(), folded: 0 }
     }
 
-    /// Counts one. `bare` says that the source is a pod without a controller.
-    pub fn count(&mut self, key: ViolationKey, bare: bool, at: Timestamp) {
-        let key = self.admit(key, bare);
+    /// Counts some, the last of them at `at`. `bare` says that the source is a pod without a controller.
+    pub fn count(&mut self, key: ViolationKey, bare: bool, times: u64, at: Timestamp) {
+        let key = self.admit(key, bare, times);
         if let Some(count) = self.series.get_mut(&key) {
-            count.total += 1;
+            count.total += times;
             count.last = count.last.max(at);
             return;
         }
         *self.of_namespace.entry(key.source_namespace.clone()).or_default() += 1;
-        self.series.insert(key, ViolationCount { total: 1, last: at });
+        self.series.insert(key, ViolationCount { total: times, last: at });
     }
 
     /// The key itself while there is room for it, else the least folded form that has room or exists.
-    fn admit(&mut self, key: ViolationKey, bare: bool) -> ViolationKey {
+    fn admit(&mut self, key: ViolationKey, bare: bool, times: u64) -> ViolationKey {
         if self.series.contains_key(&key) || self.has_room(&key, 1) {
             return key;
         }
-        self.folded += 1;
+        self.folded += times;
         // Peers fold within twice the budget, ports within three times; what is left then is bounded by the number of
         // controllers and policies.
         let without_peer = key.clone().fold_peer();
@@ -163,7 +163,7 @@ mod tests {
     fn a_port_scan_folds_and_neither_the_count_nor_the_source_is_lost() {
         let mut violations = Violations::new(Budget { series: 100, per_namespace: 10 });
         for port in 1..=65_535 {
-            violations.count(key("scan", "scanner", "db", port), false, Timestamp(i64::from(port)));
+            violations.count(key("scan", "scanner", "db", port), false, 1, Timestamp(i64::from(port)));
         }
         assert_eq!(total(&violations), 65_535);
         assert!(violations.series().len() <= 21, "{}", violations.series().len());
@@ -175,7 +175,7 @@ mod tests {
     fn ever_new_bare_pods_are_bounded_too() {
         let mut violations = Violations::new(Budget { series: 100, per_namespace: 10 });
         for pod in 0..10_000 {
-            violations.count(key("jobs", &format!("job-{pod}"), "db", 1), true, Timestamp(0));
+            violations.count(key("jobs", &format!("job-{pod}"), "db", 1), true, 1, Timestamp(0));
         }
         assert_eq!(total(&violations), 10_000);
         assert!(violations.series().len() <= 31, "{}", violations.series().len());
@@ -185,18 +185,29 @@ mod tests {
     fn one_scanner_does_not_hide_another_namespace() {
         let mut violations = Violations::new(Budget { series: 100, per_namespace: 10 });
         for port in 1..=1_000 {
-            violations.count(key("scan", "scanner", "db", port), false, Timestamp(0));
+            violations.count(key("scan", "scanner", "db", port), false, 1, Timestamp(0));
         }
-        violations.count(key("quiet", "curious", "db", 5432), false, Timestamp(1));
+        violations.count(key("quiet", "curious", "db", 5432), false, 1, Timestamp(1));
         assert!(violations.series().iter().any(|(k, _)| **k == key("quiet", "curious", "db", 5432)));
+    }
+
+    #[test]
+    fn several_at_once_count_each() {
+        let mut violations = Violations::new(Budget { series: 1, per_namespace: 1 });
+        violations.count(key("a", "w", "db", 1), false, 5, Timestamp(7));
+        violations.count(key("a", "w", "db", 1), false, 2, Timestamp(3));
+        violations.count(key("a", "w", "db", 2), false, 4, Timestamp(1));
+        assert_eq!((total(&violations), violations.folded()), (11, 4));
+        let first = violations.series().into_iter().find(|(key, _)| key.port == Some(1)).map(|it| *it.1);
+        assert_eq!(first, Some(ViolationCount { total: 7, last: Timestamp(7) }));
     }
 
     #[test]
     fn peers_fold_before_ports() {
         let mut violations = Violations::new(Budget { series: 100, per_namespace: 1 });
-        violations.count(key("a", "w", "db", 1), false, Timestamp(0));
-        violations.count(key("a", "w", "db", 2), false, Timestamp(0));
-        violations.count(key("a", "w", "db", 3), false, Timestamp(0));
+        violations.count(key("a", "w", "db", 1), false, 1, Timestamp(0));
+        violations.count(key("a", "w", "db", 2), false, 1, Timestamp(0));
+        violations.count(key("a", "w", "db", 3), false, 1, Timestamp(0));
         let labels: Vec<_> = violations
             .series()
             .iter()

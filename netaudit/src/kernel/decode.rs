@@ -126,7 +126,7 @@ fn take<T: Record>(bytes: &[u8]) -> Option<T> {
     (bytes.len() == size_of::<T>()).then(|| unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
 }
 
-fn observation(record: &FlowRecord, clock: &Clock) -> Observation {
+pub(super) fn observation(record: &FlowRecord, clock: &Clock) -> Observation {
     let remote = socket_address(record.remote, record.remote_port);
     let requested = socket_address(record.requested, record.requested_port);
     let closed = Closed::new(record.detail, record.flags, remote.is_ipv4());
@@ -155,6 +155,7 @@ fn observation(record: &FlowRecord, clock: &Clock) -> Observation {
         answered: record.flags & flag::ANSWERED != 0,
         socket: record.socket,
         sequence: record.sequence,
+        folded: None,
     }
 }
 
@@ -326,6 +327,7 @@ mod tests {
                 answered: false,
                 socket: 9,
                 sequence: 2,
+                folded: None,
             }
         );
     }

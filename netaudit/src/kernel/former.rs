@@ -5,20 +5,19 @@
 //! attached, so both tell what begins around it, and each flow is taken from one of them only: none is missing, none is
 //! told twice. An attempt that began before the border ends in the programs that saw it begin.
 
-use std::{collections::BTreeMap, io, time::Duration};
+use std::{io, time::Duration};
 
-use aya::maps::{Map, MapData, PerCpuArray};
-use netaudit_ebpf::abi::{self, kind};
+use aya::maps::{Map, MapData};
+use netaudit_ebpf::abi;
 
 use super::{
-    Clock, Event,
+    Clock, Event, LoadError, RecordCount,
+    folds::{self, Folds},
     pins::{Generation, PinError},
     ring::Ring,
+    tallies::{self, Tallies, sum},
 };
 use crate::model::Timestamp;
-
-/// Records that could not be delivered, by kind and CPU.
-pub type LossCounts = BTreeMap<(u32, u32), u64>;
 
 /// The moments between which what begins is taken from a generation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,6 +36,7 @@ impl Span {
             Event::Flow(seen) => seen.at,
             Event::Drop(seen) => seen.at,
             Event::RawSocket(seen) => seen.at,
+            Event::FoldedSubject { last, .. } => *last,
             Event::Answer(_) | Event::Cgroup { .. } | Event::CgroupGone { .. } | Event::Task { .. } => {
                 return true;
             }
@@ -50,7 +50,10 @@ pub struct Former {
     generation: Generation,
     /// Its ring, to be read to the end.
     pub ring: Ring,
-    losses: PerCpuArray<MapData, u64>,
+    /// What became of its records.
+    pub tallies: Tallies,
+    /// What found no room in its ring.
+    pub folds: Folds,
     /// What begins in it is taken from its ring.
     pub span: Span,
 }
@@ -60,8 +63,8 @@ pub struct Former {
 pub struct Formers {
     /// Those that go on, the oldest first.
     pub running: Vec<Former>,
-    /// What those that are gone had lost.
-    pub lost: LossCounts,
+    /// What became of the records of those that are gone.
+    gone: Vec<RecordCount>,
     /// Records of another version, which nobody can read any more.
     pub unreadable: u64,
     /// How long they go on.
@@ -85,23 +88,22 @@ impl Formers {
         for (generation, until) in found {
             let span = Span { from, until: clock.wall(until) };
             from = span.until;
-            match open(&generation) {
-                Ok((ring, losses)) if generation.version() == Some(abi::VERSION) => {
-                    formers.running.push(Former { generation, ring, losses, span });
-                }
-                opened => {
-                    // First detached, then counted: nothing is added meanwhile.
-                    generation.remove()?;
-                    match opened {
-                        Ok((mut ring, losses)) => {
-                            ring.for_each_unread(|_| formers.unreadable += 1);
-                            add_losses(&losses, &mut formers.lost);
-                        }
-                        Err(error) => {
-                            tracing::warn!(%error, "what an earlier run left in the kernel could not be read, and is removed");
-                        }
+            if generation.version() == Some(abi::VERSION) {
+                match open(generation.clone(), span) {
+                    Ok(former) => {
+                        formers.running.push(former);
+                        continue;
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "what an earlier run left in the kernel cannot be read, and is removed");
                     }
                 }
+            }
+            // First detached, then counted: nothing is added meanwhile.
+            let ring = ring(&generation);
+            generation.remove()?;
+            if let Ok(mut ring) = ring {
+                ring.for_each_unread(|_| formers.unreadable += 1);
             }
         }
         Ok(formers)
@@ -118,33 +120,44 @@ impl Formers {
                     tracing::warn!(%error, "the programs of an earlier version stay: `netaudit uninstall` removes them")
                 }
             }
-            add_losses(&former.losses, &mut self.lost);
+            self.gone = sum(std::mem::take(&mut self.gone), former.tallies.counts());
             retired.push(former);
         }
         retired
     }
 
-    /// All that they and those before them have lost.
-    pub fn losses(&self) -> LossCounts {
-        let mut sum = self.lost.clone();
-        self.running.iter().for_each(|former| add_losses(&former.losses, &mut sum));
-        sum
+    /// What became of all records of them and of those before them.
+    pub fn record_counts(&self) -> Vec<RecordCount> {
+        self.running.iter().fold(self.gone.clone(), |counts, former| sum(counts, former.tallies.counts()))
     }
 }
 
-/// Adds what a generation has lost.
-pub fn add_losses(losses: &PerCpuArray<MapData, u64>, sum: &mut LossCounts) {
-    for index in 0..kind::COUNT {
-        let Ok(counts) = losses.get(&index, 0) else { continue };
-        for (cpu, count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
-            *sum.entry((index, cpu as u32)).or_default() += count;
-        }
-    }
+fn map(generation: &Generation, name: &str) -> io::Result<MapData> {
+    MapData::from_pin(generation.maps().join(name)).map_err(io::Error::other)
 }
 
-fn open(generation: &Generation) -> io::Result<(Ring, PerCpuArray<MapData, u64>)> {
-    let map = |name: &str| MapData::from_pin(generation.maps().join(name)).map_err(io::Error::other);
-    let ring = Ring::new(Map::RingBuf(map("RECORDS")?))?;
-    let losses = PerCpuArray::try_from(Map::PerCpuArray(map("LOSSES")?)).map_err(io::Error::other)?;
-    Ok((ring, losses))
+fn ring(generation: &Generation) -> io::Result<Ring> {
+    Ring::new(Map::RingBuf(map(generation, "RECORDS")?))
+}
+
+fn open(generation: Generation, span: Span) -> io::Result<Former> {
+    let tallies = Map::PerCpuArray(map(&generation, tallies::MAP)?);
+    let folds = Folds::new(
+        |name| {
+            let kind = match name {
+                folds::PLACES => Map::ArrayOfMaps,
+                folds::COUNTS => Map::Array,
+                _ => Map::HashMap,
+            };
+            map(&generation, name).map(kind).map_err(LoadError::Ring)
+        },
+        true,
+    );
+    Ok(Former {
+        ring: ring(&generation)?,
+        tallies: Tallies::new(tallies).map_err(io::Error::other)?,
+        folds: folds.map_err(io::Error::other)?,
+        generation,
+        span,
+    })
 }

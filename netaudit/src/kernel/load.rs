@@ -15,6 +15,7 @@ use super::{
     btf::{self, BtfError, Types},
     cgroups::Hierarchy,
     drops,
+    folds::{self, Folds},
     pins::{Generation, PinError, Pins},
 };
 use crate::model::{CgroupId, NetnsCookie};
@@ -158,12 +159,17 @@ const CORE: [(&str, Hook); 13] = [
 ];
 
 /// All maps, by name: what a run that takes over programs needs of them, and what the programs keep for themselves.
-const MAPS: [&str; 12] = [
+const MAPS: [&str; 18] = [
     "AYA_LOGS",
     "DROPS",
     "DROP_COUNTS",
     "DROP_RATE",
-    "LOSSES",
+    "FOLDED",
+    "FOLDS_BY_KEY_A",
+    "FOLDS_BY_KEY_B",
+    "FOLDS_BY_SUBJECT_A",
+    "FOLDS_BY_SUBJECT_B",
+    "FOLD_COUNTS",
     "NAMESPACES",
     "PATHS",
     "PEERS",
@@ -171,11 +177,13 @@ const MAPS: [&str; 12] = [
     "RECORDS",
     "SOCKETS",
     "SWITCHES",
+    "TALLIES",
 ];
 
 /// What is loaded: dropping it detaches and unloads everything that is not pinned.
 pub struct Loaded {
     pub ebpf: Ebpf,
+    pub folds: Folds,
     pub hierarchy: Hierarchy,
     pub features: Vec<Feature>,
     pub pinned: Option<Pinned>,
@@ -214,7 +222,8 @@ fn try_load(options: &Options, host: NetnsCookie) -> Result<Loaded, LoadError> {
 
     let mut features = Vec::new();
     let pins = pins(options, &hierarchy, &mut features)?;
-    let told = format!("{settings:?}, ring {}", options.ring_bytes);
+    let Options { ring_bytes, fold_keys, fold_subjects, .. } = options;
+    let told = format!("{settings:?}, ring {ring_bytes}, folds {fold_keys} and {fold_subjects}");
     let whole = pins.as_ref().map(|pins| pins.generation(abi::VERSION, object, told.as_bytes()));
     let resumed = whole.as_ref().is_some_and(Generation::exists);
     let generation =
@@ -223,8 +232,10 @@ fn try_load(options: &Options, host: NetnsCookie) -> Result<Loaded, LoadError> {
     let attacher = Attacher { root: &root, btf: &btf, links: generation.as_ref().map(Generation::links) };
     let maps = generation.as_ref().map(Generation::maps);
     let attached = open(object, options, settings, &btf, maps).and_then(|mut ebpf| {
+        // Before the first program that may fold something.
+        let folds = Folds::new(|map| ebpf.take_map(map).ok_or(LoadError::Lacks(map)), resumed)?;
         features.extend(attach(&mut ebpf, &attacher, &types, can_tell_drops)?);
-        Ok(ebpf)
+        Ok((ebpf, folds))
     });
     let ebpf = match (attached, &generation) {
         (Err(error), Some(partial)) if !resumed => {
@@ -234,6 +245,7 @@ fn try_load(options: &Options, host: NetnsCookie) -> Result<Loaded, LoadError> {
         }
         (attached, _) => attached?,
     };
+    let (ebpf, folds) = ebpf;
     let pinned = match (pins, whole, generation) {
         (Some(pins), Some(whole), Some(generation)) => {
             if !resumed {
@@ -243,7 +255,7 @@ fn try_load(options: &Options, host: NetnsCookie) -> Result<Loaded, LoadError> {
         }
         _ => None,
     };
-    Ok(Loaded { ebpf, hierarchy, features, pinned })
+    Ok(Loaded { ebpf, folds, hierarchy, features, pinned })
 }
 
 /// Where to pin, if that is asked for and possible. A node without a BPF file system is no reason to see nothing.
@@ -275,6 +287,11 @@ fn open(
         .btf(Some(btf))
         .override_global("SETTINGS", &settings, true)
         .map_max_entries("RECORDS", options.ring_bytes);
+    for (maps, room) in folds::MAPS.into_iter().zip([options.fold_keys, options.fold_subjects]) {
+        for map in maps {
+            loader.map_max_entries(map, room.max(1));
+        }
+    }
     for (directory, name) in maps.iter().flat_map(|directory| MAPS.map(|name| (directory, name))) {
         loader.map_pin_path(name, directory.join(name));
     }

@@ -5,7 +5,8 @@
 //!  errors for datagrams, raw sockets made ─────────────┤
 //!  packets dropped by a filter ────────────────────────┤
 //!  cgroup made, removed ───────────────────────────────┴─► ring ──► drain ──► decode ──► Event
-//!  scan: iter/task, iter/task_file, the cgroup tree ─────────────────────────────────────┘
+//!                                                            └─ full ─► folds ─► take ─────┤
+//!  scan: iter/task, iter/task_file, the cgroup tree ───────────────────────────────────────┘
 //! ```
 //!
 //! Records keep the order in which the kernel reserved them, so a cgroup's birth stands before the flows of its
@@ -22,6 +23,7 @@ mod cgroups;
 mod clock;
 mod decode;
 mod drops;
+mod folds;
 mod former;
 mod host;
 mod load;
@@ -29,9 +31,11 @@ mod outcome;
 mod pins;
 mod programs;
 mod ring;
+mod tallies;
 
 use std::{
     io::{self, Read as _},
+    num::NonZeroU64,
     os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
     sync::OnceLock,
@@ -39,11 +43,11 @@ use std::{
 };
 
 use aya::{
-    maps::{MapData, PerCpuArray},
+    maps::MapError,
     programs::{Program, ProgramError, links::LinkError},
 };
 use aya_log::EbpfLogger;
-use netaudit_ebpf::abi::{TaskRecord, kind};
+use netaudit_ebpf::abi::TaskRecord;
 use tokio::io::unix::AsyncFd;
 
 pub use btf::BtfError;
@@ -56,14 +60,17 @@ pub use netaudit_ebpf::abi;
 pub use pins::{DEFAULT_DIRECTORY as DEFAULT_PIN_DIRECTORY, PinError, Removed, uninstall};
 pub use programs::{CostCounter, ProgramState};
 pub use ring::Position;
+pub use tallies::{RecordCount, losses};
 
 use crate::model::{Answer, CgroupId, NetnsCookie, Observation, PacketDrop, RawSocket, Timestamp};
 use cgroups::Hierarchy;
 use decode::decode_removed;
 use drops::Drops;
-use former::{Formers, Span, add_losses};
+use folds::Folds;
+use former::{Former, Formers, Span};
 use load::{Loaded, Pinned};
 use ring::Ring;
+use tallies::{Tallies, sum};
 
 /// How to load.
 #[derive(Clone, Debug)]
@@ -80,6 +87,10 @@ pub struct Options {
     /// How long programs of another version or with other settings, which are pinned there too, go on beside the new ones: as
     /// long as the kernel tries to connect.
     pub overlap: Duration,
+    /// How many keys flows are folded by that find no room in the ring, until they are taken.
+    pub fold_keys: u32,
+    /// How many subjects the rest is folded by.
+    pub fold_subjects: u32,
 }
 
 impl Default for Options {
@@ -90,6 +101,8 @@ impl Default for Options {
             udp_retell: Duration::from_secs(30),
             pin_directory: None,
             overlap: Duration::from_secs(150),
+            fold_keys: abi::FOLD_KEYS,
+            fold_subjects: abi::FOLD_SUBJECTS,
         }
     }
 }
@@ -97,7 +110,7 @@ impl Default for Options {
 /// What the kernel told.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Event {
-    /// A flow.
+    /// A flow, or several alike in one.
     Flow(Observation),
     /// An answer or an error came for a UDP flow that was told as sent.
     Answer(Answer),
@@ -118,6 +131,17 @@ pub enum Event {
         id: CgroupId,
         /// When.
         at: Timestamp,
+    },
+    /// Flows of which no more is known than whose they are.
+    FoldedSubject {
+        /// The namespace that their sockets live in.
+        netns: NetnsCookie,
+        /// What kind of record each would have been, such as `tcp-established`.
+        kind: &'static str,
+        /// How many.
+        count: NonZeroU64,
+        /// When the last of them began.
+        last: Timestamp,
     },
     /// A process exists: from a scan.
     Task {
@@ -166,7 +190,7 @@ pub struct DropCount {
 /// Records that could not be delivered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Loss {
-    /// Where: `ring`, or `upgrade` for records of programs of another version.
+    /// Where: `ring`, `fold` where at least the subject of each is known, or `upgrade` for records of programs of another version.
     pub stage: &'static str,
     /// What kind of record, such as `tcp-established`.
     pub cause: &'static str,
@@ -205,7 +229,8 @@ pub struct Kernel {
     hierarchy: Hierarchy,
     features: Vec<Feature>,
     ring: Ring,
-    losses: PerCpuArray<MapData, u64>,
+    tallies: Tallies,
+    folds: Folds,
     drops: Drops,
     host_netns: NetnsCookie,
     clock: Clock,
@@ -216,6 +241,9 @@ pub struct Kernel {
     /// Where they are pinned: locked for as long as we use them.
     pinned: Option<Pinned>,
     formers: Formers,
+    /// What the last of them had folded, to be passed on with ours.
+    folds_of_retired: Vec<Event>,
+    taken_before: u64,
     /// What begins in it is taken from our own ring.
     span: Span,
 }
@@ -230,12 +258,11 @@ impl Kernel {
     /// agent has pinned its programs in the same place: the error names it and says what to do.
     pub fn load(options: &Options) -> Result<Self, LoadError> {
         let host_netns = own_netns().map_err(LoadError::Netns)?;
-        let Loaded { mut ebpf, hierarchy, features, pinned } = load::load(options, host_netns)?;
+        let Loaded { mut ebpf, folds, hierarchy, features, pinned } = load::load(options, host_netns)?;
         let ring = ebpf.take_map("RECORDS").ok_or(LoadError::Lacks("RECORDS"))?;
         let ring = Ring::new(ring).map_err(LoadError::Ring)?;
-        let losses = ebpf.take_map("LOSSES").ok_or(LoadError::Lacks("LOSSES"))?;
-        let losses =
-            PerCpuArray::try_from(losses).map_err(|source| LoadError::Map { map: "LOSSES", source })?;
+        let tallies = ebpf.take_map(tallies::MAP).ok_or(LoadError::Lacks(tallies::MAP))?;
+        let tallies = Tallies::new(tallies)?;
         let drops = Drops::new(&mut ebpf)?;
         // Without it the counts still tell.
         let log = EbpfLogger::init(&mut ebpf)
@@ -246,7 +273,8 @@ impl Kernel {
             hierarchy,
             features,
             ring,
-            losses,
+            tallies,
+            folds,
             drops,
             host_netns,
             clock: Clock::now(),
@@ -255,6 +283,8 @@ impl Kernel {
             log,
             pinned,
             formers: Formers::default(),
+            folds_of_retired: Vec::new(),
+            taken_before: 0,
             span: Span { from: Timestamp(i64::MIN), until: Timestamp::MAX },
         };
         if let Some(pinned) = kernel.pinned.take() {
@@ -274,6 +304,9 @@ impl Kernel {
         // Only now, since from here on ours know what serves already.
         let found = pinned.pins.former(&pinned.generation, Clock::boot())?;
         self.formers = Formers::take_over(found, overlap, &self.clock)?;
+        let formers =
+            self.formers.running.iter_mut().map(|former| former.tallies.delivered(&mut former.ring));
+        self.taken_before = formers.sum::<u64>() + self.tallies.delivered(&mut self.ring);
         if let Some(latest) = self.formers.running.last() {
             self.span.from = latest.span.until;
         }
@@ -401,6 +434,18 @@ impl Kernel {
         for mut former in self.formers.retire(self.clock.time()) {
             // All of it, as it does not come again.
             taken += reader.read(&mut former.ring, former.span, usize::MAX);
+            for _ in 0..2 {
+                let span = former.span;
+                let mut keep = |event: Event| {
+                    if span.holds(&event) {
+                        self.folds_of_retired.push(event);
+                    }
+                };
+                match former.folds.take(&self.clock, &mut keep) {
+                    Ok(unreadable) => *reader.undecodable += unreadable,
+                    Err(error) => tracing::warn!(%error, "folded flows of an earlier version are lost"),
+                }
+            }
         }
         for former in &mut self.formers.running {
             taken += reader.read(&mut former.ring, former.span, max.saturating_sub(taken));
@@ -464,13 +509,52 @@ impl Kernel {
         }
     }
 
+    /// How many keys flows have been folded by since [`Kernel::take_folded`]: it is to be called when they are many, and
+    /// from time to time as long as there are any.
+    pub fn folded_keys(&self) -> u64 {
+        self.folds_of_retired.len() as u64
+            + self.folds.waiting()
+            + self.formers.running.iter().map(|former| former.folds.waiting()).sum::<u64>()
+    }
+
+    /// Takes what found no room in the ring and was folded, each exactly once, and passes it to `sink`. Waits some
+    /// milliseconds for the programs that may still be adding to it.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses. What was not passed on is still there for the next time.
+    pub fn take_folded(&mut self, sink: &mut dyn FnMut(Event)) -> Result<(), MapError> {
+        self.folds_of_retired.drain(..).for_each(&mut *sink);
+        let drops = &mut self.drops;
+        let mut told = |span: Span, event: Event| {
+            if !span.holds(&event) {
+                return;
+            }
+            if let Event::Flow(seen) = &event {
+                drops.meet(seen.netns);
+            }
+            sink(event);
+        };
+        for Former { folds, span, .. } in &mut self.formers.running {
+            self.undecodable += folds.take(&self.clock, &mut |event| told(*span, event))?;
+        }
+        self.undecodable += self.folds.take(&self.clock, &mut |event| told(self.span, event))?;
+        Ok(())
+    }
+
+    /// What became of all records since the programs were attached, by kind and CPU; without those of which none was made.
+    pub fn record_counts(&self) -> Vec<RecordCount> {
+        sum(self.tallies.counts(), self.formers.record_counts())
+    }
+
+    /// Of all records, those that earlier runs have taken out of the rings.
+    pub fn taken_before(&self) -> u64 {
+        self.taken_before
+    }
+
     /// How many records were lost since the programs were attached, by kind and CPU; without those that are zero.
     pub fn losses(&self) -> Vec<Loss> {
-        let mut counts = self.formers.losses();
-        add_losses(&self.losses, &mut counts);
-        let loss =
-            |((index, cpu), count)| Some(Loss { stage: "ring", cause: kind::name(index)?, cpu, count });
-        let mut losses: Vec<_> = counts.into_iter().filter_map(loss).collect();
+        let mut losses = losses(&self.record_counts());
         if self.formers.unreadable > 0 {
             let count = self.formers.unreadable;
             losses.push(Loss { stage: "upgrade", cause: "another version", cpu: 0, count });
@@ -484,7 +568,7 @@ impl Kernel {
         self.drops.counts()
     }
 
-    /// Records of an unknown kind or size, since load.
+    /// Records of an unknown kind or size, and folds of such, since load.
     pub fn undecodable(&self) -> u64 {
         self.undecodable + self.ring.corrupt()
     }

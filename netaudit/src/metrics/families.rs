@@ -6,7 +6,7 @@ use super::family::{Family, Labels};
 use crate::{
     audit::{Auditor, Missing, RawSocketKey, RuleUsage, ViolationKey},
     cluster::Kind,
-    kernel::{DropCount, Feature, Loss},
+    kernel::{DropCount, Feature, Loss, RecordCount},
     model::Timestamp,
 };
 
@@ -37,6 +37,8 @@ pub struct AgentState<'a> {
     pub watches: &'a [WatchState],
     /// Kernel records taken from the ring.
     pub records: u64,
+    /// What became of kernel records.
+    pub record_counts: &'a [RecordCount],
     /// When the agent started.
     pub started: Timestamp,
     /// Now.
@@ -214,6 +216,13 @@ fn health(state: &AgentState<'_>) -> Vec<Family> {
     vec![
         Family::counter("netaudit_records", "Kernel records taken from the ring")
             .with(vec![], state.records as f64),
+        Family::counter("netaudit_records_made", "Kernel records made, whatever became of them")
+            .with_all(by_kind(state.record_counts, |of| of.made)),
+        Family::counter(
+            "netaudit_records_folded",
+            "Kernel records that found no room in the ring and were folded into flows that stand for several",
+        )
+        .with_all(by_kind(state.record_counts, |of| of.folded)),
         Family::counter("netaudit_records_lost", "Records and flows lost, by where and why")
             .with_all(losses(state.losses)),
         Family::gauge(
@@ -276,6 +285,15 @@ fn raw_labels(key: &RawSocketKey) -> Labels {
         ("namespace", key.namespace.to_string()),
         ("workload", key.workload.to_string()),
     ]
+}
+
+/// A count by kind of record; CPUs are added up.
+fn by_kind(counts: &[RecordCount], count: impl Fn(&RecordCount) -> u64) -> Vec<(Labels, f64)> {
+    let mut sums: std::collections::BTreeMap<&str, u64> = std::collections::BTreeMap::new();
+    for of in counts {
+        *sums.entry(of.kind).or_default() += count(of);
+    }
+    sums.into_iter().map(|(kind, count)| (vec![("kind", kind.to_owned())], count as f64)).collect()
 }
 
 /// Losses by stage and cause; CPUs are added up.

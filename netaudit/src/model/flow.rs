@@ -4,6 +4,7 @@ use std::{
     borrow::Cow,
     fmt,
     net::{IpAddr, SocketAddr},
+    num::NonZeroU64,
     time::Duration,
 };
 
@@ -229,6 +230,19 @@ pub struct Observation {
     pub socket: u64,
     /// Tells attempts of one socket apart.
     pub sequence: u32,
+    /// Where the kernel's ring had no room for each: how many alike this one stands for.
+    pub folded: Option<Folded>,
+}
+
+/// Observations of which only the number was kept: they have their namespace and cgroup, both addresses, the port that
+/// policies speak of and the outcome in common. Of the observation that stands for them, `at` is the last one's, `waited`
+/// is their mean, the other port, the process and the socket are 0, and what was asked for is not known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Folded {
+    /// How many.
+    pub count: NonZeroU64,
+    /// When the first of them began.
+    pub first: Timestamp,
 }
 
 /// What came back for a UDP flow that was observed as [sent](Outcome::Sent): it decides the flow's outcome.
@@ -333,6 +347,16 @@ impl Observation {
             Direction::Egress => self.remote.port(),
             Direction::Ingress => self.local.port(),
         }
+    }
+
+    /// How many flows it stands for.
+    pub fn count(&self) -> u64 {
+        self.folded.map_or(1, |folded| folded.count.get())
+    }
+
+    /// When the first flow that it stands for began.
+    pub fn first(&self) -> Timestamp {
+        self.folded.map_or(self.at, |folded| folded.first)
     }
 
     /// The other end's address in canonical form.

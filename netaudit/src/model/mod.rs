@@ -9,7 +9,7 @@ mod time;
 mod verdict;
 
 pub use flow::{
-    Actor, Answer, CgroupId, Comm, DropReason, Errno, NetnsCookie, Observation, Outcome, PacketDrop,
+    Actor, Answer, CgroupId, Comm, DropReason, Errno, Folded, NetnsCookie, Observation, Outcome, PacketDrop,
     RawSocket, RawSocketKind, Reach,
 };
 pub use net::{Direction, Protocol};

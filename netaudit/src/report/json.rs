@@ -16,7 +16,13 @@ use crate::{
 #[derive(Serialize)]
 struct Line<'a> {
     time: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_time: Option<String>,
     flow_id: String,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    folded: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    count: Option<u64>,
     direction: Direction,
     subject: End<'a>,
     actor: Actor<'a>,
@@ -128,9 +134,13 @@ pub fn flow_line(flow: &Flow, cluster: &Cluster, node: &str, correction: i64, li
         Direction::Egress => flow.port,
         Direction::Ingress => seen.remote.port(),
     };
+    let time = |time: Timestamp| Timestamp(time.0.saturating_add(correction)).to_string();
     let object = Line {
-        time: Timestamp(seen.at.0.saturating_add(correction)).to_string(),
+        time: time(seen.first()),
+        last_time: seen.folded.map(|_| time(seen.at)),
         flow_id: flow.id.to_string(),
+        folded: seen.folded.is_some(),
+        count: seen.folded.map(|folded| folded.count.get()),
         direction: seen.direction,
         subject,
         actor: Actor {

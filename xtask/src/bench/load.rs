@@ -2,12 +2,13 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::fd::AsRawFd as _,
     thread,
     time::Instant,
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::ValueEnum as _;
 
 /// A load that is measured.
@@ -21,6 +22,12 @@ pub enum Load {
     UdpRoundTrip,
     /// A UDP datagram there and one back from a new socket each time, as a resolver does.
     UdpNewSocket,
+    /// The other end of a burst: accepts until it is killed.
+    Serve,
+    /// TCP connections to a server elsewhere, one after the other.
+    Burst,
+    /// TCP connects to every other port of its address than the server's.
+    Scan,
 }
 
 /// Each load, and how often a round repeats it.
@@ -44,7 +51,7 @@ impl Load {
 }
 
 /// The load itself, in a process that [`overhead`](super::overhead) starts: prints the seconds that it took.
-pub fn load(load: Load, count: u32, round: u8) -> Result<()> {
+pub fn load(load: Load, count: u32, round: u8, to: Option<SocketAddr>) -> Result<()> {
     // Another address each round: the ports of the last one are still in TIME_WAIT.
     let ip = Ipv4Addr::new(127, 0, 1, round.wrapping_add(1).max(1));
     let seconds = match load {
@@ -59,6 +66,9 @@ pub fn load(load: Load, count: u32, round: u8) -> Result<()> {
                 })
             })?
         }
+        Load::Serve => return serve(to.context("no address")?),
+        Load::Burst => burst(to.context("no address")?, count)?,
+        Load::Scan => scan(to.context("no address")?)?,
         Load::UdpRoundTrip | Load::UdpNewSocket => udp(ip, count, matches!(load, Load::UdpNewSocket))?,
     };
     println!("{seconds}");
@@ -85,6 +95,54 @@ fn connect(ip: Ipv4Addr, count: u32) -> Result<f64> {
     })?;
     server.join().map_err(|_| anyhow::anyhow!("the server panicked"))??;
     Ok(seconds)
+}
+
+/// Resets each connection at once, so that no port is kept from the next by TIME_WAIT.
+fn serve(at: SocketAddr) -> Result<()> {
+    let listener = TcpListener::bind(at)?;
+    let now = libc::linger { l_onoff: 1, l_linger: 0 };
+    loop {
+        let (connection, _) = listener.accept()?;
+        // SAFETY: the option is as long as said.
+        let result = unsafe {
+            let length = size_of_val(&now) as libc::socklen_t;
+            libc::setsockopt(
+                connection.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_LINGER,
+                (&raw const now).cast(),
+                length,
+            )
+        };
+        ensure!(result == 0, "SO_LINGER: {}", std::io::Error::last_os_error());
+    }
+}
+
+fn burst(to: SocketAddr, count: u32) -> Result<f64> {
+    timed(|| {
+        for _ in 0..count {
+            // The reset ends the read, or comes before `connect` has returned.
+            match TcpStream::connect(to) {
+                Ok(mut connection) => drop(connection.read(&mut [0])),
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    })
+}
+
+fn scan(to: SocketAddr) -> Result<f64> {
+    timed(|| {
+        for port in (1..=u16::MAX).filter(|port| *port != to.port()) {
+            match TcpStream::connect((to.ip(), port)) {
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {}
+                Err(error) => return Err(error.into()),
+                Ok(_) => bail!("port {port} of {} is open", to.ip()),
+            }
+        }
+        Ok(())
+    })
 }
 
 fn udp(ip: Ipv4Addr, count: u32, new_socket: bool) -> Result<f64> {

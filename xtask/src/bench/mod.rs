@@ -2,20 +2,26 @@
 //!
 //! Overhead: the same load watched by nobody, by the agent, and by other tools that watch connections, interleaved round by round
 //! in one run, as ratios of the medians with the quartiles of the rounds' own ratios, since a machine that others use too is noisy. Speed: the pipeline benchmark of the netaudit
-//! crate. Both as a table, and as JSON in `target/bench.json`. `cargo xtask bench policy` is about the evaluator alone.
+//! crate. Both as a table, and as JSON in `target/bench.json`. `cargo xtask bench policy` is about the evaluator alone,
+//! `overload` about bursts, `ring` about the way out of the kernel.
 
 mod load;
 mod overhead;
+mod overload;
 mod peers;
 mod plot;
 pub mod policy;
 
-use std::{path::Path, process::Stdio};
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 pub use self::load::{Load, load};
+use self::overhead::start_agent;
 use crate::{
     build_ebpf::build_ebpf,
     process::{cargo, run},
@@ -34,29 +40,60 @@ pub struct Options {
     rounds: u8,
 }
 
-#[derive(Clone, Copy, clap::Subcommand)]
+#[derive(clap::Subcommand)]
 enum Part {
     /// Policies alone: how fast they are compiled and asked, beside another engine (needs no root)
     Policy,
+    /// A burst and a scan: what the agent knows of them, with processor time and without (needs root)
+    Overload {
+        /// Connections of the burst
+        #[arg(long, default_value_t = 1_000_000)]
+        connections: u32,
+        /// An agent that is built already
+        #[arg(long, value_name = "FILE")]
+        agent: Option<PathBuf>,
+    },
+    /// How fast records are taken out of the kernel's ring (needs root)
+    Ring,
 }
 
-/// Runs both parts, or the one that was asked for.
+/// Runs overhead and speed, or the part that was asked for.
 pub fn bench(root: &Path, options: &Options) -> Result<()> {
     if let Some(Part::Policy) = options.part {
         return policy::bench(root);
     }
     setup(root)?;
-    build_ebpf(root)?;
-    run(&mut cargo(root, ["build", "--release", "--locked", "-p", "netaudit"]))?;
-    let overhead = overhead::overhead(&target(root).join("release/netaudit"), options.rounds)?;
-    println!("bench: the agent's own speed");
-    let output = cargo(root, ["bench", "--locked", "-p", "netaudit", "--bench", "pipeline"])
-        .stderr(Stdio::inherit())
-        .output()?;
-    ensure!(output.status.success(), "the pipeline benchmark failed");
-    let speed: Value = serde_json::from_slice(&output.stdout).context("the pipeline benchmark's JSON")?;
+    let results = match &options.part {
+        Some(Part::Overload { connections, agent }) => {
+            let agent = agent.clone().map_or_else(|| release(root), Ok)?;
+            json!({"overload": overload::overload(&agent, *connections)?})
+        }
+        Some(Part::Ring) => json!({"ring": speed(root, "ring")?}),
+        _ => {
+            let overhead = overhead::overhead(&release(root)?, options.rounds)?;
+            println!("bench: the agent's own speed");
+            json!({"overhead": overhead, "speed": speed(root, "pipeline")?})
+        }
+    };
     let path = target(root).join("bench.json");
-    std::fs::write(&path, format!("{:#}\n", json!({"overhead": overhead, "speed": speed})))?;
+    std::fs::write(&path, format!("{results:#}\n"))?;
     println!("bench: also in {}", path.display());
     Ok(())
+}
+
+/// Builds the agent as it is shipped, nearly.
+fn release(root: &Path) -> Result<PathBuf> {
+    build_ebpf(root)?;
+    run(&mut cargo(root, ["build", "--release", "--locked", "-p", "netaudit"]))?;
+    Ok(target(root).join("release/netaudit"))
+}
+
+/// Runs a benchmark of the netaudit crate, which prints a table and JSON.
+fn speed(root: &Path, bench: &str) -> Result<Value> {
+    build_ebpf(root)?;
+    let output = cargo(root, ["bench", "--locked", "-p", "netaudit", "--bench", bench])
+        .stderr(Stdio::inherit())
+        .output()?;
+    ensure!(output.status.success(), "the benchmark {bench} failed");
+    serde_json::from_slice(&output.stdout).with_context(|| format!("the JSON of the benchmark {bench}"))
 }

@@ -141,12 +141,13 @@ fn table(measured: &[Measured]) -> serde_json::Map<String, Value> {
 fn start(lab: &Lab, agent: &Path, side: Side) -> Result<Option<Process>> {
     match side {
         Side::Nobody => Ok(None),
-        Side::Agent => start_agent(lab, agent).map(Some),
+        Side::Agent => start_agent(lab, agent, &[]).map(Some),
         Side::Peer(peer) => peer.start(lab).map(Some),
     }
 }
 
-fn start_agent(lab: &Lab, agent: &Path) -> Result<Process> {
+/// Starts the agent on the lab's node, with `more` arguments, and waits until it is ready.
+pub fn start_agent(lab: &Lab, agent: &Path, more: &[String]) -> Result<Process> {
     let arguments = [
         "agent".to_owned(),
         "--manifests".to_owned(),
@@ -158,6 +159,7 @@ fn start_agent(lab: &Lab, agent: &Path) -> Result<Process> {
         "--node".to_owned(),
         NODE_NAME.to_owned(),
     ];
+    let arguments = arguments.iter().chain(more);
     let place = lab.host_place("netaudit")?;
     let mut agent = Launch::new(agent, arguments).spawn(&place, &lab.log("netaudit"))?;
     agent.wait_until(PATIENCE, "ready", || {

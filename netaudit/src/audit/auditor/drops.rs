@@ -246,5 +246,6 @@ fn attempt(drop: &PacketDrop) -> Observation {
         answered: false,
         socket: 0,
         sequence: drop.sequence,
+        folded: None,
     }
 }
