@@ -440,6 +440,7 @@ fn what_is_under_way_at_the_end_is_written_as_it_is() {
     world.see(Observation { socket: 2, ..egress(999, 999, "0.0.0.0:0", "10.0.0.2:80") });
     let mut flows = Vec::new();
     world.auditor.finish(&mut flows);
+    world.auditor.finish_pending(&mut flows);
     let outcomes: Vec<_> = flows.iter().map(|flow| flow.observation.outcome).collect();
     assert_eq!(outcomes, [Outcome::Established, Outcome::Pending]);
     assert_eq!(reason(&flows[0]), Some(Gap::SubjectUnknown));

@@ -121,6 +121,7 @@ fn an_attempt_under_way_at_the_end_is_stopped_too() {
     world.drop(dropped(FROM_A.0, FROM_A.1, t(13)));
     let mut flows = Vec::new();
     world.auditor.finish(&mut flows);
+    world.auditor.finish_pending(&mut flows);
     assert_eq!((flows[0].observation.outcome, flows[0].reach), (Outcome::Pending, Reach::Stopped));
 }
 
