@@ -504,6 +504,9 @@ pub struct Settings {
     pub watched: u64,
     /// Cookie of the node's own network namespace.
     pub host_netns: u64,
+    /// Until when, in nanoseconds since boot, a UDP server that was there before the programs may be answering what it read
+    /// before them.
+    pub answers_until: u64,
 }
 
 /// Stands for the offset of a field that the kernel does not have and can be done without.
@@ -541,5 +544,5 @@ const _: () = {
     assert!(offset_of!(RawSocketRecord, comm) == 40);
     assert!(size_of::<AnswerRecord>() == 32);
     assert!(offset_of!(AnswerRecord, sequence) == 24);
-    assert!(size_of::<Settings>() == 224);
+    assert!(size_of::<Settings>() == 232);
 };

@@ -171,7 +171,7 @@ pub unsafe fn file(ctx: *mut IterTaskFile) {
     unsafe {
         bpf_probe_read_kernel(comm, 16, from);
     }
-    state.flags |= mark::ACTOR | mark::BOUND;
+    state.flags |= mark::ACTOR | mark::BOUND | mark::FORMER;
 }
 
 /// A process has a socket that makes its own packets.

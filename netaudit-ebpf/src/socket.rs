@@ -39,6 +39,8 @@ pub mod mark {
     pub const SEVERAL: u32 = 1024;
     /// TCP: a path of a multipath socket, whose own release is not seen.
     pub const PATH: u32 = 2048;
+    /// Found by a scan: what it read before is not known.
+    pub const FORMER: u32 = 4096;
 }
 
 /// What is kept with each socket that connects, sends, or is bound.

@@ -390,6 +390,10 @@ pub fn receive(ctx: &SockAddrContext, sender: Address, port: u16) {
 /// Whether a datagram from this socket to `peer` answers one that was read from there.
 #[inline(always)]
 fn is_answer(state: &Socket, cookie: u64, peer: Address, port: u16) -> bool {
+    // A flow of its own that is taken for an answer here is told with its first datagram after that time.
+    if state.is(mark::FORMER) && port >= Ports::FIRST_UNPRIVILEGED && now() < setting!(answers_until) {
+        return true;
+    }
     if !state.is(mark::BOUND | mark::RECEIVED) {
         return false;
     }

@@ -128,6 +128,34 @@ fn what_was_there_before_is_scanned_and_servers_are_marked() {
 }
 
 #[test]
+fn answers_to_what_was_asked_before_are_no_flows() {
+    if !ready() {
+        return;
+    }
+    let root = Stage::root();
+    let pod = Pod::new(&root, "old");
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    let server = pod.start(|| {
+        let server = UdpSocket::bind("127.0.0.1:53")?;
+        let client = UdpSocket::bind("127.0.0.1:0")?;
+        client.send_to(b"?", "127.0.0.1:53")?;
+        let (_, from) = server.recv_from(&mut [0; 16])?;
+        io::Write::write_all(&mut &theirs, b"x")?;
+        io::Read::read_exact(&mut &theirs, &mut [0])?;
+        server.send_to(b"!", from)?;
+        // What it asks itself is a flow all the same.
+        server.send_to(b"?", "127.0.0.1:123").map(drop)
+    });
+    io::Read::read_exact(&mut ours, &mut [0]).unwrap();
+    let mut stage = Stage::attach(root);
+    stage.kernel.scan().unwrap();
+    io::Write::write_all(&mut ours, b"x").unwrap();
+    server.finish();
+    let flows = stage.expect(&pod, 1);
+    assert_eq!((flows[0].outcome, flows[0].remote.port()), (Outcome::Sent, 123));
+}
+
+#[test]
 fn an_unmarked_listener_still_tells_its_cgroup() {
     if !ready() {
         return;

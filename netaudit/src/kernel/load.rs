@@ -4,13 +4,14 @@ use std::{
     fs::{self, File},
     io,
     path::PathBuf,
+    time::Duration,
 };
 
 use aya::{Btf, Ebpf, EbpfLoader, maps::Array, programs::Program};
 use netaudit_ebpf::abi::{self, Settings};
 
 use super::{
-    Feature, Options,
+    Clock, Feature, Options,
     attach::{AttachError, Attacher, Hook},
     btf::{self, BtfError, Types},
     cgroups::Hierarchy,
@@ -180,6 +181,9 @@ const MAPS: [&str; 18] = [
     "TALLIES",
 ];
 
+/// How long a UDP server may still be answering what it read before the programs were there: longer than clients wait.
+const LATE_ANSWERS: Duration = Duration::from_secs(10);
+
 /// What is loaded: dropping it detaches and unloads everything that is not pinned.
 pub struct Loaded {
     pub ebpf: Ebpf,
@@ -225,6 +229,8 @@ fn try_load(options: &Options, host: NetnsCookie) -> Result<Loaded, LoadError> {
     let Options { ring_bytes, fold_keys, fold_subjects, .. } = options;
     let told = format!("{settings:?}, ring {ring_bytes}, folds {fold_keys} and {fold_subjects}");
     let whole = pins.as_ref().map(|pins| pins.generation(abi::VERSION, object, told.as_bytes()));
+    // Not part of the name: each run has another.
+    settings.answers_until = Clock::boot() + LATE_ANSWERS.as_nanos() as u64;
     let resumed = whole.as_ref().is_some_and(Generation::exists);
     let generation =
         whole.as_ref().map(|whole| if resumed { Ok(whole.clone()) } else { whole.begin() }).transpose()?;
