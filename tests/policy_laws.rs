@@ -401,6 +401,7 @@ fn unreadable(namespace: &str) -> Object {
         key: Some(ObjectKey::new(Kind::NetworkPolicy, namespace, "unreadable")),
         kind: Some(Kind::NetworkPolicy),
         namespace: Some(namespace.into()),
+        service: None,
         ips: Default::default(),
         source: "test".into(),
         reason: "unreadable".into(),

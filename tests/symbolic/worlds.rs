@@ -280,6 +280,7 @@ fn broken() -> impl Strategy<Value = Vec<Broken>> {
         key: name.map(|name| ObjectKey::new(kind, namespace.unwrap_or_default(), name)),
         kind: Some(kind),
         namespace: namespace.map(Into::into),
+        service: None,
         ips: Default::default(),
         source: "test".into(),
         reason: "broken".into(),

@@ -112,7 +112,7 @@ fn check_case(case: &Case, tally: &mut Tally, out: &mut impl Write) -> anyhow::R
             Converted::Object(object) => objects.push(object),
             // Anything else (a Deployment, say) changes no verdict.
             Converted::Ignored(kind) if kind.contains("Policy") => drop(unknown.insert(kind)),
-            Converted::Ignored(_) => {}
+            Converted::Ignored(_) | Converted::Nothing(_) => {}
         }
     }
     if !unknown.is_empty() {

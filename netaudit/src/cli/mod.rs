@@ -8,6 +8,7 @@ mod eval;
 mod eval_cases;
 mod eval_explain;
 mod eval_flow;
+mod eval_service;
 mod matrix;
 mod source;
 mod uninstall;

@@ -5,6 +5,8 @@ pub mod convert;
 mod convert_cluster_policy;
 mod convert_fields;
 mod convert_foreign;
+mod convert_kinds;
+mod convert_lists;
 mod convert_policy;
 #[cfg(test)]
 mod convert_tests;

@@ -76,7 +76,7 @@ impl Representatives {
         added.dedup();
         added.retain(|(name, _)| !all.contains_key(name));
         for (name, labels) in &added {
-            let labels = labels.with_default(METADATA_NAME, name);
+            let labels = labels.with(METADATA_NAME, name);
             all.insert(name.clone(), NamespaceView { name: name.clone(), labels, doubt: None });
         }
         let mut pods = BTreeSet::new();
