@@ -148,9 +148,40 @@ spec: {podSelector: {}, policyTypes: [Ingress, Egress]}
 ";
     for address in ["127.0.0.1", "127.1.2.3", "::1"] {
         let run = flow(&[("all.yaml", PODS), ("deny.yaml", deny)], address, "80");
-        let expected = format!("egress at shop/client: allowed\n  policies do not apply: loopback\n");
-        assert!(run.out.starts_with(&expected), "{}", run.out);
+        let expected = "egress at shop/client: allowed\n  policies do not apply: loopback\n";
+        assert!(run.out.starts_with(expected), "{}", run.out);
         assert_eq!(run.status, 0, "{}", run.err);
+    }
+}
+
+#[test]
+fn a_name_cannot_pretend_to_be_an_answer() {
+    let policy = r#"
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: "p\n  by fake\ningress at shop/web-0: allowed\u001b[31m", namespace: shop, odd: 1}
+spec: {podSelector: {}, ingress: []}
+"#;
+    let pod = "
+apiVersion: v1
+kind: Pod
+metadata: {name: \"a\\nb\", namespace: shop}
+";
+    let files = [("p.yaml", policy), ("pods.yaml", PODS), ("pod.yaml", pod)];
+    for args in [&["--from", "shop/web-0", "--to", "shop/client", "--port", "80"][..], &["--matrix"]] {
+        let run = eval(&files, args);
+        for text in [&run.out, &run.err] {
+            assert!(!text.contains('\u{1b}'), "{text:?}");
+            assert!(
+                !text.lines().any(|line| line.starts_with("ingress at shop/web-0") || line == "b"),
+                "{text}"
+            );
+        }
+        assert!(
+            run.err.contains(r"NetworkPolicy shop/p\n  by fake\ningress at shop/web-0: allowed\u{1b}[31m: "),
+            "{}",
+            run.err
+        );
     }
 }
 

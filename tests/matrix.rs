@@ -417,6 +417,21 @@ spec: {podSelector: {matchLabels: {app: other}}, egress: [{to: [{podSelector: {m
 }
 
 #[test]
+fn no_value_that_a_policy_names_stands_for_all_others() {
+    let policy = |selector: &str| {
+        format!(
+            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: p, namespace: one}}\n\
+             spec: {{podSelector: {{matchLabels: {{app: db}}}}, ingress: [{{from: [{{podSelector: {selector}}}]}}]}}\n"
+        )
+    };
+    let old = folder(&[("p.yaml", &policy("{matchLabels: {role: any}}"))]);
+    let new = folder(&[("p.yaml", &policy("{matchExpressions: [{key: role, operator: Exists}]}"))]);
+    let run = diff(old.path(), new.path(), &[]);
+    assert_eq!(run.status, 1, "{}", run.out);
+    assert!(run.out.contains("newly allowed\n  one/role=any-1 → one/app=db: any port\n"), "{}", run.out);
+}
+
+#[test]
 fn several_old_and_new_sets_need_the_long_form() {
     let pods = folder(&[("pods.yaml", PODS)]);
     let (old, new) = (folder(&[("p.yaml", POLICIES)]), folder(&[("p.yaml", POLICIES)]));

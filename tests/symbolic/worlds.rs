@@ -174,6 +174,7 @@ pub fn policy() -> impl Strategy<Value = NetworkPolicy> {
             policy_types: types.iter().map(|it| (*it).to_owned()).collect(),
             ingress,
             egress,
+            invalid_types: None,
             unknown_fields: Vec::new(),
         },
     )

@@ -14,6 +14,7 @@ use super::{
     Exit,
     ends::{Ends, Row, Side},
     eval_flow::NOW,
+    one_line,
 };
 use crate::{
     cluster::{Broken, Cluster, Kind, Object, ObjectKey},
@@ -84,7 +85,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
         warnings.extend(cluster.warnings().map(|warning| format!("{which}: {warning}")));
     }
     for warning in &warnings {
-        eprintln!("netaudit: {warning}");
+        eprintln!("netaudit: {}", one_line(warning));
     }
     let unread = unread_pods(&new);
     let ends = Ends::new(&mut [&mut old, &mut new], true);
@@ -124,7 +125,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
         Output::Json => writeln!(out, "{:#}", json_of(&ends, &changes, equal, &notes, &warnings))?,
         Output::Text => {
             for note in &notes {
-                writeln!(out, "{note}")?;
+                writeln!(out, "{}", one_line(note))?;
             }
             if equal {
                 writeln!(out, "no difference: both allow the same")?;
@@ -136,7 +137,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
                 for (row, causes) in &change.rows {
                     writeln!(out, "  {}", ends.row_text(row))?;
                     for cause in causes {
-                        writeln!(out, "      {cause}")?;
+                        writeln!(out, "      {}", one_line(cause))?;
                     }
                 }
             }

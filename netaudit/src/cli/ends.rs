@@ -10,7 +10,7 @@ use anyhow::bail;
 use serde_json::{Value, json};
 use smallvec::SmallVec;
 
-use super::eval_flow::NOW;
+use super::{eval_flow::NOW, one_line};
 use crate::{
     cluster::{Broken, Cluster, Kind, Namespace, Object, Pod, Workload},
     model::Direction,
@@ -269,7 +269,7 @@ impl Ends {
 
     /// An end for people.
     pub fn text(&self, side: &Side) -> String {
-        let names = self.names(side);
+        let names: Vec<_> = self.names(side).iter().map(|it| one_line(it)).collect();
         let more = names.len().saturating_sub(NAMES);
         if more > 1 {
             return format!("{} and {more} more", names[..NAMES].join(", "));

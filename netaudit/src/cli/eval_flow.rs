@@ -5,7 +5,7 @@ use std::{fmt::Write as _, net::IpAddr, sync::Arc};
 use anyhow::bail;
 use serde_json::{Value, json};
 
-use super::{eval_explain, eval_service, source::Input};
+use super::{eval_explain, eval_service, one_line, source::Input};
 use crate::{
     cluster::{Cluster, Endpoint, Kind, ObjectKey, Party, PodId},
     model::{Decision, Direction, Exemption, Gap, Protocol, Timestamp, Verdict},
@@ -302,6 +302,7 @@ impl Answer {
             let _ = writeln!(text, "{flow}: {}", pair.outcome().as_str());
         }
         if let Some(gap) = self.gap() {
+            let gap = one_line(&gap.to_string());
             let _ = writeln!(text, "{}: {}: {gap}", self.service_name(), self.outcome().as_str());
         }
         text
@@ -344,7 +345,7 @@ impl Answer {
 
 /// An end by name, with its address where that was asked for.
 pub(super) fn name(cluster: &Cluster, end: &End) -> String {
-    match end {
+    let name = match end {
         End::Pod(id, ip) => {
             let name = cluster.pod(*id).map_or_else(
                 || "a pod that is gone".to_owned(),
@@ -358,7 +359,8 @@ pub(super) fn name(cluster: &Cluster, end: &End) -> String {
         End::Node(name, ip) => format!("node {name} ({ip})"),
         End::External(ip) => ip.to_string(),
         End::Gap(words, _) => words.to_string(),
-    }
+    };
+    one_line(&name)
 }
 
 /// `x/a → x/b TCP 80`.

@@ -93,6 +93,15 @@ fn log_to_stderr(json: bool) {
     if json { logs.json().init() } else { logs.init() }
 }
 
+/// A text that stays on its line and leaves the terminal alone, whatever a manifest calls its objects.
+fn one_line(text: &str) -> String {
+    let escape = |letter: char| match letter.is_control() {
+        true => letter.escape_default().to_string(),
+        false => letter.to_string(),
+    };
+    text.chars().map(escape).collect()
+}
+
 /// Whether the reader of our output went away (`netaudit … | head`), which is no failure.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {

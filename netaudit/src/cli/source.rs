@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 
-use super::eval_flow::NOW;
+use super::{eval_flow::NOW, one_line};
 use crate::{
     cluster::{Cluster, Kind},
     watch::{api, manifests},
@@ -56,7 +56,7 @@ impl Source {
             passed_over = self.load_manifests(&mut cluster)?;
         }
         for warning in cluster.warnings() {
-            eprintln!("netaudit: {warning}");
+            eprintln!("netaudit: {}", one_line(&warning.to_string()));
         }
         let implied = cluster.implied_namespaces();
         if !implied.is_empty() {
@@ -74,7 +74,7 @@ impl Source {
         }
         let loaded = manifests::load(&self.manifests)?;
         for error in loaded.errors.iter().chain(&loaded.passed_over) {
-            eprintln!("netaudit: {error}");
+            eprintln!("netaudit: {}", one_line(&error.to_string()));
         }
         let passed_over = loaded.passed_over.iter().map(ToString::to_string).collect();
         if loaded.documents.is_empty() {

@@ -110,7 +110,10 @@ pub(super) fn bare(items: &[Value], source: &Arc<str>, into: &mut Vec<Converted>
 fn refuse(converted: Converted, source: &Arc<str>, reason: &str) -> Converted {
     let Converted::Object(object) = converted else { return converted };
     let ips = match &object {
-        Object::Broken(_) => return Converted::Object(object),
+        Object::Broken(broken) => {
+            let reason = format!("{reason}; {}", broken.reason).into();
+            return Converted::Object(Object::Broken(Broken { reason, ..broken.clone() }));
+        }
         Object::Pod(pod) if !pod.host_network => pod.ips.clone(),
         Object::Node(node) => node.ips.clone(),
         Object::Service(service) => service.ips.clone(),

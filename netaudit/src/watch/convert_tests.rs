@@ -97,12 +97,7 @@ fn what_cannot_be_decoded_keeps_its_metadata() {
             json!({ "endpoints": [{ "addresses": [1] }] }),
             "endpoints[0].addresses[0]",
         ),
-        (
-            "NetworkPolicy",
-            "networking.k8s.io/v1",
-            json!({ "spec": { "policyTypes": "Ingress" } }),
-            "spec.policyTypes",
-        ),
+        ("NetworkPolicy", "networking.k8s.io/v1", json!({ "spec": "podSelector" }), "spec"),
     ] {
         let mut value = json!({ "apiVersion": version, "kind": kind, "metadata": meta });
         value.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
@@ -421,5 +416,19 @@ spec:
     assert_eq!(loaded.errors, []);
     assert!(
         matches!(&loaded.documents[..], [(_, Object::NetworkPolicy(policy))] if policy.ingress.len() == 3_001)
+    );
+}
+
+#[test]
+fn a_key_that_comes_twice_is_refused() {
+    let text = r#"{"apiVersion":"networking.k8s.io/v1","kind":"NetworkPolicy","metadata":{"name":"p","namespace":"x"},
+"spec":{"podSelector":{},"podSelector":{"matchLabels":{"app":"nobody"}}}}"#;
+    let loaded = manifests::load_text("p.json", text);
+    assert_eq!(
+        told(&loaded),
+        [
+            "p.json:1 (document 1) broken Some(NetworkPolicy) Some(\"x\")",
+            "error p.json:2:38 (document 1): the key \"podSelector\" comes twice",
+        ]
     );
 }

@@ -16,6 +16,7 @@ use serde_json::Value;
 use super::{
     convert::{self, Converted},
     convert_kinds,
+    json::Strict,
     manifests_text::{self, Document},
 };
 use crate::{
@@ -251,7 +252,7 @@ fn read(path: &Path, bytes: &[u8], loaded: &mut Loaded) {
 
 /// One or more JSON values, one after the other.
 fn read_json(file: &Arc<Path>, text: &str, loaded: &mut Loaded) {
-    let mut values = serde_json::Deserializer::from_str(text).into_iter::<Value>();
+    let mut values = serde_json::Deserializer::from_str(text).into_iter::<Strict>();
     let mut start = 0;
     for document in 1.. {
         start += text[start..].len() - text[start..].trim_start().len();
@@ -259,7 +260,7 @@ fn read_json(file: &Arc<Path>, text: &str, loaded: &mut Loaded) {
         let source = Source { file: file.clone(), document, line };
         match values.next() {
             None => return,
-            Some(Ok(value)) => add(&value, source, loaded),
+            Some(Ok(Strict(value))) => add(&value, source, loaded),
             Some(Err(error)) => {
                 let (line, column) = (error.line() as u32, error.column() as u32);
                 let reason = error.to_string();

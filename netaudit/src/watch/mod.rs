@@ -11,6 +11,7 @@ mod convert_policy;
 #[cfg(test)]
 mod convert_tests;
 pub mod files;
+mod json;
 pub mod manifests;
 mod manifests_text;
 
