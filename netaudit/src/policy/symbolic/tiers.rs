@@ -3,9 +3,11 @@
 //!
 //! Each comment there on what the API says holds here too; only how it is computed differs.
 
+use smallvec::{SmallVec, smallvec};
+
 use super::ports::PortSet;
 use crate::{
-    model::{Action, Direction},
+    model::{Action, Direction, Protocol},
     policy::{
         NamedPort,
         compile::{PortMatch, PortTest, Rule},
@@ -165,29 +167,26 @@ impl Asked<'_> {
     }
 
     fn matched(&self, rule: &Rule, meets: Meets) -> Matched {
-        let (mut surely, mut perhaps) = (PortSet::default(), PortSet::default());
-        if rule.ports.is_empty() {
-            surely = PortSet::all();
-        }
-        for port in &rule.ports {
-            let into = if port.doubt.is_none() { &mut surely } else { &mut perhaps };
-            *into = into.union(&self.ports_of(port));
-        }
+        let ports = |doubtful: bool| -> PortSet {
+            let ports = rule.ports.iter().filter(|port| port.doubt.is_some() == doubtful);
+            ports.flat_map(|port| self.ranges_of(port)).collect()
+        };
+        let surely = if rule.ports.is_empty() { PortSet::all() } else { ports(false) };
+        let perhaps = ports(true);
         match meets {
             Meets::Maybe => Matched { perhaps: surely.union(&perhaps), surely: PortSet::default() },
             Meets::Yes => Matched { perhaps: perhaps.difference(&surely), surely },
         }
     }
 
-    fn ports_of(&self, port: &PortMatch) -> PortSet {
+    fn ranges_of(&self, port: &PortMatch) -> SmallVec<[(Option<Protocol>, u16, u16); 1]> {
         match &port.port {
-            PortTest::Any => PortSet::range(port.protocol, 1, u16::MAX),
-            PortTest::Range(first, last) => PortSet::range(port.protocol, *first, *last),
+            PortTest::Any => smallvec![(port.protocol, 1, u16::MAX)],
+            PortTest::Range(first, last) => smallvec![(port.protocol, *first, *last)],
             PortTest::Named(name) => (self.named.iter())
                 .filter(|it| it.name == *name && port.protocol.is_none_or(|protocol| protocol == it.protocol))
-                .fold(PortSet::default(), |all, it| {
-                    all.union(&PortSet::range(Some(it.protocol), it.port, it.port))
-                }),
+                .map(|it| (Some(it.protocol), it.port, it.port))
+                .collect(),
         }
     }
 
@@ -238,11 +237,9 @@ impl Asked<'_> {
             may_keep: none(),
         };
         for Selected { loaded, doubt } in policies {
-            let (mut surely, mut perhaps) = (none(), none());
-            for (_, matched) in self.matching(loaded) {
-                surely = surely.union(&matched.surely);
-                perhaps = perhaps.union(&matched.perhaps);
-            }
+            let matching = self.matching(loaded);
+            let surely: PortSet = matching.iter().map(|(_, matched)| &matched.surely).collect();
+            let perhaps: PortSet = matching.iter().map(|(_, matched)| &matched.perhaps).collect();
             found.may_allow = found.may_allow.union(&perhaps);
             if doubt.is_none() {
                 found.isolates = true;
