@@ -225,10 +225,12 @@ fn thousands_of_ranges_are_no_trouble() {
         )
     };
     let many = format!("{}{rules}", policy("rules", "client"));
+    let ports: Vec<String> = (0..10_000).map(|number| format!("{{port: {}}}", 1 + 2 * number)).collect();
     let holed = format!(
-        "{}  - {{from: [{{ipBlock: {{cidr: 0.0.0.0/0, except: [{}]}}}}]}}\n",
+        "{}  - {{from: [{{ipBlock: {{cidr: 0.0.0.0/0, except: [{}]}}}}], ports: [{}]}}\n",
         policy("holes", "web"),
-        holes.join(", ")
+        holes.join(", "),
+        ports.join(", ")
     );
     let start = Instant::now();
     let files = [("all.yaml", PODS), ("many.yaml", &many), ("holed.yaml", &holed)];
@@ -239,5 +241,5 @@ fn thousands_of_ranges_are_no_trouble() {
     let row =
         rows.iter().find(|it| it["from"]["names"] == serde_json::json!(["20.39.15.0/24"])).expect("a row");
     assert_eq!(row["text"], "20.39.15.0/24 → shop/client: TCP 10000");
-    assert!(start.elapsed().as_secs() < 120, "{:?}", start.elapsed());
+    assert!(start.elapsed().as_secs() < 60, "{:?}", start.elapsed());
 }
