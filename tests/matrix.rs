@@ -190,6 +190,17 @@ fn the_matrix_can_be_filtered() {
         ["shop/db → node worker-1 (172.18.0.2): TCP 6443"]
     );
     assert_eq!(lines(&["--from", "10.1.0.1", "--to", "10.1.0.3"]), ["shop/web → shop/db: TCP 5432"]);
+    let host = "
+apiVersion: v1
+kind: Pod
+metadata: {name: host, namespace: shop}
+spec: {nodeName: worker-1, hostNetwork: true}
+status: {podIP: 172.18.0.2}
+";
+    let run = matrix(&[("pods.yaml", PODS), ("host.yaml", host)], &["--from", "shop/host"]);
+    let says =
+        "is on its node's network, where no policy selects it, and is told as its node: ask for 172.18.0.2\n";
+    assert!(run.err.ends_with(says), "{}", run.err);
     let run = matrix(&files, &["--from", "shop/nobody"]);
     assert_eq!(run.status, 2);
     assert!(run.err.contains("shop/nobody"), "{}", run.err);

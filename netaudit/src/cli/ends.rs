@@ -40,6 +40,8 @@ pub(super) struct Ends {
     sizes: BTreeMap<Arc<str>, BTreeMap<Workload, usize>>,
     /// By namespace: names that more than one workload or pod has.
     shared_names: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
+    /// Pods on their nodes' network, by namespace and name, with an address.
+    hosts: BTreeMap<(Arc<str>, Arc<str>), Option<IpAddr>>,
     pub are_representatives: bool,
     /// What is to be said of how the ends were found.
     pub notes: Vec<String>,
@@ -101,7 +103,10 @@ impl Ends {
         let single = |members: &[usize]| matches!(members, [one] if *pods[*one].workload.kind == *POD);
         let single = universe.groups().iter().map(|it| single(&it.members)).collect();
         let shared_names = shared_names(&pods, &sizes);
-        Self { universe, pods, nodes, single, sizes, shared_names, are_representatives, notes }
+        let hosts = cluster.pods().map(|(_, pod)| pod).filter(|pod| pod.host_network);
+        let hosts = hosts.map(|pod| ((pod.namespace.clone(), pod.name.clone()), pod.ips.first().copied()));
+        let hosts = hosts.collect();
+        Self { universe, pods, nodes, single, sizes, shared_names, hosts, are_representatives, notes }
     }
 
     /// The lines that a set consists of: ends with equal connections together, in order.
@@ -191,6 +196,13 @@ impl Ends {
         let members = |it: &[usize]| it.iter().any(|it| means(&self.pods[*it]));
         let pods: Vec<bool> = self.universe.groups().iter().map(|it| members(&it.members)).collect();
         if !pods.contains(&true) {
+            let host = name.and_then(|name| self.hosts.get(&(namespace.into(), name.into())));
+            if let Some(ip) = host {
+                let ip = ip.map(|ip| format!(": ask for {ip}")).unwrap_or_default();
+                bail!(
+                    "{words:?} is on its node's network, where no policy selects it, and is told as its node{ip}"
+                );
+            }
             bail!("{words:?} is no namespace with pods, no workload or pod (NAMESPACE/NAME), and no address");
         }
         Ok(Filter { pods, nodes: vec![false; self.universe.nodes().len()], address: None })
