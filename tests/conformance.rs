@@ -75,3 +75,29 @@ fn a_wrong_case_fails_and_cases_of_other_kinds_are_skipped_by_name() {
         ["1 passed, 2 failed, 1 skipped", "skipped: 1 flows of cases with MeshPolicy, which is not known"]
     );
 }
+
+#[test]
+fn a_case_that_cannot_be_asked_does_not_keep_the_others_from_being_checked() {
+    let objects = r#""objects":[{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a","namespace":"x"}}]"#;
+    let flow = r#"{"from":{"pod":"x/a"},"to":{"ip":"192.0.2.1"},"protocol":"TCP","port":1,"expect":"allow"}"#;
+    let good = format!(r#"{{"name":"good",{objects},"flows":[{flow}]}}"#);
+    let lost = good.replace("x/a\"},", "x/zz\"},");
+    let odd = good.replace(r#""expect""#, r#""ingres":"allow","expect""#);
+    let text = format!("\u{feff}{good}\n{{\"name\":\"torn\",\n{lost}\n{odd}\n{good}\n");
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let file = folder.path().join("cases.jsonl");
+    fs::write(&file, text).expect("written");
+    let output = Command::new(env!("CARGO_BIN_EXE_netaudit")).arg("eval").arg("--cases").arg(&file).output();
+    let output = output.expect("netaudit runs");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "2 passed, 0 failed, 0 skipped\n");
+    assert_eq!(output.status.code(), Some(2));
+    let err = String::from_utf8_lossy(&output.stderr);
+    for says in [
+        "jsonl:2: EOF",
+        "jsonl:3: case good: there is no pod x/zz",
+        "jsonl:4: unknown field `ingres`",
+        "3 cases cannot be asked",
+    ] {
+        assert!(err.contains(says), "{says}: {err}");
+    }
+}

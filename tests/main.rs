@@ -5,6 +5,7 @@ mod audit;
 mod conformance;
 mod deploy;
 mod eval;
+mod eval_ends;
 mod kernel;
 #[allow(dead_code, unused_imports, reason = "shared with the tasks, and each side uses a part of it")]
 mod lab;

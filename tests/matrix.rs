@@ -190,6 +190,17 @@ fn the_matrix_can_be_filtered() {
         ["shop/db → node worker-1 (172.18.0.2): TCP 6443"]
     );
     assert_eq!(lines(&["--from", "10.1.0.1", "--to", "10.1.0.3"]), ["shop/web → shop/db: TCP 5432"]);
+    let host = "
+apiVersion: v1
+kind: Pod
+metadata: {name: host, namespace: shop}
+spec: {nodeName: worker-1, hostNetwork: true}
+status: {podIP: 172.18.0.2}
+";
+    let run = matrix(&[("pods.yaml", PODS), ("host.yaml", host)], &["--from", "shop/host"]);
+    let says =
+        "is on its node's network, where no policy selects it, and is told as its node: ask for 172.18.0.2\n";
+    assert!(run.err.ends_with(says), "{}", run.err);
     let run = matrix(&files, &["--from", "shop/nobody"]);
     assert_eq!(run.status, 2);
     assert!(run.err.contains("shop/nobody"), "{}", run.err);
@@ -327,6 +338,108 @@ fn an_invalid_policy_makes_unknown_what_it_changed() {
         "no longer known whether allowed\n  batchivo/app=backend → batchivo/app=redis: TCP 443, 6379\n";
     assert!(run.out.contains(expected), "{}", run.out);
     assert!(!run.out.contains("newly allowed"), "{}", run.out);
+}
+
+const FOREIGN: &str = "
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: deny, namespace: shop}
+spec: {endpointSelector: {matchLabels: {app: db}}, ingressDeny: [{fromEntities: [all]}]}
+";
+
+#[test]
+fn policies_that_are_not_evaluated_belong_to_their_side() {
+    let without = folder(&[("pods.yaml", PODS)]);
+    let with = folder(&[("pods.yaml", PODS), ("foreign.yaml", FOREIGN)]);
+    let run = diff(without.path(), with.path(), &[]);
+    assert_eq!(run.status, 1, "{}", run.err);
+    assert!(
+        run.out.starts_with("no longer known whether allowed\n  edge/proxy, shop/web → shop/db: any port\n"),
+        "{}",
+        run.out
+    );
+    let back = diff(with.path(), without.path(), &[]);
+    assert_eq!(back.status, 1, "{}", back.err);
+    assert!(back.out.starts_with("allowed, where it was not known\n"), "{}", back.out);
+    // One that both have and that differs.
+    let other = FOREIGN.replace("ingressDeny: [{fromEntities", "egressDeny: [{toEntities");
+    let other = folder(&[("pods.yaml", PODS), ("foreign.yaml", &other)]);
+    let run = diff(with.path(), other.path(), &[]);
+    assert_eq!(run.status, 1, "{}", run.err);
+    assert!(run.out.contains("egress: was allowed, as no policy isolates it; is unknown"), "{}", run.out);
+    assert!(run.out.contains("ingress: was unknown: foreign policy"), "{}", run.out);
+    assert!(!run.out.contains("that are no policies"), "{}", run.out);
+    let same = diff(with.path(), with.path(), &[]);
+    assert_eq!(same.status, 0, "{}", same.out);
+}
+
+#[test]
+fn a_pod_that_one_side_cannot_read_is_not_lost() {
+    let open = POLICIES.replace("ports: [{port: 5432}, {port: 9187}]", "ports: [{port: 5432}]");
+    let broken = PODS.replace(
+        "{name: db, namespace: shop, labels: {app: db}}",
+        "{name: db, namespace: shop, labels: {app: db, v: 1}}",
+    );
+    let old = folder(&[("pods.yaml", PODS), ("policies.yaml", "")]);
+    let new = folder(&[("pods.yaml", &broken), ("policies.yaml", &open)]);
+    let run = diff(old.path(), new.path(), &[]);
+    assert_eq!(run.status, 1, "{}", run.err);
+    let note = "asked as the old side has it, as the new one cannot be read: Pod shop/db: metadata.labels.v";
+    assert!(run.out.contains(note), "{}", run.out);
+    assert!(run.out.contains("shop/db: any port"), "{}", run.out);
+    // Where neither can, that is no equality.
+    let run = diff(new.path(), new.path(), &["--output", "json"]);
+    assert_eq!(run.status, 1, "{}", run.out);
+    let value: Value = serde_json::from_str(&run.out).expect("JSON");
+    assert_eq!(value["equal"], false);
+    let has = |field: &str, text: &str| {
+        value[field].as_array().expect("a list").iter().any(|it| it.as_str().expect("text").contains(text))
+    };
+    assert!(has("notes", "not compared, as it cannot be read: Pod shop/db"), "{}", run.out);
+    assert!(has("warnings", "pods.yaml:26 (document 6): Pod shop/db: metadata.labels.v"), "{}", run.out);
+    let run = diff(new.path(), new.path(), &[]);
+    assert!(run.out.ends_with("no difference in what could be compared\n"), "{}", run.out);
+}
+
+#[test]
+fn workloads_of_one_name_are_told_apart_by_their_kinds() {
+    let daemon = "
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web-x, namespace: shop, labels: {app: other}, ownerReferences: [{apiVersion: apps/v1, kind: DaemonSet, name: web, uid: b, controller: true}]}
+status: {podIP: 10.1.0.9}
+";
+    let policy = POLICIES.split("---\napiVersion: policy.networking").next().expect("some");
+    let policy = format!("{policy}---\n{}", "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: other, namespace: shop}
+spec: {podSelector: {matchLabels: {app: other}}, egress: [{to: [{podSelector: {matchLabels: {app: proxy}}, namespaceSelector: {}}]}], policyTypes: [Egress]}
+");
+    let pods = format!("{PODS}{daemon}");
+    let files = [("pods.yaml", pods.as_str()), ("policies.yaml", &policy)];
+    let run = matrix(&files, &["--from", "shop"]);
+    assert!(run.out.contains("  shop/DaemonSet/web → edge/proxy: any port\n"), "{}", run.out);
+    assert!(run.out.contains("  shop/StatefulSet/web → shop/db: TCP 5432\n"), "{}", run.out);
+    let run = matrix(&files, &["--from", "shop/daemonset/web"]);
+    assert!(run.out.contains("  shop/DaemonSet/web → edge/proxy: any port\n"), "{}", run.out);
+    assert!(!run.out.contains("StatefulSet"), "{}", run.out);
+}
+
+#[test]
+fn no_value_that_a_policy_names_stands_for_all_others() {
+    let policy = |selector: &str| {
+        format!(
+            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: p, namespace: one}}\n\
+             spec: {{podSelector: {{matchLabels: {{app: db}}}}, ingress: [{{from: [{{podSelector: {selector}}}]}}]}}\n"
+        )
+    };
+    let old = folder(&[("p.yaml", &policy("{matchLabels: {role: any}}"))]);
+    let new = folder(&[("p.yaml", &policy("{matchExpressions: [{key: role, operator: Exists}]}"))]);
+    let run = diff(old.path(), new.path(), &[]);
+    assert_eq!(run.status, 1, "{}", run.out);
+    assert!(run.out.contains("newly allowed\n  one/role=any-1 → one/app=db: any port\n"), "{}", run.out);
 }
 
 #[test]

@@ -111,6 +111,7 @@ fn policy() -> impl Strategy<Value = NetworkPolicy> {
             policy_types: types.iter().map(|it| (*it).to_owned()).collect(),
             ingress,
             egress,
+            invalid_types: None,
             unknown_fields: Vec::new(),
         },
     )
@@ -401,6 +402,7 @@ fn unreadable(namespace: &str) -> Object {
         key: Some(ObjectKey::new(Kind::NetworkPolicy, namespace, "unreadable")),
         kind: Some(Kind::NetworkPolicy),
         namespace: Some(namespace.into()),
+        service: None,
         ips: Default::default(),
         source: "test".into(),
         reason: "unreadable".into(),

@@ -124,3 +124,157 @@ fn what_is_not_there_is_said() {
     assert!(run.err.contains("the peer is not among the objects: there is no Pod shop/web-0"), "{}", run.err);
     assert_eq!(run.status, 2);
 }
+
+/// A record of an ingress at, or an egress of, a pod with more of the same in it.
+fn record(id: &str, direction: &str, subject: &str, peer: &str, rest: &str) -> String {
+    format!(
+        r#"{{"time":"2026-01-01T00:00:00Z","flow_id":"{id}","direction":"{direction}","subject":{subject},"peer":{peer},"protocol":"TCP","port":5432,"outcome":"accepted","reach":"reached",{rest}}}"#
+    )
+}
+
+const NODE: &str = "
+apiVersion: v1
+kind: Node
+metadata: {name: n1}
+status: {addresses: [{type: InternalIP, address: 192.0.2.1}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: db, namespace: shop, labels: {app: db}}
+spec: {nodeName: n1}
+status: {podIP: 10.1.0.2, podIPs: [{ip: 10.1.0.2}, {ip: 'fd00::2'}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web, namespace: shop, labels: {app: web}}
+spec: {nodeName: n1}
+status: {podIP: 10.1.0.1, podIPs: [{ip: 10.1.0.1}, {ip: 'fd00::1'}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: db, namespace: shop}
+spec: {clusterIP: 10.96.0.1, selector: {app: nobody}, ports: [{port: 5432}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: both, namespace: shop}
+spec: {clusterIP: 10.96.0.2, selector: {app: db}, ports: [{port: 5432}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: db, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: db}}
+  policyTypes: [Ingress, Egress]
+  ingress: [{from: [{ipBlock: {cidr: 10.1.0.0/24}}]}]
+";
+
+#[test]
+fn a_record_is_judged_as_what_it_was() {
+    let db = r#"{"kind":"pod","namespace":"shop","pod":"db"}"#;
+    let web = r#"{"kind":"pod","namespace":"shop","pod":"web"}"#;
+    let unknown = |reason: &str| format!(r#""verdict":"unknown","reason":"{reason}""#);
+    let allowed = |reason: &str| format!(r#""verdict":"allowed","reason":"{reason}""#);
+    for (what, line, says) in [
+        (
+            "the address that carried the flow counts",
+            record(
+                "r/1",
+                "ingress",
+                db,
+                r#"{"kind":"pod","namespace":"shop","pod":"web","ip":"fd00::1"}"#,
+                r#""verdict":"denied""#,
+            ),
+            "ingress at shop/db: denied, as then\n  isolated by NetworkPolicy/shop/db (selects app=db)\n    its only rule is \
+             ingress[0].from[0]: from 10.1.0.0/24 on any port\n    but fd00::1 is not in 10.1.0.0/24\n",
+        ),
+        (
+            "a service without backends",
+            record(
+                "r/1",
+                "egress",
+                web,
+                r#"{"kind":"service","service":"shop/db","ip":"10.96.0.1"}"#,
+                &unknown("no endpoints"),
+            ),
+            "egress at shop/web: unknown, as then\n  no endpoints\n",
+        ),
+        (
+            "a service is asked for each backend",
+            record(
+                "r/1",
+                "egress",
+                web,
+                r#"{"kind":"service","service":"shop/both","ip":"10.96.0.2"}"#,
+                &allowed("not isolated"),
+            ),
+            "egress at shop/web: allowed, as then\n  at shop/db (10.1.0.2) 5432: allowed\n    no policy isolates it for egress\n",
+        ),
+        (
+            "loopback",
+            record("r/1", "egress", db, r#"{"kind":"loopback","ip":"127.0.0.1"}"#, &allowed("loopback")),
+            "egress at shop/db: allowed, as then\n  policies do not apply: loopback\n",
+        ),
+        (
+            "the node itself",
+            record("r/1", "egress", r#"{"kind":"node","node":"n1"}"#, db, &allowed("host network")),
+            "egress at node n1: allowed, as then\n  policies do not apply: host network\n",
+        ),
+        (
+            "nobody knows who stood behind the node",
+            record(
+                "r/1",
+                "ingress",
+                db,
+                r#"{"kind":"node","node":"n1","ip":"192.0.2.1"}"#,
+                &unknown("source translated"),
+            ),
+            "ingress at shop/db: unknown, as then\n  source translated\n",
+        ),
+        (
+            "an address of the node that its object does not tell",
+            record(
+                "r/1",
+                "ingress",
+                db,
+                r#"{"kind":"node","node":"n1","ip":"10.244.0.1"}"#,
+                &allowed("own node"),
+            ),
+            "ingress at shop/db: allowed, as then\n  policies do not apply: own node\n",
+        ),
+        (
+            "what was missing then is no change of policies",
+            record(
+                "r/1",
+                "ingress",
+                db,
+                r#"{"kind":"pod","namespace":"shop","pod":"web","ip":"10.1.0.1"}"#,
+                &unknown("pod not seen"),
+            ),
+            "ingress at shop/db: allowed, which was not known then\n  by NetworkPolicy/shop/db ingress[0].from[0]: from 10.1.0.0/24 on any port\n",
+        ),
+    ] {
+        let lab = tempfile::tempdir().expect("a temporary directory");
+        fs::write(lab.path().join("log"), line).expect("written");
+        fs::write(lab.path().join("objects.yaml"), NODE).expect("written");
+        let run = why(&lab, &["r/1", "--flow-log", "log", "-f", "objects.yaml"]);
+        let now = run.out.split_once("by the policies of now\n").map(|(_, now)| now).unwrap_or_default();
+        assert_eq!(now, says, "{what}: {}{}", run.out, run.err);
+        assert_eq!(run.status, i32::from(!says.contains("as then")), "{what}");
+    }
+}
+
+#[test]
+fn a_log_that_cannot_be_read_says_so() {
+    let lab = tempfile::tempdir().expect("a temporary directory");
+    fs::write(lab.path().join("log"), "{}\n{\"flow_id\":\"r/10\",\"time\":\"2026\n").expect("written");
+    let run = why(&lab, &["r/10", "--flow-log", "log"]);
+    let says =
+        "netaudit: no flow r/10 among the 2 lines of log; torn or no JSON, though it holds the id: log:2\n";
+    assert_eq!((run.err.as_str(), run.status), (says, 2));
+    fs::write(lab.path().join("log.gz"), [0x1f, 0x8b, 8, 0, 0, 0]).expect("written");
+    let run = why(&lab, &["r/10", "--flow-log", "log.gz"]);
+    let says = "it is compressed (gzip): zcat log.gz | netaudit why r/10 --flow-log -\n";
+    assert!(run.err.ends_with(says), "{}", run.err);
+    assert_eq!(run.status, 2);
+}

@@ -40,7 +40,7 @@ impl Real {
         let converted = case.objects.iter().flat_map(|object| convert::document(object, &source));
         let objects = converted.filter_map(|it| match it {
             Converted::Object(object) => Some(object),
-            Converted::Ignored(_) => None,
+            Converted::Ignored(_) | Converted::Nothing(_) => None,
         });
         let mut cluster = Cluster::new();
         cluster.reset_all(objects.collect(), NOW);

@@ -174,6 +174,7 @@ pub fn policy() -> impl Strategy<Value = NetworkPolicy> {
             policy_types: types.iter().map(|it| (*it).to_owned()).collect(),
             ingress,
             egress,
+            invalid_types: None,
             unknown_fields: Vec::new(),
         },
     )
@@ -280,6 +281,7 @@ fn broken() -> impl Strategy<Value = Vec<Broken>> {
         key: name.map(|name| ObjectKey::new(kind, namespace.unwrap_or_default(), name)),
         kind: Some(kind),
         namespace: namespace.map(Into::into),
+        service: None,
         ips: Default::default(),
         source: "test".into(),
         reason: "broken".into(),

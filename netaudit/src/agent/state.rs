@@ -256,7 +256,10 @@ impl State {
             }
             Update::Files(loaded) => {
                 // What cannot be parsed is among the objects, as broken ones, and so among the warnings.
-                (Kind::ALL.to_vec(), cluster.reset_all(loaded.into_objects(), now))
+                let passed_over: Vec<_> = loaded.passed_over.iter().map(Warning::from).collect();
+                let mut warnings = cluster.reset_all(loaded.into_objects(), now);
+                warnings.extend(passed_over);
+                (Kind::ALL.to_vec(), warnings)
             }
             Update::Fault { kind, error } => {
                 self.fault(kind, error, now);

@@ -14,6 +14,7 @@ use super::{
     Exit,
     ends::{Ends, Row, Side},
     eval_flow::NOW,
+    one_line,
 };
 use crate::{
     cluster::{Broken, Cluster, Kind, Object, ObjectKey},
@@ -76,14 +77,17 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
             bail!("{} sets of manifests, where -f OLD -f NEW are two; or -f OLD… --new NEW…", many.len())
         }
     };
-    let (old, new) = (load(old)?, load(new)?);
+    let mut warnings = Vec::new();
+    let (old, new) = (load(old, &mut warnings)?, load(new, &mut warnings)?);
     let mut notes = Vec::new();
     let (mut old, mut new) = merge(old, new, &mut notes);
     for (which, cluster) in [("old", &old), ("new", &new)] {
-        for warning in cluster.warnings() {
-            eprintln!("netaudit: {which}: {warning}");
-        }
+        warnings.extend(cluster.warnings().map(|warning| format!("{which}: {warning}")));
     }
+    for warning in &warnings {
+        eprintln!("netaudit: {}", one_line(warning));
+    }
+    let unread = unread_pods(&new);
     let ends = Ends::new(&mut [&mut old, &mut new], true);
     notes.extend(ends.notes.iter().cloned());
     let [old, new] = [0, 1].map(|view| Connections::new(&ends.universe, view));
@@ -106,29 +110,34 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
             Change { name, title, rows }
         })
         .collect();
-    if !still.is_empty() {
-        let rows = ends.rows(&simplest(&ends, still));
+    let rows = ends.rows(&simplest(&ends, still));
+    if !rows.is_empty() {
         let shown: Vec<_> = rows.iter().take(SHOWN).map(|row| ends.row_text(row)).collect();
         let more = if rows.len() > SHOWN { "; and more" } else { "" };
         notes.push(format!("not compared, as neither side is known: {}{more}", shown.join("; ")));
     }
-    let equal = changes.iter().all(|it| it.rows.is_empty());
+    notes.extend(unread.iter().map(|it| format!("not compared, as it cannot be read: {it}")));
+    let is_same = changes.iter().all(|it| it.rows.is_empty());
+    // What was not compared may differ.
+    let equal = is_same && unread.is_empty();
     let mut out = io::stdout().lock();
     match args.output {
-        Output::Json => writeln!(out, "{:#}", json_of(&ends, &changes, equal, &notes))?,
+        Output::Json => writeln!(out, "{:#}", json_of(&ends, &changes, equal, &notes, &warnings))?,
         Output::Text => {
             for note in &notes {
-                writeln!(out, "{note}")?;
+                writeln!(out, "{}", one_line(note))?;
             }
             if equal {
                 writeln!(out, "no difference: both allow the same")?;
+            } else if is_same {
+                writeln!(out, "no difference in what could be compared")?;
             }
             for change in changes.iter().filter(|it| !it.rows.is_empty()) {
                 writeln!(out, "{}", change.title)?;
                 for (row, causes) in &change.rows {
                     writeln!(out, "  {}", ends.row_text(row))?;
                     for cause in causes {
-                        writeln!(out, "      {cause}")?;
+                        writeln!(out, "      {}", one_line(cause))?;
                     }
                 }
             }
@@ -137,8 +146,13 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     Ok(if equal { Exit::Clean } else { Exit::Findings })
 }
 
-fn json_of(ends: &Ends, changes: &[Change], equal: bool, notes: &[String]) -> Value {
-    let mut value = json!({ "equal": equal, "representatives": ends.are_representatives, "notes": notes });
+fn json_of(ends: &Ends, changes: &[Change], equal: bool, notes: &[String], warnings: &[String]) -> Value {
+    let mut value = json!({
+        "equal": equal,
+        "representatives": ends.are_representatives,
+        "notes": notes,
+        "warnings": warnings,
+    });
     for change in changes {
         let row = |(row, causes): &(Row, Vec<String>)| {
             let mut value = ends.row_json(row);
@@ -150,31 +164,41 @@ fn json_of(ends: &Ends, changes: &[Change], equal: bool, notes: &[String]) -> Va
     value
 }
 
-fn load<P: AsRef<Path>>(paths: &[P]) -> anyhow::Result<Vec<Object>> {
+fn load<P: AsRef<Path>>(paths: &[P], warnings: &mut Vec<String>) -> anyhow::Result<Vec<Object>> {
     let loaded = manifests::load(paths)?;
-    for error in &loaded.errors {
-        eprintln!("netaudit: {error}");
-    }
+    warnings.extend(loaded.errors.iter().chain(&loaded.passed_over).map(ToString::to_string));
     if loaded.documents.is_empty() {
         let names: Vec<_> = paths.iter().map(|it| it.as_ref().display().to_string()).collect();
+        warnings.iter().for_each(|warning| eprintln!("netaudit: {warning}"));
         bail!("no object of a kind that matters in {}", names.join(", "));
     }
     Ok(loaded.into_objects())
 }
 
-/// Whether the object is, or may be, a policy: those stay on their side.
+/// Whether the object is, or may be, a policy of any kind: those stay on their side.
 fn is_policy(object: &Object) -> bool {
-    let is_policy = |kind: Kind| kind == Kind::NetworkPolicy || kind.is_cluster_policy();
     match object {
-        Object::Broken(Broken { kind, .. }) => kind.is_none_or(is_policy),
-        other => other.key().is_some_and(|key| is_policy(key.kind)),
+        Object::Broken(Broken { kind, .. }) => kind.is_none_or(Kind::is_policy),
+        other => other.key().is_some_and(|key| key.kind.is_policy()),
     }
 }
 
 /// Two clusters with the same objects, of which only the policies are each one's own.
 fn merge(old: Vec<Object>, new: Vec<Object>, notes: &mut Vec<String>) -> (Cluster, Cluster) {
     let split = |objects: Vec<Object>| objects.into_iter().partition::<Vec<_>, _>(is_policy);
-    let ((old_policies, old_rest), (new_policies, new_rest)) = (split(old), split(new));
+    let ((old_policies, old_rest), (new_policies, mut new_rest)) = (split(old), split(new));
+    // What only the old side can read is asked as that has it: left out, it would be a difference that nobody is told.
+    let readable: BTreeMap<ObjectKey, &Object> = (old_rest.iter())
+        .filter(|it| !matches!(it, Object::Broken(_)))
+        .filter_map(|it| Some((it.key()?, it)))
+        .collect();
+    for object in &mut new_rest {
+        let Object::Broken(broken) = object else { continue };
+        if let Some(known) = broken.key.as_ref().and_then(|key| readable.get(key)) {
+            notes.push(format!("asked as the old side has it, as the new one cannot be read: {broken}"));
+            *object = (*known).clone();
+        }
+    }
     let known: BTreeMap<ObjectKey, &Object> =
         new_rest.iter().filter_map(|it| Some((it.key()?, it))).collect();
     let other = |it: &&Object| it.key().and_then(|key| known.get(&key)).is_some_and(|known| **known != **it);
@@ -192,6 +216,11 @@ fn merge(old: Vec<Object>, new: Vec<Object>, notes: &mut Vec<String>) -> (Cluste
         cluster
     };
     (cluster(old_policies), cluster(new_policies))
+}
+
+/// Pods that neither side can read: nothing is asked of them.
+fn unread_pods(cluster: &Cluster) -> Vec<String> {
+    cluster.broken().filter(|it| it.kind == Some(Kind::Pod)).map(ToString::to_string).collect()
 }
 
 /// Of representatives, without those whose difference one with fewer labels has too.

@@ -10,7 +10,7 @@ use anyhow::bail;
 use serde_json::{Value, json};
 use smallvec::SmallVec;
 
-use super::eval_flow::NOW;
+use super::{eval_flow::NOW, one_line};
 use crate::{
     cluster::{Broken, Cluster, Kind, Namespace, Object, Pod, Workload},
     model::Direction,
@@ -22,6 +22,9 @@ use crate::{
 
 /// How many names a line holds.
 const NAMES: usize = 6;
+
+/// The kind of a pod, and of the workload of one without a controller.
+const POD: &str = "Pod";
 
 /// The kind of workload that stands for a set of labels.
 const REPRESENTATIVE: &str = "Representative";
@@ -35,6 +38,10 @@ pub(super) struct Ends {
     single: Vec<bool>,
     /// By namespace: how many pods each workload has.
     sizes: BTreeMap<Arc<str>, BTreeMap<Workload, usize>>,
+    /// By namespace: names that more than one workload or pod has.
+    shared_names: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
+    /// Pods on their nodes' network, by namespace and name, with an address.
+    hosts: BTreeMap<(Arc<str>, Arc<str>), Option<IpAddr>>,
     pub are_representatives: bool,
     /// What is to be said of how the ends were found.
     pub notes: Vec<String>,
@@ -93,9 +100,13 @@ impl Ends {
             let workloads = sizes.entry(pod.namespace.clone()).or_default();
             *workloads.entry(pod.workload.clone()).or_default() += 1;
         }
-        let single = |members: &[usize]| matches!(members, [one] if *pods[*one].workload.kind == *"Pod");
+        let single = |members: &[usize]| matches!(members, [one] if *pods[*one].workload.kind == *POD);
         let single = universe.groups().iter().map(|it| single(&it.members)).collect();
-        Self { universe, pods, nodes, single, sizes, are_representatives, notes }
+        let shared_names = shared_names(&pods, &sizes);
+        let hosts = cluster.pods().map(|(_, pod)| pod).filter(|pod| pod.host_network);
+        let hosts = hosts.map(|pod| ((pod.namespace.clone(), pod.name.clone()), pod.ips.first().copied()));
+        let hosts = hosts.collect();
+        Self { universe, pods, nodes, single, sizes, shared_names, hosts, are_representatives, notes }
     }
 
     /// The lines that a set consists of: ends with equal connections together, in order.
@@ -159,7 +170,8 @@ impl Ends {
         (kind, self.names(side))
     }
 
-    /// Whether an end is meant by `NAMESPACE`, `NAMESPACE/WORKLOAD`, `NAMESPACE/POD` or an address.
+    /// Whether an end is meant by `NAMESPACE`, `NAMESPACE/WORKLOAD`, `NAMESPACE/POD`, either with its kind before the name,
+    /// or an address.
     pub fn filter(&self, words: &str) -> anyhow::Result<Filter> {
         if let Ok(ip) = words.parse::<IpAddr>() {
             let ip = ip.to_canonical();
@@ -172,12 +184,25 @@ impl Ends {
         }
         let (namespace, name) = words.split_once('/').map_or((words, None), |(a, b)| (a, Some(b)));
         let means = |pod: &Shown| {
-            let is_name = |name: &str| *pod.workload.name == *name || *pod.name == *name;
+            let is_name = |name: &str| match name.split_once('/') {
+                None => *pod.workload.name == *name || *pod.name == *name,
+                Some((kind, name)) => {
+                    pod.workload.kind.eq_ignore_ascii_case(kind) && *pod.workload.name == *name
+                        || kind.eq_ignore_ascii_case(POD) && *pod.name == *name
+                }
+            };
             *pod.namespace == *namespace && name.is_none_or(is_name)
         };
         let members = |it: &[usize]| it.iter().any(|it| means(&self.pods[*it]));
         let pods: Vec<bool> = self.universe.groups().iter().map(|it| members(&it.members)).collect();
         if !pods.contains(&true) {
+            let host = name.and_then(|name| self.hosts.get(&(namespace.into(), name.into())));
+            if let Some(ip) = host {
+                let ip = ip.map(|ip| format!(": ask for {ip}")).unwrap_or_default();
+                bail!(
+                    "{words:?} is on its node's network, where no policy selects it, and is told as its node{ip}"
+                );
+            }
             bail!("{words:?} is no namespace with pods, no workload or pod (NAMESPACE/NAME), and no address");
         }
         Ok(Filter { pods, nodes: vec![false; self.universe.nodes().len()], address: None })
@@ -237,11 +262,17 @@ impl Ends {
                 });
                 continue;
             }
+            let shared = self.shared_names.get(namespace);
+            // With its kind where another has the name too.
+            let full = |kind: &str, name: &Arc<str>| match shared.is_some_and(|it| it.contains(name)) {
+                true => format!("{namespace}/{kind}/{name}"),
+                false => format!("{namespace}/{name}"),
+            };
             for (workload, pods) in workloads {
                 if all.get(workload) == Some(&pods.len()) {
-                    names.push(format!("{namespace}/{}", workload.name));
+                    names.push(full(&workload.kind, &workload.name));
                 } else {
-                    names.extend(pods.iter().map(|pod| format!("{namespace}/{}", pod.name)));
+                    names.extend(pods.iter().map(|pod| full(POD, &pod.name)));
                 }
             }
         }
@@ -250,7 +281,7 @@ impl Ends {
 
     /// An end for people.
     pub fn text(&self, side: &Side) -> String {
-        let names = self.names(side);
+        let names: Vec<_> = self.names(side).iter().map(|it| one_line(it)).collect();
         let more = names.len().saturating_sub(NAMES);
         if more > 1 {
             return format!("{} and {more} more", names[..NAMES].join(", "));
@@ -299,6 +330,32 @@ impl Ends {
         };
         (0..self.universe.groups().len()).filter(|it| is_less(pod(*it))).collect()
     }
+}
+
+/// Names that a namespace's workloads and pods have more than once: Kubernetes keeps them apart by kind only.
+fn shared_names(
+    pods: &[Shown],
+    sizes: &BTreeMap<Arc<str>, BTreeMap<Workload, usize>>,
+) -> BTreeMap<Arc<str>, BTreeSet<Arc<str>>> {
+    let mut holders: BTreeMap<(&Arc<str>, &Arc<str>), BTreeSet<&str>> = BTreeMap::new();
+    for (namespace, workload) in sizes.iter().flat_map(|(it, all)| all.keys().map(move |one| (it, one))) {
+        holders.entry((namespace, &workload.name)).or_default().insert(&workload.kind);
+    }
+    for pod in pods {
+        let own = *pod.workload.kind == *REPRESENTATIVE && pod.workload.name == pod.name;
+        holders.entry((&pod.namespace, &pod.name)).or_default().insert(if own {
+            REPRESENTATIVE
+        } else {
+            POD
+        });
+    }
+    let mut shared: BTreeMap<Arc<str>, BTreeSet<Arc<str>>> = BTreeMap::new();
+    for ((namespace, name), kinds) in holders {
+        if kinds.len() > 1 {
+            shared.entry(namespace.clone()).or_default().insert(name.clone());
+        }
+    }
+    shared
 }
 
 /// Which ends are asked for.

@@ -13,7 +13,7 @@ use super::{
     Exit, eval_cases,
     eval_flow::{self, Answer, Question},
     matrix,
-    source::Source,
+    source::{Input, Source},
 };
 use crate::model::Protocol;
 
@@ -68,13 +68,13 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     if !args.cases.is_empty() {
         return eval_cases::run(&args.cases, &mut out);
     }
-    let mut cluster = args.source.load()?;
+    let Input { mut cluster, passed_over } = args.source.load()?;
     if !args.names.is_empty() {
         cluster.set_names(args.names);
     }
     if args.matrix {
         let (from, to) = (args.from.as_deref(), args.to.as_deref());
-        return matrix::run(&mut cluster, from, to, args.output == Output::Json, &mut out);
+        return matrix::run(&mut cluster, &passed_over, from, to, args.output == Output::Json, &mut out);
     }
     let (Some(from), Some(to), Some(port)) = (args.from, args.to, args.port) else {
         bail!("--from, --to and --port are needed");
@@ -84,7 +84,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
         .with_context(|| format!("cannot evaluate {from} → {to}"))?;
     match args.output {
         Output::Text => write!(out, "{}", answer.text(&cluster))?,
-        Output::Json => writeln!(out, "{:#}", answer.json(&cluster))?,
+        Output::Json => writeln!(out, "{:#}", answer.json(&cluster, &passed_over))?,
     }
     Ok(exit(&answer))
 }

@@ -3,14 +3,14 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    io::{BufRead as _, BufReader, Write},
+    io::{self, BufRead as _, BufReader, Write},
     net::IpAddr,
     path::PathBuf,
     sync::Arc,
 };
 
 use anyhow::{Context as _, bail};
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::Value;
 
 use super::{
@@ -24,6 +24,7 @@ use crate::{
 };
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Case {
     name: String,
     objects: Vec<Value>,
@@ -31,9 +32,21 @@ struct Case {
     /// The addresses of names, as DNS gave them.
     #[serde(default)]
     dns: BTreeMap<String, Vec<IpAddr>>,
+    /// What suites say of their cases beside.
+    #[serde(default, rename = "suite")]
+    _suite: IgnoredAny,
+    #[serde(default, rename = "source")]
+    _source: IgnoredAny,
+    #[serde(default, rename = "tags")]
+    _tags: IgnoredAny,
+    #[serde(default, rename = "note")]
+    _note: IgnoredAny,
+    #[serde(default, rename = "derived")]
+    _derived: IgnoredAny,
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Flow {
     from: CaseEnd,
     to: CaseEnd,
@@ -64,6 +77,7 @@ enum Expected {
 
 /// A policy that a suite names as the cause.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct By {
     policy: Option<String>,
     effect: String,
@@ -82,25 +96,43 @@ struct Tally {
     kinds: BTreeMap<String, usize>,
 }
 
-/// Runs every case of every file and prints what does not agree; the last line is `N passed, N failed, N skipped`.
+/// Runs every case of every file and prints what does not agree; the last line is `N passed, N failed, N skipped`. A case that
+/// cannot be read or asked is a failure, told on stderr, and the others are checked all the same.
 pub(super) fn run(files: &[PathBuf], out: &mut impl Write) -> anyhow::Result<Exit> {
     let mut tally = Tally::default();
+    let mut unread = 0_usize;
     for path in files {
         let file = fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-        for (number, line) in (1..).zip(BufReader::new(file).lines()) {
+        for (number, line) in (1..).zip(BufReader::new(file).split(b'\n')) {
             let place = || format!("{}:{number}", path.display());
             let line = line.with_context(place)?;
-            if line.trim().is_empty() {
+            let line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&line);
+            if line.trim_ascii().is_empty() {
                 continue;
             }
-            let case: Case = serde_json::from_str(&line).with_context(place)?;
-            check_case(&case, &mut tally, out).with_context(|| format!("{}: case {}", place(), case.name))?;
+            let checked = serde_json::from_slice::<Case>(line).with_context(place).and_then(|case| {
+                let what = || format!("{}: case {}", place(), case.name);
+                check_case(&case, &mut tally, out).with_context(what)
+            });
+            match checked {
+                // Nobody reads what is written, so there is no use in going on.
+                Err(error) if error.chain().any(|it| it.is::<io::Error>()) => return Err(error),
+                // One that cannot be asked says nothing of the others.
+                Err(error) => {
+                    eprintln!("netaudit: {error:#}");
+                    unread += 1;
+                }
+                Ok(()) => {}
+            }
         }
     }
     for (kind, flows) in &tally.kinds {
         writeln!(out, "skipped: {flows} flows of cases with {kind}, which is not known")?;
     }
     writeln!(out, "{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.skipped)?;
+    if unread > 0 {
+        bail!("{unread} cases cannot be asked");
+    }
     Ok(if tally.failed == 0 { Exit::Clean } else { Exit::Findings })
 }
 
@@ -112,7 +144,7 @@ fn check_case(case: &Case, tally: &mut Tally, out: &mut impl Write) -> anyhow::R
             Converted::Object(object) => objects.push(object),
             // Anything else (a Deployment, say) changes no verdict.
             Converted::Ignored(kind) if kind.contains("Policy") => drop(unknown.insert(kind)),
-            Converted::Ignored(_) => {}
+            Converted::Ignored(_) | Converted::Nothing(_) => {}
         }
     }
     if !unknown.is_empty() {

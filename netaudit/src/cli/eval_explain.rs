@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::eval_flow::Side;
+use super::{eval_flow::Side, one_line};
 use crate::{
     model::{Cause, Decision, Denial, Direction, RuleMatch},
     policy::{Explanation, PolicyTrace, RuleTrace, Says},
@@ -40,7 +40,7 @@ pub(super) fn lines(direction: Direction, side: &Side) -> Vec<String> {
         lines.push(format!("selected by {} too", names.join(", ")));
     }
     lines.extend(verdict.caveats.iter().map(|caveat| format!("but {caveat}")));
-    lines
+    lines.iter().map(|line| one_line(line)).collect()
 }
 
 /// What a policy says that did not decide, or that decided by isolating; what it lacks on lines of their own.

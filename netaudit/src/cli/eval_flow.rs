@@ -5,9 +5,9 @@ use std::{fmt::Write as _, net::IpAddr, sync::Arc};
 use anyhow::bail;
 use serde_json::{Value, json};
 
-use super::eval_explain;
+use super::{eval_explain, eval_service, one_line, source::Input};
 use crate::{
-    cluster::{Cluster, Endpoint, Party, PodId, Service, objects::ServicePort},
+    cluster::{Cluster, Endpoint, Kind, ObjectKey, Party, PodId},
     model::{Decision, Direction, Exemption, Gap, Protocol, Timestamp, Verdict},
     policy::Explanation,
 };
@@ -31,8 +31,8 @@ pub(super) enum End {
     Node(Arc<str>, IpAddr),
     /// An address of nothing in the cluster.
     External(IpAddr),
-    /// An address of which it cannot be said what it is.
-    Gap(IpAddr, Gap),
+    /// An end of which it cannot be said what it is: how it was asked for, and why.
+    Gap(Arc<str>, Gap),
 }
 
 /// One pair of ends and what the policies of each say.
@@ -60,21 +60,23 @@ impl Side {
 
 /// The answer for a flow: one pair, or one for each backend of a service.
 pub(super) struct Answer {
-    question: Question,
-    service: Option<AskedService>,
-    pairs: Vec<Pair>,
+    pub question: Question,
+    pub service: Option<AskedService>,
+    pub pairs: Vec<Pair>,
+    /// Why there may be another pair.
+    pub doubt: Option<Gap>,
 }
 
 /// The service that was asked for, by name or by an address that leads to it.
-struct AskedService {
+pub(super) struct AskedService {
     /// `namespace/name`.
-    name: String,
+    pub name: String,
     /// The service's own port.
-    port: u16,
+    pub port: u16,
     /// The port on the node's address that was asked for, if that leads to the service.
-    node_port: Option<u16>,
+    pub node_port: Option<u16>,
     /// What is to be said of its translation.
-    note: String,
+    pub note: String,
 }
 
 /// What both directions together mean.
@@ -117,6 +119,10 @@ impl Pair {
     pub fn ask(cluster: &mut Cluster, from: End, to: End, protocol: Protocol, port: u16) -> Self {
         let mut side = |direction, own: &End, peer: &End| match (own, peer) {
             (End::Gap(_, gap), _) | (_, End::Gap(_, gap)) => Side::plain(Verdict::unknown(gap.clone())),
+            // Within the pod's own namespace, from either end.
+            (End::Pod(..), End::External(ip)) | (End::External(ip), End::Pod(..)) if ip.is_loopback() => {
+                Side::plain(Verdict::exempt(Exemption::Loopback))
+            }
             (End::Node(..), _) => Side::plain(Verdict::exempt(Exemption::HostNetwork)),
             (End::External(_), _) => Side::plain(Verdict::exempt(Exemption::External)),
             (End::Pod(id, _), peer) => {
@@ -125,7 +131,8 @@ impl Pair {
                     End::Pod(peer, None) => Party::Pod(*peer),
                     End::Pod(peer, Some(ip)) => Party::PodAt(*peer, *ip),
                     End::Node(name, _) if node.as_ref() == Some(name) => Party::OwnNode,
-                    End::Node(_, ip) | End::External(ip) | End::Gap(ip, _) => Party::Ip(*ip),
+                    End::Node(_, ip) | End::External(ip) => Party::Ip(*ip),
+                    End::Gap(_, gap) => return Side::plain(Verdict::unknown(gap.clone())),
                 };
                 Side {
                     verdict: cluster.verdict(direction, *id, party, protocol, port),
@@ -155,21 +162,19 @@ impl Pair {
 pub(super) fn ask(cluster: &mut Cluster, from: &str, to: &str, question: Question) -> anyhow::Result<Answer> {
     let from = end(cluster, from, question)?;
     if let Some((namespace, name)) = to.strip_prefix("svc/").and_then(|it| it.split_once('/')) {
-        let (service, port) = find_service(cluster, namespace, name, question)?;
-        return ask_service(cluster, from, service, port, None, question);
+        return eval_service::by_name(cluster, from, namespace, name, None, question);
     }
     if let Ok(ip) = to.parse::<IpAddr>() {
         let ip = ip.to_canonical();
         match cluster.resolve(ip, question.port, question.protocol, NOW) {
             Endpoint::Service { namespace, name, .. } => {
-                let (service, port) = find_service(cluster, &namespace, &name, question)?;
-                return ask_service(cluster, from, service, port, Some(ip), question);
+                return eval_service::by_name(cluster, from, &namespace, &name, Some(ip), question);
             }
             // A service's node port goes before what the node itself listens on.
             Endpoint::Node(_) => {
                 let found = cluster.service_on_node(question.port, question.protocol, ip, NOW);
                 if let Some((service, port)) = found.map(|(service, port)| (service.clone(), port.clone())) {
-                    return ask_service(cluster, from, service, port, Some(ip), question);
+                    return eval_service::ask(cluster, from, service, port, Some(ip), question);
                 }
             }
             _ => {}
@@ -177,7 +182,7 @@ pub(super) fn ask(cluster: &mut Cluster, from: &str, to: &str, question: Questio
     }
     let to = end(cluster, to, question)?;
     let pair = Pair::ask(cluster, from, to, question.protocol, question.port);
-    Ok(Answer { question, service: None, pairs: vec![pair] })
+    Ok(Answer { question, service: None, pairs: vec![pair], doubt: None })
 }
 
 pub(super) fn end(cluster: &Cluster, words: &str, question: Question) -> anyhow::Result<End> {
@@ -187,8 +192,8 @@ pub(super) fn end(cluster: &Cluster, words: &str, question: Question) -> anyhow:
             Endpoint::Pod(id) => End::Pod(id, Some(ip)),
             Endpoint::Node(name) => End::Node(name, ip),
             Endpoint::External => End::External(ip),
-            Endpoint::Ambiguous => End::Gap(ip, Gap::Ambiguous),
-            Endpoint::Invalid(reason) => End::Gap(ip, Gap::Invalid(reason)),
+            Endpoint::Ambiguous => End::Gap(ip.to_string().into(), Gap::Ambiguous),
+            Endpoint::Invalid(reason) => End::Gap(ip.to_string().into(), Gap::Invalid(reason)),
             Endpoint::Service { namespace, name, .. } => {
                 bail!("{ip} is the address of service {namespace}/{name}, which opens no connections")
             }
@@ -202,6 +207,9 @@ pub(super) fn end(cluster: &Cluster, words: &str, question: Question) -> anyhow:
     match cluster.pod_by_name(namespace, name) {
         Some(id) => Ok(End::Pod(id, None)),
         None => {
+            if let Some(gap) = unread(cluster, Kind::Pod, namespace, name) {
+                return Ok(End::Gap(words.into(), gap));
+            }
             let mut known: Vec<_> = cluster
                 .pods()
                 .filter(|(_, pod)| *pod.namespace == *namespace)
@@ -223,87 +231,11 @@ pub(super) fn end(cluster: &Cluster, words: &str, question: Question) -> anyhow:
     }
 }
 
-fn find_service(
-    cluster: &Cluster,
-    namespace: &str,
-    name: &str,
-    question: Question,
-) -> anyhow::Result<(Service, ServicePort)> {
-    let Some(service) = cluster.service(namespace, name) else {
-        bail!("there is no Service {namespace}/{name} in the manifests");
-    };
-    let Some(port) = service.port(question.port, question.protocol) else {
-        let ports: Vec<_> = service.ports.iter().map(|it| format!("{} {}", it.protocol, it.port)).collect();
-        let ports = if ports.is_empty() { "none".to_owned() } else { ports.join(", ") };
-        bail!(
-            "service {namespace}/{name} has no port {} {}; its ports: {ports}",
-            question.protocol,
-            question.port
-        );
-    };
-    Ok((service.clone(), port.clone()))
-}
-
-/// Asks for each backend of a service's port. Behind the address `dialled` are only backends of its family.
-fn ask_service(
-    cluster: &mut Cluster,
-    from: End,
-    service: Service,
-    port: ServicePort,
-    dialled: Option<IpAddr>,
-    question: Question,
-) -> anyhow::Result<Answer> {
-    let is_family = |ip: &IpAddr| dialled.is_none_or(|dialled| dialled.is_ipv4() == ip.is_ipv4());
-    let mut ends: Vec<(End, u16)> = Vec::new();
-    let mut without_port = Vec::new();
-    if cluster.has_endpoint_slices(&service) {
-        let backends = cluster.backends(&service, &port, NOW);
-        for backend in backends.into_iter().filter(|it| is_family(&it.ip)) {
-            let end = match backend.pod {
-                Some(id) => End::Pod(id, Some(backend.ip)),
-                None => end(cluster, &backend.ip.to_string(), Question { port: backend.port, ..question })?,
-            };
-            ends.push((end, backend.port));
-        }
-    } else {
-        for (id, target) in cluster.selected_backends(&service, &port) {
-            let Some(pod) = cluster.pod(id) else { continue };
-            match target {
-                None => without_port.push(pod.name.to_string()),
-                // Manifests seldom have a pod's addresses.
-                Some(target) if dialled.is_none() || pod.ips.is_empty() => {
-                    ends.push((End::Pod(id, None), target));
-                }
-                Some(target) => {
-                    let ips = pod.ips.iter().filter(|ip| is_family(ip));
-                    ends.extend(ips.map(|ip| (End::Pod(id, Some(*ip)), target)));
-                }
-            }
-        }
-    }
-    let asked = AskedService {
-        name: format!("{}/{}", service.namespace, service.name),
-        port: port.port,
-        node_port: port.node_port.filter(|it| *it == question.port && port.port != question.port),
-        note: service_note(cluster, &service, ends.len(), &without_port),
-    };
-    let pairs = (ends.into_iter())
-        .map(|(to, port)| Pair::ask(cluster, from.clone(), to, question.protocol, port))
-        .collect();
-    Ok(Answer { question, service: Some(asked), pairs })
-}
-
-fn service_note(cluster: &Cluster, service: &Service, backends: usize, without_port: &[String]) -> String {
-    let source = if cluster.has_endpoint_slices(service) { "EndpointSlices" } else { "its selector" };
-    let mut note = match backends {
-        0 => format!("no backends by {source}"),
-        1 => format!("1 backend by {source}"),
-        many => format!("{many} backends by {source}"),
-    };
-    if !without_port.is_empty() {
-        let _ = write!(note, "; without its named target port: {}", without_port.join(", "));
-    }
-    note
+/// Why nothing can be said of an object that is there and cannot be read.
+pub(super) fn unread(cluster: &Cluster, kind: Kind, namespace: &str, name: &str) -> Option<Gap> {
+    let key = ObjectKey::new(kind, namespace, name);
+    let found = cluster.broken().find(|it| it.key.as_ref() == Some(&key))?;
+    Some(Gap::Invalid(found.to_string().into()))
 }
 
 impl Answer {
@@ -314,6 +246,9 @@ impl Answer {
 
     /// What all pairs agree on.
     fn outcome(&self) -> Outcome {
+        if self.doubt.is_some() {
+            return Outcome::Unknown;
+        }
         let mut outcomes = self.pairs.iter().map(Pair::outcome);
         match outcomes.next() {
             Some(first) if outcomes.all(|other| other == first) => first,
@@ -323,10 +258,26 @@ impl Answer {
 
     /// Why the whole is unknown though the pairs may not be.
     fn gap(&self) -> Option<Gap> {
+        if self.doubt.is_some() {
+            return self.doubt.clone();
+        }
         match self.pairs.as_slice() {
             [] => Some(Gap::NoEndpoints),
             [_] => None,
             [first, others @ ..] if others.iter().all(|it| it.outcome() == first.outcome()) => None,
+            _ => Some(Gap::EndpointsDisagree),
+        }
+    }
+
+    /// The same of one end's verdicts alone.
+    pub fn gap_of(&self, direction: Direction) -> Option<Gap> {
+        if self.doubt.is_some() {
+            return self.doubt.clone();
+        }
+        let outcome = |pair: &Pair| Outcome::of(&pair.side(direction).verdict);
+        match self.pairs.as_slice() {
+            [] => Some(Gap::NoEndpoints),
+            [first, others @ ..] if others.iter().all(|it| outcome(it) == outcome(first)) => None,
             _ => Some(Gap::EndpointsDisagree),
         }
     }
@@ -351,6 +302,7 @@ impl Answer {
             let _ = writeln!(text, "{flow}: {}", pair.outcome().as_str());
         }
         if let Some(gap) = self.gap() {
+            let gap = one_line(&gap.to_string());
             let _ = writeln!(text, "{}: {}: {gap}", self.service_name(), self.outcome().as_str());
         }
         text
@@ -361,7 +313,7 @@ impl Answer {
     }
 
     /// For programs.
-    pub fn json(&self, cluster: &Cluster) -> Value {
+    pub fn json(&self, cluster: &Cluster, passed_over: &[String]) -> Value {
         let pairs: Vec<_> = (self.pairs.iter())
             .map(|pair| {
                 json!({
@@ -386,15 +338,14 @@ impl Answer {
             value["reason"] = json!(gap.to_string());
         }
         value["implied_namespaces"] = cluster.implied_namespaces().iter().map(|it| it.to_string()).collect();
-        let warnings = cluster.warnings().map(ToString::to_string);
-        value["warnings"] = warnings.chain(cluster.broken().map(ToString::to_string)).collect();
+        value["warnings"] = json!(Input::warnings(cluster, passed_over));
         value
     }
 }
 
 /// An end by name, with its address where that was asked for.
 pub(super) fn name(cluster: &Cluster, end: &End) -> String {
-    match end {
+    let name = match end {
         End::Pod(id, ip) => {
             let name = cluster.pod(*id).map_or_else(
                 || "a pod that is gone".to_owned(),
@@ -406,8 +357,10 @@ pub(super) fn name(cluster: &Cluster, end: &End) -> String {
             }
         }
         End::Node(name, ip) => format!("node {name} ({ip})"),
-        End::External(ip) | End::Gap(ip, _) => ip.to_string(),
-    }
+        End::External(ip) => ip.to_string(),
+        End::Gap(words, _) => words.to_string(),
+    };
+    one_line(&name)
 }
 
 /// `x/a → x/b TCP 80`.

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::{
     Exit,
     ends::{Ends, Row},
+    source::Input,
 };
 use crate::{cluster::Cluster, policy::symbolic::Connections};
 
@@ -16,6 +17,7 @@ const ALWAYS: &str = "A pod to itself, and between a pod and its own node, is al
 /// Prints what the policies of a cluster allow, of the ends that are asked for.
 pub(super) fn run(
     cluster: &mut Cluster,
+    passed_over: &[String],
     from: Option<&str>,
     to: Option<&str>,
     as_json: bool,
@@ -36,14 +38,12 @@ pub(super) fn run(
     let (allowed, unknown) = (rows(&connections.surely), rows(&connections.unknown()));
     if as_json {
         let json = |rows: &[Row]| -> Value { rows.iter().map(|it| ends.row_json(it)).collect() };
-        let warnings = cluster.warnings().map(ToString::to_string);
-        let warnings: Vec<_> = warnings.chain(cluster.broken().map(ToString::to_string)).collect();
         let value = json!({
             "allowed": json(&allowed),
             "unknown": json(&unknown),
             "representatives": ends.are_representatives,
             "notes": ends.notes.iter().map(String::as_str).chain([ALWAYS]).collect::<Vec<_>>(),
-            "warnings": warnings,
+            "warnings": Input::warnings(cluster, passed_over),
         });
         writeln!(out, "{value:#}")?;
         return Ok(Exit::Clean);

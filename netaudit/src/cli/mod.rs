@@ -8,6 +8,7 @@ mod eval;
 mod eval_cases;
 mod eval_explain;
 mod eval_flow;
+mod eval_service;
 mod matrix;
 mod source;
 mod uninstall;
@@ -90,6 +91,15 @@ fn log_to_stderr(json: bool) {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
     if json { logs.json().init() } else { logs.init() }
+}
+
+/// A text that stays on its line and leaves the terminal alone, whatever a manifest calls its objects.
+fn one_line(text: &str) -> String {
+    let escape = |letter: char| match letter.is_control() {
+        true => letter.escape_default().to_string(),
+        false => letter.to_string(),
+    };
+    text.chars().map(escape).collect()
 }
 
 /// Whether the reader of our output went away (`netaudit … | head`), which is no failure.

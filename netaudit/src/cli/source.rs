@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 
-use super::eval_flow::NOW;
+use super::{eval_flow::NOW, one_line};
 use crate::{
     cluster::{Cluster, Kind},
     watch::{api, manifests},
@@ -24,6 +24,22 @@ pub(super) struct Source {
     pub kubeconfig: Option<PathBuf>,
 }
 
+/// What was read.
+pub(super) struct Input {
+    pub cluster: Cluster,
+    /// What was passed over, and so stands in no object of the cluster.
+    pub passed_over: Vec<String>,
+}
+
+impl Input {
+    /// What is wrong with what was read.
+    pub fn warnings(cluster: &Cluster, passed_over: &[String]) -> Vec<String> {
+        let warnings = cluster.warnings().map(ToString::to_string);
+        let broken = cluster.broken().map(ToString::to_string);
+        warnings.chain(broken).chain(passed_over.iter().cloned()).collect()
+    }
+}
+
 impl Source {
     /// Whether any was named.
     pub fn is_given(&self) -> bool {
@@ -31,15 +47,16 @@ impl Source {
     }
 
     /// Reads everything. What is wrong with single objects goes to stderr and loses nothing else.
-    pub fn load(&self) -> anyhow::Result<Cluster> {
+    pub fn load(&self) -> anyhow::Result<Input> {
         let mut cluster = Cluster::new();
+        let mut passed_over = Vec::new();
         if self.cluster {
             self.load_cluster(&mut cluster)?;
         } else {
-            self.load_manifests(&mut cluster)?;
+            passed_over = self.load_manifests(&mut cluster)?;
         }
         for warning in cluster.warnings() {
-            eprintln!("netaudit: {warning}");
+            eprintln!("netaudit: {}", one_line(&warning.to_string()));
         }
         let implied = cluster.implied_namespaces();
         if !implied.is_empty() {
@@ -48,22 +65,23 @@ impl Source {
                 implied.join(", ")
             );
         }
-        Ok(cluster)
+        Ok(Input { cluster, passed_over })
     }
 
-    fn load_manifests(&self, cluster: &mut Cluster) -> anyhow::Result<()> {
+    fn load_manifests(&self, cluster: &mut Cluster) -> anyhow::Result<Vec<String>> {
         if self.manifests.is_empty() {
             bail!("no objects to judge by: name manifests with -f, or a cluster with --cluster");
         }
         let loaded = manifests::load(&self.manifests)?;
-        for error in &loaded.errors {
-            eprintln!("netaudit: {error}");
+        for error in loaded.errors.iter().chain(&loaded.passed_over) {
+            eprintln!("netaudit: {}", one_line(&error.to_string()));
         }
+        let passed_over = loaded.passed_over.iter().map(ToString::to_string).collect();
         if loaded.documents.is_empty() {
             bail!("no object of a kind that matters in {} files", loaded.files);
         }
         cluster.reset_all(loaded.into_objects(), NOW);
-        Ok(())
+        Ok(passed_over)
     }
 
     fn load_cluster(&self, cluster: &mut Cluster) -> anyhow::Result<()> {

@@ -8,17 +8,22 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
     Exit,
     eval::Output,
-    eval_flow::{self, Pair, Question},
+    eval_explain,
+    eval_flow::{self, End, Pair, Question, Side},
+    eval_service,
     source::Source,
 };
-use crate::model::{Direction, Protocol};
+use crate::{
+    cluster::Cluster,
+    model::{Direction, Exemption, Gap, Protocol, Verdict},
+};
 
 /// What became of a flow of the flow log, what was said of it, and what the policies say of it now
 ///
@@ -132,34 +137,64 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
 
 /// The line of the flow, and where it stands.
 fn find(id: &str, files: &[PathBuf]) -> anyhow::Result<(String, String)> {
-    let mut read = 0_usize;
+    let mut seen = Seen::default();
     for path in files {
-        let name = path.display();
+        let name = path.display().to_string();
         let found = if path == Path::new("-") {
-            find_in(id, io::stdin().lock(), &mut read)
+            find_in(id, &name, io::stdin().lock(), &mut seen)
         } else {
             let file = File::open(path).with_context(|| format!("cannot open the flow log {name}"))?;
-            find_in(id, BufReader::new(file), &mut read)
+            find_in(id, &name, BufReader::new(file), &mut seen)
         };
         if let Some((number, line)) = found.with_context(|| format!("cannot read the flow log {name}"))? {
             return Ok((format!("{name}:{number}"), line));
         }
     }
     let files: Vec<_> = files.iter().map(|path| path.display().to_string()).collect();
-    bail!("no flow {id} among the {read} lines of {}", files.join(", "))
+    let torn = match seen.torn.as_slice() {
+        [] => String::new(),
+        places => format!("; torn or no JSON, though it holds the id: {}", places.join(", ")),
+    };
+    bail!("no flow {id} among the {} lines of {}{torn}", seen.lines, files.join(", "))
 }
 
+/// What was seen on the way.
+#[derive(Default)]
+struct Seen {
+    lines: usize,
+    /// Where lines that cannot be read hold the id as a text.
+    torn: Vec<String>,
+}
+
+/// How files begin that were compressed, as rotation does it, and what reads them.
+const COMPRESSED: [(&[u8], &str, &str); 2] =
+    [(&[0x1f, 0x8b], "gzip", "zcat"), (&[0x28, 0xb5, 0x2f, 0xfd], "zstd", "zstdcat")];
+
 /// Lines that hold the id anywhere are few, and only they are parsed. A line that is no JSON is somebody else's.
-fn find_in(id: &str, lines: impl BufRead, read: &mut usize) -> io::Result<Option<(usize, String)>> {
+fn find_in(
+    id: &str,
+    name: &str,
+    mut lines: impl BufRead,
+    seen: &mut Seen,
+) -> anyhow::Result<Option<(usize, String)>> {
+    let start = lines.fill_buf()?;
+    if let Some((_, how, tool)) = COMPRESSED.iter().find(|(magic, ..)| start.starts_with(magic)) {
+        bail!("it is compressed ({how}): {tool} {name} | netaudit why {id} --flow-log -");
+    }
+    let quoted = format!("\"{id}\"");
     for (number, line) in (1..).zip(lines.split(b'\n')) {
         let line = line?;
-        *read += 1;
+        seen.lines += 1;
         let line = String::from_utf8_lossy(&line);
-        if line.contains(id)
-            && let Ok(value) = serde_json::from_str::<Value>(&line)
-            && value.get("flow_id").and_then(Value::as_str) == Some(id)
-        {
-            return Ok(Some((number, line.into_owned())));
+        if !line.contains(id) {
+            continue;
+        }
+        match serde_json::from_str::<Value>(&line) {
+            Ok(value) if value.get("flow_id").and_then(Value::as_str) == Some(id) => {
+                return Ok(Some((number, line.into_owned())));
+            }
+            Err(_) if line.contains(&quoted) => seen.torn.push(format!("{name}:{number}")),
+            _ => {}
         }
     }
     Ok(None)
@@ -203,36 +238,123 @@ struct Now {
     same: bool,
 }
 
+/// What is said of the subject's end now: of each backend where a service was asked for.
+struct Asked {
+    sides: Vec<(Option<String>, Side)>,
+    /// Why the whole is unknown though the sides may not be.
+    gap: Option<Gap>,
+}
+
+impl Asked {
+    /// One side alone.
+    fn one(side: Side) -> Self {
+        Self { sides: vec![(None, side)], gap: None }
+    }
+
+    fn plain(verdict: Verdict) -> Self {
+        Self::one(Side::plain(verdict))
+    }
+
+    fn verdict(&self) -> &'static str {
+        match (&self.gap, self.sides.as_slice()) {
+            (None, [(_, first), ..]) => first.verdict.as_str(),
+            _ => "unknown",
+        }
+    }
+}
+
 /// The flow, judged by the objects of now from the subject's end.
 fn judge(line: &Line, source: &Source) -> anyhow::Result<Now> {
-    let (Some(subject), Some(peer)) = (line.subject.words(), line.peer.words()) else {
-        bail!(
-            "the record does not say who the {} is, so nothing can be asked of the policies",
-            line.subject.kind
-        );
-    };
-    let mut cluster = source.load()?;
-    let question = Question { protocol: line.protocol, port: line.port };
-    // An address may be another's by now, so a pod that is gone is an error and not somebody else's verdict.
-    let subject =
-        eval_flow::end(&cluster, &subject, question).context("the subject is not among the objects")?;
-    let peer = match eval_flow::end(&cluster, &peer, question) {
-        Ok(peer) => peer,
-        Err(error) => return Err(error.context("the peer is not among the objects")),
-    };
-    let (from, to) = match line.direction {
-        Direction::Egress => (subject, peer),
-        Direction::Ingress => (peer, subject),
-    };
-    let pair = Pair::ask(&mut cluster, from, to, line.protocol, line.port);
-    let side = pair.side(line.direction);
-    let same = side.verdict.as_str() == line.verdict;
-    let mut text = format!("{} at {}: {}", line.direction, line.subject, side.verdict.as_str());
-    text.push_str(if same { ", as then\n" } else { ", which is not what it was then\n" });
-    for reason in super::eval_explain::lines(line.direction, side) {
-        let _ = writeln!(text, "  {reason}");
+    let mut cluster = source.load()?.cluster;
+    let asked = ask(line, &mut cluster)?;
+    let verdict = asked.verdict();
+    let same = verdict == line.verdict;
+    let mut text = format!("{} at {}: {verdict}", line.direction, line.subject);
+    text.push_str(match (same, line.verdict.as_str()) {
+        (true, _) => ", as then\n",
+        // Then something was missing that is not missing now, which says nothing of the policies.
+        (false, "unknown") => ", which was not known then\n",
+        (false, _) => ", which is not what it was then\n",
+    });
+    if let Some(gap) = &asked.gap {
+        let _ = writeln!(text, "  {gap}");
     }
-    let mut json = super::eval_explain::json(side);
+    for (backend, side) in &asked.sides {
+        let indent = match backend {
+            Some(backend) => {
+                let _ = writeln!(text, "  at {backend}: {}", side.verdict.as_str());
+                "    "
+            }
+            None => "  ",
+        };
+        for reason in eval_explain::lines(line.direction, side) {
+            let _ = writeln!(text, "{indent}{reason}");
+        }
+    }
+    let mut json = match asked.sides.as_slice() {
+        [(None, side)] => eval_explain::json(side),
+        sides => {
+            let backend = |(name, side): &(Option<String>, Side)| {
+                let mut value = eval_explain::json(side);
+                value["backend"] = json!(name);
+                value
+            };
+            let reason = asked.gap.as_ref().map(ToString::to_string);
+            json!({ "verdict": verdict, "reason": reason, "backends": sides.iter().map(backend).collect::<Vec<_>>() })
+        }
+    };
     json["same_as_then"] = json!(same);
     Ok(Now { text, json, same })
+}
+
+/// Asks the policies, unless no policy has a part in it.
+fn ask(line: &Line, cluster: &mut Cluster) -> anyhow::Result<Asked> {
+    let question = Question { protocol: line.protocol, port: line.port };
+    if line.subject.kind == "node" {
+        return Ok(Asked::plain(Verdict::exempt(Exemption::HostNetwork)));
+    }
+    if line.peer.kind == "loopback" {
+        return Ok(Asked::plain(Verdict::exempt(Exemption::Loopback)));
+    }
+    // Who stood behind the node's address is not known now either, so there is nobody to ask for.
+    if line.verdict == "unknown" && line.reason == Some(Gap::SourceTranslated.to_string()) {
+        return Ok(Asked::plain(Verdict::unknown(Gap::SourceTranslated)));
+    }
+    let lacks = |end: &LineEnd| {
+        anyhow!("the record does not say who the {} is, so nothing can be asked of the policies", end.kind)
+    };
+    // An address may be another's by now, so a pod that is gone is an error and not somebody else's verdict.
+    let words = line.subject.words().ok_or_else(|| lacks(&line.subject))?;
+    let subject =
+        eval_flow::end(cluster, &words, question).context("the subject is not among the objects")?;
+    if line.peer.kind == "node" && line.peer.node.is_some() && line.peer.node == line.subject.node {
+        return Ok(Asked::plain(Verdict::exempt(Exemption::OwnNode)));
+    }
+    let is_egress = line.direction == Direction::Egress;
+    if let ("service", true, Some(service)) = (line.peer.kind.as_str(), is_egress, &line.peer.service) {
+        let (namespace, name) = service.split_once('/').unwrap_or_default();
+        let answer = eval_service::by_name(cluster, subject, namespace, name, line.peer.ip, question)
+            .context("the peer is not among the objects")?;
+        let gap = answer.gap_of(line.direction);
+        let sides = answer.pairs.into_iter().map(|pair| {
+            let backend = format!("{} {}", eval_flow::name(cluster, &pair.to), pair.port);
+            (Some(backend), pair.egress)
+        });
+        return Ok(Asked { sides: sides.collect(), gap });
+    }
+    let peer = match (&line.peer.node, line.peer.ip) {
+        // Each of a node's addresses is the node, also those that its object does not tell.
+        (Some(node), Some(ip)) if line.peer.kind == "node" => End::Node(node.as_str().into(), ip),
+        (_, ip) => {
+            let words = line.peer.words().ok_or_else(|| lacks(&line.peer))?;
+            match eval_flow::end(cluster, &words, question).context("the peer is not among the objects")? {
+                // The address that carried the flow is the one that an ipBlock was compared with.
+                End::Pod(id, None) => End::Pod(id, ip),
+                other => other,
+            }
+        }
+    };
+    let (from, to) = if is_egress { (subject, peer) } else { (peer, subject) };
+    let pair = Pair::ask(cluster, from, to, line.protocol, line.port);
+    Ok(Asked::one(if is_egress { pair.egress } else { pair.ingress }))
 }

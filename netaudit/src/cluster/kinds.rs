@@ -155,6 +155,11 @@ impl Kind {
         self.names().namespaced
     }
 
+    /// Whether it is a policy, of a kind that is evaluated or of one that is not.
+    pub const fn is_policy(self) -> bool {
+        matches!(self, Self::NetworkPolicy) || self.is_cluster_policy() || self.is_foreign()
+    }
+
     /// Whether it is a policy of a cluster-wide kind that is evaluated.
     pub const fn is_cluster_policy(self) -> bool {
         matches!(
@@ -193,8 +198,7 @@ impl Kind {
 
     /// The policies of an `apiVersion`'s group; none where nothing in it is a policy.
     pub fn policies_of_group(api_version: &str) -> impl Iterator<Item = Self> {
-        let is_policy = |kind: &Self| *kind == Self::NetworkPolicy || !kind.is_built_in();
-        Self::ALL.into_iter().filter(move |kind| is_policy(kind) && kind.is_of_group(api_version))
+        Self::ALL.into_iter().filter(move |kind| kind.is_policy() && kind.is_of_group(api_version))
     }
 
     /// The kinds that the API calls `name`, in any case, whatever their group.

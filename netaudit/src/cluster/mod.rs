@@ -351,8 +351,8 @@ impl Cluster {
     }
 
     fn apply_namespace(&mut self, mut namespace: Namespace) {
-        // The API server gives every namespace this label; manifests leave it out.
-        namespace.labels = namespace.labels.with_default(METADATA_NAME, &namespace.name);
+        // The API server gives every namespace this label, whatever its manifest says (SetDefaults_Namespace).
+        namespace.labels = namespace.labels.with(METADATA_NAME, &namespace.name);
         if self.namespaces.get(&namespace.name) != Some(&namespace) {
             self.policies.put_namespace(&NamespaceView {
                 name: namespace.name.clone(),

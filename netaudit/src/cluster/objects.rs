@@ -97,6 +97,8 @@ pub struct Broken {
     pub kind: Option<Kind>,
     /// Its namespace, where that could be read; without it, it may be in any.
     pub namespace: Option<Arc<str>>,
+    /// The service that an endpoint slice belongs to, where that could be read.
+    pub service: Option<Arc<str>>,
     /// Addresses that it speaks of (a pod's, a node's), where they could be read.
     pub ips: SmallVec<[IpAddr; 2]>,
     /// Where it is from: `file:document:line`, or the API server.
@@ -183,6 +185,8 @@ pub struct Service {
     pub namespace: Arc<str>,
     /// Its name.
     pub name: Arc<str>,
+    /// Whether its name stands for its endpoints' own addresses: then no port of it is translated.
+    pub headless: bool,
     /// Cluster, external and load balancer addresses, canonical; none for headless and `ExternalName` services.
     pub ips: SmallVec<[IpAddr; 2]>,
     /// Its ports.

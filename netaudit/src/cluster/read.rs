@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use super::{
     Backend, Broken, Cluster, Endpoint, Kind, ObjectKey, Pod, PodId, Service,
     addresses::Found,
-    objects::{Namespace, Node, ServicePort},
+    objects::{Namespace, Node, ServicePort, SliceEndpoint},
 };
 use crate::{
     model::{Direction, PolicyId, Protocol, Timestamp},
@@ -167,22 +167,28 @@ impl Cluster {
         self.services.has_slices(&service.namespace, &service.name)
     }
 
-    /// Where a service's port leads at a time, in order of address: the endpoints that get traffic, in both families.
+    /// Where a service's port leads at a time, in order of address: the endpoints that get traffic, in both families. Of a
+    /// headless service that is every endpoint at the very port.
     pub fn backends(&self, service: &Service, port: &ServicePort, at: Timestamp) -> Vec<Backend> {
         let mut backends = Vec::new();
-        if self.has_endpoint_slices(service) {
+        let mut add = |endpoint: &SliceEndpoint, port: u16| {
+            for &ip in &endpoint.ips {
+                let pod = match self.addresses.at(ip, at) {
+                    Found::Pod(id) => Some(id),
+                    // Known by name, though its object does not show the address yet.
+                    Found::Nobody => (endpoint.pod.as_ref())
+                        .and_then(|name| self.pod_by_name(&service.namespace, name))
+                        .filter(|id| self.pod(*id).is_some_and(|pod| !pod.host_network)),
+                    _ => None,
+                };
+                backends.push(Backend { ip, port, pod });
+            }
+        };
+        if self.has_endpoint_slices(service) && service.headless {
+            self.services.named_endpoints(service).for_each(|endpoint| add(endpoint, port.port));
+        } else if self.has_endpoint_slices(service) {
             for (endpoint, number) in self.services.endpoints(service, port) {
-                for &ip in &endpoint.ips {
-                    let pod = match self.addresses.at(ip, at) {
-                        Found::Pod(id) => Some(id),
-                        // Known by name, though its object does not show the address yet.
-                        Found::Nobody => (endpoint.pod.as_ref())
-                            .and_then(|name| self.pod_by_name(&service.namespace, name))
-                            .filter(|id| self.pod(*id).is_some_and(|pod| !pod.host_network)),
-                        _ => None,
-                    };
-                    backends.push(Backend { ip, port: number, pod });
-                }
+                add(endpoint, number);
             }
         } else {
             for (id, number) in self.selected_backends(service, port) {
@@ -203,7 +209,8 @@ impl Cluster {
             .filter(|(_, pod)| !pod.completed && service.selects(&pod.labels))
             .collect();
         found.sort_by(|a, b| a.1.name.cmp(&b.1.name));
-        found.into_iter().map(|(id, pod)| (id, port.target_on(&pod.ports))).collect()
+        let target = |pod: &Pod| if service.headless { Some(port.port) } else { port.target_on(&pod.ports) };
+        found.into_iter().map(|(id, pod)| (id, target(pod))).collect()
     }
 
     pub(super) fn namespace_view(&self, name: &Arc<str>) -> NamespaceView {

@@ -103,6 +103,13 @@ impl Services {
         self.of_service.contains_key(&(namespace.clone(), name.clone()))
     }
 
+    /// The endpoints that a headless service's name stands for, whatever their ports: those that are ready.
+    pub fn named_endpoints(&self, service: &Service) -> impl Iterator<Item = &SliceEndpoint> {
+        let key = (service.namespace.clone(), service.name.clone());
+        let slices = self.of_service.get(&key).into_iter().flat_map(BTreeMap::values);
+        slices.flat_map(|slice| slice.endpoints.iter()).filter(|it| it.ready)
+    }
+
     /// The endpoints that get the traffic of a service's port, with their target ports.
     ///
     /// That is who is ready; where nobody is, those that still serve while they terminate.

@@ -16,6 +16,8 @@ pub struct NetworkPolicy {
     pub pod_selector: Selector,
     /// `spec.policyTypes`.
     pub policy_types: Vec<String>,
+    /// Set where `spec.policyTypes` cannot be read: which directions it is about is then in doubt.
+    pub invalid_types: Option<Box<Invalid>>,
     /// `spec.ingress`.
     pub ingress: Vec<Rule>,
     /// `spec.egress`.

@@ -33,9 +33,9 @@ impl Labels {
         self.0.is_empty()
     }
 
-    /// These labels and `key`, unless it is there already.
-    pub fn with_default(&self, key: &str, value: &str) -> Self {
-        if self.get(key).is_some() {
+    /// These labels with this value of `key`, whatever it was.
+    pub fn with(&self, key: &str, value: &str) -> Self {
+        if self.get(key).is_some_and(|have| **have == *value) {
             return self.clone();
         }
         self.0.iter().cloned().chain([(key.into(), value.into())]).collect()
@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn a_default_does_not_replace() {
         let labels: Labels = [("a", "1")].into_iter().collect();
-        assert_eq!(labels.with_default("a", "2").to_string(), "a=1");
-        assert_eq!(labels.with_default("0", "2").to_string(), "0=2,a=1");
+        assert_eq!(labels.with("a", "2").to_string(), "a=2");
+        assert_eq!(labels.with("0", "2").to_string(), "0=2,a=1");
     }
 }

@@ -1,6 +1,6 @@
 //! A compiled policy arranged for the hot path: selectors in words, ranges as sorted intervals.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 use smallvec::SmallVec;
@@ -205,15 +205,29 @@ impl Loaded {
 }
 
 fn cut(net: IpNet, v4: &mut Vec<u32>, v6: &mut Vec<u128>) {
+    if let Some((first, last)) = v4_range(net) {
+        v4.push(first);
+        v4.extend(last.checked_add(1));
+    }
+    if let Some((first, last)) = v6_range(net) {
+        v6.push(first);
+        v6.extend(last.checked_add(1));
+    }
+}
+
+/// The first and the last address of an IPv4 network.
+fn v4_range(net: IpNet) -> Option<(u32, u32)> {
     match net {
-        IpNet::V4(net) => {
-            v4.push(net.network().into());
-            v4.extend(u32::from(net.broadcast()).checked_add(1));
-        }
-        IpNet::V6(net) => {
-            v6.push(net.network().into());
-            v6.extend(u128::from(net.broadcast()).checked_add(1));
-        }
+        IpNet::V4(net) => Some((net.network().into(), net.broadcast().into())),
+        IpNet::V6(_) => None,
+    }
+}
+
+/// The first and the last address of an IPv6 network.
+fn v6_range(net: IpNet) -> Option<(u128, u128)> {
+    match net {
+        IpNet::V4(_) => None,
+        IpNet::V6(net) => Some((net.network().into(), net.broadcast().into())),
     }
 }
 
@@ -240,16 +254,8 @@ impl LoadedRule {
         Self {
             peers,
             named_ports: rule.ports.iter().filter(is_named).cloned().collect(),
-            v4: Intervals::new(
-                &blocks,
-                |cuts, block| cut(block, cuts, &mut Vec::new()),
-                |ip| IpAddr::V4(ip.into()),
-            ),
-            v6: Intervals::new(
-                &blocks,
-                |cuts, block| cut(block, &mut Vec::new(), cuts),
-                |ip| IpAddr::V6(ip.into()),
-            ),
+            v4: Intervals::new(&blocks, v4_range),
+            v6: Intervals::new(&blocks, v6_range),
             matches_everybody: rule.peers.is_empty(),
         }
     }
@@ -307,6 +313,21 @@ impl LoadedRule {
 }
 
 impl LoadedRule {
+    /// Whether an address alone says if the rule means a peer.
+    pub fn has_only_ranges(&self) -> bool {
+        self.peers.is_empty() && !self.matches_everybody
+    }
+
+    /// Its certain ranges, in order, each with the peer that it stands for.
+    pub fn v4_ranges(&self) -> &[(u32, u32, u32)] {
+        &self.v4.0
+    }
+
+    /// The same of IPv6.
+    pub fn v6_ranges(&self) -> &[(u128, u128, u32)] {
+        &self.v6.0
+    }
+
     /// Why a peer only may match.
     pub fn peer_gap(&self, rule: &Rule, position: u32, peer: &PeerView<'_>) -> Option<Gap> {
         let declared = rule.peers.get(position as usize)?;
@@ -368,26 +389,32 @@ impl LoadedPeer {
 struct Intervals<T>(Box<[(T, T, u32)]>);
 
 impl<T: Copy + Ord + Step> Intervals<T> {
-    fn new(
-        blocks: &[(u32, &Block)],
-        cut: impl Fn(&mut Vec<T>, IpNet),
-        address: impl Fn(T) -> IpAddr,
-    ) -> Self {
-        let mut cuts = Vec::new();
-        for (_, block) in blocks {
-            cut(&mut cuts, block.net);
-            block.except.iter().for_each(|hole| cut(&mut cuts, *hole));
+    /// Goes over the edges of all ranges once, in order, with the ranges that hold what is between two.
+    fn new(blocks: &[(u32, &Block)], range: impl Fn(IpNet) -> Option<(T, T)>) -> Self {
+        // What ends behind an address comes before what begins at the next.
+        let mut edges: Vec<(T, bool, u32)> = Vec::new();
+        for (position, block) in blocks {
+            for (first, last) in without_holes(block, &range) {
+                edges.push((first, true, *position));
+                edges.extend(last.next().map(|after| (after, false, *position)));
+            }
         }
-        cuts.sort_unstable();
-        cuts.dedup();
+        edges.sort_unstable();
+        let mut holders = BTreeSet::new();
         let mut intervals: Vec<(T, T, u32)> = Vec::new();
-        for (n, &first) in cuts.iter().enumerate() {
-            let last = cuts.get(n + 1).map_or(T::MAX, |next| next.previous());
-            let holder = blocks.iter().find(|(_, block)| block.contains(address(first)));
-            let Some((position, _)) = holder else { continue };
+        let mut edges = edges.into_iter().peekable();
+        while let Some((first, begins, position)) = edges.next() {
+            if begins {
+                holders.insert(position)
+            } else {
+                holders.remove(&position)
+            };
+            let next = edges.peek().map(|(next, ..)| *next);
+            let Some(holder) = holders.first().copied().filter(|_| next != Some(first)) else { continue };
+            let last = next.map_or(T::MAX, T::previous);
             match intervals.last_mut() {
-                Some((_, end, before)) if *before == *position && end.next() == Some(first) => *end = last,
-                _ => intervals.push((first, last, *position)),
+                Some((_, end, before)) if *before == holder && end.next() == Some(first) => *end = last,
+                _ => intervals.push((first, last, holder)),
             }
         }
         Self(intervals.into())
@@ -402,6 +429,30 @@ impl<T: Copy + Ord + Step> Intervals<T> {
     fn first(&self) -> Option<u32> {
         self.0.iter().map(|(.., position)| *position).min()
     }
+}
+
+/// The ranges that are left of a network without its exceptions, in order.
+fn without_holes<T: Copy + Ord + Step>(
+    block: &Block,
+    range: impl Fn(IpNet) -> Option<(T, T)>,
+) -> Vec<(T, T)> {
+    let Some((first, last)) = range(block.net) else { return Vec::new() };
+    let mut holes: Vec<(T, T)> = block.except.iter().filter_map(|hole| range(*hole)).collect();
+    holes.sort_unstable();
+    let mut rest = Vec::with_capacity(holes.len() + 1);
+    let mut next = Some(first);
+    for (begin, end) in holes {
+        let Some(from) = next.filter(|_| begin <= last) else { break };
+        if from < begin {
+            rest.push((from, begin.previous()));
+        }
+        // A hole may lie within the one before.
+        if from <= end {
+            next = end.next();
+        }
+    }
+    rest.extend(next.filter(|from| *from <= last).map(|from| (from, last)));
+    rest
 }
 
 trait Step: Sized {

@@ -11,7 +11,9 @@ use smallvec::SmallVec;
 use super::{
     convert_cluster_policy::cluster_policy,
     convert_fields::{Field, Flaw},
-    convert_foreign, convert_policy,
+    convert_foreign,
+    convert_kinds::{Judged, judge, widest_policy},
+    convert_lists, convert_policy,
 };
 use crate::{
     cluster::{
@@ -25,6 +27,9 @@ use crate::{
 /// The namespace of objects that do not say.
 pub const DEFAULT_NAMESPACE: &str = "default";
 
+/// The label of an endpoint slice that names its service.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
 /// What a document turned out to be.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Converted {
@@ -32,12 +37,20 @@ pub enum Converted {
     Object(Object),
     /// Another kind, by name: it changes no verdict.
     Ignored(String),
+    /// Nothing, where an object should be: what is there.
+    Nothing(String),
 }
+
+/// What is counted as ignored that does not say what it is.
+pub(super) const NO_KIND: &str = "no kind";
 
 /// Converts a document of any kind; a list (`List`, `PodList` …) gives its items. `source` says where it is from.
 pub fn document(value: &Value, source: &Arc<str>) -> Vec<Converted> {
     let mut converted = Vec::new();
-    walk(value, None, source, &mut converted);
+    match value {
+        Value::Array(items) => convert_lists::bare(items, source, &mut converted),
+        _ => walk(value, None, source, &mut converted),
+    }
     converted
 }
 
@@ -49,7 +62,12 @@ pub fn object(kind: Kind, value: &Value, source: &Arc<str>) -> Object {
     }
 }
 
-fn walk(value: &Value, item_of: Option<(&str, &str)>, source: &Arc<str>, into: &mut Vec<Converted>) {
+pub(super) fn walk(
+    value: &Value,
+    item_of: Option<(&str, &str)>,
+    source: &Arc<str>,
+    into: &mut Vec<Converted>,
+) {
     let text = |name| value.get(name).and_then(Value::as_str);
     // The items of a typed list need not repeat what they are.
     let version = text("apiVersion").or(item_of.map(|(version, _)| version));
@@ -62,7 +80,7 @@ fn walk(value: &Value, item_of: Option<(&str, &str)>, source: &Arc<str>, into: &
             if value.get("kind").is_none()
                 && (value.get("metadata").is_none() || value.get("spec").is_none()) =>
         {
-            into.push(Converted::Ignored("no kind".to_owned()));
+            into.push(Converted::Ignored(NO_KIND.to_owned()));
             return;
         }
         (_, kind) => {
@@ -81,12 +99,10 @@ fn walk(value: &Value, item_of: Option<(&str, &str)>, source: &Arc<str>, into: &
             return;
         }
     };
-    if let Some(items) = value.get("items").and_then(Value::as_array)
-        && let Some(item_kind) = kind.strip_suffix("List")
+    if let Some(items) = value.get("items").filter(|it| !it.is_null())
+        && let Some(list) = convert_lists::List::of(version, kind)
     {
-        let item_of = (!item_kind.is_empty()).then_some((version, item_kind));
-        items.iter().for_each(|item| walk(item, item_of, source, into));
-        return;
+        return list.read(items, source, into);
     }
     into.push(match judge(version, kind) {
         Judged::Watched(known) => Converted::Object(object(known, value, source)),
@@ -97,40 +113,8 @@ fn walk(value: &Value, item_of: Option<(&str, &str)>, source: &Arc<str>, into: &
     });
 }
 
-/// What something without a kind may be, by its `apiVersion`: the policy of that group that concerns most pods. A namespace
-/// does not tell which, as the API server takes it out of what is in none.
-pub(super) fn widest_policy(version: &str) -> Option<Kind> {
-    Kind::policies_of_group(version).min_by_key(|kind| kind.is_namespaced())
-}
-
-enum Judged {
-    Watched(Kind),
-    /// One that changes no verdict, by name.
-    Other(String),
-    /// One that the API server does not know, though somebody surely meant it: why.
-    Misspelt(Kind, String),
-}
-
-/// A kind is known by its group too: Calico has a NetworkPolicy, Knative a Service.
-fn judge(version: &str, kind: &str) -> Judged {
-    let mut called = Kind::called(kind).peekable();
-    if called.peek().is_none() {
-        return Judged::Other(kind.to_owned());
-    }
-    let Some(known) = called.find(|known| known.is_of_group(version)) else {
-        return Judged::Other(format!("{kind} of {version}"));
-    };
-    if !known.api_versions().contains(&version) {
-        Judged::Misspelt(known, format!("apiVersion: {version:?} instead of {:?}", known.api_version()))
-    } else if kind != known.api_kind() {
-        Judged::Misspelt(known, format!("kind: {kind:?} instead of {:?}", known.api_kind()))
-    } else {
-        Judged::Watched(known)
-    }
-}
-
 /// What can be read of an object that is not what it should be.
-fn broken(kind: Option<Kind>, value: &Value, source: &Arc<str>, reason: String) -> Broken {
+pub(super) fn broken(kind: Option<Kind>, value: &Value, source: &Arc<str>, reason: String) -> Broken {
     let metadata = |name: &str| value.pointer(&format!("/metadata/{name}")).and_then(Value::as_str);
     let metadata_is_readable = value.get("metadata").is_some_and(Value::is_object)
         && value.pointer("/metadata/namespace").is_none_or(|it| it.is_string() || it.is_null());
@@ -161,7 +145,10 @@ fn broken(kind: Option<Kind>, value: &Value, source: &Arc<str>, reason: String) 
     }
     // What may be of any kind may be of one that is in no namespace.
     let namespace = namespace.filter(|_| kind.is_some_and(Kind::is_namespaced)).map(Into::into);
-    Broken { key, kind, namespace, ips, source: source.clone(), reason: reason.into() }
+    let labels =
+        value.pointer("/metadata/labels").and_then(|it| it.get(SERVICE_NAME)).and_then(Value::as_str);
+    let service = labels.filter(|_| kind == Some(Kind::EndpointSlice)).map(Into::into);
+    Broken { key, kind, namespace, service, ips, source: source.clone(), reason: reason.into() }
 }
 
 fn decode(kind: Kind, value: &Value) -> Result<Object, Flaw> {
@@ -382,7 +369,8 @@ fn service(root: &Field<'_>, namespace: Arc<str>, name: Arc<str>) -> Result<Serv
     }
     let selector: Labels = spec.get("selector")?.labels()?.into_iter().collect();
     let selector = (!selector.is_empty()).then_some(selector);
-    Ok(Service { namespace, name, ips, ports: ports.into(), selector })
+    let headless = kind != Some("ExternalName") && spec.get("clusterIP")?.text()? == Some("None");
+    Ok(Service { namespace, name, headless, ips, ports: ports.into(), selector })
 }
 
 fn endpoint_slice(
@@ -417,6 +405,6 @@ fn endpoint_slice(
         };
         endpoints.push(SliceEndpoint { ips, ready, serving, pod });
     }
-    let service = labels.get("kubernetes.io/service-name").cloned();
+    let service = labels.get(SERVICE_NAME).cloned();
     Ok(EndpointSlice { namespace, name, service, ports: ports.into(), endpoints: endpoints.into() })
 }

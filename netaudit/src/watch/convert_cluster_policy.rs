@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{
     convert_fields::{Field, Flaw},
-    convert_policy::{invalid, optional_selector, selector},
+    convert_policy::{invalid, optional_selector, selector, unknown_outside},
 };
 use crate::{
     cluster::Object,
@@ -22,7 +22,8 @@ pub(super) fn cluster_policy(root: &Field<'_>, kind: ClusterKind, name: &Arc<str
         ClusterKind::AdminNetworkPolicy => &["priority", "subject", "ingress", "egress"],
         ClusterKind::BaselineAdminNetworkPolicy => &["subject", "ingress", "egress"],
     };
-    let mut unknown = spec.unknown(fields);
+    let mut unknown = unknown_outside(root);
+    unknown.extend(spec.unknown(fields));
     let mut policy = ClusterPolicy {
         kind,
         name: name.clone(),

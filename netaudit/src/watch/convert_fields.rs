@@ -46,7 +46,12 @@ impl<'a> Field<'a> {
             Some(Value::Bool(_) | Value::Number(_)) if what == "text" => " (quotes make it text)",
             _ => "",
         };
-        self.flaw(format!("expected {what}, found {}{hint}", self.value.map_or("nothing", type_name)))
+        let found = match self.value {
+            // That 1.0 is no whole number must be seen to be believed.
+            Some(Value::Number(number)) if number.is_f64() => number.to_string(),
+            found => found.map_or("nothing", type_name).to_owned(),
+        };
+        self.flaw(format!("expected {what}, found {found}{hint}"))
     }
 
     /// The field of this name; absent where this one is absent.

@@ -153,7 +153,9 @@ fn cilium_selector(all: Selector) -> (Selector, Selector) {
 /// Calico's documentation: policies are asked by tier and order, and the first rule that matches decides; Kubernetes' own
 /// stand in the tier `default`. `types` is by default the directions that have rules, and Ingress where none has.
 fn calico(spec: &Field<'_>, kind: Kind) -> Result<Vec<ForeignPart>, Flaw> {
-    let types = spec.get("types")?.texts()?;
+    let listed = spec.get("types")?;
+    let types = listed.texts()?;
+    let odd = types.iter().find(|it| !matches!(it.as_str(), "Ingress" | "Egress"));
     // What is no list of rules stands for some.
     let has = |direction: &str| -> Result<bool, Flaw> {
         Ok(spec.get(direction)?.items().map_or(true, |rules| !rules.is_empty()))
@@ -167,6 +169,10 @@ fn calico(spec: &Field<'_>, kind: Kind) -> Result<Vec<ForeignPart>, Flaw> {
     // stand these may still allow it.
     let own_tier = !matches!(spec.get("tier")?.text()?, None | Some("" | "default"));
     let effect = |direction: &str, speaks: bool| -> Result<ForeignEffect, Flaw> {
+        // Whoever meant something by it may have meant either direction.
+        if let Some(odd) = odd {
+            return Err(listed.flaw(format!("unknown type {odd:?}: Ingress or Egress")));
+        }
         if !speaks {
             return Ok(ForeignEffect::default());
         }

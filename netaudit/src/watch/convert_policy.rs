@@ -15,18 +15,49 @@ pub(super) fn network_policy(
     name: &Arc<str>,
 ) -> Result<NetworkPolicy, Flaw> {
     let spec = root.get("spec")?;
-    let mut unknown = spec.unknown(&["podSelector", "policyTypes", "ingress", "egress"]);
+    let mut unknown = unknown_outside(root);
+    unknown.extend(spec.unknown(&["podSelector", "policyTypes", "ingress", "egress"]));
+    let types = spec.get("policyTypes")?;
     Ok(NetworkPolicy {
         namespace: namespace.clone(),
         name: name.clone(),
         pod_selector: selector(&spec.get("podSelector")?, &mut unknown)
             .unwrap_or_else(|flaw| Selector { invalid: vec![invalid(flaw)], ..Selector::default() }),
-        policy_types: spec.get("policyTypes")?.texts()?,
+        policy_types: types.texts().unwrap_or_default(),
+        invalid_types: types.texts().err().map(|flaw| Box::new(invalid(flaw))),
         ingress: rules(&spec.get("ingress")?, "from", &mut unknown),
         egress: rules(&spec.get("egress")?, "to", &mut unknown),
         unknown_fields: unknown,
     })
 }
+
+/// What the API does not know outside of a policy's `spec`: most often a `spec` or a field of it that is misspelt or
+/// stands too far left.
+pub(super) fn unknown_outside(root: &Field<'_>) -> Vec<String> {
+    let mut unknown = root.unknown(&["apiVersion", "kind", "metadata", "spec", "status"]);
+    unknown.extend(root.get("metadata").iter().flat_map(|it| it.unknown(&METADATA)));
+    unknown
+}
+
+/// The fields that every object's metadata may have.
+const METADATA: [&str; 16] = [
+    "annotations",
+    "clusterName",
+    "creationTimestamp",
+    "deletionGracePeriodSeconds",
+    "deletionTimestamp",
+    "finalizers",
+    "generateName",
+    "generation",
+    "labels",
+    "managedFields",
+    "name",
+    "namespace",
+    "ownerReferences",
+    "resourceVersion",
+    "selfLink",
+    "uid",
+];
 
 /// A part that has the wrong type is kept as invalid where it stands: the rest of the policy is still certain.
 pub(super) fn invalid(flaw: Flaw) -> Invalid {

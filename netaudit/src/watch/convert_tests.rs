@@ -97,12 +97,7 @@ fn what_cannot_be_decoded_keeps_its_metadata() {
             json!({ "endpoints": [{ "addresses": [1] }] }),
             "endpoints[0].addresses[0]",
         ),
-        (
-            "NetworkPolicy",
-            "networking.k8s.io/v1",
-            json!({ "spec": { "policyTypes": "Ingress" } }),
-            "spec.policyTypes",
-        ),
+        ("NetworkPolicy", "networking.k8s.io/v1", json!({ "spec": "podSelector" }), "spec"),
     ] {
         let mut value = json!({ "apiVersion": version, "kind": kind, "metadata": meta });
         value.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
@@ -142,6 +137,7 @@ fn lists_are_flattened_and_other_kinds_only_counted() {
             Converted::Object(Object::Broken(broken)) => broken.to_string(),
             Converted::Object(object) => object.key().unwrap().to_string(),
             Converted::Ignored(kind) => format!("ignored {kind}"),
+            Converted::Nothing(reason) => format!("nothing {reason}"),
         })
         .collect();
     assert_eq!(
@@ -154,7 +150,7 @@ fn lists_are_flattened_and_other_kinds_only_counted() {
             "ignored NetworkPolicy of example.com/v1",
             "NetworkPolicy default/old: apiVersion: \"networking.k8s.io/v1beta1\" instead of \"networking.k8s.io/v1\"",
             "Pod default/small: kind: \"pod\" instead of \"Pod\"",
-            "ignored no kind",
+            "nothing items[7]: something without a kind, which is no object: remove it",
             "test: kind: missing or no text",
             "NetworkPolicy x/n: apiVersion: missing or no text",
         ]
@@ -344,4 +340,95 @@ fn what_does_not_parse_and_changes_no_verdict_is_only_counted() {
     assert!(told[1].starts_with("error f.yaml:1") && told[1].contains("(document 3)"), "{told:?}");
     assert!(told[2].contains("(document 4)"), "{told:?}");
     assert_eq!(told[3..], ["ignored 1 ConfigMap", "ignored 1 NetworkPolcy", "ignored 1 Secret"]);
+}
+
+#[test]
+fn what_is_passed_over_is_told_once() {
+    let text = "\
+kind: List
+apiVersion: v1
+items: [null, 7, {}, []]
+---
+apiVersion: crd.antrea.io/v1beta1
+kind: NetworkPolicy
+metadata: {name: p, namespace: a}
+---
+apiVersion: crd.antrea.io/v1beta1
+kind: NetworkPolicy
+metadata: {name: q, namespace: a}
+---
+apiVersion: example.com/v1
+kind: AllowList
+items: [10.0.0.0/8, null]
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: d}
+";
+    let loaded = manifests::load_text("f.yaml", text);
+    let passed: Vec<_> = loaded.passed_over.iter().map(ToString::to_string).collect();
+    let other = "NetworkPolicy of crd.antrea.io/v1beta1: policies of this kind are not read, and no verdict heeds them";
+    assert_eq!(
+        passed,
+        [
+            "f.yaml:1 (document 1): items[0]: null, which is no object: remove it".to_owned(),
+            "f.yaml:1 (document 1): items[1]: a plain value, which is no object: remove it".to_owned(),
+            "f.yaml:1 (document 1): items[2]: an empty object, which is no object: remove it".to_owned(),
+            "f.yaml:1 (document 1): items[3]: an empty list, which is no object: remove it".to_owned(),
+            format!("f.yaml:4 (document 2): {other}"),
+        ]
+    );
+    assert_eq!((loaded.errors, loaded.documents), (vec![], vec![]));
+    // In a list without a kind, what does not say what it is may be anything.
+    let text = "{kind: List, apiVersion: v1, items: [{metadata: {name: p}}, [{}]]}";
+    let loaded = manifests::load_text("f.yaml", text);
+    assert_eq!(
+        told(&loaded),
+        [
+            "f.yaml:1 (document 1) broken None None",
+            "f.yaml:1 (document 1) broken None None",
+            "error f.yaml:1 (document 1): items[0].kind: missing or no text",
+            "error f.yaml:1 (document 1): items[1]: a list in a list, so nothing in it is read",
+        ]
+    );
+}
+
+#[test]
+fn one_anchor_may_be_used_as_often_as_a_policy_has_rules() {
+    let mut text = "\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: p, namespace: a}
+spec:
+  podSelector: {}
+  ingress:
+  - ports: &web [{port: 80}, {port: 443}]
+"
+    .to_owned();
+    for number in 0..3_000 {
+        text += &format!(
+            "  - {{ports: *web, from: [{{ipBlock: {{cidr: 10.0.{}.{}/32}}}}]}}\n",
+            number / 250,
+            number % 250
+        );
+    }
+    let loaded = manifests::load_text("p.yaml", &text);
+    assert_eq!(loaded.errors, []);
+    assert!(
+        matches!(&loaded.documents[..], [(_, Object::NetworkPolicy(policy))] if policy.ingress.len() == 3_001)
+    );
+}
+
+#[test]
+fn a_key_that_comes_twice_is_refused() {
+    let text = r#"{"apiVersion":"networking.k8s.io/v1","kind":"NetworkPolicy","metadata":{"name":"p","namespace":"x"},
+"spec":{"podSelector":{},"podSelector":{"matchLabels":{"app":"nobody"}}}}"#;
+    let loaded = manifests::load_text("p.json", text);
+    assert_eq!(
+        told(&loaded),
+        [
+            "p.json:1 (document 1) broken Some(NetworkPolicy) Some(\"x\")",
+            "error p.json:2:38 (document 1): the key \"podSelector\" comes twice",
+        ]
+    );
 }

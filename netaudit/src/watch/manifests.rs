@@ -15,9 +15,14 @@ use serde_json::Value;
 
 use super::{
     convert::{self, Converted},
+    convert_kinds,
+    json::Strict,
     manifests_text::{self, Document},
 };
-use crate::cluster::{Broken, Kind, Object, ObjectKey};
+use crate::{
+    cluster::{Broken, Kind, Object, ObjectKey},
+    policy::Warning,
+};
 
 /// Where an object was read.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -69,6 +74,14 @@ impl fmt::Display for ManifestError {
     }
 }
 
+impl From<&ManifestError> for Warning {
+    fn from(error: &ManifestError) -> Self {
+        let text = error.to_string();
+        let place = text.strip_suffix(error.reason.as_str()).unwrap_or_default().trim_end_matches(": ");
+        Self { object: place.into(), path: String::new(), reason: error.reason.clone() }
+    }
+}
+
 /// What files gave.
 #[derive(Clone, PartialEq, Default, Debug)]
 pub struct Loaded {
@@ -76,6 +89,8 @@ pub struct Loaded {
     pub documents: Vec<(Source, Object)>,
     /// What could not be read.
     pub errors: Vec<ManifestError>,
+    /// What was passed over though somebody may have meant it to count: nothing stands for it.
+    pub passed_over: Vec<ManifestError>,
     /// Objects of kinds that change no verdict, counted by kind.
     pub ignored: BTreeMap<String, usize>,
     /// How many files were read.
@@ -199,6 +214,7 @@ fn broken_file(path: &Path, reason: String, loaded: &mut Loaded) {
         key: None,
         kind: None,
         namespace: None,
+        service: None,
         ips: Default::default(),
         source: path.display().to_string().into(),
         reason: reason.into(),
@@ -236,7 +252,7 @@ fn read(path: &Path, bytes: &[u8], loaded: &mut Loaded) {
 
 /// One or more JSON values, one after the other.
 fn read_json(file: &Arc<Path>, text: &str, loaded: &mut Loaded) {
-    let mut values = serde_json::Deserializer::from_str(text).into_iter::<Value>();
+    let mut values = serde_json::Deserializer::from_str(text).into_iter::<Strict>();
     let mut start = 0;
     for document in 1.. {
         start += text[start..].len() - text[start..].trim_start().len();
@@ -244,7 +260,7 @@ fn read_json(file: &Arc<Path>, text: &str, loaded: &mut Loaded) {
         let source = Source { file: file.clone(), document, line };
         match values.next() {
             None => return,
-            Some(Ok(value)) => add(&value, source, loaded),
+            Some(Ok(Strict(value))) => add(&value, source, loaded),
             Some(Err(error)) => {
                 let (line, column) = (error.line() as u32, error.column() as u32);
                 let reason = error.to_string();
@@ -272,6 +288,8 @@ fn parse_yaml(document: &Document<'_>) -> Result<Value, (u32, u32, String)> {
         max_nodes: usual.max_nodes.saturating_add(size),
         max_events: usual.max_events.saturating_add(size.saturating_mul(2)),
         max_total_scalar_bytes: usual.max_total_scalar_bytes.saturating_add(size),
+        // One list of ports for hundreds of rules is no bomb. What aliases make of the whole keeps its own limit.
+        enforce_alias_anchor_ratio: false,
     };
     let options = serde_saphyr::options! { with_snippet: false, budget: budget };
     serde_saphyr::from_str_with_options(document.text, options).map_err(|error| {
@@ -301,23 +319,39 @@ fn for_people(reason: &str) -> String {
 fn add(value: &Value, source: Source, loaded: &mut Loaded) {
     for converted in convert::document(value, &source.to_string().into()) {
         match converted {
-            Converted::Ignored(kind) => *loaded.ignored.entry(kind).or_default() += 1,
+            Converted::Ignored(kind) => {
+                let count = loaded.ignored.entry(kind.clone()).or_default();
+                *count += 1;
+                // Once is enough: there may be hundreds.
+                if *count == 1 && convert_kinds::is_other_policy(&kind) {
+                    let reason =
+                        format!("{kind}: policies of this kind are not read, and no verdict heeds them");
+                    loaded.passed_over.push(told(&source, reason));
+                }
+            }
+            Converted::Nothing(reason) => loaded.passed_over.push(told(&source, reason)),
             Converted::Object(object) => {
                 if let Object::Broken(broken) = &object {
-                    loaded.errors.push(ManifestError {
-                        file: source.file.clone(),
-                        document: source.document,
-                        line: source.line,
-                        column: 0,
-                        reason: match &broken.key {
-                            Some(key) => format!("{key}: {}", broken.reason),
-                            None => broken.reason.to_string(),
-                        },
-                    });
+                    let reason = match &broken.key {
+                        Some(key) => format!("{key}: {}", broken.reason),
+                        None => broken.reason.to_string(),
+                    };
+                    loaded.errors.push(told(&source, reason));
                 }
                 loaded.documents.push((source.clone(), object));
             }
         }
+    }
+}
+
+/// What is wrong somewhere in a document.
+fn told(source: &Source, reason: String) -> ManifestError {
+    ManifestError {
+        file: source.file.clone(),
+        document: source.document,
+        line: source.line,
+        column: 0,
+        reason,
     }
 }
 
@@ -329,13 +363,14 @@ fn add_unparsed(text: &str, source: Source, line: u32, column: u32, reason: Stri
     let version = guess.api_version.as_deref();
     let known = guess.kind.as_deref().and_then(|name| {
         let is_of_group = |kind: &Kind| version.is_none_or(|it| kind.is_of_group(it));
-        Kind::called(name).find(is_of_group).or_else(|| Kind::called(name).next())
+        let called = || Kind::called(name).find(is_of_group).or_else(|| Kind::called(name).next());
+        called().or_else(|| convert_kinds::meant(version?, name))
     });
     if let (Some(name), None) = (&guess.kind, known) {
         *loaded.ignored.entry(name.clone()).or_default() += 1;
         return;
     }
-    let kind = known.or_else(|| version.and_then(convert::widest_policy));
+    let kind = known.or_else(|| version.and_then(convert_kinds::widest_policy));
     let key = match (known, &guess.namespace, &guess.name) {
         (Some(kind), namespace, Some(name)) if namespace.is_some() || !kind.is_namespaced() => {
             Some(ObjectKey::new(kind, namespace.as_deref().unwrap_or_default(), name))
@@ -346,6 +381,7 @@ fn add_unparsed(text: &str, source: Source, line: u32, column: u32, reason: Stri
         key,
         kind,
         namespace: guess.namespace.filter(|_| kind.is_some_and(Kind::is_namespaced)).map(Into::into),
+        service: None,
         ips: guess.ips,
         source: source.to_string().into(),
         reason: format!("line {line}: {reason}").into(),

@@ -5,10 +5,13 @@ pub mod convert;
 mod convert_cluster_policy;
 mod convert_fields;
 mod convert_foreign;
+mod convert_kinds;
+mod convert_lists;
 mod convert_policy;
 #[cfg(test)]
 mod convert_tests;
 pub mod files;
+mod json;
 pub mod manifests;
 mod manifests_text;
 

@@ -70,6 +70,7 @@ fn an_unreadable_document_blinds_until_the_next_complete_list() {
         key: None,
         kind: None,
         namespace: None,
+        service: None,
         ips: SmallVec::new(),
         source: "file.yaml:1".into(),
         reason: "no YAML".into(),

@@ -81,6 +81,11 @@ fn compile_types(
             }
         }
     }
+    if let Some(invalid) = &declared.invalid_types {
+        // Without a list it would be about Ingress; with one that nobody can read, about either.
+        isolates = [Certainty::Maybe; 2];
+        doubt = Some(flaws.add_invalid(invalid));
+    }
     if doubt.is_some() {
         isolates = isolates.map(|it| it.or(Certainty::Maybe));
     }

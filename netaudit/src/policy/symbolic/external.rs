@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use super::{addresses::AddressSet, ports::PortSet};
+use super::{
+    addresses::AddressSet,
+    intervals::{IntervalSet, Point},
+    ports::PortSet,
+};
 use crate::model::Protocol;
 
 /// For every address outside a set of ports. One set is one value.
@@ -42,27 +46,27 @@ impl ExternalSet {
     /// The set that has for each address `f` of what both have for it. `f` of nothing and nothing must be nothing.
     pub(super) fn combine(&self, other: &Self, f: impl Fn(&PortSet, &PortSet) -> PortSet) -> Self {
         let none = PortSet::default();
-        let mut parts = Vec::new();
-        for (mine, a) in &self.0 {
-            let mut alone = mine.clone();
-            for (theirs, b) in &other.0 {
-                let both = mine.intersection(theirs);
-                if !both.is_empty() {
-                    alone = alone.difference(&both);
-                    parts.push((both, f(a, b)));
-                }
-            }
-            if !alone.is_empty() {
-                parts.push((alone, f(a, &none)));
-            }
-        }
-        for (theirs, b) in &other.0 {
-            let alone = self.0.iter().fold(theirs.clone(), |rest, (mine, _)| rest.difference(mine));
-            if !alone.is_empty() {
-                parts.push((alone, f(&none, b)));
-            }
-        }
-        parts.into_iter().collect()
+        let mut met: BTreeMap<(Option<usize>, Option<usize>), Ranges> = BTreeMap::new();
+        overlay(&self.ranges(|it| &it.v4), &other.ranges(|it| &it.v4), |both, range| {
+            met.entry(both).or_default().v4.push(range);
+        });
+        overlay(&self.ranges(|it| &it.v6), &other.ranges(|it| &it.v6), |both, range| {
+            met.entry(both).or_default().v6.push(range);
+        });
+        let ports = |set: &'_ Self, at: Option<usize>| at.map_or(none.clone(), |at| set.0[at].1.clone());
+        let parts =
+            met.into_iter().map(|((a, b), ranges)| (ranges.into(), f(&ports(self, a), &ports(other, b))));
+        parts.collect()
+    }
+
+    /// Its ranges of one family in order, each with the part that it belongs to.
+    fn ranges<T: Point>(&self, family: impl Fn(&AddressSet) -> &IntervalSet<T>) -> Vec<(T, T, usize)> {
+        let parts = self.0.iter().enumerate();
+        let ranges =
+            parts.flat_map(|(at, (addresses, _))| family(addresses).iter().map(move |(a, b)| (a, b, at)));
+        let mut ranges: Vec<_> = ranges.collect();
+        ranges.sort_unstable();
+        ranges
     }
 
     /// Whether the other holds all of it.
@@ -74,13 +78,53 @@ impl ExternalSet {
 /// The addresses of two parts must be apart.
 impl FromIterator<(AddressSet, PortSet)> for ExternalSet {
     fn from_iter<I: IntoIterator<Item = (AddressSet, PortSet)>>(parts: I) -> Self {
-        let mut by_ports: BTreeMap<PortSet, AddressSet> = BTreeMap::new();
+        let mut by_ports: BTreeMap<PortSet, Ranges> = BTreeMap::new();
         for (addresses, ports) in parts {
             if !ports.is_empty() && !addresses.is_empty() {
                 let known = by_ports.entry(ports).or_default();
-                *known = known.union(&addresses);
+                known.v4.extend(addresses.v4.iter());
+                known.v6.extend(addresses.v6.iter());
             }
         }
-        Self(by_ports.into_iter().map(|(ports, addresses)| (addresses, ports)).collect())
+        Self(by_ports.into_iter().map(|(ports, ranges)| (ranges.into(), ports)).collect())
+    }
+}
+
+/// Addresses while they are gathered: a set that grows by one range at a time is sorted each time.
+#[derive(Default)]
+struct Ranges {
+    v4: Vec<(u32, u32)>,
+    v6: Vec<(u128, u128)>,
+}
+
+impl From<Ranges> for AddressSet {
+    fn from(ranges: Ranges) -> Self {
+        Self { v4: ranges.v4.into_iter().collect(), v6: ranges.v6.into_iter().collect() }
+    }
+}
+
+/// Goes over two lists of ranges that are in order and apart, and tells each range that either holds, with who holds it.
+fn overlay<T: Point>(
+    mine: &[(T, T, usize)],
+    theirs: &[(T, T, usize)],
+    mut add: impl FnMut((Option<usize>, Option<usize>), (T, T)),
+) {
+    let (mut mine, mut theirs) = (mine.iter().copied().peekable(), theirs.iter().copied().peekable());
+    let mut next = Some(T::MIN);
+    while let Some(first) = next {
+        while mine.next_if(|(_, last, _)| *last < first).is_some() {}
+        while theirs.next_if(|(_, last, _)| *last < first).is_some() {}
+        // Who holds the first address, and until where nothing changes.
+        let holder = |ahead: Option<&(T, T, usize)>| match ahead {
+            Some((begin, end, at)) if *begin <= first => (Some(*at), *end),
+            Some((begin, ..)) => (None, begin.before().unwrap_or(T::MAX)),
+            None => (None, T::MAX),
+        };
+        let ((a, a_last), (b, b_last)) = (holder(mine.peek()), holder(theirs.peek()));
+        let last = a_last.min(b_last);
+        if a.is_some() || b.is_some() {
+            add((a, b), (first, last));
+        }
+        next = last.after();
     }
 }

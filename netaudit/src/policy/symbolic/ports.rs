@@ -92,6 +92,28 @@ impl PortSet {
     }
 }
 
+/// Of a protocol, or of every one where none is named, from a first to a last port.
+impl FromIterator<(Option<Protocol>, u16, u16)> for PortSet {
+    fn from_iter<I: IntoIterator<Item = (Option<Protocol>, u16, u16)>>(ranges: I) -> Self {
+        // One at a time, the set would be sorted for each of them.
+        let mut all = [const { Vec::new() }; 3];
+        for (protocol, first, last) in ranges {
+            for it in PROTOCOLS.into_iter().filter(|it| protocol.is_none_or(|protocol| protocol == *it)) {
+                all[it as usize].push((first, last));
+            }
+        }
+        Self(all.map(|ranges| ranges.into_iter().collect()))
+    }
+}
+
+/// What is in any of them.
+impl<'a> FromIterator<&'a PortSet> for PortSet {
+    fn from_iter<I: IntoIterator<Item = &'a Self>>(sets: I) -> Self {
+        let ranges = sets.into_iter().flat_map(Self::iter);
+        ranges.map(|(protocol, first, last)| (Some(protocol), first, last)).collect()
+    }
+}
+
 /// `any port`, `no port`, `TCP 443, 8000-8010; any UDP port`.
 impl fmt::Display for PortSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -166,6 +188,7 @@ mod tests {
                 }
             }
             prop_assert_eq!(a.is_subset(&b), subset);
+            prop_assert_eq!([&a, &b].into_iter().collect::<PortSet>(), a.union(&b));
         }
     }
 

@@ -16,7 +16,7 @@ use crate::policy::{
 const MOST_COMBINED: usize = 256;
 const MOST_PODS: usize = 1024;
 
-/// The value of a label of which nobody mentions the value.
+/// How the value of a label is called of which nobody mentions the value.
 const ANY_VALUE: &str = "any";
 
 /// The namespace that stands for all that no policy tells apart.
@@ -50,6 +50,8 @@ impl Representatives {
         let of_foreign = foreign.iter().flat_map(|it| it.scopes());
         let scopes: Vec<&PodScope> = policies.iter().flat_map(|it| scopes(it)).chain(of_foreign).collect();
         let selectors: Vec<&Selector> = scopes.iter().filter_map(|it| matching(it)).collect();
+        let all_selectors = selectors.iter().copied().chain(scopes.iter().map(|it| &it.pods));
+        let any = any_value(all_selectors);
         let mut complete = combined;
         let mut all: BTreeMap<Arc<str>, NamespaceView> =
             known.iter().map(|it| (it.name.clone(), it.clone())).collect();
@@ -62,9 +64,9 @@ impl Representatives {
             all.entry(name.clone()).or_insert_with(|| NamespaceView::implied(name));
         }
         let mut added: Vec<(Arc<str>, Labels)> = vec![(OTHER_NAMESPACE.into(), Labels::default())];
-        let sets = if combined { combinations(&selectors, METADATA_NAME) } else { None };
+        let sets = if combined { combinations(&selectors, METADATA_NAME, &any) } else { None };
         complete &= sets.is_some();
-        let sets = sets.unwrap_or_else(|| selectors.iter().filter_map(|it| satisfying(it)).collect());
+        let sets = sets.unwrap_or_else(|| selectors.iter().filter_map(|it| satisfying(it, &any)).collect());
         for labels in sets {
             let others = labels.iter().filter(|(key, _)| *key != METADATA_NAME);
             let labels: Labels = others.collect();
@@ -76,16 +78,17 @@ impl Representatives {
         added.dedup();
         added.retain(|(name, _)| !all.contains_key(name));
         for (name, labels) in &added {
-            let labels = labels.with_default(METADATA_NAME, name);
+            let labels = labels.with(METADATA_NAME, name);
             all.insert(name.clone(), NamespaceView { name: name.clone(), labels, doubt: None });
         }
         let mut pods = BTreeSet::new();
         for namespace in all.values() {
             let here = scopes.iter().filter(|it| is_in(it, namespace));
             let selectors: Vec<&Selector> = here.map(|it| &it.pods).collect();
-            let sets = if combined { combinations(&selectors, "") } else { None };
+            let sets = if combined { combinations(&selectors, "", &any) } else { None };
             complete &= sets.is_some();
-            let sets = sets.unwrap_or_else(|| selectors.iter().filter_map(|it| satisfying(it)).collect());
+            let sets =
+                sets.unwrap_or_else(|| selectors.iter().filter_map(|it| satisfying(it, &any)).collect());
             pods.extend(sets.into_iter().chain([Labels::default()]).map(|set| (namespace.name.clone(), set)));
         }
         if combined && pods.len() > MOST_PODS {
@@ -119,13 +122,23 @@ fn is_in(scope: &PodScope, namespace: &NamespaceView) -> bool {
     }
 }
 
+/// A value that none of these mentions.
+fn any_value<'a>(selectors: impl Iterator<Item = &'a Selector>) -> Arc<str> {
+    let requirements: Vec<_> = selectors.flat_map(|it| it.requirements()).collect();
+    let mentioned: BTreeSet<&str> =
+        requirements.iter().flat_map(|(_, test)| test.values()).map(|value| &**value).collect();
+    let more = (1..=mentioned.len()).map(|number| format!("{ANY_VALUE}-{number}"));
+    let mut names = std::iter::once(ANY_VALUE.to_owned()).chain(more);
+    names.find(|name| !mentioned.contains(name.as_str())).unwrap_or_default().into()
+}
+
 /// The fewest labels that a selector is met by; `None` where nothing meets it.
-fn satisfying(selector: &Selector) -> Option<Labels> {
+fn satisfying(selector: &Selector, any: &Arc<str>) -> Option<Labels> {
     let mut labels: BTreeMap<&Arc<str>, Arc<str>> = BTreeMap::new();
     for (key, test) in selector.requirements() {
         match test {
             Test::In(values) => drop(labels.insert(key, values[0].clone())),
-            Test::Exists => drop(labels.entry(key).or_insert_with(|| ANY_VALUE.into())),
+            Test::Exists => drop(labels.entry(key).or_insert_with(|| any.clone())),
             Test::NotIn(_) | Test::DoesNotExist => {}
         }
     }
@@ -134,17 +147,17 @@ fn satisfying(selector: &Selector) -> Option<Labels> {
 }
 
 /// Every set of labels that the selectors can tell apart, one of each kind; `None` where these are too many. `but` is a
-/// key that is left out.
+/// key that is left out, `any` the value that stands for those that no selector mentions.
 ///
 /// A value that no selector mentions counts as any other such value, and as no label at all unless a selector asks
 /// whether there is one.
-fn combinations(selectors: &[&Selector], but: &str) -> Option<Vec<Labels>> {
+fn combinations(selectors: &[&Selector], but: &str, any: &Arc<str>) -> Option<Vec<Labels>> {
     let mut keys: BTreeMap<&Arc<str>, BTreeSet<Arc<str>>> = BTreeMap::new();
     for (key, test) in selectors.iter().flat_map(|it| it.requirements()).filter(|(key, _)| ***key != *but) {
         let values = keys.entry(key).or_default();
         values.extend(test.values().iter().cloned());
         if let Test::Exists | Test::DoesNotExist = test {
-            values.insert(ANY_VALUE.into());
+            values.insert(any.clone());
         }
     }
     let mut sets: Vec<Vec<(Arc<str>, Arc<str>)>> = vec![Vec::new()];

@@ -1,6 +1,6 @@
 //! What one end's policies say of every other end.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use foldhash::HashMap;
 
@@ -9,12 +9,16 @@ use super::{
     external::ExternalSet,
     intervals::{IntervalSet, Point},
     ports::{Interned, PortSet},
-    tiers::{self, Judgement, Meets},
+    tiers::{self, Judgement, Meets, Met},
     universe::Universe,
 };
 use crate::{
     model::Direction,
-    policy::{NamedPort, evaluate::Program, loaded::PeerView},
+    policy::{
+        NamedPort,
+        evaluate::Program,
+        loaded::{LoadedRule, PeerView},
+    },
 };
 
 /// The part of a set between one group of pods and ends that are no pods.
@@ -39,48 +43,49 @@ pub(super) struct Side {
 struct Judge<'a> {
     program: &'a Program,
     direction: Direction,
-    known: HashMap<(Box<[Meets]>, &'a [NamedPort]), usize>,
+    /// In the order in which they are asked.
+    rules: Vec<&'a LoadedRule>,
+    known: HashMap<(Box<[Met]>, &'a [NamedPort]), usize>,
     judgements: Vec<[Arc<PortSet>; 2]>,
+    /// Their numbers, by where the sets are kept: equal ones are one.
+    numbers: HashMap<[*const PortSet; 2], usize>,
     interned: &'a mut Interned,
 }
 
 impl<'a> Judge<'a> {
     /// The number of the judgement; equal ones have one number.
     fn ask(&mut self, peer: &PeerView<'_>, named: &'a [NamedPort]) -> usize {
-        let meets = tiers::meets(self.program, self.direction, peer);
-        if let Some(known) = self.known.get(&(meets.clone(), named)) {
+        let met =
+            (0..).zip(&self.rules).filter_map(|(number, rule)| Some((number, tiers::meet(rule, peer)?)));
+        self.of(met.collect(), named)
+    }
+
+    /// The number of the judgement for a peer that these rules meet.
+    fn of(&mut self, met: Box<[Met]>, named: &'a [NamedPort]) -> usize {
+        let key = (met, named);
+        if let Some(known) = self.known.get(&key) {
             return *known;
         }
-        let Judgement { surely, possibly } = tiers::judge(self.program, self.direction, &meets, named);
-        let is_it = |known: &[Arc<PortSet>; 2]| *known[0] == surely && *known[1] == possibly;
-        let at = match self.judgements.iter().position(is_it) {
-            Some(at) => at,
-            None => {
-                self.judgements.push([surely, possibly].map(|it| self.interned.of(it)));
-                self.judgements.len() - 1
-            }
-        };
-        self.known.insert((meets, named), at);
+        let Judgement { surely, possibly } = tiers::judge(self.program, self.direction, &key.0, named);
+        let sets = [surely, possibly].map(|it| self.interned.of(it));
+        let judgements = &mut self.judgements;
+        let at = *self.numbers.entry([Arc::as_ptr(&sets[0]), Arc::as_ptr(&sets[1])]).or_insert_with(|| {
+            judgements.push(sets);
+            judgements.len() - 1
+        });
+        self.known.insert(key, at);
         at
     }
 
     fn external(
         &mut self,
         cuts: (&[u32], &[u128]),
-        names: &[Arc<str>],
+        names: &'a [Arc<str>],
         own: &'a [NamedPort],
     ) -> [ExternalSet; 2] {
         let outside = PeerView { pod: None, node: None, v4: None, v6: None, names: Some(names) };
-        let mut v4: HashMap<usize, Vec<(u32, u32)>> = HashMap::default();
-        for (first, last) in pieces(cuts.0) {
-            let at = self.ask(&PeerView { v4: Some(first), ..outside }, own);
-            v4.entry(at).or_default().push((first, last));
-        }
-        let mut v6: HashMap<usize, Vec<(u128, u128)>> = HashMap::default();
-        for (first, last) in pieces(cuts.1) {
-            let at = self.ask(&PeerView { v6: Some(first), ..outside }, own);
-            v6.entry(at).or_default().push((first, last));
-        }
+        let v4 = self.family(cuts.0, own, LoadedRule::v4_ranges, |ip| PeerView { v4: Some(ip), ..outside });
+        let v6 = self.family(cuts.1, own, LoadedRule::v6_ranges, |ip| PeerView { v6: Some(ip), ..outside });
         [0, 1].map(|answer| {
             let part = |(at, ports): (usize, &[Arc<PortSet>; 2])| {
                 let addresses = AddressSet {
@@ -91,6 +96,50 @@ impl<'a> Judge<'a> {
             };
             self.judgements.iter().enumerate().map(part).collect()
         })
+    }
+
+    /// The ranges of a family, by the number of the judgement. Rules that name nothing but ranges are not asked for each of
+    /// them: of many, each range meets few.
+    fn family<T: Point>(
+        &mut self,
+        cuts: &[T],
+        own: &'a [NamedPort],
+        ranges: impl Fn(&LoadedRule) -> &[(T, T, u32)],
+        view: impl Fn(T) -> PeerView<'a>,
+    ) -> HashMap<usize, Vec<(T, T)>> {
+        let numbered = || (0..).zip(self.rules.iter().copied());
+        let (plain, others): (Vec<_>, Vec<_>) = numbered().partition(|(_, rule)| rule.has_only_ranges());
+        // What ends behind an address comes before what begins at the next.
+        let mut edges: Vec<(T, bool, u32)> = Vec::new();
+        for (number, rule) in plain {
+            for (first, last, _) in ranges(rule) {
+                edges.push((*first, true, number));
+                edges.extend(last.after().map(|after| (after, false, number)));
+            }
+        }
+        edges.sort_unstable();
+        let mut edges = edges.into_iter().peekable();
+        let mut holding = BTreeSet::new();
+        let mut found: HashMap<usize, Vec<(T, T)>> = HashMap::default();
+        for (first, last) in pieces(cuts) {
+            while let Some((_, begins, number)) = edges.next_if(|(at, ..)| *at <= first) {
+                if begins {
+                    holding.insert(number)
+                } else {
+                    holding.remove(&number)
+                };
+            }
+            let mut met: Vec<Met> = holding.iter().map(|number| (*number, Meets::Yes)).collect();
+            if !others.is_empty() {
+                let peer = view(first);
+                met.extend(
+                    others.iter().filter_map(|(number, rule)| Some((*number, tiers::meet(rule, &peer)?))),
+                );
+                met.sort_unstable();
+            }
+            found.entry(self.of(met.into(), own)).or_default().push((first, last));
+        }
+        found
     }
 }
 
@@ -123,8 +172,15 @@ impl Side {
         let identity = universe.groups()[subject].identities[view];
         let (program, v4, v6) = evaluator.program(identity, direction);
         let own = evaluator.seen(identity).2;
-        let mut judge =
-            Judge { program, direction, known: HashMap::default(), judgements: Vec::new(), interned };
+        let mut judge = Judge {
+            program,
+            direction,
+            rules: tiers::rules(program, direction),
+            known: HashMap::default(),
+            judgements: Vec::new(),
+            numbers: HashMap::default(),
+            interned,
+        };
         // The API: a named port is the destination's.
         let named_of = |group: usize| match direction {
             Direction::Egress => evaluator.seen(universe.groups()[group].identities[view]).2,

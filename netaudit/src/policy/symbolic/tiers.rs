@@ -3,14 +3,16 @@
 //!
 //! Each comment there on what the API says holds here too; only how it is computed differs.
 
+use smallvec::{SmallVec, smallvec};
+
 use super::ports::PortSet;
 use crate::{
-    model::{Action, Direction},
+    model::{Action, Direction, Protocol},
     policy::{
         NamedPort,
         compile::{PortMatch, PortTest, Rule},
         evaluate::{Program, Selected},
-        loaded::{LoadedRule, Met, PeerView},
+        loaded::{self, Loaded, LoadedRule, PeerView},
     },
 };
 
@@ -36,37 +38,43 @@ impl Judgement {
     }
 }
 
-/// How the peers of a rule meet a peer: all that a judgement depends on, beside the named ports of the destination.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+/// How the peers of a rule meet a peer, if they do or may.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(super) enum Meets {
-    No,
     Maybe,
     Yes,
 }
 
-/// How each rule of a program meets a peer, in the order in which [`judge`] asks them.
-pub(super) fn meets(program: &Program, direction: Direction, peer: &PeerView<'_>) -> Box<[Meets]> {
+/// A rule that meets a peer, by its number in the order in which [`judge`] asks them. Those that do so are all that a
+/// judgement depends on, beside the named ports of the destination.
+pub(super) type Met = (u32, Meets);
+
+/// The rules of a program, in the order in which [`judge`] asks them.
+pub(super) fn rules(program: &Program, direction: Direction) -> Vec<&LoadedRule> {
     let policies = program.admin.iter().chain(&program.network).chain(&program.baseline);
-    let rules = policies.flat_map(|selected| selected.loaded.rules(direction));
-    let meet = |(_, with): (&Rule, &LoadedRule)| match with.meets(peer) {
-        Met::No => Meets::No,
-        Met::Maybe(_) => Meets::Maybe,
-        Met::Yes(_) => Meets::Yes,
-    };
-    rules.map(meet).collect()
+    policies.flat_map(|selected| selected.loaded.rules(direction).map(|(_, rule)| rule)).collect()
+}
+
+/// How a rule meets a peer.
+pub(super) fn meet(rule: &LoadedRule, peer: &PeerView<'_>) -> Option<Meets> {
+    match rule.meets(peer) {
+        loaded::Met::No => None,
+        loaded::Met::Maybe(_) => Some(Meets::Maybe),
+        loaded::Met::Yes(_) => Some(Meets::Yes),
+    }
 }
 
 /// The ports that a program allows for a peer whom its rules meet so; `named` are those of the destination.
 pub(super) fn judge(
     program: &Program,
     direction: Direction,
-    meets: &[Meets],
+    meets: &[Met],
     named: &[NamedPort],
 ) -> Judgement {
     if program.doubts.iter().any(|it| it.overrides) {
         return Judgement::unknown();
     }
-    let mut asked = Asked { direction, meets: meets.iter(), named };
+    let mut asked = Asked { direction, meets, next: 0, named };
     let admin = asked.ordered(&program.admin);
     let network = asked.network(&program.network, !program.doubts.is_empty());
     let baseline = asked.ordered(&program.baseline);
@@ -79,7 +87,10 @@ pub(super) fn judge(
 
 struct Asked<'a> {
     direction: Direction,
-    meets: std::slice::Iter<'a, Meets>,
+    /// Of the policies that have not been asked yet.
+    meets: &'a [Met],
+    /// The number of the next policy's first rule.
+    next: u32,
     named: &'a [NamedPort],
 }
 
@@ -141,35 +152,41 @@ struct Network {
 }
 
 impl Asked<'_> {
-    fn matched(&mut self, rule: &Rule) -> Matched {
-        // There is one for each rule.
-        let meets = self.meets.next().copied().unwrap_or(Meets::Maybe);
-        if meets == Meets::No {
-            return Matched { surely: PortSet::default(), perhaps: PortSet::default() };
-        }
-        let (mut surely, mut perhaps) = (PortSet::default(), PortSet::default());
-        if rule.ports.is_empty() {
-            surely = PortSet::all();
-        }
-        for port in &rule.ports {
-            let into = if port.doubt.is_none() { &mut surely } else { &mut perhaps };
-            *into = into.union(&self.ports_of(port));
-        }
+    /// Those rules of the next policy that match something, in order.
+    fn matching<'r>(&mut self, loaded: &'r Loaded) -> Vec<(&'r Rule, Matched)> {
+        let rules = loaded.policy.rules(self.direction);
+        let first = self.next;
+        self.next += rules.len() as u32;
+        let (own, rest) = self.meets.split_at(self.meets.partition_point(|(number, _)| *number < self.next));
+        self.meets = rest;
+        let rule = |(number, meets): &Met| {
+            let rule = &rules[(number - first) as usize];
+            (rule, self.matched(rule, *meets))
+        };
+        own.iter().map(rule).collect()
+    }
+
+    fn matched(&self, rule: &Rule, meets: Meets) -> Matched {
+        let ports = |doubtful: bool| -> PortSet {
+            let ports = rule.ports.iter().filter(|port| port.doubt.is_some() == doubtful);
+            ports.flat_map(|port| self.ranges_of(port)).collect()
+        };
+        let surely = if rule.ports.is_empty() { PortSet::all() } else { ports(false) };
+        let perhaps = ports(true);
         match meets {
             Meets::Maybe => Matched { perhaps: surely.union(&perhaps), surely: PortSet::default() },
-            _ => Matched { perhaps: perhaps.difference(&surely), surely },
+            Meets::Yes => Matched { perhaps: perhaps.difference(&surely), surely },
         }
     }
 
-    fn ports_of(&self, port: &PortMatch) -> PortSet {
+    fn ranges_of(&self, port: &PortMatch) -> SmallVec<[(Option<Protocol>, u16, u16); 1]> {
         match &port.port {
-            PortTest::Any => PortSet::range(port.protocol, 1, u16::MAX),
-            PortTest::Range(first, last) => PortSet::range(port.protocol, *first, *last),
+            PortTest::Any => smallvec![(port.protocol, 1, u16::MAX)],
+            PortTest::Range(first, last) => smallvec![(port.protocol, *first, *last)],
             PortTest::Named(name) => (self.named.iter())
                 .filter(|it| it.name == *name && port.protocol.is_none_or(|protocol| protocol == it.protocol))
-                .fold(PortSet::default(), |all, it| {
-                    all.union(&PortSet::range(Some(it.protocol), it.port, it.port))
-                }),
+                .map(|it| (Some(it.protocol), it.port, it.port))
+                .collect(),
         }
     }
 
@@ -186,8 +203,7 @@ impl Asked<'_> {
             at = Some(policy.priority);
             let mut open = decided.complement();
             let policy_doubt = doubt.as_ref().or(policy.doubt());
-            for (rule, _) in loaded.rules(self.direction) {
-                let matched = self.matched(rule);
+            for (rule, matched) in self.matching(loaded) {
                 let (surely, perhaps) =
                     (matched.surely.intersection(&open), matched.perhaps.intersection(&open));
                 let action = rule.id.action;
@@ -221,12 +237,9 @@ impl Asked<'_> {
             may_keep: none(),
         };
         for Selected { loaded, doubt } in policies {
-            let (mut surely, mut perhaps) = (none(), none());
-            for (rule, _) in loaded.rules(self.direction) {
-                let matched = self.matched(rule);
-                surely = surely.union(&matched.surely);
-                perhaps = perhaps.union(&matched.perhaps);
-            }
+            let matching = self.matching(loaded);
+            let surely: PortSet = matching.iter().map(|(_, matched)| &matched.surely).collect();
+            let perhaps: PortSet = matching.iter().map(|(_, matched)| &matched.perhaps).collect();
             found.may_allow = found.may_allow.union(&perhaps);
             if doubt.is_none() {
                 found.isolates = true;
