@@ -178,6 +178,11 @@ impl Cluster {
         Self::start(options, shares, &directory, programs)
     }
 
+    /// Builds the cluster's programs where they are not there yet, which takes a while the first time.
+    pub fn build_programs() -> Result<()> {
+        programs::find(ALL_PROGRAMS).map(drop)
+    }
+
     /// What comes before anything is started.
     fn prepare(options: &Options) -> Result<(Directory, [PathBuf; ALL_PROGRAMS.len()])> {
         preconditions::check(options)?;
