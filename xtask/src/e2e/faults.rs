@@ -149,10 +149,9 @@ pub fn agents_replaced(world: &mut World, apps: &Apps, webs: &Webs) -> Result<()
     const PAUSE: f64 = 0.1;
     let traffic = Traffic::start(world, &apps.stranger, &webs.far, 8080, 200, PAUSE)?;
     thread::sleep(Duration::from_secs(1));
-    world.collect()?;
     let before = nanoseconds(SystemTime::now());
     world.kubectl(&["-n", NAMESPACE, "rollout", "restart", "daemonset/netaudit-agent"])?;
-    world.rollout()?;
+    world.rollout_collecting()?;
     let after = nanoseconds(SystemTime::now());
     for node in world.cluster.nodes.clone() {
         let metrics = world.scrape(&node)?;

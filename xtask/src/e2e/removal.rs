@@ -23,7 +23,7 @@ pub fn uninstall(world: &World, deploy: &str, pinned_before: &[String]) -> Resul
     }
     ensure!(pinned(world)? != pinned_before, "nothing is pinned while the agents run");
     world.kubectl(&["apply", "-k", &format!("{deploy}/uninstall")])?;
-    world.rollout()?;
+    world.rolled_out()?;
     for node in &world.cluster.nodes {
         world
             .wait_up_to(Duration::from_secs(20), || Ok((programs(node)? == 0).then_some(())))

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
+    fs, io,
     path::PathBuf,
     process::{Output, Stdio},
     thread,
@@ -199,7 +199,11 @@ impl World {
     pub fn collect(&mut self) -> Result<()> {
         for node in &self.cluster.nodes {
             for file in agent_logs(node)? {
-                let bytes = fs::read(&file).with_context(|| format!("reading {}", file.display()))?;
+                let bytes = match fs::read(&file) {
+                    // Its pod went away meanwhile, and the log with it.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    bytes => bytes.with_context(|| format!("reading {}", file.display()))?,
+                };
                 let from = self.read.entry(file).or_default();
                 // A line that is still being written is for the next time.
                 let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
@@ -321,8 +325,30 @@ impl World {
         self.rollout()
     }
 
-    /// Waits for the DaemonSet as a person does.
+    /// Waits for the DaemonSet, and collects meanwhile: the logs of the pods that it replaces go with them.
+    pub fn rollout_collecting(&mut self) -> Result<()> {
+        let status = ["-n", NAMESPACE, "rollout", "status", "daemonset/netaudit-agent", "--timeout=120s"];
+        let mut kubectl = self.cluster.kubectl(status)?.stdout(Stdio::null()).spawn()?;
+        let ended = loop {
+            self.collect()?;
+            if let Some(ended) = kubectl.try_wait()? {
+                break ended;
+            }
+            thread::sleep(Duration::from_millis(50));
+        };
+        ensure!(ended.success(), "the agents are not replaced: {ended}");
+        self.wait_for_agents()?;
+        self.collect()
+    }
+
+    /// Waits for the DaemonSet as a person does, and then for its agents.
     pub fn rollout(&self) -> Result<()> {
+        self.rolled_out()?;
+        self.wait_for_agents()
+    }
+
+    /// Waits for the DaemonSet as a person does, whatever its pods do.
+    pub fn rolled_out(&self) -> Result<()> {
         let waited = self.kubectl(&[
             "-n",
             NAMESPACE,
@@ -343,7 +369,7 @@ impl World {
             let events = self.kubectl(&["-n", NAMESPACE, "get", "events", "-o", "wide"]);
             bail!("{error:#}\n{}\n{}", said.unwrap_or_default(), events.unwrap_or_default());
         }
-        self.wait_for_agents()
+        Ok(())
     }
 
     /// Starts the enforcer on every node, and waits until it blocks what the policies forbid.
