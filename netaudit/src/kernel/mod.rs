@@ -30,6 +30,7 @@ mod load;
 mod outcome;
 mod pins;
 mod programs;
+mod reader;
 mod ring;
 mod tallies;
 
@@ -69,6 +70,7 @@ use drops::Drops;
 use folds::Folds;
 use former::{Former, Formers, Span};
 use load::{Loaded, Pinned};
+use reader::Reader;
 use ring::Ring;
 use tallies::{Tallies, sum};
 
@@ -571,44 +573,5 @@ impl Kernel {
     /// Records of an unknown kind or size, and folds of such, since load.
     pub fn undecodable(&self) -> u64 {
         self.undecodable + self.ring.corrupt()
-    }
-}
-
-/// Reads rings.
-struct Reader<'a> {
-    clock: &'a Clock,
-    hierarchy: &'a Hierarchy,
-    drops: &'a mut Drops,
-    undecodable: &'a mut u64,
-    sink: &'a mut dyn FnMut(Event),
-}
-
-impl Reader<'_> {
-    /// Reads up to `max` records of a ring, and hands on those whose subject began in `span`. Returns how many it read.
-    fn read(&mut self, ring: &mut Ring, span: Span, max: usize) -> usize {
-        let mut taken = 0;
-        while taken < max {
-            let Some(record) = ring.next() else { break };
-            taken += 1;
-            match decode(record, self.clock) {
-                Ok(event) if !span.holds(&event) => {}
-                Ok(Event::Cgroup { id, path }) => {
-                    (self.sink)(Event::Cgroup { id, path: self.hierarchy.path_from_mount(path) });
-                }
-                Ok(event) => {
-                    match &event {
-                        Event::Flow(seen) => self.drops.meet(seen.netns),
-                        Event::RawSocket(seen) => self.drops.meet(seen.netns),
-                        _ => {}
-                    }
-                    (self.sink)(event);
-                }
-                Err(error) => {
-                    *self.undecodable += 1;
-                    tracing::debug!(%error, "a kernel record cannot be read");
-                }
-            }
-        }
-        taken
     }
 }
