@@ -62,7 +62,8 @@ pub(super) struct State {
     watches: Vec<Watch>,
     records: u64,
     unseen_before: u64,
-    progress: Progress,
+    /// Where the programs are pinned: without, the kernel has the room back as soon as records are taken.
+    progress: Option<Progress>,
     /// Keys of folded flows at which they are taken at once, and not by the next second.
     many_folded: u64,
     /// Records of cgroups that were lost when the cgroups were last listed.
@@ -94,6 +95,7 @@ impl State {
         if kernel.features().iter().any(|hook| hook.name == kernel::Feature::DROPS && hook.absent.is_none()) {
             auditor.set_sees_drops();
         }
+        let progress = kernel.is_pinned().then(Progress::default);
         let (losses_before, taken_before) = (kernel.losses(), kernel.taken_before());
         let watches = Kind::ALL.map(|kind| Watch {
             kind,
@@ -112,7 +114,7 @@ impl State {
             records: taken_before,
             // What an earlier run has lost is none of the losses of this one, in which no rule has been watched before.
             unseen_before: missed(&losses_before),
-            progress: Progress::default(),
+            progress,
             // Half of what there is room for.
             many_folded: u64::from(config.fold_keys / 2),
             cgroups_lost: of_cgroups(&losses_before),
@@ -167,20 +169,18 @@ impl State {
             self.auditor.settle(now, &mut self.told.flows);
         }
         self.hand_on();
-        self.progress.took(self.kernel.position(), self.auditor.taken());
         self.release();
         taken
     }
 
     /// Gives the room of records that are done with back to the kernel.
     fn release(&mut self) {
-        if !self.kernel.is_pinned() {
-            return;
-        }
+        let Some(progress) = &mut self.progress else { return };
+        progress.took(self.kernel.position(), self.auditor.taken());
         let (handed, done) = self.flow_log.as_ref().map_or((0, 0), |log| (log.handed(), log.done()));
-        self.progress.judged(self.auditor.settled(), handed);
+        progress.judged(self.auditor.settled(), handed);
         let kernel = &mut self.kernel;
-        self.progress.release(done, |position| {
+        progress.release(done, |position| {
             if let Some(position) = position {
                 kernel.release(position);
             }
