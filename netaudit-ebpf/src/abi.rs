@@ -4,7 +4,13 @@
 //! memory, where an `enum` or a `bool` with a value that Rust does not know would be undefined behaviour. Sizes and
 //! offsets are asserted at compile time, for both sides at once.
 
+mod fold;
+mod settings;
+
 use core::mem::{offset_of, size_of};
+
+pub use fold::*;
+pub use settings::*;
 
 /// An address as the kernel holds it: four words in network byte order, v4 in mapped form (`::ffff:a.b.c.d`).
 #[repr(transparent)]
@@ -302,89 +308,6 @@ pub struct RawSocketRecord {
     pub comm: [u8; 16],
 }
 
-/// What became of the records of one kind on one CPU: each that was made was delivered to the ring, or is in one of the
-/// others. 32 bytes.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Tally {
-    /// Made, whatever became of them.
-    pub made: u64,
-    /// Found no room, and were added to the [`Fold`] of their key.
-    pub by_key: u64,
-    /// Nor was there room for their key, and they were added to the fold of their subject.
-    pub by_subject: u64,
-    /// Nothing is left of them but this number.
-    pub lost: u64,
-}
-
-/// What flow records that found no room in the ring have in common when they are folded into one count: everything that
-/// a verdict, an outcome and its reach depend on. 64 bytes.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct FoldKey {
-    /// As in [`FlowRecord`], and so are all others of the same name.
-    pub netns: u64,
-    /// The opener's cgroup.
-    pub cgroup: u64,
-    /// This end's address.
-    pub local: Address,
-    /// The other end's address.
-    pub remote: Address,
-    /// The record's kind.
-    pub kind: u32,
-    /// What the socket held.
-    pub detail: u32,
-    /// The destination's port: the other end's on the source side, this end's on the destination side.
-    pub port: u16,
-    /// Bits of [`flag`] without [`flag::ACTOR`].
-    pub flags: u16,
-    /// How many of [`WAITED_STEPS`] passed from the attempt to its outcome.
-    pub waited: u32,
-}
-
-impl FoldKey {
-    /// The key of all records of one kind and one subject.
-    #[inline(always)]
-    pub const fn subject(netns: u64, kind: u32) -> Self {
-        let none = Address([0; 4]);
-        Self { netns, cgroup: 0, local: none, remote: none, kind, detail: 0, port: 0, flags: 0, waited: 0 }
-    }
-}
-
-/// Nanoseconds at which the time that an aborted attempt waited gets another meaning: a fold must not mix them. The
-/// agent decides what they mean.
-pub const WAITED_STEPS: [u64; 2] = [200_000_000, 1_000_000_000];
-
-/// What is kept of the records of a [`FoldKey`]. 32 bytes.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Fold {
-    /// How many.
-    pub count: u64,
-    /// When the first of them began, in nanoseconds since boot.
-    pub first: u64,
-    /// When the last of them began.
-    pub last: u64,
-    /// How long they waited for their outcome, all together, in nanoseconds.
-    pub waited: u64,
-}
-
-/// The two levels of folds: indexes into the array of maps that takes them, and into the map of their keys' numbers.
-pub mod level {
-    /// Folds by [`super::FoldKey`].
-    pub const KEY: u32 = 0;
-    /// Folds by [`super::FoldKey::subject`], for what finds no room in the former.
-    pub const SUBJECT: u32 = 1;
-    /// One more than the greatest.
-    pub const COUNT: u32 = 2;
-}
-
-/// Keys that one map of folds has room for.
-pub const FOLD_KEYS: u32 = 16_384;
-
-/// Subjects that one map of folds has room for.
-pub const FOLD_SUBJECTS: u32 = 1_024;
-
 /// A task, as the task iterator writes it. 24 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -399,126 +322,6 @@ pub struct TaskRecord {
     pub reserved: u32,
 }
 
-/// Where the running kernel keeps what the programs read: byte offsets, which the agent takes from the kernel's BTF,
-/// and the settings of this run. Constant once the programs are loaded.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Settings {
-    /// `sock.sk_err`
-    pub sk_err: u32,
-    /// `sock.sk_err_soft`
-    pub sk_err_soft: u32,
-    /// `sock.sk_error_queue.next`
-    pub error_queue_next: u32,
-    /// `sock.sk_error_queue.qlen`
-    pub error_queue_length: u32,
-    /// From an `sk_buff` to the `sock_extended_err` in its control block.
-    pub extended_error: u32,
-    /// `sock.skc_incoming_cpu`
-    pub sk_incoming_cpu: u32,
-    /// `sock.sk_stamp`
-    pub sk_stamp: u32,
-    /// `sock.skc_cookie`
-    pub sk_cookie: u32,
-    /// The byte of `tcp_sock` that holds `is_mptcp`; [`NO_FIELD`] where the kernel has no multipath sockets
-    pub is_mptcp: u32,
-    /// How far `is_mptcp` stands from the low end of that byte, in bits.
-    pub is_mptcp_shift: u32,
-    /// `mptcp_sock.first`
-    pub mptcp_first: u32,
-    /// `sock.sk_cgrp_data.cgroup`
-    pub sk_cgroup: u32,
-    /// `sock.skc_state`
-    pub sk_state: u32,
-    /// `sock.skc_family`
-    pub sk_family: u32,
-    /// `sock.sk_type`
-    pub sk_type: u32,
-    /// `sock.sk_protocol`
-    pub sk_protocol: u32,
-    /// The byte of `sock` that holds `sk_userlocks`.
-    pub sk_userlocks: u32,
-    /// How far `sk_userlocks` stands from the low end of that byte, in bits.
-    pub sk_userlocks_shift: u32,
-    /// `sock.skc_num`
-    pub sk_num: u32,
-    /// `sock.skc_rcv_saddr`
-    pub sk_address4: u32,
-    /// `sock.skc_v6_rcv_saddr`
-    pub sk_address6: u32,
-    /// `sock.skc_net`
-    pub sk_net: u32,
-    /// `net.net_cookie`
-    pub net_cookie: u32,
-    /// `cgroup.kn`
-    pub cgroup_node: u32,
-    /// `kernfs_node.id`
-    pub node_id: u32,
-    /// `cgroup.root`
-    pub cgroup_root: u32,
-    /// `cgroup_root.hierarchy_id`
-    pub hierarchy_id: u32,
-    /// `cgroup.self`
-    pub cgroup_self: u32,
-    /// `cgroup.self.parent`, which points to the `self` of the cgroup above
-    pub cgroup_parent: u32,
-    /// `task_struct.pid`
-    pub task_pid: u32,
-    /// `task_struct.tgid`
-    pub task_tgid: u32,
-    /// `task_struct.comm`
-    pub task_comm: u32,
-    /// `task_struct.cgroups`
-    pub task_cgroups: u32,
-    /// `css_set.dfl_cgrp`
-    pub default_cgroup: u32,
-    /// `task_struct.nsproxy`
-    pub task_nsproxy: u32,
-    /// `nsproxy.net_ns`
-    pub nsproxy_net: u32,
-    /// `msghdr.msg_name`
-    pub message_name: u32,
-    /// `sk_buff.head`
-    pub skb_head: u32,
-    /// `sk_buff.tail`, which counts from the head
-    pub skb_tail: u32,
-    /// `sk_buff.network_header`
-    pub skb_network_header: u32,
-    /// `sk_buff.protocol`
-    pub skb_protocol: u32,
-    /// `sk_buff.dev`
-    pub skb_device: u32,
-    /// `sk_buff.sk`
-    pub skb_socket: u32,
-    /// `sk_buff._nfct`; [`NO_FIELD`] where the kernel tracks no connections
-    pub skb_conntrack: u32,
-    /// `net_device.nd_net`
-    pub device_net: u32,
-    /// The kernel's numbers of [`DROP_REASONS`]; 0 for one that it does not have.
-    pub drop_reasons: [u32; DROP_REASONS.len()],
-    /// Bytes in the ring at which the reader is woken; 0 for never.
-    pub wake_at: u32,
-    /// How long after it was told a UDP flow that still goes on is told again, in steps of [`TICK_SHIFT`].
-    pub udp_retell: u32,
-    /// The id of the cgroup at and below which everything is told; 0 where that is all of them.
-    pub watched: u64,
-    /// Cookie of the node's own network namespace.
-    pub host_netns: u64,
-    /// Until when, in nanoseconds since boot, a UDP server that was there before the programs may be answering what it read
-    /// before them.
-    pub answers_until: u64,
-}
-
-/// Stands for the offset of a field that the kernel does not have and can be done without.
-pub const NO_FIELD: u32 = u32::MAX;
-
-/// A step of [`Settings::udp_retell`] is two to the power of this many nanoseconds: about a millisecond.
-pub const TICK_SHIFT: u32 = 20;
-
-/// Index into the map of switches: 1 there means that a program that sees datagrams being sent is attached, so that a
-/// connected socket's flow is told at its first datagram and not at `connect`, which sends nothing.
-pub const SWITCH_UDP_SEND: u32 = 0;
-
 const _: () = {
     assert!(size_of::<FlowRecord>() == 128);
     assert!(offset_of!(FlowRecord, at) == 8);
@@ -531,12 +334,6 @@ const _: () = {
     assert!(offset_of!(CgroupRecord, below) == 24);
     assert!(offset_of!(CgroupRecord, path) == 32);
     assert!(size_of::<TaskRecord>() == 24);
-    assert!(size_of::<Tally>() == 32);
-    assert!(size_of::<FoldKey>() == 64);
-    assert!(offset_of!(FoldKey, local) == 16);
-    assert!(offset_of!(FoldKey, kind) == 48);
-    assert!(offset_of!(FoldKey, port) == 56);
-    assert!(size_of::<Fold>() == 32);
     assert!(size_of::<DropRecord>() == 72);
     assert!(offset_of!(DropRecord, source) == 24);
     assert!(offset_of!(DropRecord, source_port) == 56);
@@ -544,5 +341,4 @@ const _: () = {
     assert!(offset_of!(RawSocketRecord, comm) == 40);
     assert!(size_of::<AnswerRecord>() == 32);
     assert!(offset_of!(AnswerRecord, sequence) == 24);
-    assert!(size_of::<Settings>() == 232);
 };

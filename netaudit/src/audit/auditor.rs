@@ -5,6 +5,8 @@ mod drops;
 mod evidence;
 mod folded;
 mod raw_sockets;
+mod rules;
+mod violation;
 
 use std::{
     collections::VecDeque,
@@ -17,7 +19,7 @@ use foldhash::{HashMap, HashSet};
 
 use super::{
     Attribution, Budget, Counts, Evidence, Flow, FlowId, Owner, Peer, PeerKind, RawSockets, Subject, Usage,
-    ViolationKey, Violations, Watched,
+    Violations,
     datagrams::{Datagrams, Held},
     drops::Drops,
     enforcement::Enforcement,
@@ -27,8 +29,8 @@ use super::{
 use crate::{
     cluster::{Cluster, Endpoint, Pod, PodId},
     model::{
-        Decision, Direction, DropReason, Gap, NetnsCookie, Observation, Outcome, PacketDrop, PolicyId,
-        Protocol, RawSocket, Timestamp, Verdict,
+        Direction, DropReason, Gap, NetnsCookie, Observation, Outcome, PacketDrop, Protocol, RawSocket,
+        Timestamp, Verdict,
     },
 };
 
@@ -343,49 +345,6 @@ impl Auditor {
         flows.extend(pending.into_iter().filter_map(|seen| self.try_judge(&seen, true).ok()));
     }
 
-    /// Brings the watched rules up to the objects of now. Called when objects changed and at every tick.
-    pub fn watch_rules(&mut self, now: Timestamp) {
-        if self.usage_generation == Some(self.cluster.generation()) {
-            return;
-        }
-        self.usage_generation = Some(self.cluster.generation());
-        self.refresh_own_addresses();
-        let everything = self.is_only_agent();
-        // (existing, observed) pods by policy and direction: one pass over pods, not pods × policies.
-        let mut pods: HashMap<(*const PolicyId, Direction), (usize, usize)> = HashMap::default();
-        for (id, pod) in self.cluster.pods() {
-            let here = self.is_here(pod);
-            if !(here || everything) || pod.completed || pod.host_network {
-                continue;
-            }
-            for direction in [Direction::Egress, Direction::Ingress] {
-                for policy in self.cluster.selected_by(id, direction) {
-                    let (existing, observed) = pods.entry((Arc::as_ptr(&policy.id), direction)).or_default();
-                    *existing += 1;
-                    *observed += usize::from(here);
-                }
-            }
-        }
-        let mut watched = Vec::new();
-        for policy in self.cluster.policies() {
-            for direction in [Direction::Egress, Direction::Ingress] {
-                let counted = pods.get(&(Arc::as_ptr(&policy.id), direction));
-                if counted.is_none() && !everything {
-                    continue;
-                }
-                let (selected, observed) = counted.copied().unwrap_or_default();
-                let rules = policy.rules(direction).iter();
-                watched.extend(rules.map(|rule| Watched {
-                    rule: rule.id.clone(),
-                    observable: rule.is_observable(),
-                    selected,
-                    observed,
-                }));
-            }
-        }
-        self.usage.watch(watched, now);
-    }
-
     /// Judges a record, or says how long to wait for what is missing. With `last_call` it judges in any case.
     fn try_judge(&mut self, seen: &Observation, last_call: bool) -> Result<Flow, Duration> {
         if !self.ready {
@@ -484,58 +443,6 @@ impl Auditor {
             self.violations.count(key, self.is_bare_source(&flow), seen.count(), seen.at);
         }
         flow
-    }
-
-    fn violation(&self, flow: &Flow) -> Option<ViolationKey> {
-        let Decision::Denied(denial) = &flow.verdict.decision else { return None };
-        let subject = match flow.subject {
-            Subject::Pod(id) => self.workload(&PeerKind::Pod(id), None),
-            Subject::Node | Subject::Unknown { .. } => self.workload(&PeerKind::Node(None), None),
-        };
-        let peer = self.workload(&flow.peer.kind, flow.peer.service.as_ref());
-        let (source, destination) = match flow.observation.direction {
-            Direction::Egress => (subject, peer),
-            Direction::Ingress => (peer, subject),
-        };
-        Some(ViolationKey {
-            direction: flow.observation.direction,
-            source_namespace: source.0,
-            source_workload: source.1,
-            destination_namespace: destination.0,
-            destination_workload: destination.1,
-            protocol: flow.observation.protocol,
-            port: Some(flow.port),
-            finding: flow.finding?,
-            policy: denial.policies().next()?.clone(),
-        })
-    }
-
-    /// Whether the source is a pod without a controller, whose name has no bound.
-    fn is_bare_source(&self, flow: &Flow) -> bool {
-        let source = match (flow.observation.direction, &flow.subject, &flow.peer.kind) {
-            (Direction::Egress, Subject::Pod(id), _) | (Direction::Ingress, _, PeerKind::Pod(id)) => *id,
-            _ => return false,
-        };
-        self.cluster.pod(source).is_some_and(|pod| &*pod.workload.kind == "Pod")
-    }
-
-    /// (namespace, workload) as metric labels.
-    fn workload(&self, kind: &PeerKind, service: Option<&(Arc<str>, Arc<str>)>) -> (Arc<str>, Arc<str>) {
-        let none: Arc<str> = "".into();
-        match kind {
-            PeerKind::Pod(id) => match self.cluster.pod(*id) {
-                Some(pod) => (pod.namespace.clone(), pod.workload.name.clone()),
-                None => (none, "unknown".into()),
-            },
-            PeerKind::Service => match service {
-                Some((namespace, name)) => (namespace.clone(), name.clone()),
-                None => (none, "unknown".into()),
-            },
-            PeerKind::Node(_) => (none, "node".into()),
-            PeerKind::Loopback => (none, "loopback".into()),
-            PeerKind::External => (none, "external".into()),
-            PeerKind::Unknown => (none, "unknown".into()),
-        }
     }
 }
 

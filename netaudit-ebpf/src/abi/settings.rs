@@ -1,0 +1,125 @@
+//! What the agent tells the programs at load.
+
+use super::DROP_REASONS;
+
+/// Where the running kernel keeps what the programs read: byte offsets, which the agent takes from the kernel's BTF,
+/// and the settings of this run. Constant once the programs are loaded.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Settings {
+    /// `sock.sk_err`
+    pub sk_err: u32,
+    /// `sock.sk_err_soft`
+    pub sk_err_soft: u32,
+    /// `sock.sk_error_queue.next`
+    pub error_queue_next: u32,
+    /// `sock.sk_error_queue.qlen`
+    pub error_queue_length: u32,
+    /// From an `sk_buff` to the `sock_extended_err` in its control block.
+    pub extended_error: u32,
+    /// `sock.skc_incoming_cpu`
+    pub sk_incoming_cpu: u32,
+    /// `sock.sk_stamp`
+    pub sk_stamp: u32,
+    /// `sock.skc_cookie`
+    pub sk_cookie: u32,
+    /// The byte of `tcp_sock` that holds `is_mptcp`; [`NO_FIELD`] where the kernel has no multipath sockets
+    pub is_mptcp: u32,
+    /// How far `is_mptcp` stands from the low end of that byte, in bits.
+    pub is_mptcp_shift: u32,
+    /// `mptcp_sock.first`
+    pub mptcp_first: u32,
+    /// `sock.sk_cgrp_data.cgroup`
+    pub sk_cgroup: u32,
+    /// `sock.skc_state`
+    pub sk_state: u32,
+    /// `sock.skc_family`
+    pub sk_family: u32,
+    /// `sock.sk_type`
+    pub sk_type: u32,
+    /// `sock.sk_protocol`
+    pub sk_protocol: u32,
+    /// The byte of `sock` that holds `sk_userlocks`.
+    pub sk_userlocks: u32,
+    /// How far `sk_userlocks` stands from the low end of that byte, in bits.
+    pub sk_userlocks_shift: u32,
+    /// `sock.skc_num`
+    pub sk_num: u32,
+    /// `sock.skc_rcv_saddr`
+    pub sk_address4: u32,
+    /// `sock.skc_v6_rcv_saddr`
+    pub sk_address6: u32,
+    /// `sock.skc_net`
+    pub sk_net: u32,
+    /// `net.net_cookie`
+    pub net_cookie: u32,
+    /// `cgroup.kn`
+    pub cgroup_node: u32,
+    /// `kernfs_node.id`
+    pub node_id: u32,
+    /// `cgroup.root`
+    pub cgroup_root: u32,
+    /// `cgroup_root.hierarchy_id`
+    pub hierarchy_id: u32,
+    /// `cgroup.self`
+    pub cgroup_self: u32,
+    /// `cgroup.self.parent`, which points to the `self` of the cgroup above
+    pub cgroup_parent: u32,
+    /// `task_struct.pid`
+    pub task_pid: u32,
+    /// `task_struct.tgid`
+    pub task_tgid: u32,
+    /// `task_struct.comm`
+    pub task_comm: u32,
+    /// `task_struct.cgroups`
+    pub task_cgroups: u32,
+    /// `css_set.dfl_cgrp`
+    pub default_cgroup: u32,
+    /// `task_struct.nsproxy`
+    pub task_nsproxy: u32,
+    /// `nsproxy.net_ns`
+    pub nsproxy_net: u32,
+    /// `msghdr.msg_name`
+    pub message_name: u32,
+    /// `sk_buff.head`
+    pub skb_head: u32,
+    /// `sk_buff.tail`, which counts from the head
+    pub skb_tail: u32,
+    /// `sk_buff.network_header`
+    pub skb_network_header: u32,
+    /// `sk_buff.protocol`
+    pub skb_protocol: u32,
+    /// `sk_buff.dev`
+    pub skb_device: u32,
+    /// `sk_buff.sk`
+    pub skb_socket: u32,
+    /// `sk_buff._nfct`; [`NO_FIELD`] where the kernel tracks no connections
+    pub skb_conntrack: u32,
+    /// `net_device.nd_net`
+    pub device_net: u32,
+    /// The kernel's numbers of [`DROP_REASONS`]; 0 for one that it does not have.
+    pub drop_reasons: [u32; DROP_REASONS.len()],
+    /// Bytes in the ring at which the reader is woken; 0 for never.
+    pub wake_at: u32,
+    /// How long after it was told a UDP flow that still goes on is told again, in steps of [`TICK_SHIFT`].
+    pub udp_retell: u32,
+    /// The id of the cgroup at and below which everything is told; 0 where that is all of them.
+    pub watched: u64,
+    /// Cookie of the node's own network namespace.
+    pub host_netns: u64,
+    /// Until when, in nanoseconds since boot, a UDP server that was there before the programs may be answering what it read
+    /// before them.
+    pub answers_until: u64,
+}
+
+/// Stands for the offset of a field that the kernel does not have and can be done without.
+pub const NO_FIELD: u32 = u32::MAX;
+
+/// A step of [`Settings::udp_retell`] is two to the power of this many nanoseconds: about a millisecond.
+pub const TICK_SHIFT: u32 = 20;
+
+/// Index into the map of switches: 1 there means that a program that sees datagrams being sent is attached, so that a
+/// connected socket's flow is told at its first datagram and not at `connect`, which sends nothing.
+pub const SWITCH_UDP_SEND: u32 = 0;
+
+const _: () = assert!(size_of::<Settings>() == 232);
