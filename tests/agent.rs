@@ -9,3 +9,4 @@ mod main_line;
 mod overload;
 mod prometheus;
 mod raw_sockets;
+mod translation;

@@ -4,6 +4,7 @@ mod answers;
 mod drops;
 mod folded;
 mod identity;
+mod translated;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -21,6 +22,8 @@ use serde_json::{Value, json};
 const HOST: NetnsCookie = NetnsCookie(1);
 const NODE: &str = "node-1";
 const NODE_IP: &str = "192.168.0.1";
+/// Longer than a connection waits for the record of its other end.
+const AFTER_THE_OTHER_END: Duration = Duration::from_millis(6);
 
 fn t(seconds: i64) -> Timestamp {
     Timestamp::from_seconds(1_000_000 + seconds)
@@ -126,6 +129,8 @@ impl World {
     fn see(&mut self, seen: Observation) -> Vec<Flow> {
         let mut flows = Vec::new();
         self.auditor.observe(&seen, seen.at, &mut flows);
+        // No other end follows.
+        self.auditor.settle(seen.at.plus(seen.waited).plus(AFTER_THE_OTHER_END), &mut flows);
         flows
     }
 
@@ -144,7 +149,8 @@ impl World {
 
     fn tick(&mut self, now: Timestamp) -> Vec<Flow> {
         let mut flows = Vec::new();
-        self.auditor.tick(now, &mut flows);
+        // Since the other end was waited for first.
+        self.auditor.tick(now.plus(AFTER_THE_OTHER_END), &mut flows);
         flows
     }
 
@@ -170,6 +176,7 @@ fn egress(netns: u64, cgroup: u64, local: &str, remote: &str) -> Observation {
         socket: 1,
         sequence: 1,
         folded: None,
+        translated: None,
     }
 }
 

@@ -101,6 +101,8 @@ pub struct Settings {
     pub drop_reasons: [u32; DROP_REASONS.len()],
     /// Bytes in the ring at which the reader is woken; 0 for never.
     pub wake_at: u32,
+    /// Zero.
+    pub reserved: u32,
     /// How long after it was told a UDP flow that still goes on is told again, in steps of [`TICK_SHIFT`].
     pub udp_retell: u32,
     /// The id of the cgroup at and below which everything is told; 0 where that is all of them.
@@ -122,4 +124,4 @@ pub const TICK_SHIFT: u32 = 20;
 /// connected socket's flow is told at its first datagram and not at `connect`, which sends nothing.
 pub const SWITCH_UDP_SEND: u32 = 0;
 
-const _: () = assert!(size_of::<Settings>() == 232);
+const _: () = assert!(size_of::<Settings>() == 240);

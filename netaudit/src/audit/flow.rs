@@ -9,7 +9,7 @@ use std::{
 use super::{Finding, UnenforcedCause};
 use crate::{
     cluster::PodId,
-    model::{DropReason, Observation, Reach, Verdict},
+    model::{DropReason, Observation, Reach, Translation, Verdict},
 };
 
 /// A flow's identity: the agent's run and a sequence number in it. Never random, so that gaps show.
@@ -88,10 +88,14 @@ pub struct Flow {
     pub port: u16,
     /// What the program asked for, where that differs from the judged address and port.
     pub requested: Option<SocketAddr>,
+    /// How it is known where the flow went, where the program did not ask for that address.
+    pub translation: Option<Translation>,
     /// What the outcome proves.
     pub reach: Reach,
     /// Why this node's filter stopped it, where it did: then `reach` is [`Reach::Stopped`].
     pub stopped_by: Option<DropReason>,
+    /// Whether it is certain that nobody listened at the destination, whose kernel told so: no filter was in its way.
+    pub closed_port: bool,
     /// What the subject's policies say.
     pub verdict: Arc<Verdict>,
     /// What the other end's policies say, where the other end is a known pod.

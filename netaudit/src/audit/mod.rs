@@ -22,6 +22,7 @@ mod drops;
 mod enforcement;
 mod finding;
 mod flow;
+mod handshakes;
 mod raw_sockets;
 mod resolve;
 #[cfg(test)]
@@ -30,7 +31,7 @@ mod usage;
 mod violations;
 
 pub use attribute::{Attribution, Owner, PodCgroup};
-pub use auditor::{Auditor, Settings};
+pub use auditor::{Auditor, Settings, Tuple};
 pub use counts::{Counts, FlowKey};
 pub use enforcement::UnenforcedCause;
 pub use finding::{Finding, finding, reach};

@@ -21,6 +21,7 @@ mod attach;
 mod btf;
 mod cgroups;
 mod clock;
+mod conntrack;
 mod decode;
 mod drops;
 mod event;
@@ -53,6 +54,7 @@ use tokio::io::unix::AsyncFd;
 
 pub use btf::BtfError;
 pub use clock::Clock;
+pub use conntrack::{Conntrack, Lookups};
 pub use decode::{DecodeError, decode, encode, encode_cgroup};
 pub use event::{DropCount, Event, Feature, Loss};
 pub use host::{own_addresses, own_netns};
@@ -271,17 +273,28 @@ impl Kernel {
         let mut events = self.cgroups_of_unread();
         self.iterate("scan_files")?;
         // Processes before cgroups: one that is in a cgroup made meanwhile is then found in the list of cgroups.
-        let written = self.iterate("scan_tasks")?;
+        let tasks = self.look_for_tasks()?;
         let list = self.hierarchy.list();
         events
             .extend(list.map_err(|source| ScanError::Cgroups { path: self.hierarchy.root.clone(), source })?);
-        for task in decode::decode_tasks(&written) {
-            if let Event::Task { netns, .. } = task {
-                self.drops.meet(netns);
-            }
-            events.push(task);
-        }
+        events.extend(tasks);
         Ok(events)
+    }
+
+    /// The processes that exist now, with their namespaces. Takes about a microsecond a process of the node.
+    ///
+    /// # Errors
+    ///
+    /// When the iterator cannot be read.
+    pub fn look_for_tasks(&mut self) -> Result<Vec<Event>, ScanError> {
+        let written = self.iterate("scan_tasks")?;
+        let tasks: Vec<_> = decode::decode_tasks(&written).collect();
+        for task in &tasks {
+            if let Event::Task { netns, .. } = task {
+                self.drops.meet(*netns);
+            }
+        }
+        Ok(tasks)
     }
 
     /// Looks through all open sockets for those that make their own packets, which no hook shows: new ones come as events.

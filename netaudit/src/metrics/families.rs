@@ -6,7 +6,7 @@ use super::family::{Family, Labels};
 use crate::{
     audit::{Auditor, Missing, RawSocketKey, RuleUsage, ViolationKey},
     cluster::Kind,
-    kernel::{DropCount, Feature, Loss, RecordCount},
+    kernel::{DropCount, Feature, Lookups, Loss, RecordCount},
     model::Timestamp,
 };
 
@@ -33,6 +33,8 @@ pub struct AgentState<'a> {
     pub features: &'a [Feature],
     /// Packets that the node's filter dropped.
     pub drops: &'a [DropCount],
+    /// Questions to the node's connection tracking, where it can be asked.
+    pub lookups: Option<Lookups>,
     /// Sources of objects.
     pub watches: &'a [WatchState],
     /// Kernel records taken from the ring.
@@ -238,6 +240,14 @@ fn health(state: &AgentState<'_>) -> Vec<Family> {
         .with_all(
             state.drops.iter().map(|drops| (vec![("told", drops.told.to_owned())], drops.count as f64)),
         ),
+        Family::counter(
+            "netaudit_conntrack_lookups",
+            "Questions to the node's connection tracking where a flow to a Service went, by how they ended",
+        )
+        .with_all(state.lookups.iter().flat_map(|lookups| {
+            [("found", lookups.found), ("unknown", lookups.unknown), ("failed", lookups.failed)]
+                .map(|(result, count)| (vec![("result", result.to_owned())], count as f64))
+        })),
         Family::counter(
             "netaudit_raw_sockets",
             "Sockets that make their own packets, by who made them: once a process, and again while it goes on",

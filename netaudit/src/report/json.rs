@@ -9,7 +9,7 @@ use crate::{
     cluster::{Cluster, Pod},
     model::{
         Cause, Decision, Denial, Direction, DropReason, Errno, Outcome, Protocol, Reach, RuleMatch,
-        Timestamp, Verdict,
+        Timestamp, Translation, Verdict,
     },
 };
 
@@ -31,12 +31,16 @@ struct Line<'a> {
     port: u16,
     #[serde(skip_serializing_if = "Option::is_none")]
     requested: Option<Address>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    translation: Option<Translation>,
     outcome: Outcome,
     #[serde(skip_serializing_if = "Option::is_none")]
     errno: Option<Cow<'static, str>>,
     reach: Reach,
     #[serde(skip_serializing_if = "Option::is_none")]
     drop_reason: Option<DropReason>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    closed_port: bool,
     waited_seconds: f64,
     #[serde(flatten)]
     verdict: Said<'a>,
@@ -158,11 +162,13 @@ pub fn flow_line(flow: &Flow, cluster: &Cluster, node: &str, correction: i64, li
         },
         protocol: seen.protocol,
         port: flow.port,
+        translation: flow.translation,
         requested: flow.requested.map(|address| Address { ip: address.ip(), port: address.port() }),
         outcome: seen.outcome,
         errno: seen.errno.map(Errno::name),
         reach: flow.reach,
         drop_reason: flow.stopped_by,
+        closed_port: flow.closed_port,
         waited_seconds: seen.waited.as_secs_f64(),
         verdict: said(&flow.verdict),
         peer_verdict: flow.other_end.as_deref().map(said),
