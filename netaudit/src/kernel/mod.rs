@@ -25,6 +25,7 @@ mod conntrack;
 mod decode;
 mod drops;
 mod event;
+mod first;
 mod folds;
 mod former;
 mod host;
@@ -143,6 +144,8 @@ pub struct Kernel {
     ring: Ring,
     tallies: Tallies,
     folds: Folds,
+    /// Links of which aya knows nothing, where they are not pinned.
+    _links: Vec<OwnedFd>,
     drops: Drops,
     host_netns: NetnsCookie,
     clock: Clock,
@@ -170,7 +173,7 @@ impl Kernel {
     /// agent has pinned its programs in the same place: the error names it and says what to do.
     pub fn load(options: &Options) -> Result<Self, LoadError> {
         let host_netns = own_netns().map_err(LoadError::Netns)?;
-        let Loaded { mut ebpf, folds, hierarchy, features, pinned } = load::load(options, host_netns)?;
+        let Loaded { mut ebpf, folds, links, hierarchy, features, pinned } = load::load(options, host_netns)?;
         let ring = ebpf.take_map("RECORDS").ok_or(LoadError::Lacks("RECORDS"))?;
         let ring = Ring::new(ring).map_err(LoadError::Ring)?;
         let tallies = ebpf.take_map(tallies::MAP).ok_or(LoadError::Lacks(tallies::MAP))?;
@@ -187,6 +190,7 @@ impl Kernel {
             ring,
             tallies,
             folds,
+            _links: links,
             drops,
             host_netns,
             clock: Clock::now(),
