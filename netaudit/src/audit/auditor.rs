@@ -508,6 +508,7 @@ impl Auditor {
         let flow = Flow {
             id: FlowId { run: self.settings.run.clone(), sequence: self.sequence },
             observation: *seen,
+            actor_kind: self.actor_kind(seen, &subject),
             actor_pod: actor.map(|actor| actor.uid.clone()),
             actor_container: actor.and_then(|actor| actor.container.clone()),
             reach,

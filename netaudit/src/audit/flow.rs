@@ -41,6 +41,20 @@ pub enum Subject {
     },
 }
 
+/// Where the process that acted is from, seen from the subject.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ActorKind {
+    /// The subject itself: one of its containers, or the node where that is the subject.
+    Subject,
+    /// Another pod, in whose cgroup it runs: it has entered the subject's namespace.
+    Pod,
+    /// The host: a process of none of the pods has entered the subject's namespace, as a port-forward does.
+    Host,
+    /// Nothing tells.
+    Unknown,
+}
+
 /// Who the other end is.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum PeerKind {
@@ -78,6 +92,8 @@ pub struct Flow {
     pub observation: Observation,
     /// Whose namespace it was in.
     pub subject: Subject,
+    /// Where the actor is from.
+    pub actor_kind: ActorKind,
     /// The actor's pod, if it is one.
     pub actor_pod: Option<Arc<str>>,
     /// The actor's container id, if it is one.

@@ -35,7 +35,7 @@ pub use auditor::{Auditor, Settings, Tuple};
 pub use counts::{Counts, FlowKey};
 pub use enforcement::UnenforcedCause;
 pub use finding::{Finding, finding, reach};
-pub use flow::{Flow, FlowId, Peer, PeerKind, Subject};
+pub use flow::{ActorKind, Flow, FlowId, Peer, PeerKind, Subject};
 pub use raw_sockets::{RawSocketKey, RawSocketSeen, RawSockets};
 pub use usage::{Evidence, Missing, RuleKey, RuleUsage, Usage, Watched};
 pub use violations::{Budget, OTHER, ViolationCount, ViolationKey, Violations};

@@ -5,7 +5,7 @@ use std::{borrow::Cow, net::IpAddr, sync::Arc};
 use serde::Serialize;
 
 use crate::{
-    audit::{Finding, Flow, PeerKind, Subject, UnenforcedCause},
+    audit::{ActorKind, Finding, Flow, PeerKind, Subject, UnenforcedCause},
     cluster::{Cluster, Pod},
     model::{
         Cause, Decision, Denial, Direction, DropReason, Errno, Outcome, Protocol, Reach, RuleMatch,
@@ -82,6 +82,13 @@ struct PeerEnd<'a> {
 
 #[derive(Serialize)]
 struct Actor<'a> {
+    kind: ActorKind,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    namespace: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pod: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    workload: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pod_uid: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -134,6 +141,9 @@ pub fn flow_line(flow: &Flow, cluster: &Cluster, node: &str, correction: i64, li
         PeerKind::External => End { kind: "external", ..End::default() },
         PeerKind::Unknown => End { kind: "unknown", ..End::default() },
     };
+    // The subject's own names stand there already.
+    let visitor = flow.actor_pod.as_deref().filter(|_| flow.actor_kind == ActorKind::Pod);
+    let visitor = visitor.and_then(|uid| cluster.pod(cluster.pod_by_uid(uid)?));
     let peer_port = match seen.direction {
         Direction::Egress => flow.port,
         Direction::Ingress => seen.remote.port(),
@@ -148,6 +158,10 @@ pub fn flow_line(flow: &Flow, cluster: &Cluster, node: &str, correction: i64, li
         direction: seen.direction,
         subject,
         actor: Actor {
+            kind: flow.actor_kind,
+            namespace: visitor.map(|pod| &*pod.namespace),
+            pod: visitor.map(|pod| &*pod.name),
+            workload: visitor.map(|pod| &*pod.workload.name),
             pod_uid: flow.actor_pod.as_deref(),
             container: flow.actor_container.as_deref(),
             pid: seen.actor.pid,
