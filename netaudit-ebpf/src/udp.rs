@@ -42,7 +42,7 @@ pub struct PeerKey {
 impl PeerKey {
     /// A destination, by its port too: each is a flow of its own.
     #[inline(always)]
-    fn destination(socket: u64, address: Address, port: u16) -> Self {
+    pub fn destination(socket: u64, address: Address, port: u16) -> Self {
         Self { socket, address, port, role: 1, reserved: 0 }
     }
 

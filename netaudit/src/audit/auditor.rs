@@ -4,6 +4,7 @@ mod answers;
 mod drops;
 mod evidence;
 mod folded;
+mod names;
 mod raw_sockets;
 mod rules;
 mod violation;
@@ -16,6 +17,8 @@ use std::{
 };
 
 use foldhash::{HashMap, HashSet};
+
+pub use names::DnsServers;
 
 use super::{
     Attribution, Budget, Counts, Evidence, Flow, FlowId, Owner, Peer, PeerKind, RawSockets, Subject, Usage,
@@ -102,6 +105,8 @@ pub struct Auditor {
     datagrams: Datagrams,
     held_raw_sockets: VecDeque<Waiting<RawSocket>>,
     raw_sockets: RawSockets,
+    /// Only where DNS answers are seen.
+    names: Option<Box<names::Seen>>,
     bound: HashMap<(NetnsCookie, IpAddr), PodId>,
     sequence: u64,
     counts: Counts,
@@ -134,6 +139,7 @@ impl Auditor {
             datagrams: Datagrams::default(),
             held_raw_sockets: VecDeque::new(),
             raw_sockets: RawSockets::default(),
+            names: None,
             bound: HashMap::default(),
             sequence: 0,
             counts: Counts::default(),
@@ -290,6 +296,7 @@ impl Auditor {
         self.bound.retain(|_, pod| self.cluster.pod(*pod).is_some());
         self.attribution.expire(now, |uid| self.cluster.pod_by_uid(uid).is_some());
         self.cluster.expire(now);
+        self.expire_names(now);
         self.watch_rules(now);
         self.usage.tick(now);
     }
@@ -368,14 +375,22 @@ impl Auditor {
         if !last_call && !is_own_address && self.awaits_peer(seen) {
             return Err(HOLD_SUBJECT);
         }
-        let node =
-            NodeView { name: &self.settings.node, own_addresses: &self.own_addresses, paired_with_host };
-        let judged = match &subject {
+        let names = self.names_of(seen);
+        let node = NodeView {
+            name: &self.settings.node,
+            own_addresses: &self.own_addresses,
+            paired_with_host,
+            names: &names::that_count(&names),
+        };
+        let mut judged = match &subject {
             Subject::Pod(pod) => judge_pod(&mut self.cluster, *pod, seen, &node),
             Subject::Node => judge_node(&mut self.cluster, seen, &node),
             Subject::Unknown { uid: Some(_) } => unjudged(seen, Gap::PodNotSeen),
             Subject::Unknown { uid: None } => unjudged(seen, Gap::SubjectUnknown),
         };
+        if judged.peer.kind == PeerKind::External && judged.peer.ip == seen.peer_ip() {
+            judged.names = names;
+        }
         let stopped_by = self.stopped_by(seen, &subject);
         Ok(self.account(seen, subject, judged, stopped_by))
     }
@@ -432,6 +447,7 @@ impl Auditor {
                 .and_then(|_| self.enforcement.cause(direction)),
             subject,
             peer: judged.peer,
+            names: judged.names,
             port: judged.port,
             requested: judged.requested,
             verdict: judged.verdict,
@@ -453,5 +469,6 @@ fn unjudged(seen: &Observation, gap: Gap) -> Judged {
         requested: seen.requested,
         verdict: Arc::new(Verdict::unknown(gap)),
         other_end: None,
+        names: Vec::new(),
     }
 }
