@@ -4,6 +4,7 @@ mod answers;
 mod drops;
 mod folded;
 mod identity;
+mod names;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
