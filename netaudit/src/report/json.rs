@@ -164,7 +164,7 @@ pub fn flow_line(flow: &Flow, cluster: &Cluster, node: &str, correction: i64, li
             service: flow.peer.service.as_ref().map(|(namespace, name)| format!("{namespace}/{name}")),
             ip: flow.peer.ip,
             port: peer_port,
-            names: flow.names.iter().map(|seen| named(seen, &time)).collect(),
+            names: flow.names.iter().map(|seen| named(seen, time)).collect(),
         },
         protocol: seen.protocol,
         port: flow.port,
