@@ -157,12 +157,12 @@ fn scan(to: SocketAddr) -> Result<f64> {
 /// What the DNS server answers, and is asked too, so that it has nothing to make: `connect.squareup.com`, two aliases and four
 /// addresses, as one that stands behind a network of caches has.
 const DNS_ANSWER: &[u8] = b"\x12\x34\x81\x80\0\x01\0\x06\0\0\0\0\x07connect\x08squareup\x03com\0\0\x01\0\x01\
-    \xc0\x0c\0\x05\0\x01\0\0\x01\x2c\0\x0f\x07connect\x03cdn\xc0\x14\
+    \xc0\x0c\0\x05\0\x01\0\0\x01\x2c\0\x0e\x07connect\x03cdn\xc0\x14\
     \xc0\x32\0\x05\0\x01\0\0\0\x3c\0\x07\x04edge\xc0\x3a\
-    \xc0\x4d\0\x01\0\x01\0\0\0\x1e\0\x04\xcb\0\x71\x0a\
-    \xc0\x4d\0\x01\0\x01\0\0\0\x1e\0\x04\xcb\0\x71\x0b\
-    \xc0\x4d\0\x01\0\x01\0\0\0\x1e\0\x04\xcb\0\x71\x0c\
-    \xc0\x4d\0\x01\0\x01\0\0\0\x1e\0\x04\xcb\0\x71\x0d";
+    \xc0\x4c\0\x01\0\x01\0\0\0\x1e\0\x04\xcb\0\x71\x0a\
+    \xc0\x4c\0\x01\0\x01\0\0\0\x1e\0\x04\xcb\0\x71\x0b\
+    \xc0\x4c\0\x01\0\x01\0\0\0\x1e\0\x04\xcb\0\x71\x0c\
+    \xc0\x4c\0\x01\0\x01\0\0\0\x1e\0\x04\xcb\0\x71\x0d";
 
 fn udp((ip, port): (Ipv4Addr, u16), count: u32, new_socket: bool, data: &'static [u8]) -> Result<f64> {
     let server = UdpSocket::bind((ip, port))?;

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use serde_json::{Value, json};
 
 use super::{
@@ -125,6 +125,12 @@ fn measure(
             if matches!(side, Side::Agent) {
                 lost += records_lost(lab)?;
             }
+            if matches!(side, Side::Names) {
+                let named = metrics(lab)?.named("netaudit_dns_answers_total").any(|sample| {
+                    sample.value > 0.0 && sample.labels.get("became").is_some_and(|it| it == "named")
+                });
+                ensure!(named, "the agent has read no answer");
+            }
             if let Some(watching) = &mut watching {
                 watching.terminate(PATIENCE)?;
             }
@@ -199,8 +205,12 @@ pub fn start_agent(lab: &Lab, agent: &Path, more: &[String]) -> Result<Process> 
 }
 
 fn records_lost(lab: &Lab) -> Result<f64> {
+    Ok(metrics(lab)?.sum("netaudit_records_lost_total"))
+}
+
+fn metrics(lab: &Lab) -> Result<Metrics> {
     let (_, metrics) = http::get(lab.node(), LISTEN, "/metrics")?;
-    Ok(Metrics::parse(&metrics)?.sum("netaudit_records_lost_total"))
+    Metrics::parse(&metrics)
 }
 
 /// Runs one load in the pod, by this very program, and returns its seconds.
