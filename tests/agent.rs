@@ -1,5 +1,6 @@
 //! The real agent binary on a laid-out node.
 
+mod actors;
 mod answers;
 mod api_server;
 mod drops;
@@ -10,3 +11,4 @@ mod names;
 mod overload;
 mod prometheus;
 mod raw_sockets;
+mod translation;

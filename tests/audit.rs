@@ -5,6 +5,7 @@ mod drops;
 mod folded;
 mod identity;
 mod names;
+mod translated;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -22,6 +23,8 @@ use serde_json::{Value, json};
 const HOST: NetnsCookie = NetnsCookie(1);
 const NODE: &str = "node-1";
 const NODE_IP: &str = "192.168.0.1";
+/// Longer than a connection waits for the record of its other end.
+const AFTER_THE_OTHER_END: Duration = Duration::from_millis(6);
 
 fn t(seconds: i64) -> Timestamp {
     Timestamp::from_seconds(1_000_000 + seconds)
@@ -127,6 +130,8 @@ impl World {
     fn see(&mut self, seen: Observation) -> Vec<Flow> {
         let mut flows = Vec::new();
         self.auditor.observe(&seen, seen.at, &mut flows);
+        // No other end follows.
+        self.auditor.settle(seen.at.plus(seen.waited).plus(AFTER_THE_OTHER_END), &mut flows);
         flows
     }
 
@@ -145,7 +150,8 @@ impl World {
 
     fn tick(&mut self, now: Timestamp) -> Vec<Flow> {
         let mut flows = Vec::new();
-        self.auditor.tick(now, &mut flows);
+        // Since the other end was waited for first.
+        self.auditor.tick(now.plus(AFTER_THE_OTHER_END), &mut flows);
         flows
     }
 
@@ -171,6 +177,7 @@ fn egress(netns: u64, cgroup: u64, local: &str, remote: &str) -> Observation {
         socket: 1,
         sequence: 1,
         folded: None,
+        translated: None,
     }
 }
 

@@ -75,10 +75,8 @@ pub mod kind {
     pub const CGROUP_REMOVED: u32 = 9;
     /// Not a record: the socket's storage could not be allocated, so its flow cannot be told. Counts as a loss.
     pub const NO_STORAGE: u32 = 10;
-    /// A filter of the node dropped a packet: a [`super::DropRecord`].
+    /// A filter of the node dropped a packet, or nobody listens where it was going: a [`super::DropRecord`].
     pub const DROP: u32 = 11;
-    /// Not a record: a dropped packet that was not told, since too many are being told. Counts as a loss.
-    pub const DROP_LIMITED: u32 = 12;
     /// UDP, source side: an answer came for a flow that was told as sent: an [`super::AnswerRecord`].
     pub const UDP_ANSWERED: u32 = 13;
     /// UDP, source side: an ICMP error came for a flow that was told as sent: an [`super::AnswerRecord`].
@@ -106,7 +104,6 @@ pub mod kind {
             CGROUP_REMOVED => "cgroup-removed",
             NO_STORAGE => "no-storage",
             DROP => "drop",
-            DROP_LIMITED => "drop-limited",
             UDP_ANSWERED => "udp-answered",
             UDP_ERROR => "udp-error",
             RAW_SOCKET => "raw-socket",
@@ -145,8 +142,13 @@ pub mod dropped {
 
 /// The kernel's reasons that mean a filter of the node, by their names without `SKB_DROP_REASON_`: netfilter in all its
 /// forms, what programs at tc and (generic) XDP drop, and cgroup programs at egress. What a socket's own filter drops is its
-/// program's doing. [`Settings::drop_reasons`] has their numbers in this order, and a record the place in it.
-pub const DROP_REASONS: [&str; 5] = ["NETFILTER_DROP", "TC_INGRESS", "TC_EGRESS", "XDP", "BPF_CGROUP_EGRESS"];
+/// program's doing. The last one means that no socket wants the packet. [`Settings::drop_reasons`] has their numbers in this
+/// order, and a record the place in it.
+pub const DROP_REASONS: [&str; 6] =
+    ["NETFILTER_DROP", "TC_INGRESS", "TC_EGRESS", "XDP", "BPF_CGROUP_EGRESS", "NO_SOCKET"];
+
+/// The place of the reason that means a closed port.
+pub const NO_SOCKET: u32 = 5;
 
 /// Bits of [`FlowRecord::flags`].
 pub mod flag {
@@ -256,7 +258,7 @@ pub struct CgroupRecord {
     pub path: [u8; CGROUP_PATH],
 }
 
-/// A packet that a filter dropped: the first of an attempt. 72 bytes.
+/// A packet that a filter dropped, the first of an attempt, or that found nobody listening. 72 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct DropRecord {

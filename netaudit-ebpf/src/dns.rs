@@ -8,6 +8,7 @@
 
 use aya_ebpf::{
     EbpfContext as _,
+    bindings::bpf_sock,
     helpers::generated::{bpf_get_socket_cookie, bpf_skb_load_bytes},
     programs::SkBuffContext,
 };
@@ -18,7 +19,7 @@ use crate::{
     maps::{DNS_COUNTS, DNS_RATE, DNS_RATES, PEERS, SOCKETS, emit, lose, raise},
     rate::Rate,
     socket::{Socket, mark, now, ticks},
-    udp::PeerKey,
+    udp::{ESTABLISHED, PeerKey},
 };
 
 /// The port that answers come from.
@@ -40,7 +41,7 @@ pub fn received(ctx: &SkBuffContext) {
     }
     // SAFETY: a socket of the context, tested for null.
     let Some(state) = (unsafe { SOCKETS.get(socket) }) else { return count(dns::UNASKED) };
-    if !has_asked(ctx, state, server) {
+    if !has_asked(ctx, socket, state, server) {
         return count(dns::UNASKED);
     }
     // Id, flags, and how many questions and answers.
@@ -137,9 +138,13 @@ impl Linear for SkBuffContext {
 /// Whether the socket has sent to port 53 of `server`. A connected one gets nothing from others, whatever a translation at
 /// the socket makes of the address that it asked for.
 #[inline(always)]
-fn has_asked(ctx: &SkBuffContext, state: &Socket, server: Address) -> bool {
-    if state.peer_port == PORT && (state.is(mark::JOINED) || state.is(mark::SENT) && state.peer == server) {
-        return true;
+fn has_asked(ctx: &SkBuffContext, socket: *mut bpf_sock, state: &Socket, server: Address) -> bool {
+    if state.peer_port == PORT {
+        // SAFETY: the verifier checks the access.
+        let connected = state.is(mark::JOINED) && unsafe { (*socket).state } == ESTABLISHED;
+        if connected || state.is(mark::SENT) && state.peer == server {
+            return true;
+        }
     }
     if !state.is(mark::SEVERAL) {
         return false;

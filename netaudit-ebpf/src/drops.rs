@@ -1,23 +1,25 @@
-//! Packets that a filter of this node dropped or rejected, whoever sent them: proof of enforcement.
+//! Packets that a filter of this node dropped or rejected, whoever sent them: proof of enforcement. And those that came to
+//! a pod's port where nobody listens: proof that nothing was in their way.
 //!
-//! `kfree_skb` is called for every packet that the kernel throws away, and says why. Only reasons that mean a filter
-//! are looked at, and of those packets only the ones that attempt something new: a TCP SYN, a datagram that is no
-//! answer.
+//! `kfree_skb` is called for every packet that the kernel throws away, and says why. Only reasons that mean a filter or a
+//! closed port are looked at, and of those packets only the ones that attempt something new: a TCP SYN, a datagram that
+//! is no answer. Of a datagram for a closed port nothing tells whether it answers something, so it is left alone.
 //!
 //! A SYN that is sent again carries the same sequence number, so one attempt is one record, however often it tries; a
 //! datagram is told again after an interval, as its flow is. How many packets were not told is counted, see
-//! [`dropped`](netaudit_ebpf::abi::dropped).
+//! [`dropped`](netaudit_ebpf::abi::dropped). What is too much to be told one by one is folded, as flows are.
 //!
 //! Nothing here can be attached to a cgroup: drops of all the kernel come here, and another node may run on it. What
 //! is not of this node's namespaces or processes is left alone.
 
 use aya_ebpf::{cty::c_void, programs::BtfTracePointContext};
-use netaudit_ebpf::abi::{Address, DropRecord, NO_FIELD, dropped, kind};
+use netaudit_ebpf::abi::{Address, DropRecord, NO_FIELD, NO_SOCKET, dropped, kind};
 
 use crate::{
     IPPROTO_TCP, IPPROTO_UDP,
     cgroup::levels_below,
-    maps::{DROP_COUNTS, DROP_RATE, DROPS, NAMESPACES, emit, lose, raise, setting},
+    maps::{DROP_COUNTS, DROP_RATE, DROPS, NAMESPACES, emit_or, raise, setting},
+    overload::fold_drop,
     rate::Rate,
     socket::{address_of, now, read, ticks},
 };
@@ -44,7 +46,7 @@ pub struct Told {
 }
 
 /// Records that one CPU may make in an interval: about a thousand a second. A scan or a flood must not push the flows
-/// out of the ring.
+/// out of the ring: the rest of it is folded.
 const RATE: u32 = 1_000;
 
 /// How a look at a packet ended.
@@ -60,15 +62,27 @@ enum Seen {
 /// `kfree_skb`: the packet, where it was dropped, and why.
 #[inline(always)]
 pub fn dropped(ctx: &BtfTracePointContext) {
-    let Some(reason) = filter_of(ctx.arg(2)) else { return };
+    let Some(reason) = place_of(ctx.arg(2)) else { return };
     let packet: *const c_void = ctx.arg(0);
     let packet = address_of(packet);
     let Some(netns) = namespace_of(packet) else { return };
+    let closed = reason == NO_SOCKET;
+    // No policy speaks of the node's own ports.
+    if closed && netns == setting!(host_netns) {
+        return;
+    }
     let (key, sequence) = match look(packet) {
         Seen::Attempt(key, sequence) => (key, sequence),
         Seen::Other => return,
         Seen::Unreadable => return count(dropped::UNREADABLE),
     };
+    if closed {
+        // Nor of what a pod does with itself.
+        if key.protocol == IPPROTO_TCP && key.source.0 != key.destination.0 {
+            tell(&key, sequence, reason, netns, 1);
+        }
+        return;
+    }
     let tracked = match conntrack(packet) {
         Conntrack::Answer => return count(dropped::ANSWER),
         Conntrack::Unknown => 0,
@@ -89,11 +103,17 @@ pub fn dropped(ctx: &BtfTracePointContext) {
             return count(dropped::REPEATED);
         }
     }
-    if is_over_rate(told.at) {
-        return lose(kind::DROP_LIMITED);
-    }
-    let recorded = emit::<DropRecord>(kind::DROP, |record| {
-        // SAFETY: `record` is reserved; every field is written.
+    tell(&key, sequence, reason, netns, tracked);
+    count(dropped::RECORDED);
+    // Where the map is in use beside us, one is told too often.
+    let _ = DROPS.insert(key, told, 0);
+}
+
+/// Makes a record, or adds to a fold where that would be too much.
+#[inline(always)]
+fn tell(key: &DropKey, sequence: u32, reason: u32, netns: u64, tracked: u32) {
+    let fill = |record: *mut DropRecord| {
+        // SAFETY: `record` has the room; every field is written.
         unsafe {
             (*record).kind = kind::DROP;
             (*record).reason = reason;
@@ -107,17 +127,13 @@ pub fn dropped(ctx: &BtfTracePointContext) {
             (*record).sequence = sequence;
             (*record).tracked = tracked;
         }
-    });
-    // What was not told may be told by the next packet. Where the map is in use beside us, one is told too often.
-    if recorded {
-        count(dropped::RECORDED);
-        let _ = DROPS.insert(key, told, 0);
-    }
+    };
+    emit_or(kind::DROP, !is_over_rate(ticks()), fill, |record| fold_drop(record));
 }
 
-/// The place of the kernel's reason in the list of those that mean a filter.
+/// The place of the kernel's reason in the list of those that are told.
 #[inline(always)]
-fn filter_of(reason: u32) -> Option<u32> {
+fn place_of(reason: u32) -> Option<u32> {
     let known = setting!(drop_reasons);
     // Zero is "not dropped", and stands for a reason that this kernel does not have.
     if reason == 0 {
@@ -132,6 +148,8 @@ fn filter_of(reason: u32) -> Option<u32> {
         Some(3)
     } else if reason == known[4] {
         Some(4)
+    } else if reason == known[5] {
+        Some(5)
     } else {
         None
     }

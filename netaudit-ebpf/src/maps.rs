@@ -203,10 +203,21 @@ pub fn emit<T: 'static>(kind: u32, fill: impl FnOnce(*mut T)) -> bool {
 /// As [`emit`], for a flow: where the ring is full, it is folded into a count.
 #[inline(always)]
 pub fn emit_flow(kind: u32, fill: impl FnOnce(*mut FlowRecord)) {
+    emit_or(kind, true, fill, |record| fold(record));
+}
+
+/// As [`emit`]; where the ring is full, or the record `may` not go there, `fold` takes it, all of it written.
+#[inline(always)]
+pub fn emit_or<T: 'static>(
+    kind: u32,
+    may: bool,
+    fill: impl FnOnce(*mut T),
+    fold: impl FnOnce(*const MaybeUninit<T>),
+) {
     make(kind);
-    if let Some(mut record) = RECORDS.reserve_untyped::<FlowRecord>(0) {
+    if may && let Some(mut record) = RECORDS.reserve_untyped::<T>(0) {
         fill(record.as_mut_ptr());
-        record.submit(wakeup::<FlowRecord>());
+        record.submit(wakeup::<T>());
     } else {
         let mut aside = MaybeUninit::uninit();
         fill(aside.as_mut_ptr());

@@ -13,7 +13,9 @@
 use core::mem::MaybeUninit;
 
 use aya_ebpf::bindings::BPF_NOEXIST;
-use netaudit_ebpf::abi::{FlowRecord, Fold, FoldKey, Tally, WAITED_STEPS, flag, kind, level};
+use netaudit_ebpf::abi::{
+    DropRecord, FlowRecord, Fold, FoldKey, Tally, WAITED_STEPS, drop_detail, flag, kind, level,
+};
 
 use crate::maps::{FOLD_COUNTS, FOLDED, Folds, TALLIES, add, raise};
 
@@ -30,12 +32,10 @@ pub fn fold(record: *const MaybeUninit<FlowRecord>) {
 /// Puts `record` where there is room, and returns where that is counted.
 #[inline(always)]
 fn place(record: &FlowRecord, tally: *mut Tally) -> *mut u64 {
-    // SAFETY: `tally` is a value of the map.
-    let (by_key, by_subject, lost) =
-        unsafe { (&raw mut (*tally).by_key, &raw mut (*tally).by_subject, &raw mut (*tally).lost) };
     // Only announces the record with the outcome, which follows.
     if record.kind == kind::TCP_PENDING {
-        return lost;
+        // SAFETY: `tally` is a value of the map.
+        return unsafe { &raw mut (*tally).lost };
     }
     let waited = record.at.wrapping_sub(record.started);
     let at_destination = record.kind == kind::TCP_ACCEPTED || record.kind == kind::UDP_RECEIVED;
@@ -51,11 +51,40 @@ fn place(record: &FlowRecord, tally: *mut Tally) -> *mut u64 {
         waited: u32::from(waited >= WAITED_STEPS[0]) + u32::from(waited >= WAITED_STEPS[1]),
     };
     let fold = Fold { count: 1, first: record.started, last: record.started, waited };
-    if take(level::KEY, &key, &fold) {
+    by_key_or_subject(&key, &fold, tally)
+}
+
+/// Counts a dropped packet, all of whose record is written.
+#[inline(never)]
+pub fn fold_drop(record: *const MaybeUninit<DropRecord>) {
+    // SAFETY: written by the caller, which owns it.
+    let record = unsafe { (*record).assume_init_ref() };
+    let Some(tally) = TALLIES.get_ptr_mut(record.kind) else { return };
+    let key = FoldKey {
+        netns: record.netns,
+        cgroup: 0,
+        local: record.destination,
+        remote: record.source,
+        kind: record.kind,
+        detail: drop_detail::pack(record.reason, record.protocol, record.tracked),
+        port: record.destination_port,
+        flags: 0,
+        waited: 0,
+    };
+    let fold = Fold { count: 1, first: record.at, last: record.at, waited: 0 };
+    raise(by_key_or_subject(&key, &fold, tally));
+}
+
+#[inline(always)]
+fn by_key_or_subject(key: &FoldKey, fold: &Fold, tally: *mut Tally) -> *mut u64 {
+    // SAFETY: `tally` is a value of the map.
+    let (by_key, by_subject, lost) =
+        unsafe { (&raw mut (*tally).by_key, &raw mut (*tally).by_subject, &raw mut (*tally).lost) };
+    if take(level::KEY, key, fold) {
         return by_key;
     }
-    let key = FoldKey::subject(record.netns, record.kind);
-    if take(level::SUBJECT, &key, &fold) { by_subject } else { lost }
+    let key = FoldKey::subject(key.netns, key.kind);
+    if take(level::SUBJECT, &key, fold) { by_subject } else { lost }
 }
 
 /// Adds one record to the fold of `key`. `false` where there is no room for another key.

@@ -165,7 +165,7 @@ pub fn connect(ctx: &SockAddrContext, socket: *mut bpf_sock, netns: u64, peer: A
     state.unanswered = state.sequence;
     // SAFETY: `socket` is of the context.
     let (local, local_port) = unsafe { local_of(socket) };
-    tell(kind::UDP_SENT, state, cookie, (local, local_port), (peer, port));
+    tell(kind::UDP_SENT, state, cookie, (local, local_port), (peer, port), (peer, port));
 }
 
 /// A datagram with a destination of its own is about to be sent.
@@ -224,7 +224,7 @@ pub fn send(ctx: &SockAddrContext, peer: Address, port: u16) {
     state.sequence = sequence;
     // SAFETY: `socket` is of the context.
     let (local, local_port) = unsafe { local_of(socket) };
-    tell(kind::UDP_SENT, state, cookie, (local, local_port), (peer, port));
+    tell(kind::UDP_SENT, state, cookie, (local, local_port), (peer, port), (peer, port));
 }
 
 /// `sock_send_length`: a socket of any kind has sent. The first time on a connected UDP socket begins its flow, and a
@@ -304,14 +304,23 @@ fn connected_send(state: &mut Socket, socket: *mut bpf_sock) {
 
     let address = address_of(socket);
     let family: u16 = read(address + u64::from(setting!(sk_family)));
-    let local = if family == AF_INET as u16 {
-        Address::v4(read(address + u64::from(setting!(sk_address4))))
+    let (local, remote) = if family == AF_INET as u16 {
+        (
+            Address::v4(read(address + u64::from(setting!(sk_address4)))),
+            Address::v4(read(address + u64::from(setting!(sk_peer4)))),
+        )
     } else {
-        Address(read(address + u64::from(setting!(sk_address6))))
+        (
+            Address(read(address + u64::from(setting!(sk_address6)))),
+            Address(read(address + u64::from(setting!(sk_peer6)))),
+        )
     };
     let local_port: u16 = read(address + u64::from(setting!(sk_num)));
-    let peer = (state.peer, state.peer_port);
-    tell(kind::UDP_SENT, state, cookie, (local, local_port), peer);
+    let remote_port: u16 = read(address + u64::from(setting!(sk_peer_port)));
+    let remote = (remote, u16::from_be(remote_port));
+    // Another program may have rewritten it after us.
+    let asked = (state.peer, state.peer_port);
+    tell(kind::UDP_SENT, state, cookie, (local, local_port), remote, asked);
 }
 
 /// A datagram was read, and its sender told to the program.
@@ -323,7 +332,10 @@ pub fn receive(ctx: &SockAddrContext, sender: Address, port: u16) {
     let Some(state) = (unsafe { SOCKETS.get(socket) }) else { return };
     // SAFETY: the helper takes this context.
     let cookie_of = |ctx: &SockAddrContext| unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
-    if state.is(mark::SENT) && state.peer == sender && state.peer_port == port {
+    // The kernel lets nothing through to a connected socket but what its peer sends, whatever address was asked for.
+    // SAFETY: the verifier checks the access.
+    let connected = state.is(mark::JOINED) && unsafe { (*socket).state } == ESTABLISHED;
+    if state.is(mark::SENT) && (connected || state.peer == sender && state.peer_port == port) {
         if state.unanswered != 0 {
             answers::read_by_program(state, cookie_of(ctx));
         }
@@ -384,7 +396,7 @@ pub fn receive(ctx: &SockAddrContext, sender: Address, port: u16) {
     state.sequence += 1;
     // SAFETY: `socket` is of the context.
     let (local, local_port) = unsafe { local_of(socket) };
-    tell(kind::UDP_RECEIVED, state, cookie, (local, local_port), (sender, port));
+    tell(kind::UDP_RECEIVED, state, cookie, (local, local_port), (sender, port), (sender, port));
 }
 
 /// Whether a datagram from this socket to `peer` answers one that was read from there.
@@ -408,6 +420,8 @@ fn is_answer(state: &Socket, cookie: u64, peer: Address, port: u16) -> bool {
 }
 
 const AF_INET: u32 = 2;
+/// The state of a connected socket of any protocol.
+pub const ESTABLISHED: u32 = 1;
 
 /// This end, as far as it is chosen.
 ///
@@ -428,7 +442,14 @@ unsafe fn local_of(socket: *mut bpf_sock) -> (Address, u16) {
 }
 
 #[inline(always)]
-fn tell(kind: u32, state: &Socket, cookie: u64, local: (Address, u16), remote: (Address, u16)) {
+fn tell(
+    kind: u32,
+    state: &Socket,
+    cookie: u64,
+    local: (Address, u16),
+    remote: (Address, u16),
+    requested: (Address, u16),
+) {
     emit_flow(kind, |record| {
         // SAFETY: `record` is reserved; every field is written.
         unsafe {
@@ -444,8 +465,8 @@ fn tell(kind: u32, state: &Socket, cookie: u64, local: (Address, u16), remote: (
             (*record).local_port = local.1;
             (*record).remote = remote.0;
             (*record).remote_port = remote.1;
-            (*record).requested = remote.0;
-            (*record).requested_port = remote.1;
+            (*record).requested = requested.0;
+            (*record).requested_port = requested.1;
             state.tell_actor(record);
         }
     });

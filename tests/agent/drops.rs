@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use serde_json::Value;
 
 use super::harness::{World, eventually, kernel_or_skip};
-use crate::lab::{Launch, Place, ServicePort, ServiceSpec};
+use crate::lab::{Launch, Owner, Place, PodSpec, ServicePort, ServiceSpec};
 
 /// What the node does with a packet to the server's ports, with connection tracking as every enforcer has it.
 const FILTER: &str = "table inet enforcer {
@@ -80,6 +80,8 @@ fn told(world: &World, told: &str) -> Result<f64> {
 fn what_the_filter_stops_is_proven_and_a_closed_port_is_not() -> Result<()> {
     let Some(world) = filtered("stopped")? else { return Ok(()) };
     world.deny_all()?;
+    // It does nothing by which its namespace would become known.
+    let _pause = Launch::new("sleep", ["1000"]).spawn(&world.server.place, &world.lab.log("pause"))?;
     let mut agent = world.agent()?;
     let addresses = [IpAddr::from(world.server.v4), IpAddr::from(world.server.v6)];
     for address in addresses {
@@ -109,13 +111,22 @@ fn what_the_filter_stops_is_proven_and_a_closed_port_is_not() -> Result<()> {
     }
     for flow in to(&flows, "egress", CLOSED) {
         assert_eq!((&flow["outcome"], &flow["reach"]), (&"refused".into(), &"rejected".into()), "{flow:#}");
-        assert!(flow["drop_reason"].is_null());
+        assert!(flow["drop_reason"].is_null() && flow["closed_port"] == true, "{flow:#}");
     }
-    assert!(to(&flows, "ingress", CLOSED).is_empty());
+    let closed = to(&flows, "ingress", CLOSED);
+    assert_eq!(closed.len(), 2);
+    for flow in closed {
+        assert_eq!((&flow["outcome"], &flow["reach"]), (&"refused".into(), &"rejected".into()), "{flow:#}");
+        assert_eq!((&flow["verdict"], &flow["finding"]), (&"denied".into(), &"denied-refused".into()));
+        assert_eq!(
+            (&flow["closed_port"], &flow["subject"]["pod"]),
+            (&true.into(), &world.server_name().into())
+        );
+    }
 
     assert_eq!(told(&world, "recorded")?, 6.0);
     assert!(told(&world, "repeated")? >= 2.0, "each silently dropped SYN was sent again");
-    assert_eq!(world.metric_sum("netaudit_violations_total{")?, 6.0);
+    assert_eq!(world.metric_sum("netaudit_violations_total{")?, 8.0);
     assert_eq!(world.metric_sum("netaudit_records_lost_total{")?, 0.0);
     let stopped =
         r#"netaudit_flows_total{direction="ingress",protocol="TCP",verdict="denied",reach="stopped"}"#;
@@ -226,5 +237,29 @@ fn what_egress_policies_forbid_or_nobody_does_is_told_once_behind_a_service_too(
     }
     assert_eq!(to(&flows, "ingress", DROPPED).len(), 2, "it was kept from leaving, not from coming in");
     assert_eq!(world.metric_sum("netaudit_violations_total{")?, 2.0);
+    agent.terminate(Duration::from_secs(2))
+}
+
+#[test]
+fn a_pod_that_comes_later_and_only_waits_is_known_by_its_processes() -> Result<()> {
+    let Some(mut world) = filtered("late")? else { return Ok(()) };
+    let mut agent = world.agent()?;
+    let spec = PodSpec {
+        name: "late-1",
+        owner: Owner::Bare,
+        labels: &[("app", "late")],
+        ..world.server.spec.clone()
+    };
+    let late = world.lab.add_pod(spec, "10.96.0.10".parse()?)?;
+    let _pause = Launch::new("sleep", ["1000"]).spawn(&late.place, &world.lab.log("pause"))?;
+    world.lab.write_manifests()?;
+    eventually("its object is known", || Ok(world.metric(r#"netaudit_objects{kind="Pod"}"#)? == Some(3.0)))?;
+    std::thread::sleep(Duration::from_secs(3));
+    attempt(&world.client.place, late.v4.into(), &[CLOSED])?;
+    let flows = world.wait_for_flows("both ends", |flows| {
+        to(flows, "egress", CLOSED).len() == 1 && to(flows, "ingress", CLOSED).len() == 1
+    })?;
+    assert_eq!(to(&flows, "ingress", CLOSED)[0]["subject"]["pod"], "late-1");
+    assert_eq!(to(&flows, "egress", CLOSED)[0]["closed_port"], true);
     agent.terminate(Duration::from_secs(2))
 }

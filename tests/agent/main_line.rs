@@ -27,6 +27,7 @@ fn a_denied_connection_is_told_with_both_ends_the_policy_and_what_became_of_it()
     assert_eq!(egress["subject"]["workload"], "client");
     assert_eq!(egress["actor"]["container"], world.client.container_id.as_str());
     assert_eq!(egress["actor"]["comm"], "python3");
+    assert_eq!(egress["actor"]["kind"], "subject");
     assert_eq!(egress["peer"]["workload"], "server");
     assert_eq!(egress["outcome"], "established");
     assert_eq!((&egress["verdict"], &egress["reason"]), (&"allowed".into(), &"not isolated".into()));

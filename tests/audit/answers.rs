@@ -82,6 +82,7 @@ fn an_error_waits_for_the_drop_of_the_filter_that_sent_it() {
         protocol: Protocol::Udp,
         sequence: 0,
         opens: false,
+        folded: None,
         ..dropped(LOCAL, "10.0.0.2:53", after(7))
     };
     // In either order; a connected socket's datagram is even dropped before its flow is told.

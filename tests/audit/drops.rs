@@ -17,6 +17,7 @@ pub(super) fn dropped(source: &str, destination: &str, at: Timestamp) -> PacketD
         reason: NETFILTER,
         sequence: 1,
         opens: true,
+        folded: None,
     }
 }
 
@@ -267,6 +268,7 @@ fn a_datagrams_flow_waits_for_its_drop_and_no_longer() {
         protocol: Protocol::Udp,
         sequence: 0,
         opens: false,
+        folded: None,
         ..dropped("10.0.0.1:5000", "10.0.0.2:53", at)
     };
     for local in ["10.0.0.1:5000", "0.0.0.0:5000"] {

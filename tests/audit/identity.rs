@@ -1,6 +1,7 @@
 //! Who somebody is, against everything that can make it look otherwise: visitors, bound addresses, reuse, node ports.
 
 use netaudit::{
+    audit::ActorKind,
     cluster::{Kind, Object, ObjectKey},
     model::{CgroupId, Exemption, Gap, Observation, Outcome, Protocol},
 };
@@ -14,9 +15,14 @@ fn who_acts_first_in_a_namespace_is_not_its_owner() {
     // b's container acts in the namespace of a, which nothing has named yet; the address says whose it is.
     let flow = world.one(egress(555, 12, "10.0.0.1:40000", "10.0.0.2:80"));
     assert_eq!(
-        (flow.subject, flow.actor_pod.as_deref()),
-        (Subject::Pod(world.id("a")), Some(uid("b").as_str()))
+        (&flow.subject, flow.actor_pod.as_deref(), flow.actor_kind),
+        (&Subject::Pod(world.id("a")), Some(uid("b").as_str()), ActorKind::Pod)
     );
+    let mut line = Vec::new();
+    netaudit::report::flow_line(&flow, world.auditor.cluster(), NODE, 0, &mut line);
+    let line: Value = serde_json::from_slice(&line).unwrap();
+    assert_eq!((&line["subject"]["pod"], &line["actor"]["pod"]), (&json!("a"), &json!("b")));
+    assert_eq!((&line["actor"]["kind"], &line["actor"]["workload"]), (&json!("pod"), &json!("b")));
     // Without an address the actor is the best guess, until an address says otherwise.
     let mut sent = egress(556, 12, "0.0.0.0:5000", "10.0.0.2:53");
     (sent.protocol, sent.outcome) = (Protocol::Udp, Outcome::Sent);
@@ -26,6 +32,28 @@ fn who_acts_first_in_a_namespace_is_not_its_owner() {
         world.one(egress(556, 12, "10.0.0.1:40000", "10.0.0.2:80")).subject,
         Subject::Pod(world.id("a"))
     );
+}
+
+#[test]
+fn where_an_actor_is_from_is_said_of_each() {
+    let mut world = World::new(vec![]);
+    world.auditor.attribution_mut().cgroup(CgroupId(90), "/system.slice/containerd.service");
+    // A port-forward dials the loopback of the pod's namespace.
+    let forwarded = world.one(egress(101, 90, "127.0.0.1:40000", "127.0.0.1:80"));
+    assert_eq!((forwarded.actor_kind, &forwarded.subject), (ActorKind::Host, &Subject::Pod(world.id("a"))));
+    assert_eq!(exemption(&forwarded), Some(Exemption::Loopback));
+    // And who enters it to reach others acts as the pod, for the policies.
+    let entered = world.one(egress(101, 90, "10.0.0.1:40001", "10.0.0.2:80"));
+    assert_eq!((entered.actor_kind, &entered.subject), (ActorKind::Host, &Subject::Pod(world.id("a"))));
+    for (cgroup, kind) in
+        [(Some(11), ActorKind::Subject), (Some(77), ActorKind::Unknown), (None, ActorKind::Unknown)]
+    {
+        let mut seen = egress(101, 0, "10.0.0.1:40002", "10.0.0.2:80");
+        seen.actor.cgroup = cgroup.map(CgroupId);
+        assert_eq!(world.one(seen).actor_kind, kind, "{cgroup:?}");
+    }
+    // The node's own processes and hostNetwork pods are the node.
+    assert_eq!(world.one(egress(1, 90, "192.168.0.1:40003", "10.0.0.2:80")).actor_kind, ActorKind::Subject);
 }
 
 #[test]

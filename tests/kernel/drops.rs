@@ -8,7 +8,7 @@ use std::{
 };
 
 use netaudit::{
-    kernel::{Event, Feature, Loss},
+    kernel::{Event, Feature, RecordCount},
     model::{DropReason, PacketDrop, Protocol},
 };
 
@@ -139,7 +139,9 @@ fn what_is_dropped_on_its_way_in_is_told_by_the_namespace_that_did() {
                 })
                 .map(drop)
         });
-        let drops = pair.expect(2);
+        let mut drops = pair.expect(3);
+        // The other port was closed.
+        drops.retain(|drop| !drop.found_closed_port());
         let mut seen: Vec<_> =
             drops.iter().map(|drop| (drop.protocol, drop.destination.port(), drop.opens)).collect();
         seen.sort_unstable();
@@ -195,29 +197,68 @@ fn headers_between_are_passed_over() {
 }
 
 #[test]
-fn a_flood_is_limited_and_every_packet_of_it_counted() {
-    const PACKETS: u64 = 10_000;
+fn a_flood_is_limited_and_the_rest_of_it_folded() {
+    const PORTS: u64 = 10_000;
     let Some(mut pair) = Pair::new() else { return };
     filter(&pair.a, "output", "udp dport 10000-20000 drop");
     pair.a.run(|| {
         let socket = UdpSocket::bind("10.9.0.1:0")?;
-        for port in 0..PACKETS {
+        for port in 0..PORTS {
             let _ = socket.send_to(b"x", ("10.9.0.2", 10_000 + port as u16));
         }
         Ok(())
     });
-    pair.stage.drain();
-    let drops = pair.stage.events.iter().filter(|event| matches!(event, Event::Drop(_))).count() as u64;
-    let lost = |losses: &[Loss], cause| -> u64 {
-        losses.iter().filter(|loss| loss.cause == cause).map(|loss| loss.count).sum()
+    let mut drops = Vec::new();
+    let mut keep = |event: Event| {
+        if let Event::Drop(drop) = event {
+            drops.push(drop);
+        }
     };
-    let losses = pair.stage.kernel.losses();
-    let limited = lost(&losses, "drop-limited");
-    assert_eq!((drops, told(&pair.stage, "recorded")), (drops, drops));
-    // The ring of this test is small, and the flows of the datagrams need more room than there is.
-    let full = lost(&losses, "drop");
-    assert_eq!(drops + limited + full, PACKETS, "{losses:?}");
-    assert!(drops > 0 && limited > 0, "{drops} told, {limited} limited, {full} without room");
+    while pair.stage.kernel.drain(1024, &mut keep) > 0 {}
+    // The two maps take turns.
+    for _ in 0..2 {
+        pair.stage.kernel.take_folded(&mut keep).unwrap();
+    }
+    let single = drops.iter().filter(|drop| drop.folded.is_none()).count() as u64;
+    let mut ports: Vec<_> = drops.iter().map(|drop| drop.destination.port()).collect();
+    ports.sort_unstable();
+    assert!(ports.into_iter().eq(10_000..10_000 + PORTS as u16), "{} of {PORTS}", drops.len());
+    assert!(
+        drops.iter().all(|drop| drop.count() == 1 && drop.reason == NETFILTER && drop.netns == pair.a.netns)
+    );
+    let counts = pair.stage.kernel.record_counts();
+    let sum = |part: fn(&RecordCount) -> u64| {
+        counts.iter().filter(|count| count.kind == "drop").map(part).sum::<u64>()
+    };
+    assert_eq!(sum(|count| count.made), PORTS);
+    assert_eq!(sum(|count| count.folded), PORTS - single);
+    assert!((1..PORTS).contains(&single), "{single} told one by one");
+    assert_eq!(told(&pair.stage, "recorded"), PORTS);
+}
+
+#[test]
+fn a_closed_port_of_a_pod_is_told_and_what_a_pod_does_with_itself_is_not() {
+    let Some(mut pair) = Pair::new() else { return };
+    pair.stage.kernel.scan().unwrap();
+    for host in ["10.9.0.2", "[fd09::2]"] {
+        pair.a.run(|| {
+            let refused = |to: String| match TcpStream::connect(&to) {
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+                other => Err(io::Error::other(format!("{to}: {other:?}"))),
+            };
+            refused(format!("{host}:81"))?;
+            refused("127.0.0.1:81".to_owned())?;
+            refused("10.9.0.1:81".to_owned())?;
+            // The answer to a datagram cannot be told from a question.
+            UdpSocket::bind("[::]:0")?.send_to(b"x", "[fd09::2]:81").map(drop)
+        });
+        let drop = pair.expect(1).remove(0);
+        let to: SocketAddr = format!("{host}:81").parse().unwrap();
+        assert_eq!((drop.reason, drop.netns, drop.destination), (DropReason::NO_SOCKET, pair.b.netns, to));
+        assert_eq!((drop.protocol, drop.opens, drop.source.is_ipv4()), (Protocol::Tcp, true, to.is_ipv4()));
+        assert!(drop.found_closed_port() && drop.source.port() != 0);
+    }
+    assert_eq!(told(&pair.stage, "recorded"), 0, "no filter did it");
 }
 
 #[test]

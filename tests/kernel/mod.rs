@@ -13,6 +13,7 @@ mod parts;
 mod pins;
 mod pods;
 mod raw_sockets;
+mod rewrites;
 mod seccomp;
 mod tcp;
 mod udp;

@@ -34,7 +34,7 @@ pub struct FoldKey {
     pub remote: Address,
     /// The record's kind.
     pub kind: u32,
-    /// What the socket held.
+    /// What the socket held; of a dropped packet see [`drop_detail`].
     pub detail: u32,
     /// The destination's port: the other end's on the source side, this end's on the destination side.
     pub port: u16,
@@ -50,6 +50,21 @@ impl FoldKey {
     pub const fn subject(netns: u64, kind: u32) -> Self {
         let none = Address([0; 4]);
         Self { netns, cgroup: 0, local: none, remote: none, kind, detail: 0, port: 0, flags: 0, waited: 0 }
+    }
+}
+
+/// What tells dropped packets apart beside their addresses: the place of the reason, the protocol, and whether connection
+/// tracking knows it for no answer, in one word.
+pub mod drop_detail {
+    /// Packs the fields of the same names of a [`DropRecord`](crate::abi::DropRecord).
+    #[inline(always)]
+    pub const fn pack(reason: u32, protocol: u32, tracked: u32) -> u32 {
+        reason | protocol << 8 | tracked << 16
+    }
+
+    /// The inverse of [`pack`]: `(reason, protocol, tracked)`.
+    pub const fn unpack(detail: u32) -> (u32, u32, u32) {
+        (detail & 0xff, detail >> 8 & 0xff, detail >> 16)
     }
 }
 

@@ -97,6 +97,12 @@ pub struct Settings {
     pub skb_conntrack: u32,
     /// `net_device.nd_net`
     pub device_net: u32,
+    /// `sock.skc_daddr`
+    pub sk_peer4: u32,
+    /// `sock.skc_v6_daddr`
+    pub sk_peer6: u32,
+    /// `sock.skc_dport`
+    pub sk_peer_port: u32,
     /// The kernel's numbers of [`DROP_REASONS`]; 0 for one that it does not have.
     pub drop_reasons: [u32; DROP_REASONS.len()],
     /// Bytes in the ring at which the reader is woken; 0 for never.
@@ -122,4 +128,4 @@ pub const TICK_SHIFT: u32 = 20;
 /// connected socket's flow is told at its first datagram and not at `connect`, which sends nothing.
 pub const SWITCH_UDP_SEND: u32 = 0;
 
-const _: () = assert!(size_of::<Settings>() == 232);
+const _: () = assert!(size_of::<Settings>() == 248);

@@ -8,12 +8,12 @@ use std::{
 };
 
 use crate::{
-    audit::{Auditor, Budget, Flow, RawSocketSeen, Settings, Subject},
+    audit::{Auditor, Budget, Flow, RawSocketSeen, Settings, Subject, Tuple},
     cluster::{Cluster, Kind},
     config::{Config, Source},
-    kernel::{self, Event, Kernel, Loss, losses, own_addresses},
+    kernel::{self, Conntrack, Event, Kernel, Loss, losses, own_addresses},
     metrics::{self, AgentState, Format, WatchState},
-    model::{CgroupId, NetnsCookie, Observation, Timestamp},
+    model::{CgroupId, NetnsCookie, Observation, PacketDrop, Timestamp},
     policy::Warning,
     report::FlowLog,
     watch::Update,
@@ -33,6 +33,9 @@ const ADDRESSES_EVERY: Duration = Duration::from_secs(10);
 
 /// How often packet sockets are looked for.
 const RAW_SOCKETS_EVERY: Duration = Duration::from_secs(30);
+
+/// How long after a cgroup was made its processes are looked for, each second: a runtime makes the cgroup first.
+const LOOK_FOR_TASKS: Duration = Duration::from_secs(3);
 
 /// How long the last drain may take under traffic that does not end.
 const LAST_DRAIN: Duration = Duration::from_millis(400);
@@ -57,6 +60,8 @@ struct Told {
 /// Everything that the agent's loop owns.
 pub(super) struct State {
     kernel: Kernel,
+    /// `None` where this kernel has none.
+    conntrack: Option<Conntrack>,
     auditor: Auditor,
     flow_log: Option<FlowLog>,
     watches: Vec<Watch>,
@@ -70,6 +75,8 @@ pub(super) struct State {
     cgroups_lost: u64,
     addresses_read: Option<Timestamp>,
     raw_sockets_read: Timestamp,
+    /// When a cgroup was last made: its processes may not be in their namespace yet.
+    cgroup_made: Option<Timestamp>,
     started: Timestamp,
     /// What is wrong with objects and has been said: a file or list that is read again repeats nothing.
     warned: HashSet<Warning>,
@@ -98,6 +105,10 @@ impl State {
         if config.dns_names {
             auditor.set_sees_names(config.dns_servers.clone());
         }
+        let conntrack = Conntrack::open()
+            .inspect(|_| auditor.set_asks_for_translations())
+            .inspect_err(|error| tracing::warn!(%error, "this kernel's connection tracking cannot be asked"))
+            .ok();
         let progress = kernel.is_pinned().then(Progress::default);
         let (losses_before, taken_before) = (kernel.losses(), kernel.taken_before());
         let watches = Kind::ALL.map(|kind| Watch {
@@ -111,6 +122,7 @@ impl State {
         }
         Self {
             kernel,
+            conntrack,
             auditor,
             flow_log,
             watches: watches.into(),
@@ -123,6 +135,7 @@ impl State {
             cgroups_lost: of_cgroups(&losses_before),
             addresses_read: None,
             raw_sockets_read: now,
+            cgroup_made: None,
             started: now,
             warned: HashSet::new(),
             told: Told::default(),
@@ -164,16 +177,29 @@ impl State {
     }
 
     fn drain_batch(&mut self, now: Timestamp) -> usize {
-        let Self { kernel, auditor, told, .. } = self;
-        let taken = kernel.drain(BATCH, &mut |event| take(auditor, event, now, told));
+        let Self { kernel, auditor, told, cgroup_made, .. } = self;
+        let taken = kernel.drain(BATCH, &mut |event| {
+            if matches!(event, Event::Cgroup { .. }) {
+                *cgroup_made = Some(now);
+            }
+            take(auditor, event, now, told);
+        });
         self.records += taken as u64;
         // What the kernel told before `now` has been taken if this was all of it.
         if taken < BATCH {
             self.auditor.settle(now, &mut self.told.flows);
         }
+        self.translate(now);
         self.hand_on();
         self.release();
         taken
+    }
+
+    /// Asks where flows went of which only that is missing.
+    fn translate(&mut self, now: Timestamp) {
+        let Some(conntrack) = &mut self.conntrack else { return };
+        let mut ask = |tuple: &Tuple| conntrack.destination(tuple.protocol, tuple.source, tuple.destination);
+        self.auditor.translate(&mut ask, now, &mut self.told.flows);
     }
 
     /// Gives the room of records that are done with back to the kernel.
@@ -196,10 +222,12 @@ impl State {
         if self.kernel.folded_keys() == 0 {
             return;
         }
-        let (mut folds, mut subjects) = (Vec::<Observation>::new(), Vec::<(u64, NetnsCookie)>::new());
+        let (mut folds, mut drops) = (Vec::<Observation>::new(), Vec::<PacketDrop>::new());
+        let mut subjects = Vec::<(u64, NetnsCookie)>::new();
         let result = self.kernel.take_folded(&mut |event| match event {
             Event::FoldedSubject { netns, count, .. } => subjects.push((count.get(), netns)),
             Event::Flow(seen) => folds.push(seen),
+            Event::Drop(seen) => drops.push(seen),
             _ => {}
         });
         if let Err(error) = result {
@@ -207,6 +235,10 @@ impl State {
         }
         for folds in folds.chunks(BATCH) {
             self.auditor.observe_folded(folds, now, &mut self.told.flows);
+            self.hand_on();
+        }
+        for drops in drops.chunks(BATCH) {
+            self.auditor.observe_folded_drops(drops, now, &mut self.told.flows);
             self.hand_on();
         }
         if let Some((most, netns)) = subjects.iter().max() {
@@ -218,6 +250,21 @@ impl State {
                 most,
                 "too many different flows at once: not judged, only counted"
             );
+        }
+    }
+
+    /// Learns the namespaces of processes that came since, as long as new ones may come: a pod that only waits makes no
+    /// flow that would tell.
+    fn look_for_tasks(&mut self, now: Timestamp) {
+        let Some(made) = self.cgroup_made else { return };
+        if now.since(made) >= LOOK_FOR_TASKS {
+            self.cgroup_made = None;
+        }
+        match self.kernel.look_for_tasks() {
+            Ok(tasks) => {
+                tasks.into_iter().for_each(|task| take(&mut self.auditor, task, now, &mut self.told))
+            }
+            Err(error) => tracing::warn!(%error, "new processes could not be looked for"),
         }
     }
 
@@ -278,6 +325,7 @@ impl State {
             self.auditor.set_ready();
         }
         self.auditor.objects_changed(now, &mut self.told.flows);
+        self.translate(now);
         self.hand_on();
     }
 
@@ -321,6 +369,7 @@ impl State {
                 tracing::warn!(%error, "packet sockets could not be looked for");
             }
         }
+        self.look_for_tasks(now);
         for watch in &mut self.watches {
             if watch.last_fault.is_some_and(|fault| now.since(fault) >= FAULT_MEMORY) {
                 watch.last_fault = None;
@@ -338,6 +387,7 @@ impl State {
             self.auditor.lost(now);
         }
         self.auditor.tick(now, &mut self.told.flows);
+        self.translate(now);
         self.auditor.name_raw_sockets(now, &mut self.told.raw_sockets);
         self.hand_on();
     }
@@ -376,6 +426,7 @@ impl State {
             features: self.kernel.features(),
             drops: &self.kernel.drop_counts(),
             dns: &self.kernel.dns_counts(),
+            lookups: self.conntrack.as_ref().map(Conntrack::lookups),
             watches: &watches,
             records: self.records,
             started: self.started,

@@ -214,6 +214,11 @@ impl Attribution {
         self.cgroups.get(&cgroup).and_then(|cgroup| cgroup.pod.as_ref())
     }
 
+    /// Whether it is known where a cgroup is, so that one without a pod is the host's.
+    pub fn knows(&self, cgroup: CgroupId) -> bool {
+        self.cgroups.contains_key(&cgroup)
+    }
+
     /// How many cgroups and namespaces are known.
     pub fn len(&self) -> (usize, usize) {
         (self.cgroups.len(), self.namespaces.len())

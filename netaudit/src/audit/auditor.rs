@@ -7,6 +7,7 @@ mod folded;
 mod names;
 mod raw_sockets;
 mod rules;
+mod translated;
 mod violation;
 
 use std::{
@@ -27,15 +28,20 @@ use super::{
     drops::Drops,
     enforcement::Enforcement,
     finding::{FIRST_RETRANSMISSION, Finding, finding, reach},
+    handshakes::Handshakes,
     resolve::{self, Judged, NodeView, judge_node, judge_pod},
 };
 use crate::{
     cluster::{Cluster, Endpoint, Pod, PodId},
     model::{
-        Direction, DropReason, Gap, NetnsCookie, Observation, Outcome, PacketDrop, Protocol, RawSocket,
-        Timestamp, Verdict,
+        Direction, Gap, NetnsCookie, Observation, Outcome, PacketDrop, Protocol, RawSocket, Timestamp,
+        Verdict,
     },
 };
+use drops::Proof;
+use evidence::canonical;
+
+pub use translated::Tuple;
 
 /// How long a record waits for its namespace, its pod or its peer to become known: in a healthy cluster a watch is
 /// never later.
@@ -74,6 +80,15 @@ pub struct Settings {
     pub unused_coverage: f64,
 }
 
+/// What a record waits for.
+#[derive(Clone, Copy, Debug)]
+enum Hold {
+    /// That somebody becomes known, for no longer than this.
+    For(Duration),
+    /// [`Auditor::translate`].
+    Translation,
+}
+
 /// Something that waits to be judged.
 #[derive(Clone, Copy, Debug)]
 struct Waiting<T> {
@@ -103,6 +118,12 @@ pub struct Auditor {
     held_drops: VecDeque<Waiting<PacketDrop>>,
     drops_unjudged: u64,
     datagrams: Datagrams,
+    handshakes: Handshakes,
+    asks_for_translations: bool,
+    /// Those that wait for [`Auditor::translate`].
+    asking: Vec<Waiting<Observation>>,
+    /// Ports to which pods' own namespaces redirect connections.
+    redirects: HashSet<(NetnsCookie, u16)>,
     held_raw_sockets: VecDeque<Waiting<RawSocket>>,
     raw_sockets: RawSockets,
     /// Only where DNS answers are seen.
@@ -137,6 +158,10 @@ impl Auditor {
             held_drops: VecDeque::new(),
             drops_unjudged: 0,
             datagrams: Datagrams::default(),
+            handshakes: Handshakes::default(),
+            asks_for_translations: false,
+            asking: Vec::new(),
+            redirects: HashSet::default(),
             held_raw_sockets: VecDeque::new(),
             raw_sockets: RawSockets::default(),
             names: None,
@@ -233,10 +258,15 @@ impl Auditor {
 
     /// Records that wait for somebody to become known, and attempts without an outcome.
     pub fn waiting(&self) -> (usize, usize) {
-        (
-            self.held.len() + self.held_drops.len() + self.datagrams.len() + self.held_raw_sockets.len(),
-            self.pending.len(),
-        )
+        let held = [
+            self.held.len(),
+            self.held_drops.len(),
+            self.datagrams.len(),
+            self.handshakes.len(),
+            self.asking.len(),
+            self.held_raw_sockets.len(),
+        ];
+        (held.into_iter().sum(), self.pending.len())
     }
 
     /// Whether this agent sees the whole cluster, so that "unused" is its to say: its node is the only one.
@@ -264,8 +294,20 @@ impl Auditor {
         }
         self.learn(seen);
         self.remember_host_connection(seen);
+        let noticed = seen.at.plus(seen.waited);
+        self.judge_unmet(noticed, now, flows);
+        let seen = match seen.outcome {
+            Outcome::Accepted => &self.meet(seen, now, flows),
+            _ => seen,
+        };
         let held = Held { number: self.taken, seen: *seen };
-        let is_held = seen.outcome == Outcome::Sent && self.datagrams.hold(held, now, self.sees_drops);
+        let is_held = match seen.outcome {
+            Outcome::Sent => self.datagrams.hold(held, now, self.sees_drops),
+            Outcome::Established if self.may_be_met(seen) => {
+                self.handshakes.hold(held, canonical(seen.local), noticed)
+            }
+            _ => false,
+        };
         if !is_held {
             self.judge_or_hold(seen, self.taken, now, flows);
         }
@@ -275,7 +317,12 @@ impl Auditor {
         let full = self.held.len() >= MAX_WAITING;
         match self.try_judge(seen, full) {
             Ok(flow) => flows.push(flow),
-            Err(hold) => self.held.push_back(Waiting { until: now.plus(hold), number, seen: *seen }),
+            Err(Hold::For(hold)) => {
+                self.held.push_back(Waiting { until: now.plus(hold), number, seen: *seen });
+            }
+            Err(Hold::Translation) => {
+                self.asking.push(Waiting { until: now.plus(HOLD_SUBJECT), number, seen: *seen });
+            }
         }
     }
 
@@ -295,6 +342,7 @@ impl Auditor {
         self.host_connections.retain(|_, at| now.since(*at) < PAIR_MEMORY);
         self.bound.retain(|_, pod| self.cluster.pod(*pod).is_some());
         self.attribution.expire(now, |uid| self.cluster.pod_by_uid(uid).is_some());
+        self.expire_redirects();
         self.cluster.expire(now);
         self.expire_names(now);
         self.watch_rules(now);
@@ -316,7 +364,8 @@ impl Auditor {
             self.learn(&waiting.seen);
             match self.try_judge(&waiting.seen, waiting.until <= now) {
                 Ok(flow) => flows.push(flow),
-                Err(_) => self.held.push_back(waiting),
+                Err(Hold::For(_)) => self.held.push_back(waiting),
+                Err(Hold::Translation) => self.asking.push(waiting),
             }
         }
         self.retry_drops(now, flows);
@@ -329,7 +378,13 @@ impl Auditor {
         let sent = self.datagrams.first();
         let drop = self.held_drops.front().map(|waiting| waiting.number);
         let raw = self.held_raw_sockets.front().map(|waiting| waiting.number);
-        [held, sent, drop, raw].into_iter().flatten().min().map_or(self.taken, |first| first - 1)
+        let made = self.handshakes.first();
+        let asking = self.asking.iter().map(|waiting| waiting.number).min();
+        [held, sent, drop, raw, made, asking]
+            .into_iter()
+            .flatten()
+            .min()
+            .map_or(self.taken, |first| first - 1)
     }
 
     /// How many records were taken.
@@ -340,8 +395,9 @@ impl Auditor {
     /// Ends the run: what is held is judged as it is.
     pub fn finish(&mut self, flows: &mut Vec<Flow>) {
         self.retry_drops(Timestamp::MAX, flows);
-        let held = std::mem::take(&mut self.held).into_iter().map(|waiting| waiting.seen);
-        let rest = held.chain(self.datagrams.take_all());
+        let asking = std::mem::take(&mut self.asking);
+        let held = std::mem::take(&mut self.held).into_iter().chain(asking).map(|waiting| waiting.seen);
+        let rest = held.chain(self.handshakes.take_all()).chain(self.datagrams.take_all());
         flows.extend(rest.filter_map(|seen| self.try_judge(&seen, true).ok()));
     }
 
@@ -352,29 +408,58 @@ impl Auditor {
         flows.extend(pending.into_iter().filter_map(|seen| self.try_judge(&seen, true).ok()));
     }
 
-    /// Judges a record, or says how long to wait for what is missing. With `last_call` it judges in any case.
-    fn try_judge(&mut self, seen: &Observation, last_call: bool) -> Result<Flow, Duration> {
+    /// Judges a record, or says what to wait for. With `last_call` it judges in any case.
+    fn try_judge(&mut self, seen: &Observation, last_call: bool) -> Result<Flow, Hold> {
+        let may_ask = self.asks_for_translations && !last_call && self.asking.len() < MAX_WAITING;
+        self.judge(seen, last_call, may_ask)
+    }
+
+    /// As [`Auditor::try_judge`], when nobody can tell any more where the flow went.
+    fn try_judge_without_asking(&mut self, seen: &Observation, last_call: bool) -> Result<Flow, Duration> {
+        self.judge(seen, last_call, false).map_err(|hold| match hold {
+            Hold::For(hold) => hold,
+            // Is only said where one may ask.
+            Hold::Translation => Duration::ZERO,
+        })
+    }
+
+    fn judge(&mut self, seen: &Observation, last_call: bool, may_ask: bool) -> Result<Flow, Hold> {
         if !self.ready {
             return if last_call {
                 let judged = unjudged(seen, Gap::NotReady);
-                Ok(self.account(seen, Subject::Unknown { uid: None }, judged, None))
+                Ok(self.account(seen, Subject::Unknown { uid: None }, judged, Proof::default()))
             } else {
-                Err(HOLD_START)
+                Err(Hold::For(HOLD_START))
             };
         }
         let subject = match self.subject(seen) {
-            Subject::Unknown { .. } if !last_call => return Err(HOLD_SUBJECT),
+            Subject::Unknown { .. } if !last_call => return Err(Hold::For(HOLD_SUBJECT)),
             subject => subject,
         };
         let is_own_address = self.own_addresses.contains(&seen.peer_ip());
         let from_node = is_own_address && seen.direction == Direction::Ingress;
         let paired_with_host = from_node && self.is_paired(seen);
         if from_node && !paired_with_host && !last_call && matches!(subject, Subject::Pod(_)) {
-            return Err(HOLD_PAIR);
+            return Err(Hold::For(HOLD_PAIR));
         }
         if !last_call && !is_own_address && self.awaits_peer(seen) {
-            return Err(HOLD_SUBJECT);
+            return Err(Hold::For(HOLD_SUBJECT));
         }
+        let mut seen = *seen;
+        let mut judged = self.judge_ends(&seen, &subject, paired_with_host);
+        if judged.asks_for_translation(&seen) {
+            seen.translated = self.dropped_on_its_way_to(&seen, &subject);
+            if seen.translated.is_some() {
+                judged = self.judge_ends(&seen, &subject, paired_with_host);
+            } else if may_ask && seen.folded.is_none() {
+                return Err(Hold::Translation);
+            }
+        }
+        let proof = self.proof(&seen, &subject);
+        Ok(self.account(&seen, subject, judged, proof))
+    }
+
+    fn judge_ends(&mut self, seen: &Observation, subject: &Subject, paired_with_host: bool) -> Judged {
         let names = self.names_of(seen);
         let node = NodeView {
             name: &self.settings.node,
@@ -382,8 +467,11 @@ impl Auditor {
             paired_with_host,
             names: &names::that_count(&names),
         };
-        let mut judged = match &subject {
-            Subject::Pod(pod) => judge_pod(&mut self.cluster, *pod, seen, &node),
+        let mut judged = match subject {
+            Subject::Pod(pod) => {
+                let judged = judge_pod(&mut self.cluster, *pod, seen, &node);
+                if self.hides_its_port(seen) { judged.at_hidden_port() } else { judged }
+            }
             Subject::Node => judge_node(&mut self.cluster, seen, &node),
             Subject::Unknown { uid: Some(_) } => unjudged(seen, Gap::PodNotSeen),
             Subject::Unknown { uid: None } => unjudged(seen, Gap::SubjectUnknown),
@@ -391,8 +479,7 @@ impl Auditor {
         if judged.peer.kind == PeerKind::External && judged.peer.ip == seen.peer_ip() {
             judged.names = names;
         }
-        let stopped_by = self.stopped_by(seen, &subject);
-        Ok(self.account(seen, subject, judged, stopped_by))
+        judged
     }
 
     /// Whether the other end is an address of the pods' network that nobody owns: most likely a new pod, of which the
@@ -426,7 +513,7 @@ impl Auditor {
         seen: &Observation,
         subject: Subject,
         judged: Judged,
-        stopped_by: Option<DropReason>,
+        Proof { stopped_by, closed_port }: Proof,
     ) -> Flow {
         self.sequence += 1;
         let actor = seen.actor.cgroup.and_then(|cgroup| self.attribution.actor(cgroup));
@@ -437,10 +524,12 @@ impl Auditor {
         let flow = Flow {
             id: FlowId { run: self.settings.run.clone(), sequence: self.sequence },
             observation: *seen,
+            actor_kind: self.actor_kind(seen, &subject),
             actor_pod: actor.map(|actor| actor.uid.clone()),
             actor_container: actor.and_then(|actor| actor.container.clone()),
             reach,
             stopped_by,
+            closed_port,
             finding,
             cause: finding
                 .filter(|finding| *finding == Finding::Unenforced)
@@ -450,6 +539,7 @@ impl Auditor {
             names: judged.names,
             port: judged.port,
             requested: judged.requested,
+            translation: judged.translation,
             verdict: judged.verdict,
             other_end: judged.other_end,
         };
@@ -470,5 +560,6 @@ fn unjudged(seen: &Observation, gap: Gap) -> Judged {
         verdict: Arc::new(Verdict::unknown(gap)),
         other_end: None,
         names: Vec::new(),
+        translation: None,
     }
 }

@@ -1,4 +1,4 @@
-//! Drops of this node's filter that wait for the end of the attempt that they belong to.
+//! Drops of this node's filter, and of packets for closed ports, that wait for the end of the attempt that they belong to.
 //!
 //! A drop comes before its attempt's outcome, by up to the minutes that the kernel goes on trying, so drops are kept by
 //! protocol and source port. Which of them belongs to an attempt is the auditor's to say: it knows addresses.
@@ -41,33 +41,38 @@ impl Drops {
         true
     }
 
-    /// Takes out what belongs to an attempt from `port`, and returns the first.
+    /// Takes out what belongs to an attempt from `port`, in order.
     pub fn take(
         &mut self,
         protocol: Protocol,
         port: u16,
         belongs: impl Fn(&PacketDrop) -> bool,
-    ) -> Option<PacketDrop> {
+    ) -> SmallVec<[PacketDrop; 1]> {
         let key = (protocol, port);
-        let of_port = self.by_port.get_mut(&key)?;
-        let (mut first, before) = (None, of_port.len());
+        let mut taken = SmallVec::new();
+        let Some(of_port) = self.by_port.get_mut(&key) else { return taken };
         of_port.retain(|drop| {
             let belongs = belongs(drop);
             if belongs {
-                first.get_or_insert(*drop);
+                taken.push(*drop);
             }
             !belongs
         });
-        self.count -= before - of_port.len();
+        self.count -= taken.len();
         if of_port.is_empty() {
             self.by_port.remove(&key);
         }
-        first
+        taken
     }
 
-    /// Whether something belongs to an attempt from `port`.
-    pub fn any(&self, protocol: Protocol, port: u16, belongs: impl Fn(&PacketDrop) -> bool) -> bool {
-        self.by_port.get(&(protocol, port)).is_some_and(|of_port| of_port.iter().any(belongs))
+    /// The first that belongs to an attempt from `port`, and stays here.
+    pub fn find(
+        &self,
+        protocol: Protocol,
+        port: u16,
+        belongs: impl Fn(&PacketDrop) -> bool,
+    ) -> Option<&PacketDrop> {
+        self.by_port.get(&(protocol, port))?.iter().find(|drop| belongs(drop))
     }
 
     /// Forgets what is older than `limit`: no attempt lasts as long.
@@ -105,6 +110,7 @@ mod tests {
             reason: DropReason("NETFILTER_DROP"),
             sequence,
             opens: true,
+            folded: None,
         }
     }
 
@@ -128,9 +134,10 @@ mod tests {
             drops.remember(&dropped("10.0.0.1:40000", sequence, at));
         }
         let late = |drop: &PacketDrop| drop.at >= Timestamp::from_seconds(10);
-        assert_eq!(drops.take(Protocol::Tcp, 40_000, late).unwrap().sequence, 2);
-        assert_eq!((drops.take(Protocol::Tcp, 40_000, late), drops.len()), (None, 1));
-        assert_eq!(drops.take(Protocol::Udp, 40_000, |_| true), None);
+        let taken = drops.take(Protocol::Tcp, 40_000, late);
+        assert_eq!(taken.iter().map(|drop| drop.sequence).collect::<Vec<_>>(), [2, 3]);
+        assert_eq!((drops.take(Protocol::Tcp, 40_000, late).len(), drops.len()), (0, 1));
+        assert!(drops.take(Protocol::Udp, 40_000, |_| true).is_empty());
         drops.expire(Timestamp::from_seconds(0));
         assert_eq!(drops.len(), 1);
         drops.expire(Timestamp::from_seconds(1));

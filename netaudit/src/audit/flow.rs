@@ -9,7 +9,7 @@ use std::{
 use super::{Finding, SeenName, UnenforcedCause};
 use crate::{
     cluster::PodId,
-    model::{DropReason, Observation, Reach, Verdict},
+    model::{DropReason, Observation, Reach, Translation, Verdict},
 };
 
 /// A flow's identity: the agent's run and a sequence number in it. Never random, so that gaps show.
@@ -39,6 +39,20 @@ pub enum Subject {
         /// The UID that the cgroup named.
         uid: Option<Arc<str>>,
     },
+}
+
+/// Where the process that acted is from, seen from the subject.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ActorKind {
+    /// The subject itself: one of its containers, or the node where that is the subject.
+    Subject,
+    /// Another pod, in whose cgroup it runs: it has entered the subject's namespace.
+    Pod,
+    /// The host: a process of none of the pods has entered the subject's namespace, as a port-forward does.
+    Host,
+    /// Nothing tells.
+    Unknown,
 }
 
 /// Who the other end is.
@@ -78,6 +92,8 @@ pub struct Flow {
     pub observation: Observation,
     /// Whose namespace it was in.
     pub subject: Subject,
+    /// Where the actor is from.
+    pub actor_kind: ActorKind,
     /// The actor's pod, if it is one.
     pub actor_pod: Option<Arc<str>>,
     /// The actor's container id, if it is one.
@@ -90,10 +106,14 @@ pub struct Flow {
     pub port: u16,
     /// What the program asked for, where that differs from the judged address and port.
     pub requested: Option<SocketAddr>,
+    /// How it is known where the flow went, where the program did not ask for that address.
+    pub translation: Option<Translation>,
     /// What the outcome proves.
     pub reach: Reach,
     /// Why this node's filter stopped it, where it did: then `reach` is [`Reach::Stopped`].
     pub stopped_by: Option<DropReason>,
+    /// Whether it is certain that nobody listened at the destination, whose kernel told so: no filter was in its way.
+    pub closed_port: bool,
     /// What the subject's policies say.
     pub verdict: Arc<Verdict>,
     /// What the other end's policies say, where the other end is a known pod.

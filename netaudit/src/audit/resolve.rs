@@ -1,8 +1,13 @@
 //! With whom: an address, port and time turned into the other end, and the verdict of both ends.
 //!
-//! What resolves a Service address is a ladder. This agent climbs two rungs: an address that was rewritten at the socket
-//! is already the endpoint's, and a Service address is judged by all endpoints of its slices where they agree (target
-//! ports!). Where they do not, the verdict is `unknown: endpoints disagree`.
+//! What resolves a Service address is a ladder:
+//!
+//! 1. an address that was rewritten at the socket is already the endpoint's;
+//! 2. a Service address is judged by all endpoints of its slices, where they agree (target ports!);
+//! 3. where they do not, the node's connection tracking is asked, by whoever calls: [`Judged::asks_for_translation`];
+//! 4. or the other end has shown itself. Both come as [`Observation::translated`].
+//!
+//! Above that the verdict is `unknown: endpoints disagree`.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -14,7 +19,7 @@ use foldhash::HashSet;
 use super::{Peer, PeerKind, SeenName};
 use crate::{
     cluster::{Backend, Cluster, Endpoint, Party, PodId},
-    model::{Cause, Decision, Direction, Exemption, Gap, Observation, Verdict},
+    model::{Cause, Decision, Direction, Exemption, Gap, Observation, Translated, Translation, Verdict},
 };
 
 /// The other end of a flow, judged.
@@ -26,6 +31,17 @@ pub(super) struct Judged {
     pub verdict: Arc<Verdict>,
     pub other_end: Option<Arc<Verdict>>,
     pub names: Vec<SeenName>,
+    /// The rung of the ladder.
+    pub translation: Option<Translation>,
+}
+
+impl Judged {
+    /// Whether it would be known if somebody told where the flow of `seen` went.
+    pub fn asks_for_translation(&self, seen: &Observation) -> bool {
+        seen.direction == Direction::Egress
+            && seen.translated.is_none()
+            && self.verdict.decision == Decision::Unknown(Gap::EndpointsDisagree)
+    }
 }
 
 /// What the caller knows of the node itself, which is in no Kubernetes object.
@@ -47,6 +63,34 @@ pub(super) fn judge_pod(
     seen: &Observation,
     node: &NodeView<'_>,
 ) -> Judged {
+    // What redirected the end that accepts came after all policies.
+    if seen.direction == Direction::Ingress {
+        let translation = seen.translated.map(|translated| translated.by);
+        return Judged { translation, ..judge_as_addressed(cluster, pod, seen, node) };
+    }
+    let mut carried = *seen;
+    if let Some(Translated { to, by }) = seen.translated {
+        // What is the same for all endpoints is told the same way, whether or not the other end was seen.
+        if by != Translation::Proxy {
+            let judged = judge_as_addressed(cluster, pod, seen, node);
+            if judged.translation == Some(Translation::Endpoints) {
+                return judged;
+            }
+        }
+        carried = Observation { remote: to, requested: Some(asked_for(seen)), ..carried };
+    }
+    let mut judged = judge_as_addressed(cluster, pod, &carried, node);
+    if judged.peer.service.is_none() {
+        judged.peer.service = rewritten_from(cluster, &carried, node);
+    }
+    match seen.translated {
+        Some(Translated { by: Translation::Proxy, .. }) => judged.proxied(),
+        Some(Translated { by, .. }) => Judged { translation: Some(by), ..judged },
+        None => judged,
+    }
+}
+
+fn judge_as_addressed(cluster: &mut Cluster, pod: PodId, seen: &Observation, node: &NodeView<'_>) -> Judged {
     let ip = seen.peer_ip();
     let port = seen.port();
     let judged = |kind, verdict: Arc<Verdict>| Judged {
@@ -56,9 +100,12 @@ pub(super) fn judge_pod(
         verdict,
         other_end: None,
         names: Vec::new(),
+        translation: seen.requested.map(|_| Translation::Socket),
     };
     if ip.is_loopback() {
-        return judged(PeerKind::Loopback, Verdict::exempt(Exemption::Loopback).into());
+        let judged = judged(PeerKind::Loopback, Verdict::exempt(Exemption::Loopback).into());
+        let asked_elsewhere = !asked_for(seen).ip().to_canonical().is_loopback();
+        return if asked_elsewhere { judged.proxied() } else { judged };
     }
     let endpoint = match seen.direction {
         // A port of a node's address that belongs to a Service leads to its endpoints, as the Service's own address does.
@@ -80,7 +127,6 @@ pub(super) fn judge_pod(
             let verdict = verdict(cluster, seen, pod, Party::PodAt(peer, ip), port);
             let mut judged = judged(PeerKind::Pod(peer), verdict);
             judged.other_end = Some(other_end(cluster, seen, pod, peer, port));
-            judged.peer.service = rewritten_from(cluster, seen);
             judged
         }
         Endpoint::Node(name) => judged(PeerKind::Node(Some(name)), other_node(cluster, seen, pod, ip)),
@@ -172,7 +218,31 @@ fn judge_service(
         all.peer.ip = backend.ip;
         all.requested = asked(seen, SocketAddr::new(backend.ip, backend.port));
     }
+    if !backends.is_empty() {
+        all.translation = Some(Translation::Endpoints);
+    }
     all
+}
+
+impl Judged {
+    /// As a connection that may have been addressed to another port of the subject, unless that makes no difference.
+    pub fn at_hidden_port(self) -> Self {
+        let same_for_all =
+            matches!(self.verdict.decision, Decision::Allowed(Cause::NotIsolated | Cause::Exempt(_)));
+        if same_for_all || matches!(self.verdict.decision, Decision::Unknown(_)) {
+            return self;
+        }
+        Self { verdict: Verdict::unknown(Gap::PortTranslated).into(), other_end: None, ..self }
+    }
+
+    /// As the way to a proxy in the subject's own namespace: no policy sees it.
+    fn proxied(mut self) -> Self {
+        self.peer.kind = PeerKind::Loopback;
+        self.verdict = Verdict::exempt(Exemption::Proxied).into();
+        self.other_end = None;
+        self.translation = Some(Translation::Proxy);
+        self
+    }
 }
 
 /// Who the only endpoint of a Service is: not always a pod (the `kubernetes` Service leads to a node).
@@ -189,10 +259,16 @@ fn backend_kind(cluster: &Cluster, seen: &Observation, node: &NodeView<'_>, back
     }
 }
 
-/// The Service that the program asked for, where another program rewrote its address at the socket.
-fn rewritten_from(cluster: &Cluster, seen: &Observation) -> Option<(Arc<str>, Arc<str>)> {
+/// The Service that the program asked for, where another address carries the flow.
+fn rewritten_from(
+    cluster: &Cluster,
+    seen: &Observation,
+    node: &NodeView<'_>,
+) -> Option<(Arc<str>, Arc<str>)> {
     let asked = seen.requested?;
-    match cluster.resolve(asked.ip().to_canonical(), asked.port(), seen.protocol, seen.at) {
+    let (ip, port) = (asked.ip().to_canonical(), asked.port());
+    let of_port = at_node_port(cluster, &Observation { remote: asked, ..*seen }, node, ip);
+    match of_port.unwrap_or_else(|| cluster.resolve(ip, port, seen.protocol, seen.at)) {
         Endpoint::Service { namespace, name, .. } => Some((namespace, name)),
         _ => None,
     }
@@ -206,12 +282,16 @@ fn agree(a: &Verdict, b: &Verdict) -> bool {
     }
 }
 
+fn asked_for(seen: &Observation) -> SocketAddr {
+    seen.requested.unwrap_or(seen.remote)
+}
+
 /// What the program asked for, where that is not what was judged.
 fn asked(seen: &Observation, judged: SocketAddr) -> Option<SocketAddr> {
     if seen.direction == Direction::Ingress {
         return None;
     }
-    let asked = seen.requested.unwrap_or(seen.remote);
+    let asked = asked_for(seen);
     let asked = SocketAddr::new(asked.ip().to_canonical(), asked.port());
     (asked != judged).then_some(asked)
 }
@@ -238,6 +318,7 @@ pub(super) fn judge_node(cluster: &mut Cluster, seen: &Observation, node: &NodeV
         verdict: Arc::new(Verdict::exempt(Exemption::HostNetwork)),
         other_end: None,
         names: Vec::new(),
+        translation: seen.requested.map(|_| Translation::Socket),
     };
     if ip.is_loopback() || node.own_addresses.contains(&ip) {
         judged.peer.kind = PeerKind::Node(Some(node.name.clone()));
@@ -263,6 +344,7 @@ pub(super) fn judge_node(cluster: &mut Cluster, seen: &Observation, node: &NodeV
                 judged.peer.ip = backend.ip;
                 judged.port = backend.port;
                 judged.requested = asked(seen, SocketAddr::new(backend.ip, backend.port));
+                judged.translation = Some(Translation::Endpoints);
             }
         }
         Endpoint::External => {}

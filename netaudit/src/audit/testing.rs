@@ -24,5 +24,6 @@ pub(crate) fn observation() -> Observation {
         socket: 1,
         sequence: 0,
         folded: None,
+        translated: None,
     }
 }

@@ -1,6 +1,13 @@
 //! Loads single programs and attaches them: for as long as the process lives, or pinned.
 
-use std::{convert::Infallible, fs::File, path::PathBuf};
+use std::{
+    cell::RefCell,
+    convert::Infallible,
+    fs::File,
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+    path::PathBuf,
+};
 
 use aya::{
     Btf, Ebpf,
@@ -11,7 +18,7 @@ use aya::{
     },
 };
 
-use super::LoadError;
+use super::{LoadError, first};
 
 /// Why a program is not attached.
 #[derive(Debug, thiserror::Error)]
@@ -19,9 +26,15 @@ pub enum AttachError {
     /// The kernel refuses it.
     #[error(transparent)]
     Program(#[from] ProgramError),
+    /// The kernel refuses to attach it.
+    #[error("it cannot be attached")]
+    Attach(#[source] io::Error),
     /// Its link cannot be pinned.
     #[error("its link cannot be pinned")]
     Pin(#[from] PinError),
+    /// As above, of a link that aya does not know.
+    #[error("its link cannot be pinned")]
+    PinFirst(#[source] io::Error),
     /// Its link is none that can be pinned.
     #[error("its link is of a kind that cannot be pinned")]
     Link(#[from] LinkError),
@@ -39,6 +52,8 @@ impl From<Infallible> for AttachError {
 pub enum Hook {
     /// The watched cgroup, as the program's section says.
     Cgroup,
+    /// The same, in front of all others of this type, as far as the kernel can.
+    CgroupFirst(u32),
     /// A raw tracepoint, by name.
     RawTracepoint(&'static str),
     /// A tracepoint with types, by name.
@@ -55,6 +70,8 @@ pub struct Attacher<'a> {
     pub btf: &'a Btf,
     /// Where links are pinned, if they are.
     pub links: Option<PathBuf>,
+    /// Links that are neither pinned nor aya's.
+    pub held: RefCell<Vec<OwnedFd>>,
 }
 
 impl Attacher<'_> {
@@ -101,6 +118,16 @@ impl Attacher<'_> {
             (Program::CgroupSockAddr(program), Hook::Cgroup) => {
                 program.load()?;
                 attach!(program, program.attach(self.root, mode))
+            }
+            (Program::CgroupSockAddr(program), Hook::CgroupFirst(attach_type)) => {
+                program.load()?;
+                let link = first::attach(program.fd()?.as_fd(), self.root.as_fd(), attach_type)
+                    .map_err(AttachError::Attach)?;
+                match &self.links {
+                    None => self.held.borrow_mut().push(link),
+                    Some(links) => first::pin(&link, &links.join(name)).map_err(AttachError::PinFirst)?,
+                }
+                Ok(())
             }
             (Program::CgroupSock(program), Hook::Cgroup) => {
                 program.load()?;

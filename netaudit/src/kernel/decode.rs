@@ -168,6 +168,7 @@ pub(super) fn observation(record: &FlowRecord, clock: &Clock) -> Observation {
         socket: record.socket,
         sequence: record.sequence,
         folded: None,
+        translated: None,
     }
 }
 
@@ -203,7 +204,7 @@ fn raw_socket(record: &RawSocketRecord, clock: &Clock) -> Result<RawSocket, Deco
     })
 }
 
-fn packet_drop(record: &DropRecord, clock: &Clock) -> Result<PacketDrop, DecodeError> {
+pub(super) fn packet_drop(record: &DropRecord, clock: &Clock) -> Result<PacketDrop, DecodeError> {
     let unknown = DecodeError::Drop { reason: record.reason, protocol: record.protocol };
     let protocol = match i32::try_from(record.protocol) {
         Ok(libc::IPPROTO_TCP) => Protocol::Tcp,
@@ -220,6 +221,7 @@ fn packet_drop(record: &DropRecord, clock: &Clock) -> Result<PacketDrop, DecodeE
         sequence: record.sequence,
         // A SYN without an ACK opens; of a datagram only connection tracking can say so.
         opens: protocol == Protocol::Tcp || record.tracked == 1,
+        folded: None,
     })
 }
 

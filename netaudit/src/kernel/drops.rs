@@ -33,7 +33,8 @@ pub fn settings(types: &Types<'_>, settings: &mut Settings) -> Result<(), BtfErr
     for (number, name) in settings.drop_reasons.iter_mut().zip(DROP_REASONS) {
         *number = types.enumerator(REASONS, &format!("SKB_DROP_REASON_{name}"))?.unwrap_or(0);
     }
-    if settings.drop_reasons.iter().all(|number| *number == 0) {
+    let (_closed_port, of_filters) = settings.drop_reasons.split_last().expect("there is more than one");
+    if of_filters.iter().all(|number| *number == 0) {
         return Err(BtfError::Missing(format!("{REASONS} that means a filter")));
     }
     let byte = |structure: &str, path: &str| types.field(structure, path).map(super::btf::Field::byte);

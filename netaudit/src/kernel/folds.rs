@@ -7,10 +7,15 @@
 use std::num::NonZeroU64;
 
 use aya::maps::{self, Array, ArrayOfMaps, HashMap, MapData, MapError};
-use netaudit_ebpf::abi::{FlowRecord, Fold, FoldKey, WAITED_STEPS, flag, kind, level};
+use netaudit_ebpf::abi::{
+    DropRecord, FlowRecord, Fold, FoldKey, WAITED_STEPS, drop_detail, flag, kind, level,
+};
 
-use super::{Clock, Event, LoadError, decode::observation};
-use crate::model::{Folded, NetnsCookie, Observation};
+use super::{
+    Clock, Event, LoadError,
+    decode::{observation, packet_drop},
+};
+use crate::model::{Folded, NetnsCookie, Observation, PacketDrop};
 
 /// The map of the maps that take folds now.
 pub const PLACES: &str = "FOLDED";
@@ -146,6 +151,9 @@ impl Turns {
 }
 
 fn event(level: u32, key: &FoldKey, fold: &Fold, clock: &Clock) -> Option<Event> {
+    if level == level::KEY && key.kind == kind::DROP {
+        return folded_drop(key, fold, clock).map(Event::Drop);
+    }
     if level == level::KEY {
         return folded(key, fold, clock).map(Event::Flow);
     }
@@ -183,6 +191,26 @@ fn folded(key: &FoldKey, fold: &Fold, clock: &Clock) -> Option<Observation> {
     };
     let folded = Folded { count, first: clock.wall(fold.first) };
     Some(Observation { folded: Some(folded), ..observation(&record, clock) })
+}
+
+/// The dropped packet that stands for all of a fold.
+fn folded_drop(key: &FoldKey, fold: &Fold, clock: &Clock) -> Option<PacketDrop> {
+    let (reason, protocol, tracked) = drop_detail::unpack(key.detail);
+    let record = DropRecord {
+        kind: key.kind,
+        reason,
+        at: fold.last,
+        netns: key.netns,
+        source: key.remote,
+        destination: key.local,
+        source_port: 0,
+        destination_port: key.port,
+        protocol,
+        sequence: 0,
+        tracked,
+    };
+    let folded = Folded { count: NonZeroU64::new(fold.count)?, first: clock.wall(fold.first) };
+    Some(PacketDrop { folded: Some(folded), ..packet_drop(&record, clock).ok()? })
 }
 
 /// The mean time waited, which lies between the same steps as each of them.
@@ -243,6 +271,7 @@ mod tests {
             socket: 0,
             sequence: 0,
             folded: Some(Folded { count: NonZeroU64::new(4).unwrap(), first: Timestamp(1_500) }),
+            translated: None,
         };
         assert_eq!(seen, Some(expected));
         assert_eq!((expected.count(), expected.first()), (4, Timestamp(1_500)));

@@ -1,8 +1,10 @@
 //! Checks what loading needs, loads the programs and attaches them.
 
 use std::{
+    cell::RefCell,
     fs::{self, File},
     io,
+    os::fd::OwnedFd,
     path::PathBuf,
     time::Duration,
 };
@@ -15,7 +17,7 @@ use super::{
     attach::{AttachError, Attacher, Hook},
     btf::{self, BtfError, Types},
     cgroups::Hierarchy,
-    dns, drops,
+    dns, drops, first,
     folds::{self, Folds},
     pins::{Generation, PinError, Pins},
 };
@@ -155,8 +157,8 @@ const CORE: [(&str, Hook); 13] = [
     ("on_recvmsg4", Hook::Cgroup),
     ("on_sendmsg6", Hook::Cgroup),
     ("on_sendmsg4", Hook::Cgroup),
-    ("on_connect6", Hook::Cgroup),
-    ("on_connect4", Hook::Cgroup),
+    ("on_connect6", Hook::CgroupFirst(first::CONNECT6)),
+    ("on_connect4", Hook::CgroupFirst(first::CONNECT4)),
 ];
 
 /// All maps, by name: what a run that takes over programs needs of them, and what the programs keep for themselves.
@@ -191,6 +193,8 @@ const LATE_ANSWERS: Duration = Duration::from_secs(10);
 pub struct Loaded {
     pub ebpf: Ebpf,
     pub folds: Folds,
+    /// Those that are not aya's to keep.
+    pub links: Vec<OwnedFd>,
     pub hierarchy: Hierarchy,
     pub features: Vec<Feature>,
     pub pinned: Option<Pinned>,
@@ -239,7 +243,8 @@ fn try_load(options: &Options, host: NetnsCookie) -> Result<Loaded, LoadError> {
     let generation =
         whole.as_ref().map(|whole| if resumed { Ok(whole.clone()) } else { whole.begin() }).transpose()?;
 
-    let attacher = Attacher { root: &root, btf: &btf, links: generation.as_ref().map(Generation::links) };
+    let links = generation.as_ref().map(Generation::links);
+    let attacher = Attacher { root: &root, btf: &btf, links, held: RefCell::default() };
     let maps = generation.as_ref().map(Generation::maps);
     let attached = open(object, options, settings, &btf, maps).and_then(|mut ebpf| {
         // Before the first program that may fold something.
@@ -268,7 +273,8 @@ fn try_load(options: &Options, host: NetnsCookie) -> Result<Loaded, LoadError> {
         }
         _ => None,
     };
-    Ok(Loaded { ebpf, folds, hierarchy, features, pinned })
+    let links = attacher.held.into_inner();
+    Ok(Loaded { ebpf, folds, links, hierarchy, features, pinned })
 }
 
 /// Where to pin, if that is asked for and possible. A node without a BPF file system is no reason to see nothing.

@@ -6,7 +6,7 @@ use super::family::{Family, Labels};
 use crate::{
     audit::{Auditor, Missing, NameCounts, Names, RawSocketKey, RuleUsage, ViolationKey},
     cluster::Kind,
-    kernel::{DnsCount, DropCount, Feature, Loss, RecordCount},
+    kernel::{DnsCount, DropCount, Feature, Lookups, Loss, RecordCount},
     model::Timestamp,
 };
 
@@ -35,6 +35,8 @@ pub struct AgentState<'a> {
     pub drops: &'a [DropCount],
     /// Packets from port 53 that reached a socket.
     pub dns: &'a [DnsCount],
+    /// Questions to the node's connection tracking, where it can be asked.
+    pub lookups: Option<Lookups>,
     /// Sources of objects.
     pub watches: &'a [WatchState],
     /// Kernel records taken from the ring.
@@ -241,6 +243,14 @@ fn health(state: &AgentState<'_>) -> Vec<Family> {
         .with_all(
             state.drops.iter().map(|drops| (vec![("told", drops.told.to_owned())], drops.count as f64)),
         ),
+        Family::counter(
+            "netaudit_conntrack_lookups",
+            "Questions to the node's connection tracking where a flow to a Service went, by how they ended",
+        )
+        .with_all(state.lookups.iter().flat_map(|lookups| {
+            [("found", lookups.found), ("unknown", lookups.unknown), ("failed", lookups.failed)]
+                .map(|(result, count)| (vec![("result", result.to_owned())], count as f64))
+        })),
         Family::counter(
             "netaudit_raw_sockets",
             "Sockets that make their own packets, by who made them: once a process, and again while it goes on",

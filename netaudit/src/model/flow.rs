@@ -70,7 +70,7 @@ pub struct Actor {
 pub enum Outcome {
     /// TCP: the handshake finished.
     Established,
-    /// TCP: answered by a reset.
+    /// TCP: answered by a reset. Destination side: nobody listened.
     Refused,
     /// Answered by an ICMP message of a filter (v4 3/3, 3/9, 3/10, 3/13; v6 1/1, 1/4); for UDP by any port-unreachable.
     Rejected,
@@ -232,6 +232,52 @@ pub struct Observation {
     pub sequence: u32,
     /// Where the kernel's ring had no room for each: how many alike this one stands for.
     pub folded: Option<Folded>,
+    /// Where its packets went, where that is known and another address than the socket's.
+    pub translated: Option<Translated>,
+}
+
+/// Where packets went that were addressed to somewhere else.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Translated {
+    /// The address that carried the flow.
+    pub to: SocketAddr,
+    /// What tells so.
+    pub by: Translation,
+}
+
+/// How it is known where a flow went, whose program asked for another address. The words are the flow log's.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Translation {
+    /// A program rewrote the address at the socket.
+    Socket,
+    /// Of a Service's address: all of its endpoints get the same verdict.
+    Endpoints,
+    /// The node's connection tracking was asked.
+    Conntrack,
+    /// The other end was seen too: a socket that accepted it, or a packet of it that was dropped or found a closed port.
+    Destination,
+    /// It was redirected to a proxy in the subject's own namespace, whose connections to others are flows of their own.
+    Proxy,
+}
+
+impl Translation {
+    /// The word of the flow log.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Socket => "socket",
+            Self::Endpoints => "endpoints",
+            Self::Conntrack => "conntrack",
+            Self::Destination => "destination",
+            Self::Proxy => "proxy",
+        }
+    }
+}
+
+impl fmt::Display for Translation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
 }
 
 /// Observations of which only the number was kept: they have their namespace and cgroup, both addresses, the port that
@@ -266,7 +312,8 @@ pub struct Answer {
 pub struct DropReason(pub &'static str);
 
 /// A packet that a filter of this node dropped or rejected, as its headers said at that moment: proof of enforcement,
-/// whoever sent it. One attempt is told once, however often its packet is sent.
+/// whoever sent it. One attempt is told once, however often its packet is sent. Or a SYN that came to a pod and found
+/// [nobody listening](DropReason::NO_SOCKET): proof that nothing was in its way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PacketDrop {
     /// When.
@@ -285,6 +332,26 @@ pub struct PacketDrop {
     pub sequence: u32,
     /// Whether it certainly opens something. A datagram may also answer one, which only connection tracking can tell.
     pub opens: bool,
+    /// Where there were too many to tell of each: how many alike this one stands for. Then the source's port and the
+    /// sequence number are 0.
+    pub folded: Option<Folded>,
+}
+
+impl PacketDrop {
+    /// Whether nobody listened where it was going, and nothing was in its way.
+    pub fn found_closed_port(&self) -> bool {
+        self.reason == DropReason::NO_SOCKET
+    }
+
+    /// How many it stands for.
+    pub fn count(&self) -> u64 {
+        self.folded.map_or(1, |folded| folded.count.get())
+    }
+}
+
+impl DropReason {
+    /// No socket wants the packet: a closed port.
+    pub const NO_SOCKET: Self = Self("NO_SOCKET");
 }
 
 /// A socket that makes its own packets, so that nobody sees whom it talks to.

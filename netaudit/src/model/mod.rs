@@ -12,7 +12,7 @@ mod verdict;
 pub use dns::DnsAnswer;
 pub use flow::{
     Actor, Answer, CgroupId, Comm, DropReason, Errno, Folded, NetnsCookie, Observation, Outcome, PacketDrop,
-    RawSocket, RawSocketKind, Reach,
+    RawSocket, RawSocketKind, Reach, Translated, Translation,
 };
 pub use net::{Direction, Protocol};
 pub use time::Timestamp;

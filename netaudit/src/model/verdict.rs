@@ -248,6 +248,8 @@ pub enum Exemption {
     External,
     /// Loopback inside the pod's namespace never meets a policy.
     Loopback,
+    /// Redirected to a proxy in the pod's own namespace: what the proxy connects to is what policies see.
+    Proxied,
 }
 
 impl Exemption {
@@ -259,6 +261,7 @@ impl Exemption {
             Self::HostNetwork => "host network",
             Self::External => "outside the cluster",
             Self::Loopback => "loopback",
+            Self::Proxied => "proxied",
         }
     }
 }
@@ -284,6 +287,9 @@ pub enum Gap {
     NoEndpoints,
     /// The source address is the node's, and no socket of the node belongs to it: somebody else stands behind it.
     SourceTranslated,
+    /// The subject's own namespace redirects connections to the port that accepted this one, and which it was addressed to
+    /// is not known.
+    PortTranslated,
     /// An object that could change the answer could not be read or is invalid; the text says which and why.
     Invalid(Arc<str>),
     /// Two cluster-wide policies of one tier and priority match with different actions: which counts is undefined.
@@ -306,6 +312,7 @@ impl Gap {
             Self::EndpointsDisagree => "endpoints disagree",
             Self::NoEndpoints => "no endpoints",
             Self::SourceTranslated => "source translated",
+            Self::PortTranslated => "port translated",
             Self::Invalid(_) => "invalid object",
             Self::PriorityTie(_) => "priority tie",
             Self::ForeignPolicy(_) => "foreign policy",
@@ -315,13 +322,14 @@ impl Gap {
     }
 
     /// Every reason, for metrics that exist from the start.
-    pub const REASONS: [&'static str; 11] = [
+    pub const REASONS: [&'static str; 12] = [
         "subject unknown",
         "pod not seen",
         "ambiguous",
         "endpoints disagree",
         "no endpoints",
         "source translated",
+        "port translated",
         "invalid object",
         "priority tie",
         "foreign policy",

@@ -5,11 +5,11 @@ use std::{borrow::Cow, net::IpAddr, sync::Arc};
 use serde::Serialize;
 
 use crate::{
-    audit::{Finding, Flow, PeerKind, SeenName, Subject, UnenforcedCause},
+    audit::{ActorKind, Finding, Flow, PeerKind, SeenName, Subject, UnenforcedCause},
     cluster::{Cluster, Pod},
     model::{
         Cause, Decision, Denial, Direction, DropReason, Errno, Outcome, Protocol, Reach, RuleMatch,
-        Timestamp, Verdict,
+        Timestamp, Translation, Verdict,
     },
 };
 
@@ -31,12 +31,16 @@ struct Line<'a> {
     port: u16,
     #[serde(skip_serializing_if = "Option::is_none")]
     requested: Option<Address>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    translation: Option<Translation>,
     outcome: Outcome,
     #[serde(skip_serializing_if = "Option::is_none")]
     errno: Option<Cow<'static, str>>,
     reach: Reach,
     #[serde(skip_serializing_if = "Option::is_none")]
     drop_reason: Option<DropReason>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    closed_port: bool,
     waited_seconds: f64,
     #[serde(flatten)]
     verdict: Said<'a>,
@@ -88,6 +92,13 @@ struct Name<'a> {
 
 #[derive(Serialize)]
 struct Actor<'a> {
+    kind: ActorKind,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    namespace: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pod: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    workload: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pod_uid: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -140,6 +151,9 @@ pub fn flow_line(flow: &Flow, cluster: &Cluster, node: &str, correction: i64, li
         PeerKind::External => End { kind: "external", ..End::default() },
         PeerKind::Unknown => End { kind: "unknown", ..End::default() },
     };
+    // The subject's own names stand there already.
+    let visitor = flow.actor_pod.as_deref().filter(|_| flow.actor_kind == ActorKind::Pod);
+    let visitor = visitor.and_then(|uid| cluster.pod(cluster.pod_by_uid(uid)?));
     let peer_port = match seen.direction {
         Direction::Egress => flow.port,
         Direction::Ingress => seen.remote.port(),
@@ -154,6 +168,10 @@ pub fn flow_line(flow: &Flow, cluster: &Cluster, node: &str, correction: i64, li
         direction: seen.direction,
         subject,
         actor: Actor {
+            kind: flow.actor_kind,
+            namespace: visitor.map(|pod| &*pod.namespace),
+            pod: visitor.map(|pod| &*pod.name),
+            workload: visitor.map(|pod| &*pod.workload.name),
             pod_uid: flow.actor_pod.as_deref(),
             container: flow.actor_container.as_deref(),
             pid: seen.actor.pid,
@@ -168,11 +186,13 @@ pub fn flow_line(flow: &Flow, cluster: &Cluster, node: &str, correction: i64, li
         },
         protocol: seen.protocol,
         port: flow.port,
+        translation: flow.translation,
         requested: flow.requested.map(|address| Address { ip: address.ip(), port: address.port() }),
         outcome: seen.outcome,
         errno: seen.errno.map(Errno::name),
         reach: flow.reach,
         drop_reason: flow.stopped_by,
+        closed_port: flow.closed_port,
         waited_seconds: seen.waited.as_secs_f64(),
         verdict: said(&flow.verdict),
         peer_verdict: flow.other_end.as_deref().map(said),

@@ -190,7 +190,7 @@ impl Expected {
     }
 
     /// What the destination's ingress policies say; without it the destination sees nothing, or is not watched. Of an
-    /// attempt that is rejected its node sees the drop.
+    /// attempt that is rejected its node sees the drop, and of one that is refused that nobody listened.
     #[must_use]
     pub fn ingress(mut self, says: Says) -> Self {
         self.ingress = Some(says);
@@ -247,6 +247,7 @@ impl Expected {
             let (outcome, count) = match self.protocol {
                 // The filter that answered is the destination's node's.
                 "TCP" if self.outcome == "rejected" => ("dropped", Count::Exactly(self.times)),
+                "TCP" if self.outcome == "refused" => ("refused", Count::Exactly(self.times)),
                 "TCP" => ("accepted", Count::Exactly(self.times)),
                 _ => ("received", Count::Folded(self.times)),
             };

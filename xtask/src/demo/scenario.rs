@@ -337,7 +337,10 @@ fn sideways(driver: &mut Driver) -> Result<()> {
         .egress(no_egress("frontend"))
         .ingress(no_ingress("backend"));
     driver.datagram(&frontend.place, &format!("{}/8125", world.svc_backend.v4), &[counters])?;
-    let closed = Expected::tcp(frontend, backend, 9999).outcome("refused").egress(no_egress("frontend"));
+    let closed = Expected::tcp(frontend, backend, 9999)
+        .outcome("refused")
+        .egress(no_egress("frontend"))
+        .ingress(no_ingress("backend"));
     driver.curl_refused(&frontend.place, &format!("http://{}:9999/", backend.v4), &[closed])
 }
 
@@ -373,7 +376,9 @@ fn backend_too_far(driver: &mut Driver) -> Result<()> {
     driver.curl(&backend.place, &format!("http://{ip}/"), 200, &[out(ip, 80)?.names(&[name])])?;
     driver.curl(&backend.place, &format!("https://[{EXTERNAL_V6}]/"), 200, &[out(EXTERNAL_V6, 443)?.v6()])?;
     // The right pod, but a port where nobody listens.
-    let closed =
-        Expected::tcp(backend, &world.postgres, 5433).outcome("refused").egress(no_egress("backend"));
+    let closed = Expected::tcp(backend, &world.postgres, 5433)
+        .outcome("refused")
+        .egress(no_egress("backend"))
+        .ingress(no_ingress("postgres"));
     driver.curl_refused(&backend.place, &format!("http://{}:5433/", world.postgres.v4), &[closed])
 }

@@ -299,8 +299,10 @@ pub fn unenforced(world: &mut World, apps: &Apps) -> Result<()> {
         world.attempt(pod, &command, "open", &[flow])?;
     }
     // A port where nobody listens, reached past every policy.
-    let closed =
-        Expected::tcp(&apps.frontend, &apps.backend, 9999).outcome("refused").egress(no_egress("frontend"));
+    let closed = Expected::tcp(&apps.frontend, &apps.backend, 9999)
+        .outcome("refused")
+        .egress(no_egress("frontend"))
+        .ingress(no_ingress("backend"));
     let command = connect(&apps.backend.ip, 9999);
     world.attempt(&apps.frontend, &command, "refused", &[closed]).map(drop)
 }

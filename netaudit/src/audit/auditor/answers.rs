@@ -19,9 +19,11 @@ impl Auditor {
         }
     }
 
-    /// Judges the datagrams for which nothing more is waited for: a drop was told, or what might have followed has not.
+    /// Judges the connections and datagrams for which nothing more is waited for: what was waited for was told, or has not
+    /// followed.
     /// To be called after everything that the kernel told until `now` was observed, and not before.
     pub fn settle(&mut self, now: Timestamp, flows: &mut Vec<Flow>) {
+        self.judge_unmet(now, now, flows);
         while let Some(held) = self.datagrams.next_beyond_drop(now) {
             if self.is_stopped(&held.seen) {
                 self.judge_or_hold(&held.seen, held.number, now, flows);

@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use smallvec::SmallVec;
+
 use super::{
     Auditor, FIRST_RETRANSMISSION, HOLD_PAIR, HOLD_START, HOLD_SUBJECT, MAX_WAITING, PENDING_MEMORY, Subject,
     Waiting,
@@ -14,7 +16,7 @@ use super::{
 };
 use crate::{
     audit::{Flow, Owner, datagrams::HOLD_DROP},
-    cluster::{Endpoint, PodId},
+    cluster::{Backend, Endpoint, PodId},
     model::{
         Actor, Comm, Direction, DropReason, NetnsCookie, Observation, Outcome, PacketDrop, Protocol,
         Timestamp, Verdict,
@@ -28,22 +30,35 @@ impl Auditor {
         self.sees_drops = true;
     }
 
-    /// Takes one drop. A denied or otherwise unexplained attempt to reach a pod of this node is appended to `flows`.
+    /// Takes one drop. A denied or otherwise unexplained attempt to reach a pod of this node is appended to `flows`, and so
+    /// is one that found nobody listening there.
     pub fn observe_drop(&mut self, seen: &PacketDrop, now: Timestamp, flows: &mut Vec<Flow>) {
         self.taken += 1;
-        let seen =
-            PacketDrop { source: canonical(seen.source), destination: canonical(seen.destination), ..*seen };
+        let seen = canonical_ends(seen);
         // Where its attempt cannot be of this node, no outcome will ask for it.
         let is_new = !self.may_be_from_here(&seen) || self.drops.remember(&seen);
-        if !is_new || !seen.opens {
+        if is_new {
+            self.judge_or_hold_drop(seen, self.taken, now, flows);
+        }
+    }
+
+    /// Takes drops of which only the number was kept: which attempts of this node they belong to is not known, but who was
+    /// kept from reaching a pod is.
+    pub fn observe_folded_drops(&mut self, folds: &[PacketDrop], now: Timestamp, flows: &mut Vec<Flow>) {
+        for seen in folds {
+            // It holds nothing back in the ring, as it is in none.
+            self.judge_or_hold_drop(canonical_ends(seen), self.taken + 1, now, flows);
+        }
+    }
+
+    fn judge_or_hold_drop(&mut self, seen: PacketDrop, number: u64, now: Timestamp, flows: &mut Vec<Flow>) {
+        if !seen.opens {
             return;
         }
         let full = self.held_drops.len() >= MAX_WAITING;
         match self.try_judge_drop(&seen, full) {
             Ok(flow) => flows.extend(flow),
-            Err(hold) => {
-                self.held_drops.push_back(Waiting { until: now.plus(hold), number: self.taken, seen });
-            }
+            Err(hold) => self.held_drops.push_back(Waiting { until: now.plus(hold), number, seen }),
         }
     }
 
@@ -86,7 +101,7 @@ impl Auditor {
             if !last_call {
                 return Err(HOLD_START);
             }
-            self.drops_unjudged += 1;
+            self.drops_unjudged += drop.count();
             return Ok(None);
         }
         let Some(pod) = self.pod_here(drop.destination, drop, last_call)? else { return Ok(None) };
@@ -95,7 +110,7 @@ impl Auditor {
             if !last_call {
                 return Err(HOLD_SUBJECT);
             }
-            self.drops_unjudged += 1;
+            self.drops_unjudged += drop.count();
             return Ok(None);
         }
         let seen = attempt(drop);
@@ -115,9 +130,11 @@ impl Auditor {
         };
         let judged = judge_pod(&mut self.cluster, pod, &seen, &node);
         // What the source's own policies forbid was stopped on its way out: nobody kept it from coming in.
-        let left_by_source =
-            judged.verdict.is_allowed() && judged.other_end.as_deref().is_some_and(Verdict::is_denied);
-        Ok((!left_by_source).then(|| self.account(&seen, Subject::Pod(pod), judged, Some(drop.reason))))
+        let stopped_on_its_way_out = !drop.found_closed_port()
+            && judged.verdict.is_allowed()
+            && judged.other_end.as_deref().is_some_and(Verdict::is_denied);
+        let proof = Proof::of([drop], &seen);
+        Ok((!stopped_on_its_way_out).then(|| self.account(&seen, Subject::Pod(pod), judged, proof)))
     }
 
     /// The pod of this node at `address`; waits for one that is not known yet.
@@ -152,17 +169,17 @@ impl Auditor {
             && self.cluster.pod_network_node(ip).is_none_or(|node| *node == self.settings.node)
     }
 
-    /// Why the node's filter stopped this attempt, if one of its drops belongs to it.
-    pub(super) fn stopped_by(&mut self, seen: &Observation, subject: &Subject) -> Option<DropReason> {
+    /// What the drops that belong to this attempt prove of it.
+    pub(super) fn proof(&mut self, seen: &Observation, subject: &Subject) -> Proof {
         if self.drops.len() == 0 || seen.direction != Direction::Egress {
-            return None;
+            return Proof::default();
         }
         let mut drops = std::mem::take(&mut self.drops);
         let found = drops.take(seen.protocol, seen.local.port(), |drop| self.belongs(drop, seen, subject));
         self.drops = drops;
         // A first SYN that was dropped has no part in a connection that was made after all.
         let went_on = matches!(seen.outcome, Outcome::Established | Outcome::Answered);
-        found.filter(|_| !went_on).map(|drop| drop.reason)
+        if went_on { Proof::default() } else { Proof::of(&found, seen) }
     }
 
     /// Whether a drop that was told belongs to this datagram's flow.
@@ -171,11 +188,12 @@ impl Auditor {
             return false;
         }
         let subject = self.subject(seen);
-        self.drops.any(seen.protocol, seen.local.port(), |drop| self.belongs(drop, seen, &subject))
+        let belongs = |drop: &_| self.belongs(drop, seen, &subject);
+        self.drops.find(seen.protocol, seen.local.port(), belongs).is_some()
     }
 
     /// Whether a drop is of a packet of this attempt.
-    fn belongs(&self, drop: &PacketDrop, seen: &Observation, subject: &Subject) -> bool {
+    pub(super) fn belongs(&self, drop: &PacketDrop, seen: &Observation, subject: &Subject) -> bool {
         // A reset answers the very SYN that was dropped only if no other was sent since; else a first one was lost, and
         // a later one got as far as a closed port.
         let end = seen.at.plus(seen.waited);
@@ -208,10 +226,15 @@ impl Auditor {
     /// Whether a packet of this attempt can have had that destination: the one that was asked for, or where a Service
     /// leads from there.
     fn leads_to(&self, seen: &Observation, destination: SocketAddr) -> bool {
+        let is_it =
+            |backend: &Backend| SocketAddr::new(backend.ip.to_canonical(), backend.port) == destination;
+        canonical(seen.remote) == destination
+            || self.backends(seen).is_some_and(|backends| backends.iter().any(is_it))
+    }
+
+    /// The endpoints of the Service that an attempt asked for, if it did.
+    pub(super) fn backends(&self, seen: &Observation) -> Option<SmallVec<[Backend; 4]>> {
         let remote = canonical(seen.remote);
-        if remote == destination {
-            return true;
-        }
         let node = NodeView {
             name: &self.settings.node,
             own_addresses: &self.own_addresses,
@@ -221,10 +244,8 @@ impl Auditor {
         let endpoint = resolve::at_node_port(&self.cluster, seen, &node, remote.ip())
             .unwrap_or_else(|| self.cluster.resolve(remote.ip(), remote.port(), seen.protocol, seen.at));
         match endpoint {
-            Endpoint::Service { backends, .. } => backends
-                .iter()
-                .any(|backend| SocketAddr::new(backend.ip.to_canonical(), backend.port) == destination),
-            _ => false,
+            Endpoint::Service { backends, .. } => Some(backends),
+            _ => None,
         }
     }
 
@@ -232,6 +253,34 @@ impl Auditor {
     pub(super) fn expire_drops(&mut self, now: Timestamp) {
         self.drops.expire(now.minus(PENDING_MEMORY));
     }
+}
+
+/// What drops prove of an attempt.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(super) struct Proof {
+    /// Why this node's filter stopped it.
+    pub stopped_by: Option<DropReason>,
+    /// That it came to a port where nobody listens.
+    pub closed_port: bool,
+}
+
+impl Proof {
+    fn of<'a>(drops: impl IntoIterator<Item = &'a PacketDrop>, seen: &Observation) -> Self {
+        let mut proof = Self::default();
+        for drop in drops {
+            if drop.found_closed_port() {
+                proof.closed_port = seen.outcome == Outcome::Refused;
+            } else {
+                proof.stopped_by.get_or_insert(drop.reason);
+            }
+        }
+        // Then an earlier packet of it was dropped, and a later one came through.
+        if proof.closed_port { Self { stopped_by: None, ..proof } } else { proof }
+    }
+}
+
+fn canonical_ends(drop: &PacketDrop) -> PacketDrop {
+    PacketDrop { source: canonical(drop.source), destination: canonical(drop.destination), ..*drop }
 }
 
 /// A drop as the destination would have seen the attempt.
@@ -245,12 +294,13 @@ fn attempt(drop: &PacketDrop) -> Observation {
         local: drop.destination,
         remote: drop.source,
         requested: None,
-        outcome: Outcome::Dropped,
+        outcome: if drop.found_closed_port() { Outcome::Refused } else { Outcome::Dropped },
         errno: None,
         waited: Duration::ZERO,
         answered: false,
         socket: 0,
         sequence: drop.sequence,
-        folded: None,
+        folded: drop.folded,
+        translated: None,
     }
 }

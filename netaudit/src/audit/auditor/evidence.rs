@@ -6,13 +6,31 @@ use std::{
     sync::Arc,
 };
 
-use super::{Auditor, MAX_WAITING, Owner};
+use super::{Auditor, MAX_WAITING, Owner, Subject};
 use crate::{
-    cluster::{Endpoint, PodId},
+    audit::ActorKind,
+    cluster::{Endpoint, Pod, PodId},
     model::{Direction, Observation, Outcome, Protocol, Timestamp},
 };
 
 impl Auditor {
+    /// Where the process that acted is from, seen from the subject.
+    pub(super) fn actor_kind(&self, seen: &Observation, subject: &Subject) -> ActorKind {
+        let Some(cgroup) = seen.actor.cgroup else { return ActorKind::Unknown };
+        match (self.attribution.actor(cgroup), subject) {
+            (Some(actor), Subject::Pod(id)) => {
+                let is_own =
+                    |pod: &Pod| *pod.uid == *actor.uid || pod.config_hash.as_ref() == Some(&actor.uid);
+                if self.cluster.pod(*id).is_some_and(is_own) { ActorKind::Subject } else { ActorKind::Pod }
+            }
+            // A hostNetwork pod is its node.
+            (_, Subject::Node) => ActorKind::Subject,
+            (Some(_), Subject::Unknown { .. }) => ActorKind::Pod,
+            (None, _) if self.attribution.knows(cgroup) => ActorKind::Host,
+            (None, _) => ActorKind::Unknown,
+        }
+    }
+
     /// Learns whose namespace the record is from, if that is not certain yet.
     pub(super) fn learn(&mut self, seen: &Observation) {
         if self.attribution.is_proven(seen.netns) {

@@ -1,0 +1,166 @@
+//! Where flows went whose address was translated after the socket: by the other end, or by whom one can ask.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::{Auditor, Subject, Waiting, evidence::canonical};
+use crate::{
+    audit::{Flow, Owner, datagrams::Held},
+    model::{Direction, NetnsCookie, Observation, Outcome, Protocol, Timestamp, Translated, Translation},
+};
+
+/// Ports that pods' namespaces redirect to, of which more are not remembered.
+const MAX_REDIRECTS: usize = 16_384;
+
+/// A flow as the node's connection tracking knows it before any translation.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Tuple {
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// Where it comes from.
+    pub source: SocketAddr,
+    /// The address that its socket names.
+    pub destination: SocketAddr,
+}
+
+impl Auditor {
+    /// Whoever calls answers [`Auditor::translate`]: flows whose verdict hangs on it wait for that.
+    pub fn set_asks_for_translations(&mut self) {
+        self.asks_for_translations = true;
+    }
+
+    /// Asks where flows went whose Service's endpoints would get different verdicts, and judges them. To be called soon after
+    /// their records were observed, since connection tracking forgets.
+    pub fn translate(
+        &mut self,
+        ask: &mut dyn FnMut(&Tuple) -> Option<SocketAddr>,
+        now: Timestamp,
+        flows: &mut Vec<Flow>,
+    ) {
+        for mut waiting in std::mem::take(&mut self.asking) {
+            let seen = &mut waiting.seen;
+            let translated = self.tuple(seen).and_then(|tuple| {
+                let to = canonical(ask(&tuple)?);
+                (to != tuple.destination).then_some(Translated { to, by: Translation::Conntrack })
+            });
+            if translated.is_some() {
+                seen.translated = translated;
+            }
+            match self.try_judge_without_asking(seen, waiting.until <= now) {
+                Ok(flow) => flows.push(flow),
+                Err(hold) => self.held.push_back(Waiting { until: now.plus(hold), ..waiting }),
+            }
+        }
+    }
+
+    /// What connection tracking would know a flow by. `None` where not all of it is known.
+    fn tuple(&mut self, seen: &Observation) -> Option<Tuple> {
+        let (mut source, destination) = (canonical(seen.local), canonical(seen.remote));
+        // A datagram's socket may have chosen no address: it is the pod's.
+        if source.ip().is_unspecified() {
+            let Subject::Pod(pod) = self.subject(seen) else { return None };
+            let of_family = |ip: &&IpAddr| ip.is_ipv4() == destination.is_ipv4();
+            source.set_ip(*self.cluster.pod(pod)?.ips.iter().find(of_family)?);
+        }
+        (source.port() != 0).then_some(Tuple { protocol: seen.protocol, source, destination })
+    }
+
+    /// Whether a record is of a connection that may lead to another end on this node than it names.
+    pub(super) fn may_be_met(&self, seen: &Observation) -> bool {
+        is_made(seen)
+            && seen.netns != self.settings.host
+            && seen.folded.is_none()
+            && !seen.peer_ip().is_loopback()
+    }
+
+    /// Takes the end that accepts: the one that connected is judged by where it came out. Returns the end that accepts with
+    /// the address that it was reached at, before its own namespace redirected it.
+    pub(super) fn meet(
+        &mut self,
+        accepted: &Observation,
+        now: Timestamp,
+        flows: &mut Vec<Flow>,
+    ) -> Observation {
+        let mut accepted = *accepted;
+        let Some(Held { number, mut seen }) = self.handshakes.meet(canonical(accepted.remote)) else {
+            return accepted;
+        };
+        let (asked, to) = (canonical(seen.remote), canonical(accepted.local));
+        if accepted.netns == seen.netns {
+            seen.translated = (to != asked).then_some(Translated { to, by: Translation::Proxy });
+        } else {
+            let reached = self.reached(&seen, to);
+            let translated = Translated { to: reached, by: Translation::Destination };
+            seen.translated = (reached != asked).then_some(translated);
+            if reached != to {
+                accepted.local = reached;
+                accepted.translated = Some(Translated { to, by: Translation::Proxy });
+                self.remember_redirect(accepted.netns, to.port());
+            }
+        }
+        self.judge_or_hold(&seen, number, now, flows);
+        accepted
+    }
+
+    /// At which address a connection that came out at `to` reached the namespace there, which may have redirected it to
+    /// another port: at the one that it named, or that its Service names there.
+    fn reached(&self, seen: &Observation, to: SocketAddr) -> SocketAddr {
+        let asked = canonical(seen.remote);
+        let backends = self.backends(seen).unwrap_or_default();
+        let there = backends.iter().map(|backend| SocketAddr::new(backend.ip.to_canonical(), backend.port));
+        let mut there = there.filter(|address| address.ip() == to.ip());
+        if asked.ip() == to.ip() {
+            asked
+        } else if there.clone().any(|address| address == to) {
+            to
+        } else {
+            there.next().unwrap_or(to)
+        }
+    }
+
+    /// A pod's namespace redirects connections to this port of its own.
+    fn remember_redirect(&mut self, netns: NetnsCookie, port: u16) {
+        if self.redirects.len() < MAX_REDIRECTS {
+            self.redirects.insert((netns, port));
+        }
+    }
+
+    /// Whether a connection may have been addressed to another port than the one that accepted it.
+    pub(super) fn hides_its_port(&self, seen: &Observation) -> bool {
+        seen.outcome == Outcome::Accepted
+            && seen.translated.is_none()
+            && !seen.peer_ip().is_loopback()
+            && self.redirects.contains(&(seen.netns, seen.local.port()))
+    }
+
+    /// Forgets the redirects of namespaces that are gone.
+    pub(super) fn expire_redirects(&mut self) {
+        let Self { redirects, attribution, .. } = self;
+        redirects.retain(|(netns, _)| attribution.owner(*netns) != Owner::Unknown);
+    }
+
+    /// Judges the connections of which no other end was seen until `now`.
+    pub(super) fn judge_unmet(&mut self, until: Timestamp, now: Timestamp, flows: &mut Vec<Flow>) {
+        while let Some(Held { number, seen }) = self.handshakes.next_unmet(until) {
+            self.judge_or_hold(&seen, number, now, flows);
+        }
+    }
+
+    /// Where a packet of this attempt was going when it was dropped or found a closed port.
+    pub(super) fn dropped_on_its_way_to(
+        &mut self,
+        seen: &Observation,
+        subject: &Subject,
+    ) -> Option<Translated> {
+        if self.drops.len() == 0 || seen.direction != Direction::Egress {
+            return None;
+        }
+        let belongs = |drop: &_| self.belongs(drop, seen, subject);
+        let to = self.drops.find(seen.protocol, seen.local.port(), belongs)?.destination;
+        (to != canonical(seen.remote)).then_some(Translated { to, by: Translation::Destination })
+    }
+}
+
+/// Whether a record is of an end that connected.
+fn is_made(seen: &Observation) -> bool {
+    (seen.direction, seen.protocol, seen.outcome) == (Direction::Egress, Protocol::Tcp, Outcome::Established)
+}

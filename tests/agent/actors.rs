@@ -1,0 +1,67 @@
+//! Whoever enters a pod's network acts as the pod, and is told apart from it.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use serde_json::Value;
+
+use super::harness::{World, kernel_or_skip};
+use crate::lab::{Launch, Place};
+
+/// Connects from `place` to `address`, port 8080.
+fn connect(place: &Place, address: &str) -> Result<()> {
+    let program = format!("import socket; socket.create_connection(('{address}',8080),2).close()");
+    let output = Launch::new("python3", ["-c", &program]).run(place, Duration::from_secs(10))?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+#[test]
+fn who_enters_a_pods_network_acts_as_the_pod_and_is_named() -> Result<()> {
+    if !kernel_or_skip("actors") {
+        return Ok(());
+    }
+    let world = World::new("actors")?;
+    world.deny_all()?;
+    let _server = world.serve()?;
+    let mut agent = world.agent()?;
+    let address = world.server.v4.to_string();
+    let host = world.lab.host_place("containerd")?;
+    let netns = || world.client.place.netns.clone();
+    // As the pod itself, as a tunnel that another pod opens in it, and as nsenter from the node.
+    connect(&world.client.place, &address)?;
+    connect(&Place { netns: netns(), ..world.server.place.clone() }, &address)?;
+    connect(&Place { netns: netns(), ..host.clone() }, &address)?;
+    // A port-forward: the runtime dials the loopback of the pod.
+    connect(&Place { netns: world.server.place.netns.clone(), ..host }, "127.0.0.1")?;
+
+    let of = |flows: &[Value], direction: &str| -> Vec<Value> {
+        flows.iter().filter(|flow| flow["direction"] == direction).cloned().collect()
+    };
+    let flows = world.wait_for_flows("four connections", |flows| {
+        of(flows, "egress").len() == 4 && of(flows, "ingress").len() == 4
+    })?;
+    let mut kinds = Vec::new();
+    for flow in of(&flows, "egress") {
+        let forwarded = flow["peer"]["kind"] == "loopback";
+        let pod = if forwarded { world.server_name() } else { world.client.spec.name };
+        assert_eq!(flow["subject"]["pod"], pod, "{flow:#}");
+        let actor = &flow["actor"];
+        if actor["kind"] == "pod" {
+            assert_eq!((&actor["pod"], &actor["workload"]), (&world.server_name().into(), &"server".into()));
+            assert_eq!(actor["container"], world.server.container_id.as_str());
+        } else {
+            assert!(actor["pod"].is_null(), "{flow:#}");
+        }
+        kinds.push((actor["kind"].as_str().unwrap_or_default().to_owned(), forwarded));
+    }
+    kinds.sort();
+    let expected = [("host", false), ("host", true), ("pod", false), ("subject", false)];
+    assert_eq!(kinds, expected.map(|(kind, forwarded)| (kind.to_owned(), forwarded)));
+    // The server sees the client in all three, and policies deny it each time.
+    let denied: Vec<_> =
+        of(&flows, "ingress").into_iter().filter(|flow| flow["verdict"] == "denied").collect();
+    assert_eq!(denied.len(), 3);
+    assert!(denied.iter().all(|flow| flow["peer"]["pod"] == world.client.spec.name), "{denied:#?}");
+    agent.terminate(Duration::from_secs(2))
+}
