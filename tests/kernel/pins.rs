@@ -352,7 +352,7 @@ fn every_map_and_program_is_pinned() {
         return;
     }
     let files = BpfFs::mount().unwrap();
-    let stage = Stage::with(Stage::root(), options(&files));
+    let stage = Stage::with(Stage::root(), Options { dns_names: true, ..options(&files) });
     let names = |directory: &str| -> Vec<String> {
         let entries = fs::read_dir(generation(&files).join(directory)).unwrap();
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
