@@ -78,7 +78,9 @@ fn from_server(ctx: &SkBuffContext) -> Option<(Address, u32)> {
     const V4: usize = 20;
     const V6: usize = 40;
     const UDP: usize = 8;
-    let (start, end) = (ctx.skb_start(), ctx.skb_end());
+    // The linear part, which the headers are in.
+    // SAFETY: the verifier checks the access.
+    let (start, end) = unsafe { ((*ctx.skb.skb).data as usize, (*ctx.skb.skb).data_end as usize) };
     if start + V4 + UDP > end {
         return None;
     }
@@ -113,26 +115,6 @@ fn from_server(ctx: &SkBuffContext) -> Option<(Address, u32)> {
 unsafe fn port(bytes: *const u8) -> u16 {
     // SAFETY: by contract.
     unsafe { u16::from_be_bytes([*bytes, *bytes.add(1)]) }
-}
-
-/// Where the packet's linear part begins and ends.
-trait Linear {
-    fn skb_start(&self) -> usize;
-    fn skb_end(&self) -> usize;
-}
-
-impl Linear for SkBuffContext {
-    #[inline(always)]
-    fn skb_start(&self) -> usize {
-        // SAFETY: the verifier checks the access.
-        unsafe { (*self.skb.skb).data as usize }
-    }
-
-    #[inline(always)]
-    fn skb_end(&self) -> usize {
-        // SAFETY: as above.
-        unsafe { (*self.skb.skb).data_end as usize }
-    }
 }
 
 /// Whether the socket has sent to port 53 of `server`. A connected one gets nothing from others, whatever a translation at
