@@ -7,6 +7,7 @@ mod drops;
 mod faults;
 mod harness;
 mod main_line;
+mod names;
 mod overload;
 mod prometheus;
 mod raw_sockets;

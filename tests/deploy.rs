@@ -283,3 +283,17 @@ fn the_daemon_set_has_the_powers_it_needs_and_no_more() -> Result<()> {
     assert!(node_name.is_some_and(|variable| variable.value_from.is_some()));
     Ok(())
 }
+
+#[test]
+fn the_component_for_names_gives_the_agent_a_flag_that_it_has() -> Result<()> {
+    let component = &documents(&deploy().join("components/dns-names/kustomization.yaml"))?[0];
+    let patch = component["patches"][0]["patch"].as_str().context("a patch")?;
+    let operations: Value = serde_saphyr::from_str(patch)?;
+    assert_eq!(operations[0]["path"], "/spec/template/spec/containers/0/args/-");
+    let flag = operations[0]["value"].as_str().context("a flag")?;
+    let printed = std::process::Command::new(env!("CARGO_BIN_EXE_netaudit"))
+        .args(["agent", "--manifests", "/", "--print-config", flag])
+        .output()?;
+    assert!(String::from_utf8(printed.stdout)?.contains("dnsNames: true"));
+    Ok(())
+}

@@ -4,6 +4,7 @@ mod agent;
 mod audit;
 mod conformance;
 mod deploy;
+mod dns;
 mod eval;
 mod eval_ends;
 mod kernel;

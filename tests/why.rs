@@ -278,3 +278,35 @@ fn a_log_that_cannot_be_read_says_so() {
     assert!(run.err.ends_with(says), "{}", run.err);
     assert_eq!(run.status, 2);
 }
+
+const NAMED: &str = r#"{"time":"2026-01-01T00:00:02Z","flow_id":"n1-1a/9","direction":"egress","subject":{"kind":"pod","namespace":"shop","pod":"web-0"},"peer":{"kind":"external","ip":"203.0.113.9","port":443,"names":[{"name":"www.example.com","state":"fresh","asked":true,"counts":true,"answered":"2026-01-01T00:00:01Z","server":"10.96.0.10"},{"name":"edge.example.net","state":"stale","asked":false,"counts":false,"answered":"2025-12-31T23:00:00Z","server":"10.96.0.10"}]},"protocol":"TCP","port":443,"outcome":"established","reach":"reached","verdict":"allowed","rule_paths":["domains egress[0].to[0]"]}"#;
+
+const DOMAINS: &str = r#"
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: domains}
+spec:
+  tier: Admin
+  priority: 10
+  subject: {namespaces: {}}
+  egress:
+  - {name: named, action: Accept, to: [{domainNames: [DOMAIN]}]}
+  - {name: others, action: Deny, to: [{networks: [0.0.0.0/0]}]}
+"#;
+
+#[test]
+fn the_names_of_then_are_told_and_asked_again() {
+    let lab = lab();
+    fs::write(lab.path().join("flows.log"), format!("{NAMED}\n")).expect("written");
+    for (domain, verdict, status) in
+        [("www.example.com", "allowed, as then", 0), ("edge.example.net", "unknown, which is not", 1)]
+    {
+        fs::write(lab.path().join("objects/cnp.yaml"), DOMAINS.replace("DOMAIN", domain)).expect("written");
+        let run = why(&lab, &["n1-1a/9", "--flow-log", "flows.log", "-f", "objects"]);
+        let told = "  203.0.113.9 is www.example.com, fresh, answered 2026-01-01T00:00:01Z\n  \
+                    203.0.113.9 is edge.example.net, stale, answered 2025-12-31T23:00:00Z\nallowed then\n";
+        assert!(run.out.contains(told), "{}", run.out);
+        assert!(run.out.contains(&format!("egress at shop/web-0: {verdict}")), "{}", run.out);
+        assert_eq!(run.status, status, "{}", run.err);
+    }
+}

@@ -5,11 +5,13 @@
 //! offsets are asserted at compile time, for both sides at once.
 
 mod fold;
+mod names;
 mod settings;
 
 use core::mem::{offset_of, size_of};
 
 pub use fold::*;
+pub use names::*;
 pub use settings::*;
 
 /// An address as the kernel holds it: four words in network byte order, v4 in mapped form (`::ffff:a.b.c.d`).
@@ -81,8 +83,12 @@ pub mod kind {
     pub const UDP_ERROR: u32 = 14;
     /// A socket was made that makes its own packets: a [`super::RawSocketRecord`].
     pub const RAW_SOCKET: u32 = 15;
+    /// A DNS answer came: a [`super::DnsRecord`] of either size.
+    pub const DNS_ANSWER: u32 = 16;
+    /// Not a record: a DNS answer that was not told, since too many are being told. Counts as a loss.
+    pub const DNS_LIMITED: u32 = 18;
     /// One more than the greatest kind.
-    pub const COUNT: u32 = 16;
+    pub const COUNT: u32 = 19;
 
     /// The word for a kind in metrics and logs; `None` for a number that is none.
     pub const fn name(kind: u32) -> Option<&'static str> {
@@ -101,6 +107,8 @@ pub mod kind {
             UDP_ANSWERED => "udp-answered",
             UDP_ERROR => "udp-error",
             RAW_SOCKET => "raw-socket",
+            DNS_ANSWER => "dns-answer",
+            DNS_LIMITED => "dns-limited",
             _ => return None,
         })
     }

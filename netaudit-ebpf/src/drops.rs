@@ -20,6 +20,7 @@ use crate::{
     cgroup::levels_below,
     maps::{DROP_COUNTS, DROP_RATE, DROPS, NAMESPACES, emit_or, raise, setting},
     overload::fold_drop,
+    rate::Rate,
     socket::{address_of, now, read, ticks},
 };
 
@@ -44,19 +45,9 @@ pub struct Told {
     at: u32,
 }
 
-/// How much was told in the running interval.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct Rate {
-    interval: u32,
-    count: u32,
-}
-
-/// Records that one CPU may make in an interval of [`RATE_SHIFT`]: about a thousand a second. A scan or a flood must
-/// not push the flows out of the ring: the rest of it is folded.
+/// Records that one CPU may make in an interval: about a thousand a second. A scan or a flood must not push the flows
+/// out of the ring: the rest of it is folded.
 const RATE: u32 = 1_000;
-/// An interval is two to the power of this many ticks: 1.07 seconds.
-const RATE_SHIFT: u32 = 10;
 
 /// How a look at a packet ended.
 enum Seen {
@@ -340,15 +331,8 @@ fn look_transport(bytes: Bytes, at: u32, protocol: u8, (source, destination): (A
 #[inline(always)]
 fn is_over_rate(now: u32) -> bool {
     let Some(rate) = DROP_RATE.get_ptr_mut(0) else { return true };
-    let interval = now >> RATE_SHIFT;
-    // SAFETY: this CPU's slot. A program in an interrupt may come between, and then one more or less is told.
-    unsafe {
-        if (*rate).interval != interval {
-            *rate = Rate { interval, count: 0 };
-        }
-        (*rate).count += 1;
-        (*rate).count > RATE
-    }
+    // SAFETY: this CPU's slot.
+    unsafe { Rate::is_over(rate, now, RATE) }
 }
 
 #[inline(always)]

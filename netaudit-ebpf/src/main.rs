@@ -11,9 +11,11 @@
 
 mod answers;
 mod cgroup;
+mod dns;
 mod drops;
 mod maps;
 mod overload;
+mod rate;
 mod raw;
 mod scan;
 mod socket;
@@ -23,10 +25,10 @@ mod udp;
 use aya_ebpf::{
     EbpfContext as _,
     helpers::generated::bpf_get_netns_cookie,
-    macros::{btf_tracepoint, cgroup_sock, cgroup_sock_addr, fentry, raw_tracepoint, sock_ops},
+    macros::{btf_tracepoint, cgroup_skb, cgroup_sock, cgroup_sock_addr, fentry, raw_tracepoint, sock_ops},
     programs::{
-        BtfTracePointContext, FEntryContext, RawTracePointContext, SockAddrContext, SockContext,
-        SockOpsContext,
+        BtfTracePointContext, FEntryContext, RawTracePointContext, SkBuffContext, SockAddrContext,
+        SockContext, SockOpsContext,
     },
 };
 use netaudit_ebpf::abi::{Address, kind};
@@ -184,6 +186,13 @@ fn on_error(ctx: BtfTracePointContext) -> i32 {
 fn on_dropped(ctx: BtfTracePointContext) -> i32 {
     drops::dropped(&ctx);
     0
+}
+
+/// Optional, and only where it is asked for: a packet has reached a socket.
+#[cgroup_skb(ingress)]
+fn on_answer(ctx: SkBuffContext) -> i32 {
+    dns::received(&ctx);
+    ALLOW
 }
 
 /// A cgroup was made.

@@ -17,12 +17,13 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::error;
 use netaudit_ebpf::abi::{
-    FOLD_KEYS, FOLD_SUBJECTS, FlowRecord, Fold, FoldKey, Settings, Tally, dropped, kind, level,
+    FOLD_KEYS, FOLD_SUBJECTS, FlowRecord, Fold, FoldKey, Settings, Tally, dns, dropped, kind, level,
 };
 
 use crate::{
-    drops::{DropKey, Rate, Told},
+    drops::{DropKey, Told},
     overload::fold,
+    rate::Rate,
     raw::RawKey,
     socket::Socket,
     udp::{Peer, PeerKey},
@@ -105,6 +106,18 @@ pub static DROP_RATE: PerCpuArray<Rate, 1> = PerCpuArray::new();
 /// Dropped packets by what became of them, see [`dropped`].
 #[btf_map]
 pub static DROP_COUNTS: PerCpuArray<u64, { dropped::COUNT as usize }> = PerCpuArray::new();
+
+/// How many DNS answers this CPU told just now.
+#[btf_map]
+pub static DNS_RATE: PerCpuArray<Rate, 1> = PerCpuArray::new();
+
+/// How many DNS answers were told of a namespace just now. Forgetting lets one tell more than its share.
+#[btf_map]
+pub static DNS_RATES: LruHashMap<u64, Rate, 1024> = LruHashMap::new();
+
+/// Packets from port 53 by what became of them, see [`dns`].
+#[btf_map]
+pub static DNS_COUNTS: PerCpuArray<u64, { dns::COUNT as usize }> = PerCpuArray::new();
 
 /// Cookies of the watched pods' namespaces, as far as the agent has met them. Not asked where everything is watched.
 #[btf_map]

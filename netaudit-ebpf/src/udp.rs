@@ -42,7 +42,7 @@ pub struct PeerKey {
 impl PeerKey {
     /// A destination, by its port too: each is a flow of its own.
     #[inline(always)]
-    fn destination(socket: u64, address: Address, port: u16) -> Self {
+    pub fn destination(socket: u64, address: Address, port: u16) -> Self {
         Self { socket, address, port, role: 1, reserved: 0 }
     }
 
@@ -421,7 +421,7 @@ fn is_answer(state: &Socket, cookie: u64, peer: Address, port: u16) -> bool {
 
 const AF_INET: u32 = 2;
 /// The state of a connected socket of any protocol.
-const ESTABLISHED: u32 = 1;
+pub const ESTABLISHED: u32 = 1;
 
 /// This end, as far as it is chosen.
 ///

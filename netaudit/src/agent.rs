@@ -49,6 +49,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         ring_bytes: config.ring_bytes,
         pin_directory: config.pin_directory.clone(),
         fold_keys: config.fold_keys,
+        dns_names: config.dns_names,
         ..Options::default()
     };
     let kernel = Kernel::load(&options)?;

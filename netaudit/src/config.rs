@@ -4,7 +4,7 @@
 //! one that is refused. `netaudit agent --print-config` shows the result in the file's own form.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
     path::{Path, PathBuf},
     time::Duration,
@@ -12,6 +12,8 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
+
+use crate::audit::DnsServers;
 
 /// A smaller ring would overflow between two drains of an ordinary node.
 const LEAST_RING: u32 = 256 << 10;
@@ -53,6 +55,10 @@ pub struct Flags {
     /// agent, until `netaudit uninstall` [default: none, everything ends with the agent]
     #[arg(long, value_name = "DIR")]
     pub pin_directory: Option<PathBuf>,
+    /// Read the DNS answers that pods get, so that addresses outside the cluster have names. Every packet that reaches a
+    /// socket pays for it
+    #[arg(long)]
+    pub dns_names: bool,
     /// How long a rule must be watched before it can be called unused, such as 7d or 36h [default: 7d]
     #[arg(long, value_name = "DURATION")]
     pub unused_after: Option<String>,
@@ -71,6 +77,8 @@ struct File {
     ring_bytes: Option<u32>,
     pin_directory: Option<PathBuf>,
     fold_keys: Option<u32>,
+    dns_names: Option<bool>,
+    dns_servers: Option<Vec<String>>,
     drain_interval: Option<String>,
     discover_every: Option<String>,
     unused_after: Option<String>,
@@ -107,6 +115,10 @@ pub struct Config {
     pub pin_directory: Option<PathBuf>,
     /// How many keys the kernel folds flows by for which the ring has no room.
     pub fold_keys: u32,
+    /// Whether DNS answers are read.
+    pub dns_names: bool,
+    /// Whose answers count for policies that name domains.
+    pub dns_servers: DnsServers,
     /// How often the ring is drained.
     pub drain_interval: Duration,
     /// How often kinds that the API server does not know are looked for again.
@@ -139,6 +151,8 @@ struct Printed<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pin_directory: Option<&'a Path>,
     fold_keys: u32,
+    dns_names: bool,
+    dns_servers: Vec<String>,
     drain_interval: String,
     discover_every: String,
     unused_after: String,
@@ -213,6 +227,8 @@ impl Config {
             ring_bytes,
             pin_directory: flags.pin_directory.clone().or(file.pin_directory),
             fold_keys,
+            dns_names: flags.dns_names || file.dns_names.unwrap_or(false),
+            dns_servers: dns_servers(file.dns_servers)?,
             drain_interval,
             discover_every,
             unused_after: duration("unusedAfter", unused_after, Duration::from_secs(7 * 24 * 3600))?,
@@ -238,6 +254,12 @@ impl Config {
             ring_bytes: self.ring_bytes,
             pin_directory: self.pin_directory.as_deref(),
             fold_keys: self.fold_keys,
+            dns_names: self.dns_names,
+            dns_servers: {
+                let DnsServers { namespaces, addresses } = &self.dns_servers;
+                let namespaces = namespaces.iter().map(ToString::to_string);
+                namespaces.chain(addresses.iter().map(ToString::to_string)).collect()
+            },
             drain_interval: format!("{:#}", jiff::SignedDuration::try_from(self.drain_interval)?),
             discover_every: format!("{:#}", jiff::SignedDuration::try_from(self.discover_every)?),
             unused_after: format!("{:#}", jiff::SignedDuration::try_from(self.unused_after)?),
@@ -246,6 +268,23 @@ impl Config {
             violation_series_per_namespace: self.violation_series_per_namespace,
         })?)
     }
+}
+
+/// Addresses, and what is none as namespaces.
+fn dns_servers(named: Option<Vec<String>>) -> anyhow::Result<DnsServers> {
+    let mut servers = DnsServers::default();
+    for name in named.unwrap_or_else(|| vec!["kube-system".to_owned()]) {
+        if let Ok(ip) = name.parse::<IpAddr>() {
+            servers.addresses.push(ip.to_canonical());
+        } else if !name.is_empty() && name.bytes().all(|it| it.is_ascii_alphanumeric() || it == b'-') {
+            servers.namespaces.push(name.into());
+        } else {
+            bail!(
+                "dnsServers has {name:?}: it must be a list of namespaces and addresses, such as [kube-system, 10.0.0.2]"
+            );
+        }
+    }
+    Ok(servers)
 }
 
 fn parse(text: &str) -> anyhow::Result<File> {
@@ -295,6 +334,8 @@ mod tests {
             "manifests: /m\nflowLog: '-'\n",
             "kubeconfig: /k\npinDirectory: /sys/fs/bpf/x\ndrainInterval: 50ms\nunusedAfter: 36h\n",
             "kubeconfig: /k\nfoldKeys: 70000\ndrainInterval: 50ms\nunusedAfter: 36h\n",
+            "dnsNames: true\ndnsServers: [openshift-dns, 10.0.0.2, '::ffff:10.0.0.3', 'fd00::a']\n",
+            "dnsServers: []\n",
             "# nothing\n",
         ] {
             let config = merged(&Flags::default(), yaml).unwrap();
@@ -318,6 +359,8 @@ mod tests {
             ("manifests: /m\nkubeconfig: /k\n", "keep one"),
             ("flowlog: /x\n", "flowlog"),
             ("listen: nowhere\n", "listen"),
+            ("dnsServers: [10.0.0.0/8]\n", "namespaces and addresses"),
+            ("dnsServers: ['']\n", "namespaces and addresses"),
         ] {
             let error = format!("{:#}", merged(&Flags::default(), yaml).unwrap_err());
             assert!(error.contains(says), "{yaml:?} says {error:?}");

@@ -58,7 +58,7 @@ fn prometheus_scrapes_what_the_readme_promises() -> Result<()> {
     prometheus.terminate(Duration::from_secs(20))
 }
 
-fn check_by_promtool(metrics: &str) -> Result<()> {
+pub(super) fn check_by_promtool(metrics: &str) -> Result<()> {
     let mut promtool = Command::new("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())

@@ -279,6 +279,32 @@ fn records_of_another_version_are_counted() {
 }
 
 #[test]
+fn names_switched_on_or_off_are_another_generation() {
+    if !ready() {
+        return;
+    }
+    let files = BpfFs::mount().unwrap();
+    let with = |dns_names| Options { dns_names, overlap: Duration::ZERO, ..options(&files) };
+    let mut root = Stage::root();
+    let mut attached = Vec::new();
+    for (dns_names, resumed) in [(false, false), (true, false), (true, true), (false, false)] {
+        let mut stage = Stage::with(root, with(dns_names));
+        assert_eq!(stage.kernel.is_resumed(), resumed);
+        stage.drain();
+        // What was there before has ended with the drain.
+        assert!(eventually(|| !generation(&files).to_string_lossy().contains("until")));
+        assert_eq!(generation(&files).join("links/on_answer").exists(), dns_names);
+        attached.push(programs(stage.kernel.cgroup_root()));
+        (root, _) = stage.kill();
+    }
+    assert!(
+        attached[1] == attached[0] + 1 && attached[2] == attached[1] && attached[3] == attached[0],
+        "{attached:?}"
+    );
+    kernel::uninstall(&files.pins()).unwrap();
+}
+
+#[test]
 fn one_agent_a_root_and_uninstall_waits_for_none() {
     if !ready() {
         return;
@@ -326,7 +352,7 @@ fn every_map_and_program_is_pinned() {
         return;
     }
     let files = BpfFs::mount().unwrap();
-    let stage = Stage::with(Stage::root(), options(&files));
+    let stage = Stage::with(Stage::root(), Options { dns_names: true, ..options(&files) });
     let names = |directory: &str| -> Vec<String> {
         let entries = fs::read_dir(generation(&files).join(directory)).unwrap();
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()

@@ -1,6 +1,7 @@
-//! `cargo xtask fuzz policy`: the evaluator of policies against a plain one, on clusters made by chance, for as long as one likes.
+//! `cargo xtask fuzz`: the evaluator of policies against a plain one, on clusters made by chance, and the reader of DNS
+//! answers on hostile ones, for as long as one likes.
 
-use std::path::Path;
+use std::{path::Path, process::Command};
 
 use anyhow::Result;
 
@@ -24,6 +25,12 @@ pub enum Task {
         #[arg(long, default_value_t = 1, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..))]
         most: u16,
     },
+    /// Read DNS answers that are broken in every way, and look at what comes out
+    Dns {
+        /// Answers of each kind
+        #[arg(long, default_value_t = 1_000_000)]
+        cases: u32,
+    },
     /// Plant errors in a copy of the evaluator's text, and show which the comparison finds
     Mutants {
         /// How many
@@ -39,14 +46,24 @@ pub fn fuzz(root: &Path, task: &Task) -> Result<()> {
     let (flows, seed, most) = match task {
         Task::Policy { flows, seed, most } => (flows, seed, most),
         Task::Mutants { count } => return mutate(root, *count),
+        Task::Dns { cases } => {
+            let mut test = long_run(root, "dns::reading::long_run");
+            return run(test.env("NETAUDIT_FUZZ_CASES", cases.to_string()));
+        }
     };
+    let mut test = long_run(root, "policy::fuzz::long_run");
+    test.env("NETAUDIT_FUZZ_FLOWS", flows.to_string());
+    test.env("NETAUDIT_FUZZ_SEED", seed.to_string());
+    run(test.env("NETAUDIT_FUZZ_MOST", most.to_string()))
+}
+
+/// A test that takes as long as one likes, in release mode.
+fn long_run(root: &Path, name: &str) -> Command {
     let mut test = cargo(root, ["test", "--release", "--locked", "-p", "netaudit", "--test", "tests", "--"]);
-    test.args(["--ignored", "--exact", "policy::fuzz::long_run", "--nocapture"]);
+    test.args(["--ignored", "--exact", name, "--nocapture"]);
     // With assertions, as the evaluator compares its quick way with the long one in them.
     test.env("CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS", "true");
     // What says where the two differ is the message; where the test noticed is of no interest.
     test.env("RUST_BACKTRACE", "0");
-    test.env("NETAUDIT_FUZZ_FLOWS", flows.to_string());
-    test.env("NETAUDIT_FUZZ_SEED", seed.to_string());
-    run(test.env("NETAUDIT_FUZZ_MOST", most.to_string()))
+    test
 }

@@ -102,6 +102,9 @@ impl State {
         if kernel.features().iter().any(|hook| hook.name == kernel::Feature::DROPS && hook.absent.is_none()) {
             auditor.set_sees_drops();
         }
+        if config.dns_names {
+            auditor.set_sees_names(config.dns_servers.clone());
+        }
         let conntrack = Conntrack::open()
             .inspect(|_| auditor.set_asks_for_translations())
             .inspect_err(|error| tracing::warn!(%error, "this kernel's connection tracking cannot be asked"))
@@ -430,6 +433,7 @@ impl State {
             record_counts: &record_counts,
             features: self.kernel.features(),
             drops: &self.kernel.drop_counts(),
+            dns: &self.kernel.dns_counts(),
             lookups: self.conntrack.as_ref().map(Conntrack::lookups),
             watches: &watches,
             records: self.records,
@@ -528,6 +532,7 @@ fn take(auditor: &mut Auditor, event: Event, now: Timestamp, Told { flows, raw_s
         Event::Answer(seen) => auditor.observe_answer(&seen, now, flows),
         Event::RawSocket(seen) => auditor.observe_raw_socket(&seen, now, raw_sockets),
         Event::Drop(seen) => auditor.observe_drop(&seen, now, flows),
+        Event::Dns(answer) => auditor.observe_dns(&answer),
         Event::Cgroup { id, path } => auditor.attribution_mut().cgroup(id, &path),
         // Comes out of folds only.
         Event::FoldedSubject { .. } => {}
@@ -538,8 +543,10 @@ fn take(auditor: &mut Auditor, event: Event, now: Timestamp, Told { flows, raw_s
 
 /// Records that were made and that nobody can judge.
 fn missed(losses: &[Loss]) -> u64 {
-    // An attempt that was to be told as pending is told again with its outcome.
-    losses.iter().filter(|loss| loss.cause != "tcp-pending").map(|loss| loss.count).sum()
+    // An attempt that was to be told as pending is told again with its outcome. Names are never known to be all, so rules
+    // that need them are not called unused anyway.
+    let is_flow = |loss: &&Loss| !matches!(loss.cause, "tcp-pending" | "dns-answer" | "dns-limited");
+    losses.iter().filter(is_flow).map(|loss| loss.count).sum()
 }
 
 /// Lost records of cgroups.

@@ -4,6 +4,7 @@ mod answers;
 mod drops;
 mod evidence;
 mod folded;
+mod names;
 mod raw_sockets;
 mod rules;
 mod translated;
@@ -17,6 +18,8 @@ use std::{
 };
 
 use foldhash::{HashMap, HashSet};
+
+pub use names::DnsServers;
 
 use super::{
     Attribution, Budget, Counts, Evidence, Flow, FlowId, Owner, Peer, PeerKind, RawSockets, Subject, Usage,
@@ -123,6 +126,8 @@ pub struct Auditor {
     redirects: HashSet<(NetnsCookie, u16)>,
     held_raw_sockets: VecDeque<Waiting<RawSocket>>,
     raw_sockets: RawSockets,
+    /// Only where DNS answers are seen.
+    names: Option<Box<names::Seen>>,
     bound: HashMap<(NetnsCookie, IpAddr), PodId>,
     sequence: u64,
     counts: Counts,
@@ -159,6 +164,7 @@ impl Auditor {
             redirects: HashSet::default(),
             held_raw_sockets: VecDeque::new(),
             raw_sockets: RawSockets::default(),
+            names: None,
             bound: HashMap::default(),
             sequence: 0,
             counts: Counts::default(),
@@ -338,6 +344,7 @@ impl Auditor {
         self.attribution.expire(now, |uid| self.cluster.pod_by_uid(uid).is_some());
         self.expire_redirects();
         self.cluster.expire(now);
+        self.expire_names(now);
         self.watch_rules(now);
         self.usage.tick(now);
     }
@@ -453,9 +460,14 @@ impl Auditor {
     }
 
     fn judge_ends(&mut self, seen: &Observation, subject: &Subject, paired_with_host: bool) -> Judged {
-        let node =
-            NodeView { name: &self.settings.node, own_addresses: &self.own_addresses, paired_with_host };
-        match subject {
+        let names = self.names_of(seen);
+        let node = NodeView {
+            name: &self.settings.node,
+            own_addresses: &self.own_addresses,
+            paired_with_host,
+            names: &names::that_count(&names),
+        };
+        let mut judged = match subject {
             Subject::Pod(pod) => {
                 let judged = judge_pod(&mut self.cluster, *pod, seen, &node);
                 if self.hides_its_port(seen) { judged.at_hidden_port() } else { judged }
@@ -463,7 +475,11 @@ impl Auditor {
             Subject::Node => judge_node(&mut self.cluster, seen, &node),
             Subject::Unknown { uid: Some(_) } => unjudged(seen, Gap::PodNotSeen),
             Subject::Unknown { uid: None } => unjudged(seen, Gap::SubjectUnknown),
+        };
+        if judged.peer.kind == PeerKind::External && judged.peer.ip == seen.peer_ip() {
+            judged.names = names;
         }
+        judged
     }
 
     /// Whether the other end is an address of the pods' network that nobody owns: most likely a new pod, of which the
@@ -520,6 +536,7 @@ impl Auditor {
                 .and_then(|_| self.enforcement.cause(direction)),
             subject,
             peer: judged.peer,
+            names: judged.names,
             port: judged.port,
             requested: judged.requested,
             translation: judged.translation,
@@ -542,6 +559,7 @@ fn unjudged(seen: &Observation, gap: Gap) -> Judged {
         requested: seen.requested,
         verdict: Arc::new(Verdict::unknown(gap)),
         other_end: None,
+        names: Vec::new(),
         translation: None,
     }
 }

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Finding, UnenforcedCause};
+use super::{Finding, SeenName, UnenforcedCause};
 use crate::{
     cluster::PodId,
     model::{DropReason, Observation, Reach, Translation, Verdict},
@@ -100,6 +100,8 @@ pub struct Flow {
     pub actor_container: Option<Arc<str>>,
     /// The other end.
     pub peer: Peer,
+    /// The names that DNS gave the subject for an address outside the cluster, where that is seen.
+    pub names: Vec<SeenName>,
     /// The destination port that was judged: after translation.
     pub port: u16,
     /// What the program asked for, where that differs from the judged address and port.

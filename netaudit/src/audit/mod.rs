@@ -2,13 +2,14 @@
 //!
 //! [`Auditor`] owns everything that a verdict needs, and is driven from outside: objects come in through
 //! [`Auditor::cluster_mut`], kernel records through [`Auditor::observe`], [`Auditor::observe_folded`],
-//! [`Auditor::observe_answer`], [`Auditor::observe_drop`] and [`Auditor::observe_raw_socket`], time through [`Auditor::tick`]
-//! and [`Auditor::settle`]. Flows come out; metrics are read from [`Auditor::counts`], [`Auditor::usage`] and
+//! [`Auditor::observe_answer`], [`Auditor::observe_drop`], [`Auditor::observe_raw_socket`] and [`Auditor::observe_dns`], time
+//! through [`Auditor::tick`] and [`Auditor::settle`]. Flows come out; metrics are read from [`Auditor::counts`], [`Auditor::usage`] and
 //! [`Auditor::violations`].
 //!
 //! ```text
 //! observe → attribute (who: namespace, cgroup) → resolve (with whom: address, time) → judge → account → Flow
 //!    ↑ held, up to a second or two, while somebody is not known yet       ↑
+//! observe_dns ──► names of addresses, for the namespace that asked ────────┤
 //! observe_answer ──► decides a UDP flow that waits for it ─────────────────┤
 //! observe_drop ──► kept until the attempt that it belongs to ends ─────────┘
 //!    └──► an attempt to reach a pod of this node, judged as above, whoever its source
@@ -18,11 +19,13 @@ mod attribute;
 mod auditor;
 mod counts;
 mod datagrams;
+mod dns;
 mod drops;
 mod enforcement;
 mod finding;
 mod flow;
 mod handshakes;
+mod names;
 mod raw_sockets;
 mod resolve;
 #[cfg(test)]
@@ -31,11 +34,13 @@ mod usage;
 mod violations;
 
 pub use attribute::{Attribution, Owner, PodCgroup};
-pub use auditor::{Auditor, Settings, Tuple};
+pub use auditor::{Auditor, DnsServers, Settings, Tuple};
 pub use counts::{Counts, FlowKey};
+pub use dns::{DnsReading, UnreadableDns, is_truncated, read_dns};
 pub use enforcement::UnenforcedCause;
 pub use finding::{Finding, finding, reach};
 pub use flow::{ActorKind, Flow, FlowId, Peer, PeerKind, Subject};
+pub use names::{FRESH_AT_LEAST, NameCounts, Names, STALE, SeenName};
 pub use raw_sockets::{RawSocketKey, RawSocketSeen, RawSockets};
 pub use usage::{Evidence, Missing, RuleKey, RuleUsage, Usage, Watched};
 pub use violations::{Budget, OTHER, ViolationCount, ViolationKey, Violations};

@@ -16,7 +16,7 @@ use std::{
 
 use foldhash::HashSet;
 
-use super::{Peer, PeerKind};
+use super::{Peer, PeerKind, SeenName};
 use crate::{
     cluster::{Backend, Cluster, Endpoint, Party, PodId},
     model::{Cause, Decision, Direction, Exemption, Gap, Observation, Translated, Translation, Verdict},
@@ -30,6 +30,7 @@ pub(super) struct Judged {
     pub requested: Option<SocketAddr>,
     pub verdict: Arc<Verdict>,
     pub other_end: Option<Arc<Verdict>>,
+    pub names: Vec<SeenName>,
     /// The rung of the ladder.
     pub translation: Option<Translation>,
 }
@@ -51,6 +52,8 @@ pub(super) struct NodeView<'a> {
     pub own_addresses: &'a HashSet<IpAddr>,
     /// For ingress from the node: whether a socket of the node's namespace is the other end (the kubelet's probe).
     pub paired_with_host: bool,
+    /// Names of the other end's address that policies may go by, in order. It may have more.
+    pub names: &'a [Arc<str>],
 }
 
 /// Judges a flow of a pod.
@@ -96,6 +99,7 @@ fn judge_as_addressed(cluster: &mut Cluster, pod: PodId, seen: &Observation, nod
         requested: asked(seen, SocketAddr::new(ip, seen.remote.port())),
         verdict,
         other_end: None,
+        names: Vec::new(),
         translation: seen.requested.map(|_| Translation::Socket),
     };
     if ip.is_loopback() {
@@ -131,7 +135,12 @@ fn judge_as_addressed(cluster: &mut Cluster, pod: PodId, seen: &Observation, nod
             Some(name) if name != *node.name => {
                 judged(PeerKind::Node(Some(name)), other_node(cluster, seen, pod, ip))
             }
-            _ => judged(PeerKind::External, verdict(cluster, seen, pod, Party::Ip(ip), port)),
+            _ => {
+                let (direction, protocol) = (seen.direction, seen.protocol);
+                let verdict =
+                    cluster.verdict_by_names(direction, pod, Party::Ip(ip), protocol, port, node.names);
+                judged(PeerKind::External, verdict)
+            }
         },
         Endpoint::Ambiguous => judged(PeerKind::Unknown, Verdict::unknown(Gap::Ambiguous).into()),
         Endpoint::Invalid(why) => judged(PeerKind::Unknown, Verdict::unknown(Gap::Invalid(why)).into()),
@@ -308,6 +317,7 @@ pub(super) fn judge_node(cluster: &mut Cluster, seen: &Observation, node: &NodeV
         requested: asked(seen, SocketAddr::new(ip, seen.remote.port())),
         verdict: Arc::new(Verdict::exempt(Exemption::HostNetwork)),
         other_end: None,
+        names: Vec::new(),
         translation: seen.requested.map(|_| Translation::Socket),
     };
     if ip.is_loopback() || node.own_addresses.contains(&ip) {

@@ -76,9 +76,25 @@ struct LineEnd {
     node: Option<String>,
     service: Option<String>,
     ip: Option<IpAddr>,
+    #[serde(default)]
+    names: Vec<LineName>,
+}
+
+/// A name that DNS gave for an address.
+#[derive(Deserialize)]
+struct LineName {
+    name: String,
+    state: String,
+    counts: bool,
+    answered: String,
 }
 
 impl LineEnd {
+    /// The address, or whatever is known.
+    fn end_name(&self) -> String {
+        self.ip.map_or_else(|| self.kind.clone(), |ip| ip.to_string())
+    }
+
     /// As `eval` takes it: the pod by name, anything else by address.
     fn words(&self) -> Option<String> {
         match (&self.namespace, &self.pod, self.ip) {
@@ -210,6 +226,9 @@ fn then(id: &str, line: &Line) -> String {
     let _ = writeln!(text, "flow {id}, {}, {} of {}", line.time, line.direction, line.subject);
     let _ =
         writeln!(text, "  {from} → {to} {} {}: {}, {}", line.protocol, line.port, line.outcome, line.reach);
+    for LineName { name, state, answered, .. } in &line.peer.names {
+        let _ = writeln!(text, "  {} is {name}, {state}, answered {answered}", line.peer.end_name());
+    }
     let finding = match (&line.finding, &line.finding_cause) {
         (Some(finding), Some(cause)) => format!(", {finding} ({cause})"),
         (Some(finding), None) => format!(", {finding}"),
@@ -266,6 +285,11 @@ impl Asked {
 /// The flow, judged by the objects of now from the subject's end.
 fn judge(line: &Line, source: &Source) -> anyhow::Result<Now> {
     let mut cluster = source.load()?.cluster;
+    if let Some(ip) = line.peer.ip {
+        // Those that policies went by then; what else the address is called is not known now either.
+        let counting = line.peer.names.iter().filter(|it| it.counts);
+        cluster.set_some_names(counting.map(|it| (it.name.clone(), ip)));
+    }
     let asked = ask(line, &mut cluster)?;
     let verdict = asked.verdict();
     let same = verdict == line.verdict;

@@ -7,7 +7,9 @@ use smallvec::SmallVec;
 use super::{Cluster, Party, Pod, PodId};
 use crate::{
     model::{Direction, Protocol, Verdict},
-    policy::{Explanation, IdentityId, NodeId, PeerEnd, PeerFacts, PodFacts, Question, Ruleset, explain},
+    policy::{
+        Explanation, IdentityId, KnownNames, NodeId, PeerEnd, PeerFacts, PodFacts, Question, Ruleset, explain,
+    },
 };
 
 impl Cluster {
@@ -28,6 +30,33 @@ impl Cluster {
         match self.asked(subject, peer) {
             Err(fixed) => fixed,
             Ok(asked) => self.evaluator.verdict(&asked.question(direction, protocol, port)),
+        }
+    }
+
+    /// As [`Cluster::verdict`], where the peer's address is known to have these names, which are normal and in order. It may
+    /// have more, unless [all are told](Cluster::set_names).
+    pub fn verdict_by_names(
+        &mut self,
+        direction: Direction,
+        subject: PodId,
+        peer: Party,
+        protocol: Protocol,
+        port: u16,
+        names: &[Arc<str>],
+    ) -> Arc<Verdict> {
+        if names.is_empty() {
+            return self.verdict(direction, subject, peer, protocol, port);
+        }
+        self.evaluator.follow(self.policies.current());
+        match self.asked(subject, peer) {
+            Err(fixed) => fixed,
+            Ok(asked) => {
+                let mut question = asked.question(direction, protocol, port);
+                if question.peer.names == KnownNames::Unknown {
+                    question.peer.names = KnownNames::Some(names);
+                }
+                self.evaluator.verdict(&question)
+            }
         }
     }
 
@@ -141,7 +170,13 @@ impl Cluster {
     /// The names that DNS gave for addresses: all of them, in place of those known so far. Until it is first called the
     /// names of an address are not known, and a policy that names domains gives no certain verdict.
     pub fn set_names(&mut self, answers: impl IntoIterator<Item = (String, IpAddr)>) {
-        self.names.replace(answers);
+        self.names.replace(answers, false);
+        self.generation += 1;
+    }
+
+    /// As [`Cluster::set_names`], where addresses may have more names than these.
+    pub fn set_some_names(&mut self, answers: impl IntoIterator<Item = (String, IpAddr)>) {
+        self.names.replace(answers, true);
         self.generation += 1;
     }
 
@@ -163,7 +198,7 @@ struct Ends {
     node: Option<NodeId>,
     node_name: Option<Arc<str>>,
     addresses: SmallVec<[IpAddr; 2]>,
-    names: Option<Arc<[Arc<str>]>>,
+    names: KnownNames<Arc<[Arc<str>]>>,
 }
 
 impl Ends {
@@ -172,7 +207,7 @@ impl Ends {
             pod: self.pod,
             node: self.node,
             addresses: &self.addresses,
-            names: self.names.as_deref(),
+            names: self.names.as_slice(),
         };
         Question { direction, subject: self.subject, peer, protocol, port }
     }

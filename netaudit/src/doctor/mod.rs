@@ -105,7 +105,9 @@ impl Report {
 /// When the programs cannot be loaded: then nothing can be seen here, and the error says why and what to do.
 pub fn examine(cgroup_root: Option<&Path>) -> Result<Report, LoadError> {
     let before = Before::open();
-    let options = Options { cgroup_root: cgroup_root.map(Path::to_owned), ..Options::default() };
+    // With what an agent has only where it is told to: whether it works here, and what it costs, is worth knowing before.
+    let options =
+        Options { cgroup_root: cgroup_root.map(Path::to_owned), dns_names: true, ..Options::default() };
     let mut kernel = Kernel::load(&options)?;
     let mut node = node::facts();
     node.push(node::watched(&kernel));
@@ -168,6 +170,7 @@ fn feature_of(program: &str) -> Option<&'static str> {
         "scan_files" => Some(Feature::LISTENERS),
         "on_dropped" => Some(Feature::DROPS),
         "on_error" => Some(Feature::UDP_ERRORS),
+        "on_answer" => Some(Feature::DNS_ANSWERS),
         _ => None,
     }
 }
@@ -190,6 +193,7 @@ fn hook_of(program: &str) -> &'static str {
         "on_dropped" => "tp_btf/kfree_skb",
         "on_error" => "tp_btf/inet_sk_error_report",
         "on_create" => "cgroup/sock_create",
+        "on_answer" => "cgroup_skb/ingress",
         "on_sending4" => "fentry/udp_sendmsg",
         "on_sending6" => "fentry/udpv6_sendmsg",
         "scan_tasks" => "iter/task",

@@ -42,11 +42,13 @@ pub enum Trial {
     RawSocket,
     /// A packet socket.
     PacketSocket,
+    /// A DNS answer.
+    Dns,
 }
 
 impl Trial {
     /// Every one, in the order in which they are made.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Tcp4,
         Self::Tcp6,
         Self::Refused,
@@ -59,6 +61,7 @@ impl Trial {
         Self::UdpRejected,
         Self::RawSocket,
         Self::PacketSocket,
+        Self::Dns,
     ];
 
     /// What it is, in words.
@@ -76,6 +79,7 @@ impl Trial {
             Self::UdpRejected => "a UDP datagram to a closed port",
             Self::RawSocket => "a raw socket, and who made it",
             Self::PacketSocket => "a packet socket, and who made it",
+            Self::Dns => "a DNS answer, and who got it",
         }
     }
 }
@@ -136,6 +140,7 @@ fn one(kernel: &mut Kernel, trial: Trial, before: &Before, own: &Comm) -> Result
     match trial {
         Trial::RawSocket => return raw_socket(kernel, RawSocketKind::Ip, own),
         Trial::PacketSocket => return raw_socket(kernel, RawSocketKind::Packet, own),
+        Trial::Dns => return dns(kernel),
         _ => {}
     }
     let expected = match make(trial, before) {
@@ -196,6 +201,46 @@ fn raw_socket(kernel: &mut Kernel, kind: RawSocketKind, own: &Comm) -> Result {
     }
 }
 
+/// Port 53 of an address that nobody else is likely to have a server at.
+const DNS_SERVER: (Ipv4Addr, u16) = (Ipv4Addr::new(127, 53, 86, 53), 53);
+
+/// An answer to a question for `netaudit.invalid`: one address, for a second.
+const DNS_ANSWER: &[u8] = b"\x4e\x41\x81\x80\0\x01\0\x01\0\0\0\0\x08netaudit\x07invalid\0\0\x01\0\x01\
+                            \xc0\x0c\0\x01\0\x01\0\0\0\x01\0\x04\xc0\0\x02\x01";
+
+/// Answers a question over loopback, and looks for the record of it.
+fn dns(kernel: &mut Kernel) -> Result {
+    let exchange = || -> io::Result<()> {
+        let server = UdpSocket::bind(DNS_SERVER)?;
+        let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+        for socket in [&server, &client] {
+            socket.set_read_timeout(Some(PATIENCE))?;
+        }
+        client.connect(DNS_SERVER)?;
+        client.send(b"netaudit doctor")?;
+        let (_, asker) = server.recv_from(&mut [0; 64])?;
+        server.send_to(DNS_ANSWER, asker)?;
+        client.recv(&mut [0; 64]).map(drop)
+    };
+    if let Err(error) = exchange() {
+        return Result::NotMade(format!("port 53: {error}"));
+    }
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let mut is_seen = false;
+        kernel.drain(usize::MAX, &mut |event| {
+            is_seen |= matches!(event, Event::Dns(seen) if *seen.payload == *DNS_ANSWER);
+        });
+        if is_seen {
+            return Result::Works;
+        }
+        if Instant::now() >= until {
+            return Result::Unseen("no DNS answer".to_owned());
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 /// Makes one, and says what must be recorded of it.
 fn make(trial: Trial, before: &Before) -> io::Result<Vec<Expected>> {
     let expected = |direction, outcome, port| Expected { direction, outcome, port, with_actor: true };
@@ -239,7 +284,7 @@ fn make(trial: Trial, before: &Before) -> io::Result<Vec<Expected>> {
             client.send(b"netaudit doctor")?;
             vec![expected(Direction::Egress, Outcome::Rejected, closed.port())]
         }
-        Trial::RawSocket | Trial::PacketSocket => vec![],
+        Trial::RawSocket | Trial::PacketSocket | Trial::Dns => vec![],
     })
 }
 

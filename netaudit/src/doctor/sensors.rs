@@ -113,6 +113,16 @@ pub const SENSORS: &[Sensor] = &[
     },
     Sensor {
         direction: None,
+        protocol: None,
+        what: "a DNS answer comes (only where the agent has --dns-names)",
+        programs: &["on_answer"],
+        seen: "the names of addresses, for the pod that asked",
+        unseen: "answers over TCP, TLS or HTTPS, those beyond a thousand a second and pod, and what programs knew before the agent \
+                 started",
+        shown_by: &[Trial::Dns],
+    },
+    Sensor {
+        direction: None,
         protocol: Some(Protocol::Sctp),
         what: "SCTP",
         programs: &[],

@@ -13,7 +13,7 @@ use aya::{
     Btf, Ebpf,
     pin::PinError,
     programs::{
-        CgroupAttachMode, Program, ProgramError,
+        CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError,
         links::{FdLink, LinkError},
     },
 };
@@ -132,6 +132,10 @@ impl Attacher<'_> {
             (Program::CgroupSock(program), Hook::Cgroup) => {
                 program.load()?;
                 attach!(program, program.attach(self.root, mode))
+            }
+            (Program::CgroupSkb(program), Hook::Cgroup) => {
+                program.load()?;
+                attach!(program, program.attach(self.root, CgroupSkbAttachType::Ingress, mode))
             }
             (Program::SockOps(program), Hook::Cgroup) => {
                 program.load()?;

@@ -6,14 +6,14 @@ use std::{
 };
 
 use netaudit_ebpf::abi::{
-    Address, AnswerRecord, CGROUP_PATH, CgroupRecord, DROP_REASONS, DropRecord, FlowRecord, RawSocketRecord,
-    TaskRecord, flag, kind, raw,
+    Address, AnswerRecord, CGROUP_PATH, CgroupRecord, DNS_LONG, DNS_SHORT, DROP_REASONS, DnsRecord,
+    DropRecord, FlowRecord, RawSocketRecord, TaskRecord, flag, kind, raw,
 };
 
 use super::{Clock, Event, outcome::Closed};
 use crate::model::{
-    Actor, Answer, CgroupId, Comm, Direction, DropReason, NetnsCookie, Observation, Outcome, PacketDrop,
-    Protocol, RawSocket, RawSocketKind,
+    Actor, Answer, CgroupId, Comm, Direction, DnsAnswer, DropReason, NetnsCookie, Observation, Outcome,
+    PacketDrop, Protocol, RawSocket, RawSocketKind,
 };
 
 /// Why bytes are no record. Each is counted, none is fatal: the ring may have been written by a newer agent's programs.
@@ -36,6 +36,9 @@ pub enum DecodeError {
     /// A raw socket of a kind that this version does not know.
     #[error("a raw socket's record has kind {0}")]
     RawSocket(u32),
+    /// A DNS answer that is longer than its room, or that the kernel could not read.
+    #[error("a DNS answer's record has length {0}")]
+    Dns(u32),
     /// A drop's reason or protocol that this version does not know.
     #[error("a drop record has reason {reason} and protocol {protocol}")]
     Drop {
@@ -73,6 +76,14 @@ pub fn decode(bytes: &[u8], clock: &Clock) -> Result<Event, DecodeError> {
         kind::RAW_SOCKET => {
             let record: RawSocketRecord = take(bytes).ok_or(wrong_length)?;
             raw_socket(&record, clock).map(Event::RawSocket)
+        }
+        kind::DNS_ANSWER if bytes.len() == size_of::<DnsRecord<DNS_SHORT>>() => {
+            let record: DnsRecord<DNS_SHORT> = take(bytes).ok_or(wrong_length)?;
+            dns_answer(&record, clock).map(Event::Dns)
+        }
+        kind::DNS_ANSWER => {
+            let record: DnsRecord<DNS_LONG> = take(bytes).ok_or(wrong_length)?;
+            dns_answer(&record, clock).map(Event::Dns)
         }
         kind::CGROUP_MADE | kind::CGROUP_REMOVED => {
             let record: CgroupRecord = take(bytes).ok_or(wrong_length)?;
@@ -119,6 +130,7 @@ impl Record for DropRecord {}
 impl Record for RawSocketRecord {}
 impl Record for CgroupRecord {}
 impl Record for TaskRecord {}
+impl<const ROOM: usize> Record for DnsRecord<ROOM> {}
 
 fn take<T: Record>(bytes: &[u8]) -> Option<T> {
     // SAFETY: the length is right, alignment is not asked for, and records hold only integers, for which all bytes
@@ -210,6 +222,18 @@ pub(super) fn packet_drop(record: &DropRecord, clock: &Clock) -> Result<PacketDr
         // A SYN without an ACK opens; of a datagram only connection tracking can say so.
         opens: protocol == Protocol::Tcp || record.tracked == 1,
         folded: None,
+    })
+}
+
+fn dns_answer<const ROOM: usize>(record: &DnsRecord<ROOM>, clock: &Clock) -> Result<DnsAnswer, DecodeError> {
+    let wrong = DecodeError::Dns(record.length);
+    let payload = record.payload.get(..record.length as usize).filter(|it| !it.is_empty()).ok_or(wrong)?;
+    Ok(DnsAnswer {
+        at: clock.wall(record.at),
+        netns: NetnsCookie(record.netns),
+        server: socket_address(record.server, 0).ip(),
+        payload: payload.into(),
+        is_cut: record.whole > record.length,
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU64;
 
-use crate::model::{Answer, CgroupId, NetnsCookie, Observation, PacketDrop, RawSocket, Timestamp};
+use crate::model::{Answer, CgroupId, DnsAnswer, NetnsCookie, Observation, PacketDrop, RawSocket, Timestamp};
 
 /// What the kernel told.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -15,6 +15,8 @@ pub enum Event {
     RawSocket(RawSocket),
     /// A filter of this node dropped the first packet of an attempt.
     Drop(PacketDrop),
+    /// A DNS answer came to a socket that had asked for it.
+    Dns(DnsAnswer),
     /// A cgroup exists: from a scan, or made just now.
     Cgroup {
         /// Its id.
@@ -71,6 +73,8 @@ impl Feature {
     pub const UDP_ERRORS: &str = "udp errors";
     /// Packets that a filter drops are seen.
     pub const DROPS: &str = "drops";
+    /// DNS answers are seen. Only there where that is asked for.
+    pub const DNS_ANSWERS: &str = "dns answers";
     /// The programs outlive the agent. Only there where that is asked for.
     pub const PINS: &str = "pins";
 }
@@ -80,6 +84,15 @@ impl Feature {
 pub struct DropCount {
     /// `recorded`, `repeated` (one that was told is sent again), `answer` (of a connection), `unreadable`.
     pub told: &'static str,
+    /// How many, since load.
+    pub count: u64,
+}
+
+/// Packets from port 53 that reached a socket, by what became of them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DnsCount {
+    /// `recorded`, `unasked` (the socket has sent nothing there), `not-dns`, `empty` (an error, or no record).
+    pub became: &'static str,
     /// How many, since load.
     pub count: u64,
 }

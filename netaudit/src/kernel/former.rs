@@ -36,6 +36,7 @@ impl Span {
             Event::Flow(seen) => seen.at,
             Event::Drop(seen) => seen.at,
             Event::RawSocket(seen) => seen.at,
+            Event::Dns(seen) => seen.at,
             Event::FoldedSubject { last, .. } => *last,
             Event::Answer(_) | Event::Cgroup { .. } | Event::CgroupGone { .. } | Event::Task { .. } => {
                 return true;

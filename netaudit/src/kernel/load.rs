@@ -17,7 +17,7 @@ use super::{
     attach::{AttachError, Attacher, Hook},
     btf::{self, BtfError, Types},
     cgroups::Hierarchy,
-    drops, first,
+    dns, drops, first,
     folds::{self, Folds},
     pins::{Generation, PinError, Pins},
 };
@@ -162,8 +162,11 @@ const CORE: [(&str, Hook); 13] = [
 ];
 
 /// All maps, by name: what a run that takes over programs needs of them, and what the programs keep for themselves.
-const MAPS: [&str; 18] = [
+const MAPS: [&str; 21] = [
     "AYA_LOGS",
+    "DNS_COUNTS",
+    "DNS_RATE",
+    "DNS_RATES",
     "DROPS",
     "DROP_COUNTS",
     "DROP_RATE",
@@ -230,8 +233,9 @@ fn try_load(options: &Options, host: NetnsCookie) -> Result<Loaded, LoadError> {
 
     let mut features = Vec::new();
     let pins = pins(options, &hierarchy, &mut features)?;
-    let Options { ring_bytes, fold_keys, fold_subjects, .. } = options;
-    let told = format!("{settings:?}, ring {ring_bytes}, folds {fold_keys} and {fold_subjects}");
+    let Options { ring_bytes, fold_keys, fold_subjects, dns_names, .. } = options;
+    let told =
+        format!("{settings:?}, ring {ring_bytes}, folds {fold_keys} and {fold_subjects}, names {dns_names}");
     let whole = pins.as_ref().map(|pins| pins.generation(abi::VERSION, object, told.as_bytes()));
     // Not part of the name: each run has another.
     settings.answers_until = Clock::boot() + LATE_ANSWERS.as_nanos() as u64;
@@ -245,6 +249,9 @@ fn try_load(options: &Options, host: NetnsCookie) -> Result<Loaded, LoadError> {
     let attached = open(object, options, settings, &btf, maps).and_then(|mut ebpf| {
         // Before the first program that may fold something.
         let folds = Folds::new(|map| ebpf.take_map(map).ok_or(LoadError::Lacks(map)), resumed)?;
+        if *dns_names {
+            features.push(dns::attach(&mut ebpf, &attacher)?);
+        }
         features.extend(attach(&mut ebpf, &attacher, &types, can_tell_drops)?);
         Ok((ebpf, folds))
     });

@@ -3,7 +3,7 @@
 //! ```text
 //!  connect, sendmsg, recvmsg, bind, release, sock_ops ─┐
 //!  errors for datagrams, raw sockets made ─────────────┤
-//!  packets dropped by a filter ────────────────────────┤
+//!  packets dropped by a filter, DNS answers ───────────┤
 //!  cgroup made, removed ───────────────────────────────┴─► ring ──► drain ──► decode ──► Event
 //!                                                            └─ full ─► folds ─► take ─────┤
 //!  scan: iter/task, iter/task_file, the cgroup tree ───────────────────────────────────────┘
@@ -23,6 +23,7 @@ mod cgroups;
 mod clock;
 mod conntrack;
 mod decode;
+mod dns;
 mod drops;
 mod event;
 mod first;
@@ -57,7 +58,7 @@ pub use btf::BtfError;
 pub use clock::Clock;
 pub use conntrack::{Conntrack, Lookups};
 pub use decode::{DecodeError, decode, encode, encode_cgroup};
-pub use event::{DropCount, Event, Feature, Loss};
+pub use event::{DnsCount, DropCount, Event, Feature, Loss};
 pub use host::{own_addresses, own_netns};
 pub use load::{BTF_PATH, LoadError};
 /// The records' layout, for whoever makes records up: benches and tests.
@@ -70,6 +71,7 @@ pub use tallies::{RecordCount, losses};
 use crate::model::{NetnsCookie, Timestamp};
 use cgroups::Hierarchy;
 use decode::decode_removed;
+use dns::DnsCounts;
 use drops::Drops;
 use folds::Folds;
 use former::{Former, Formers, Span};
@@ -97,6 +99,8 @@ pub struct Options {
     pub fold_keys: u32,
     /// How many subjects the rest is folded by.
     pub fold_subjects: u32,
+    /// Whether DNS answers are told, which every packet that reaches a socket pays for.
+    pub dns_names: bool,
 }
 
 impl Default for Options {
@@ -109,6 +113,7 @@ impl Default for Options {
             overlap: Duration::from_secs(150),
             fold_keys: abi::FOLD_KEYS,
             fold_subjects: abi::FOLD_SUBJECTS,
+            dns_names: false,
         }
     }
 }
@@ -147,6 +152,7 @@ pub struct Kernel {
     /// Links of which aya knows nothing, where they are not pinned.
     _links: Vec<OwnedFd>,
     drops: Drops,
+    dns: DnsCounts,
     host_netns: NetnsCookie,
     clock: Clock,
     undecodable: u64,
@@ -179,6 +185,7 @@ impl Kernel {
         let tallies = ebpf.take_map(tallies::MAP).ok_or(LoadError::Lacks(tallies::MAP))?;
         let tallies = Tallies::new(tallies)?;
         let drops = Drops::new(&mut ebpf)?;
+        let dns = DnsCounts::new(&mut ebpf)?;
         // Without it the counts still tell.
         let log = EbpfLogger::init(&mut ebpf)
             .inspect_err(|error| tracing::warn!(%error, "the eBPF programs' log cannot be read"))
@@ -192,6 +199,7 @@ impl Kernel {
             folds,
             _links: links,
             drops,
+            dns,
             host_netns,
             clock: Clock::now(),
             undecodable: 0,
@@ -493,6 +501,12 @@ impl Kernel {
     /// much is among the [losses](Kernel::losses).
     pub fn drop_counts(&self) -> Vec<DropCount> {
         self.drops.counts()
+    }
+
+    /// Packets from port 53 that reached a socket, by what became of them, since load. None come without
+    /// [`Options::dns_names`].
+    pub fn dns_counts(&self) -> Vec<DnsCount> {
+        self.dns.counts()
     }
 
     /// Records of an unknown kind or size, and folds of such, since load.

@@ -4,9 +4,9 @@ use prometheus_client::registry::Unit;
 
 use super::family::{Family, Labels};
 use crate::{
-    audit::{Auditor, Missing, RawSocketKey, RuleUsage, ViolationKey},
+    audit::{Auditor, Missing, NameCounts, Names, RawSocketKey, RuleUsage, ViolationKey},
     cluster::Kind,
-    kernel::{DropCount, Feature, Lookups, Loss, RecordCount},
+    kernel::{DnsCount, DropCount, Feature, Lookups, Loss, RecordCount},
     model::Timestamp,
 };
 
@@ -33,6 +33,8 @@ pub struct AgentState<'a> {
     pub features: &'a [Feature],
     /// Packets that the node's filter dropped.
     pub drops: &'a [DropCount],
+    /// Packets from port 53 that reached a socket.
+    pub dns: &'a [DnsCount],
     /// Questions to the node's connection tracking, where it can be asked.
     pub lookups: Option<Lookups>,
     /// Sources of objects.
@@ -62,6 +64,7 @@ pub(super) fn families(state: &AgentState<'_>) -> Vec<Family> {
     families.extend(violations(state));
     families.extend(rules(state));
     families.extend(health(state));
+    families.extend(state.auditor.names().into_iter().flat_map(|names| dns(names, state.dns)));
     families
 }
 
@@ -286,6 +289,48 @@ fn health(state: &AgentState<'_>) -> Vec<Family> {
         Family::counter("netaudit_watch_errors", "Faults of a kind's source of objects").with_all(
             state.watches.iter().map(|watch| (vec![("kind", watch.kind.to_owned())], watch.errors as f64)),
         ),
+    ]
+}
+
+/// Only where DNS answers are seen.
+fn dns(names: &Names, packets: &[DnsCount]) -> [Family; 5] {
+    let NameCounts { named, without_address, malformed, not_a_host, truncated, evicted, expired } =
+        *names.counts();
+    let label = |name: &'static str, value: &str| vec![(name, value.to_owned())];
+    let (addresses, known) = names.len();
+    let read = [
+        ("named", named),
+        ("no-address", without_address),
+        ("malformed", malformed),
+        ("not-a-host", not_a_host),
+    ];
+    // What was recorded comes out as one of those above.
+    let passed_over = packets.iter().filter(|packet| packet.became != "recorded");
+    let passed_over = passed_over.map(|packet| (packet.became, packet.count));
+    [
+        Family::counter(
+            "netaudit_dns_answers",
+            "Packets from port 53 that reached a socket, by what became of them",
+        )
+        .with_all(
+            read.into_iter()
+                .chain(passed_over)
+                .map(|(became, count)| (label("became", became), count as f64)),
+        ),
+        Family::counter(
+            "netaudit_dns_answers_truncated",
+            "DNS answers that were read and said that they are not whole, or were too long to be read whole",
+        )
+        .with(vec![], truncated as f64),
+        Family::counter(
+            "netaudit_dns_names_forgotten",
+            "Names that were forgotten, for want of room or after their time",
+        )
+        .with(label("cause", "room"), evicted as f64)
+        .with(label("cause", "time"), expired as f64),
+        Family::gauge("netaudit_dns_addresses", "Addresses that have names, each once a network namespace")
+            .with(vec![], addresses as f64),
+        Family::gauge("netaudit_dns_names", "Names of these addresses").with(vec![], known as f64),
     ]
 }
 

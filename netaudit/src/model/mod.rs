@@ -3,11 +3,13 @@
 //! Everything here is plain data without IO, clocks or knowledge of Kubernetes clients. The meaning of each word is
 //! the one that the README's glossary gives.
 
+mod dns;
 mod flow;
 mod net;
 mod time;
 mod verdict;
 
+pub use dns::DnsAnswer;
 pub use flow::{
     Actor, Answer, CgroupId, Comm, DropReason, Errno, Folded, NetnsCookie, Observation, Outcome, PacketDrop,
     RawSocket, RawSocketKind, Reach, Translated, Translation,

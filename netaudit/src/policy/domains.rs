@@ -2,6 +2,8 @@
 
 use std::{fmt, sync::Arc};
 
+use super::Certainty;
+
 /// A `domainNames` entry: one name, or with `*.` before it all names below it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct DomainPattern {
@@ -54,6 +56,41 @@ impl fmt::Display for DomainPattern {
     }
 }
 
+/// What is known of the names that DNS gave for an address, each [normal].
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum KnownNames<N> {
+    /// Nothing.
+    #[default]
+    Unknown,
+    /// It has these, and perhaps more.
+    Some(N),
+    /// It has these and no others.
+    All(N),
+}
+
+impl KnownNames<Arc<[Arc<str>]>> {
+    /// The same, borrowed.
+    pub fn as_slice(&self) -> KnownNames<&[Arc<str>]> {
+        match self {
+            Self::Unknown => KnownNames::Unknown,
+            Self::Some(names) => KnownNames::Some(names),
+            Self::All(names) => KnownNames::All(names),
+        }
+    }
+}
+
+impl KnownNames<&[Arc<str>]> {
+    /// Whether one of them is among those that `pattern` means.
+    pub fn matches(&self, pattern: &DomainPattern) -> Certainty {
+        let meant = |names: &[Arc<str>]| names.iter().any(|name| pattern.matches(name));
+        match self {
+            Self::Some(names) if meant(names) => Certainty::Yes,
+            Self::Some(_) | Self::Unknown => Certainty::Maybe,
+            Self::All(names) => meant(names).into(),
+        }
+    }
+}
+
 /// A name as names are compared: in lower case, without the dot at the end.
 pub fn normal(name: &str) -> String {
     name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
@@ -73,6 +110,22 @@ mod tests {
         assert!(!matches("*.kubernetes.io", "kubernetes.io"));
         assert!(!matches("*.kubernetes.io", ".kubernetes.io"));
         assert!(!matches("*.kubernetes.io", "my-kubernetes.io"));
+    }
+
+    #[test]
+    fn a_name_that_is_not_among_those_known_may_be_there_unless_all_are_known() {
+        let pattern = DomainPattern::parse("*.example.com").unwrap();
+        let one: Arc<[Arc<str>]> = ["www.example.com".into()].into();
+        let other: Arc<[Arc<str>]> = ["www.example.org".into()].into();
+        for (known, expected) in [
+            (KnownNames::Unknown, Certainty::Maybe),
+            (KnownNames::Some(one.clone()), Certainty::Yes),
+            (KnownNames::Some(other.clone()), Certainty::Maybe),
+            (KnownNames::All(one), Certainty::Yes),
+            (KnownNames::All(other), Certainty::No),
+        ] {
+            assert_eq!(known.as_slice().matches(&pattern), expected, "{known:?}");
+        }
     }
 
     #[test]

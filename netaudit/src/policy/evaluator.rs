@@ -18,6 +18,7 @@ use smallvec::SmallVec;
 use super::{
     Certainty, Labels, NamedPort,
     certain::{self, Steps},
+    domains::KnownNames,
     evaluate::{self, Asked, Found, Program, Selected},
     foreign::Foreign,
     loaded::{Loaded, PeerView, Place},
@@ -44,8 +45,8 @@ pub struct PeerEnd<'a> {
     /// The address that carried the flow; where that is not known, all that the peer has, at most one of each family.
     /// Without any, every range may hold it.
     pub addresses: &'a [IpAddr],
-    /// The names that DNS gave for the address, [normal](super::normal_name); `None` where nobody knows.
-    pub names: Option<&'a [Arc<str>]>,
+    /// The names that DNS gave for the address.
+    pub names: KnownNames<&'a [Arc<str>]>,
 }
 
 /// What a flow asks, from one of its ends.
@@ -267,8 +268,10 @@ impl Evaluator {
         let class_v6 = v6.map_or(NO_CLASS, |ip| judged.v6.partition_point(|cut| *cut <= ip) as u32);
         let names = match question.peer.names {
             _ if !judged.names => 0,
-            None => 1,
-            Some(names) => self.name_set(names),
+            KnownNames::Unknown => 1,
+            KnownNames::All(names) => self.name_set(names),
+            // There is not memory for so many sets.
+            KnownNames::Some(names) => self.name_set(names) | 1 << 31,
         };
         // No identity and no node has the last number, as there is not memory for so many.
         let pair = |high: u32, low: u32| u64::from(high) << 32 | u64::from(low);

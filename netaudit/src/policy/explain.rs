@@ -8,7 +8,7 @@ use std::{net::IpAddr, sync::Arc};
 use serde::Serialize;
 
 use super::{
-    Certainty, CompiledPolicy, Labels, NamedPort, NamespaceView, Rule, Tier,
+    Certainty, CompiledPolicy, KnownNames, Labels, NamedPort, NamespaceView, Rule, Tier,
     compile::{Matcher, NamespaceScope, Peer, PodScope, PortMatch, PortTest},
     evaluate::Found,
     evaluator::{Evaluator, Question},
@@ -36,8 +36,8 @@ pub struct PeerFacts {
     pub node: Option<(Arc<str>, Option<Labels>)>,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
-    /// The names that DNS gave for them; `None` where nobody knows.
-    pub names: Option<Arc<[Arc<str>]>>,
+    /// The names that DNS gave for them.
+    pub names: KnownNames<Arc<[Arc<str>]>>,
 }
 
 /// Every policy that selects the subject of a verdict and speaks of its direction, in the order in which they are asked.
@@ -349,12 +349,19 @@ impl Flow<'_> {
                 }]
             }
             Matcher::Domain(pattern) => match &self.peer.names {
-                None => vec![format!("which names {} has is not known, {pattern} wanted", self.peer_name())],
-                Some(names) if names.iter().any(|name| pattern.matches(name)) => Vec::new(),
-                Some(names) if names.is_empty() => {
+                known if known.as_slice().matches(pattern) == Certainty::Yes => Vec::new(),
+                KnownNames::Unknown => {
+                    vec![format!("which names {} has is not known, {pattern} wanted", self.peer_name())]
+                }
+                KnownNames::All(names) if names.is_empty() => {
                     vec![format!("DNS gave no name for {}, {pattern} wanted", self.peer_name())]
                 }
-                Some(names) => {
+                KnownNames::Some(names) => vec![format!(
+                    "which names {} has beside {} is not known, {pattern} wanted",
+                    self.peer_name(),
+                    names.join(", ")
+                )],
+                KnownNames::All(names) => {
                     vec![format!("DNS gave {} for {}, {pattern} wanted", names.join(", "), self.peer_name())]
                 }
             },

@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use super::{
     Certainty,
     compile::{Block, CompiledPolicy, Matcher, NamespaceScope, PodScope, PortMatch, PortTest, Rule},
-    domains::DomainPattern,
+    domains::{DomainPattern, KnownNames},
     words::{Vocabulary, Word, WordSelector},
 };
 use crate::model::{Direction, Gap, RuleMatch};
@@ -130,8 +130,8 @@ pub(super) struct PeerView<'a> {
     /// Its addresses: one where the flow shows which, all of the pod's otherwise, none where it has none yet.
     pub v4: Option<u32>,
     pub v6: Option<u128>,
-    /// The names that DNS gave for its address, normal; `None` where nobody knows.
-    pub names: Option<&'a [Arc<str>]>,
+    /// The names that DNS gave for its address.
+    pub names: KnownNames<&'a [Arc<str>]>,
 }
 
 impl PeerView<'_> {
@@ -377,10 +377,7 @@ impl LoadedPeer {
                     Certainty::Maybe
                 }
             }
-            PeerMatcher::Domain(pattern) => match peer.names {
-                Some(names) => names.iter().any(|name| pattern.matches(name)).into(),
-                None => Certainty::Maybe,
-            },
+            PeerMatcher::Domain(pattern) => peer.names.matches(pattern),
         }
     }
 }

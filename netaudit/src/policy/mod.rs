@@ -36,7 +36,7 @@ use std::{fmt, sync::Arc};
 pub use self::{
     certainty::Certainty,
     compile::{CompiledPolicy, Rule, Tier},
-    domains::normal as normal_name,
+    domains::{KnownNames, normal as normal_name},
     evaluator::{Evaluator, IdentityId, NodeId, PeerEnd, Question},
     explain::{Explanation, PartTrace, PeerFacts, PodFacts, PolicyTrace, RuleTrace, Says, explain},
     foreign::CompiledForeign,

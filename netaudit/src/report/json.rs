@@ -5,7 +5,7 @@ use std::{borrow::Cow, net::IpAddr, sync::Arc};
 use serde::Serialize;
 
 use crate::{
-    audit::{ActorKind, Finding, Flow, PeerKind, Subject, UnenforcedCause},
+    audit::{ActorKind, Finding, Flow, PeerKind, SeenName, Subject, UnenforcedCause},
     cluster::{Cluster, Pod},
     model::{
         Cause, Decision, Denial, Direction, DropReason, Errno, Outcome, Protocol, Reach, RuleMatch,
@@ -77,7 +77,17 @@ struct PeerEnd<'a> {
     service: Option<String>,
     ip: IpAddr,
     port: u16,
-    names: [&'a str; 0],
+    names: Vec<Name<'a>>,
+}
+
+#[derive(Serialize)]
+struct Name<'a> {
+    name: &'a str,
+    state: &'static str,
+    asked: bool,
+    counts: bool,
+    answered: String,
+    server: IpAddr,
 }
 
 #[derive(Serialize)]
@@ -172,7 +182,7 @@ pub fn flow_line(flow: &Flow, cluster: &Cluster, node: &str, correction: i64, li
             service: flow.peer.service.as_ref().map(|(namespace, name)| format!("{namespace}/{name}")),
             ip: flow.peer.ip,
             port: peer_port,
-            names: [],
+            names: flow.names.iter().map(|seen| named(seen, time)).collect(),
         },
         protocol: seen.protocol,
         port: flow.port,
@@ -191,6 +201,17 @@ pub fn flow_line(flow: &Flow, cluster: &Cluster, node: &str, correction: i64, li
     };
     // Only a map with keys that are no strings or a failing writer can fail, and there is neither.
     let _ = serde_json::to_writer(line, &object);
+}
+
+fn named(seen: &SeenName, time: impl Fn(Timestamp) -> String) -> Name<'_> {
+    Name {
+        name: &seen.name,
+        state: if seen.is_fresh { "fresh" } else { "stale" },
+        asked: seen.is_asked,
+        counts: seen.counts,
+        answered: time(seen.answered),
+        server: seen.server,
+    }
 }
 
 fn pod_end(pod: &Pod) -> End<'_> {

@@ -122,6 +122,11 @@ fn fields(entry: &Entry, record: &Record) -> Vec<String> {
         ("reason", entry.reason.unwrap_or_default().to_owned(), record.reason.clone().unwrap_or_default()),
         ("finding", entry.finding.unwrap_or_default().to_owned(), record.finding.clone().unwrap_or_default()),
         ("family", family(entry.v6), family(record.peer.ip.is_some_and(|ip| ip.is_ipv6()))),
+        (
+            "names",
+            sorted(&entry.names),
+            sorted(&record.peer.names.iter().map(|it| it.name.clone()).collect::<Vec<_>>()),
+        ),
         ("requested", entry.requested.map(|address| address.to_string()).unwrap_or_default(), requested),
     ];
     pairs
@@ -212,6 +217,7 @@ mod tests {
     use super::{
         super::batchivo::{OPEN, by, no_ingress},
         super::ledger::Expected,
+        super::record::Name,
         *,
     };
 
@@ -278,6 +284,9 @@ mod tests {
         one("rule_paths", &|records| records[0].rule_paths.push("batchivo/x egress[0]".to_owned()));
         one("denied_by", &|records| drop(records[1].denied_by.pop()));
         one("finding", &|records| records[1].finding = None);
+        one("names", &|records| {
+            records[0].peer.names.push(Name { name: "api.brevo.com".to_owned() });
+        });
         one("family", &|records| records[0].peer.ip = Some("fd00::1".parse().unwrap()));
         one("nothing like it was driven", &|records| {
             records.push(Record { port: 8001, ..record("egress") });

@@ -93,6 +93,9 @@ pub struct Entry {
     /// The Service address that the program asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub requested: Option<SocketAddr>,
+    /// The names that the subject's look-ups gave the peer's address.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<String>,
     /// The flow log's word.
     pub outcome: &'static str,
     /// `allowed` or `denied`.
@@ -120,6 +123,7 @@ pub struct Expected {
     port: u16,
     v6: bool,
     requested: Option<SocketAddr>,
+    names: Vec<String>,
     /// The source's outcome; the destination's follows from it.
     outcome: &'static str,
     egress: Option<Says>,
@@ -137,6 +141,7 @@ impl Expected {
             port,
             v6: false,
             requested: None,
+            names: Vec::new(),
             outcome: "established",
             egress: None,
             ingress: None,
@@ -167,6 +172,13 @@ impl Expected {
     #[must_use]
     pub fn requested(mut self, ip: impl Into<IpAddr>, port: u16) -> Self {
         self.requested = Some(SocketAddr::new(ip.into(), port));
+        self
+    }
+
+    /// The source has looked up these names, and got the destination's address.
+    #[must_use]
+    pub fn names(mut self, names: &[&str]) -> Self {
+        self.names = names.iter().map(|name| (*name).to_owned()).collect();
         self
     }
 
@@ -206,6 +218,7 @@ impl Expected {
                 port: self.port,
                 v6: self.v6,
                 requested: self.requested.filter(|_| direction == "egress"),
+                names: if direction == "egress" { self.names.clone() } else { Vec::new() },
                 outcome,
                 verdict: "allowed",
                 rule_paths: Vec::new(),

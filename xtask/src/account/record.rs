@@ -54,6 +54,14 @@ pub struct End {
     pub node: Option<String>,
     #[serde(default)]
     pub ip: Option<IpAddr>,
+    #[serde(default)]
+    pub names: Vec<Name>,
+}
+
+/// A name that DNS gave for an address.
+#[derive(Clone, Deserialize, Debug)]
+pub struct Name {
+    pub name: String,
 }
 
 /// Who opened the socket.

@@ -22,6 +22,8 @@ pub enum Load {
     UdpRoundTrip,
     /// A UDP datagram there and one back from a new socket each time, as a resolver does.
     UdpNewSocket,
+    /// A question to a DNS server on port 53 and its answer, between the same two sockets.
+    Dns,
     /// The other end of a burst: accepts until it is killed.
     Serve,
     /// TCP connections to a server elsewhere, one after the other.
@@ -37,6 +39,10 @@ pub const LOADS: [(Load, u32); 4] = [
     (Load::UdpRoundTrip, 20_000),
     (Load::UdpNewSocket, 8_000),
 ];
+
+/// The loads by which the cost of seeing DNS answers is measured: those themselves, and others' packets.
+pub const LOADS_OF_NAMES: [(Load, u32); 3] =
+    [(Load::Dns, 20_000), (Load::UdpRoundTrip, 20_000), (Load::Connect, 4_000)];
 
 impl Load {
     /// Whether it makes TCP connections.
@@ -69,7 +75,10 @@ pub fn load(load: Load, count: u32, round: u8, to: Option<SocketAddr>) -> Result
         Load::Serve => return serve(to.context("no address")?),
         Load::Burst => burst(to.context("no address")?, count)?,
         Load::Scan => scan(to.context("no address")?)?,
-        Load::UdpRoundTrip | Load::UdpNewSocket => udp(ip, count, matches!(load, Load::UdpNewSocket))?,
+        Load::UdpRoundTrip | Load::UdpNewSocket => {
+            udp((ip, 0), count, matches!(load, Load::UdpNewSocket), b"ping")?
+        }
+        Load::Dns => udp((ip, 53), count, false, DNS_ANSWER)?,
     };
     println!("{seconds}");
     Ok(())
@@ -145,11 +154,21 @@ fn scan(to: SocketAddr) -> Result<f64> {
     })
 }
 
-fn udp(ip: Ipv4Addr, count: u32, new_socket: bool) -> Result<f64> {
-    let server = UdpSocket::bind((ip, 0))?;
+/// What the DNS server answers, and is asked too, so that it has nothing to make: `connect.squareup.com`, two aliases and four
+/// addresses, as one that stands behind a network of caches has.
+const DNS_ANSWER: &[u8] = b"\x12\x34\x81\x80\0\x01\0\x06\0\0\0\0\x07connect\x08squareup\x03com\0\0\x01\0\x01\
+    \xc0\x0c\0\x05\0\x01\0\0\x01\x2c\0\x0e\x07connect\x03cdn\xc0\x14\
+    \xc0\x32\0\x05\0\x01\0\0\0\x3c\0\x07\x04edge\xc0\x3a\
+    \xc0\x4c\0\x01\0\x01\0\0\0\x1e\0\x04\xcb\0\x71\x0a\
+    \xc0\x4c\0\x01\0\x01\0\0\0\x1e\0\x04\xcb\0\x71\x0b\
+    \xc0\x4c\0\x01\0\x01\0\0\0\x1e\0\x04\xcb\0\x71\x0c\
+    \xc0\x4c\0\x01\0\x01\0\0\0\x1e\0\x04\xcb\0\x71\x0d";
+
+fn udp((ip, port): (Ipv4Addr, u16), count: u32, new_socket: bool, data: &'static [u8]) -> Result<f64> {
+    let server = UdpSocket::bind((ip, port))?;
     let address = server.local_addr()?;
     let echo = thread::spawn(move || -> std::io::Result<()> {
-        let mut buffer = [0; 16];
+        let mut buffer = [0; 512];
         for _ in 0..count {
             let (length, from) = server.recv_from(&mut buffer)?;
             server.send_to(&buffer[..length], from)?;
@@ -166,8 +185,8 @@ fn udp(ip: Ipv4Addr, count: u32, new_socket: bool) -> Result<f64> {
         for _ in 0..count {
             let fresh = if new_socket { Some(client()?) } else { None };
             let socket = fresh.as_ref().unwrap_or(&kept);
-            socket.send(b"ping")?;
-            socket.recv(&mut [0; 16])?;
+            socket.send(data)?;
+            socket.recv(&mut [0; 512])?;
         }
         Ok(())
     })?;

@@ -3,7 +3,7 @@
 //! Overhead: the same load watched by nobody, by the agent, and by other tools that watch connections, interleaved round by round
 //! in one run, as ratios of the medians with the quartiles of the rounds' own ratios, since a machine that others use too is noisy. Speed: the pipeline benchmark of the netaudit
 //! crate. Both as a table, and as JSON in `target/bench.json`. `cargo xtask bench policy` is about the evaluator alone,
-//! `overload` about bursts, `ring` about the way out of the kernel, `idle` about a node where nothing happens.
+//! `overload` about bursts, `ring` about the way out of the kernel, `dns` about names, `idle` about a node where nothing happens.
 
 mod idle;
 mod load;
@@ -54,6 +54,16 @@ enum Part {
         #[arg(long, value_name = "FILE")]
         agent: Option<PathBuf>,
     },
+    /// What it costs to see DNS answers: a DNS server at full load, and other packets, without the agent, with it, and with names
+    /// (needs root)
+    Dns {
+        /// Interleaved rounds
+        #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u8).range(1..))]
+        rounds: u8,
+        /// An agent that is built already
+        #[arg(long, value_name = "FILE")]
+        agent: Option<PathBuf>,
+    },
     /// How fast records are taken out of the kernel's ring (needs root)
     Ring,
     /// What the agent takes on a node full of pods that do nothing (needs root)
@@ -77,6 +87,10 @@ pub fn bench(root: &Path, options: &Options) -> Result<()> {
         Some(Part::Overload { connections, agent }) => {
             let agent = agent.clone().map_or_else(|| release(root), Ok)?;
             json!({"overload": overload::overload(&agent, *connections)?})
+        }
+        Some(Part::Dns { rounds, agent }) => {
+            let agent = agent.clone().map_or_else(|| release(root), Ok)?;
+            json!({"dns": overhead::names(&agent, *rounds)?})
         }
         Some(Part::Idle { pods, seconds }) => json!({"idle": idle::idle(&release(root)?, *pods, *seconds)?}),
         Some(Part::Ring) => json!({"ring": speed(root, "ring")?}),

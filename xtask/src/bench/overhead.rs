@@ -6,11 +6,11 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use serde_json::{Value, json};
 
 use super::{
-    load::{LOADS, Load},
+    load::{LOADS, LOADS_OF_NAMES, Load},
     peers::{self, Peer},
 };
 use crate::{
@@ -27,6 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 enum Side {
     Nobody,
     Agent,
+    /// The agent that sees DNS answers.
+    Names,
     Peer(&'static Peer),
 }
 
@@ -35,6 +37,7 @@ impl Side {
         match self {
             Self::Nobody => "nobody",
             Self::Agent => "netaudit",
+            Self::Names => "with names",
             Self::Peer(peer) => peer.name,
         }
     }
@@ -42,7 +45,7 @@ impl Side {
     /// Whether what a load does is what it watches. What the others do not watch says nothing of them.
     fn watches(self, load: Load) -> bool {
         match self {
-            Self::Nobody | Self::Agent => true,
+            Self::Nobody | Self::Agent | Self::Names => true,
             Self::Peer(_) => load.is_tcp(),
         }
     }
@@ -51,11 +54,31 @@ impl Side {
 /// The microseconds of each load, a figure a round.
 struct Measured {
     side: Side,
-    loads: [Vec<f64>; LOADS.len()],
+    loads: Vec<Vec<f64>>,
 }
 
 /// Measures, prints a table, and returns the same as JSON.
 pub fn overhead(agent: &Path, rounds: u8) -> Result<Value> {
+    let (mut lab, pod) = lab()?;
+    let mut sides = vec![Side::Nobody, Side::Agent];
+    for peer in &peers::PEERS {
+        match peer.try_it(&lab) {
+            Ok(()) => sides.push(Side::Peer(peer)),
+            Err(error) => println!("bench: {} is left out: {error:#}", peer.name),
+        }
+    }
+    measure(&mut lab, &pod, agent, rounds, sides, &LOADS)
+}
+
+/// The same for an agent without and with names.
+pub fn names(agent: &Path, rounds: u8) -> Result<Value> {
+    let (mut lab, pod) = lab()?;
+    let sides = vec![Side::Nobody, Side::Agent, Side::Names];
+    measure(&mut lab, &pod, agent, rounds, sides, &LOADS_OF_NAMES)
+}
+
+/// A node with a pod for the loads.
+fn lab() -> Result<(Lab, Pod)> {
     let mut lab = Lab::new("bench")?;
     let pod = lab.add_pod(
         PodSpec {
@@ -70,51 +93,63 @@ pub fn overhead(agent: &Path, rounds: u8) -> Result<Value> {
         Ipv4Addr::new(10, 96, 0, 10),
     )?;
     lab.write_manifests()?;
-    let mut sides = vec![Side::Nobody, Side::Agent];
-    for peer in &peers::PEERS {
-        match peer.try_it(&lab) {
-            Ok(()) => sides.push(Side::Peer(peer)),
-            Err(error) => println!("bench: {} is left out: {error:#}", peer.name),
-        }
-    }
+    Ok((lab, pod))
+}
+
+fn measure(
+    lab: &mut Lab,
+    pod: &Pod,
+    agent: &Path,
+    rounds: u8,
+    sides: Vec<Side>,
+    measured_loads: &[(Load, u32)],
+) -> Result<Value> {
     println!("bench: overhead, {rounds} interleaved rounds of each load, watched by each");
-    let mut measured: Vec<Measured> =
-        sides.into_iter().map(|side| Measured { side, loads: LOADS.map(|_| Vec::new()) }).collect();
+    let mut measured: Vec<Measured> = sides
+        .into_iter()
+        .map(|side| Measured { side, loads: vec![Vec::new(); measured_loads.len()] })
+        .collect();
     let mut lost = 0.0;
     for round in 0..rounds {
         // Who comes first changes, so that warming up favours nobody.
         let count = measured.len();
         for turn in 0..count {
             let Measured { side, loads } = &mut measured[(turn + usize::from(round)) % count];
-            let mut watching = start(&lab, agent, *side)?;
-            for ((load, count), times) in LOADS.iter().zip(loads) {
+            let mut watching = start(lab, agent, *side)?;
+            for ((load, count), times) in measured_loads.iter().zip(loads) {
                 if side.watches(*load) {
-                    let seconds = once(&pod, *load, *count, round)?;
+                    let seconds = once(pod, *load, *count, round)?;
                     times.push(seconds / f64::from(*count) * 1e6);
                 }
             }
             if matches!(side, Side::Agent) {
-                lost += records_lost(&lab)?;
+                lost += records_lost(lab)?;
+            }
+            if matches!(side, Side::Names) {
+                let named = metrics(lab)?.named("netaudit_dns_answers_total").any(|sample| {
+                    sample.value > 0.0 && sample.labels.get("became").is_some_and(|it| it == "named")
+                });
+                ensure!(named, "the agent has read no answer");
             }
             if let Some(watching) = &mut watching {
                 watching.terminate(PATIENCE)?;
             }
         }
     }
-    let mut results = table(&measured);
+    let mut results = table(&measured, measured_loads);
     println!("records lost by netaudit: {lost}");
     results.insert("records_lost".to_owned(), json!(lost));
     Ok(Value::Object(results))
 }
 
-fn table(measured: &[Measured]) -> serde_json::Map<String, Value> {
+fn table(measured: &[Measured], measured_loads: &[(Load, u32)]) -> serde_json::Map<String, Value> {
     let unwatched = &measured[0].loads;
     println!(
         "{:<16} {:<10} {:>12} {:>12} {:>8}   {:>16}",
         "µs each", "watched by", "unwatched", "watched", "ratio", "quartiles"
     );
     let mut results = serde_json::Map::new();
-    for (at, (load, _)) in LOADS.iter().enumerate() {
+    for (at, (load, _)) in measured_loads.iter().enumerate() {
         let mut of_load = serde_json::Map::new();
         for Measured { side, loads } in &measured[1..] {
             if loads[at].is_empty() {
@@ -142,6 +177,7 @@ fn start(lab: &Lab, agent: &Path, side: Side) -> Result<Option<Process>> {
     match side {
         Side::Nobody => Ok(None),
         Side::Agent => start_agent(lab, agent, &[]).map(Some),
+        Side::Names => start_agent(lab, agent, &["--dns-names".to_owned()]).map(Some),
         Side::Peer(peer) => peer.start(lab).map(Some),
     }
 }
@@ -169,8 +205,12 @@ pub fn start_agent(lab: &Lab, agent: &Path, more: &[String]) -> Result<Process> 
 }
 
 fn records_lost(lab: &Lab) -> Result<f64> {
+    Ok(metrics(lab)?.sum("netaudit_records_lost_total"))
+}
+
+fn metrics(lab: &Lab) -> Result<Metrics> {
     let (_, metrics) = http::get(lab.node(), LISTEN, "/metrics")?;
-    Ok(Metrics::parse(&metrics)?.sum("netaudit_records_lost_total"))
+    Metrics::parse(&metrics)
 }
 
 /// Runs one load in the pod, by this very program, and returns its seconds.

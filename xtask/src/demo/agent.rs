@@ -54,6 +54,7 @@ impl Agent {
                 &text(&flow_log),
                 "--node",
                 NODE_NAME,
+                "--dns-names",
             ],
         );
         let started = SystemTime::now();

@@ -27,7 +27,11 @@ pub fn flows(records: &[Record]) {
     let rows: Vec<Vec<String>> = records
         .iter()
         .map(|record| {
-            let party = |end: &End| end.party().map_or_else(|_| end.kind.clone(), |party| party.to_string());
+            let party = |end: &End| {
+                let party = end.party().map_or_else(|_| end.kind.clone(), |party| party.to_string());
+                // Those that were asked for come first.
+                end.names.first().map_or(party.clone(), |it| format!("{} ({party})", it.name))
+            };
             let (subject, peer) = (party(&record.subject), party(&record.peer));
             let (from, to) = if record.direction == "egress" { (subject, peer) } else { (peer, subject) };
             vec![

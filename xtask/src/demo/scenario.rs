@@ -173,6 +173,7 @@ fn backend_to_external(driver: &mut Driver) -> Result<()> {
     let world = driver.world;
     for (name, ip) in EXTERNAL {
         let flow = Expected::tcp(&world.backend, Party::External(ip.parse()?), 443)
+            .names(&[name])
             .egress(by(&["backend-policy egress[3].to[0].ports[0]"]));
         let flows = [lookup(driver, &world.backend, 4), flow];
         driver.curl(&world.backend.place, &format!("https://{name}/"), 200, &flows)?;
@@ -348,7 +349,8 @@ fn stores_outwards(driver: &mut Driver) -> Result<()> {
     let world = driver.world;
     let (name, ip) = EXTERNAL[0];
     for (pod, app) in [(&world.postgres, "postgres"), (&world.redis, "redis"), (&world.minio, "minio")] {
-        let flow = Expected::tcp(pod, Party::External(ip.parse()?), 443).egress(no_egress(app));
+        let flow =
+            Expected::tcp(pod, Party::External(ip.parse()?), 443).names(&[name]).egress(no_egress(app));
         driver.curl(&pod.place, &format!("https://{name}/"), 200, &[lookup(driver, pod, 4), flow])?;
     }
     // A tunnel through a name server of one's own.
@@ -369,8 +371,9 @@ fn backend_too_far(driver: &mut Driver) -> Result<()> {
     };
     // A private address: what `except` is there for.
     driver.curl(&backend.place, &format!("https://{PRIVATE_HOST}/"), 200, &[out(PRIVATE_HOST, 443)?])?;
-    let (_, ip) = EXTERNAL[0];
-    driver.curl(&backend.place, &format!("http://{ip}/"), 200, &[out(ip, 80)?])?;
+    // By its address, which the backend has looked up before.
+    let (name, ip) = EXTERNAL[0];
+    driver.curl(&backend.place, &format!("http://{ip}/"), 200, &[out(ip, 80)?.names(&[name])])?;
     driver.curl(&backend.place, &format!("https://[{EXTERNAL_V6}]/"), 200, &[out(EXTERNAL_V6, 443)?.v6()])?;
     // The right pod, but a port where nobody listens.
     let closed = Expected::tcp(backend, &world.postgres, 5433)

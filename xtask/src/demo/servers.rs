@@ -177,6 +177,7 @@ fn dns_server(world: &World) -> Result<Process> {
         "--no-hosts",
         "--no-resolv",
         "--cache-size=0",
+        "--local-ttl=30",
         "--log-facility=-",
         "--log-queries",
         // Authority for everything: an unknown name is NXDOMAIN, so that resolvers go on with their search list.

@@ -122,8 +122,12 @@ impl Auditor {
         if !is_own_address && !last_call && self.awaits_peer(&seen) {
             return Err(HOLD_SUBJECT);
         }
-        let node =
-            NodeView { name: &self.settings.node, own_addresses: &self.own_addresses, paired_with_host };
+        let node = NodeView {
+            name: &self.settings.node,
+            own_addresses: &self.own_addresses,
+            paired_with_host,
+            names: &[],
+        };
         let judged = judge_pod(&mut self.cluster, pod, &seen, &node);
         // What the source's own policies forbid was stopped on its way out: nobody kept it from coming in.
         let stopped_on_its_way_out = !drop.found_closed_port()
@@ -235,6 +239,7 @@ impl Auditor {
             name: &self.settings.node,
             own_addresses: &self.own_addresses,
             paired_with_host: false,
+            names: &[],
         };
         let endpoint = resolve::at_node_port(&self.cluster, seen, &node, remote.ip())
             .unwrap_or_else(|| self.cluster.resolve(remote.ip(), remote.port(), seen.protocol, seen.at));

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     model::Direction,
     policy::{
-        NamedPort,
+        KnownNames, NamedPort,
         evaluate::Program,
         loaded::{LoadedRule, PeerView},
     },
@@ -83,7 +83,7 @@ impl<'a> Judge<'a> {
         names: &'a [Arc<str>],
         own: &'a [NamedPort],
     ) -> [ExternalSet; 2] {
-        let outside = PeerView { pod: None, node: None, v4: None, v6: None, names: Some(names) };
+        let outside = PeerView { pod: None, node: None, v4: None, v6: None, names: KnownNames::All(names) };
         let v4 = self.family(cuts.0, own, LoadedRule::v4_ranges, |ip| PeerView { v4: Some(ip), ..outside });
         let v6 = self.family(cuts.1, own, LoadedRule::v6_ranges, |ip| PeerView { v6: Some(ip), ..outside });
         [0, 1].map(|answer| {

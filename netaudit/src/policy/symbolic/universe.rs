@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use crate::{
     model::{Direction, Protocol, Verdict},
     policy::{
-        Evaluator, IdentityId, Labels, NamedPort, NodeId, PeerEnd, Question, Ruleset,
+        Evaluator, IdentityId, KnownNames, Labels, NamedPort, NodeId, PeerEnd, Question, Ruleset,
         compile::Matcher,
         domains::DomainPattern,
         evaluate::Program,
@@ -170,7 +170,7 @@ impl Universe {
         port: u16,
     ) -> Verdict {
         let mut addresses: SmallVec<[IpAddr; 2]> = SmallVec::new();
-        let mut peer = PeerEnd { names: Some(self.names(None)), ..PeerEnd::default() };
+        let mut peer = PeerEnd { names: KnownNames::All(self.names(None)), ..PeerEnd::default() };
         let mut add = |v4: Option<u32>, v6: Option<u128>| {
             addresses.extend(v4.map(|ip| IpAddr::V4(ip.into())));
             addresses.extend(v6.map(|ip| IpAddr::V6(ip.into())));
@@ -187,7 +187,7 @@ impl Universe {
                 add(group.v4, group.v6);
             }
             Other::External(ip, pattern) => {
-                peer.names = Some(self.names(pattern));
+                peer.names = KnownNames::All(self.names(pattern));
                 addresses.push(ip);
             }
         }
@@ -214,13 +214,19 @@ impl Universe {
     pub(super) fn pod_view(&self, view: usize, group: usize) -> PeerView<'_> {
         let group = &self.groups[group];
         let (place, words, _) = self.views[view].seen(group.identities[view]);
-        PeerView { pod: Some((place, words)), node: None, v4: group.v4, v6: group.v6, names: Some(&[]) }
+        PeerView {
+            pod: Some((place, words)),
+            node: None,
+            v4: group.v4,
+            v6: group.v6,
+            names: KnownNames::All(&[]),
+        }
     }
 
     pub(super) fn node_view(&self, view: usize, group: usize) -> PeerView<'_> {
         let group = &self.nodes[group];
         let node = self.views[view].seen_node(group.nodes[view]);
-        PeerView { pod: None, node: Some(node), v4: group.v4, v6: group.v6, names: Some(&[]) }
+        PeerView { pod: None, node: Some(node), v4: group.v4, v6: group.v6, names: KnownNames::All(&[]) }
     }
 }
 
