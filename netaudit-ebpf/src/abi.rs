@@ -5,6 +5,7 @@
 //! offsets are asserted at compile time, for both sides at once.
 
 mod fold;
+pub mod open;
 mod settings;
 
 use core::mem::{offset_of, size_of};

@@ -6,6 +6,8 @@ mod answers;
 mod doctor;
 mod drops;
 mod life;
+mod open;
+mod open_sockets;
 mod outcomes;
 mod overload;
 mod parts;

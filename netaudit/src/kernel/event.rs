@@ -67,6 +67,8 @@ impl Feature {
     pub const TASKS: &str = "tasks";
     /// Sockets that served before the start are found, with their processes, and packet sockets.
     pub const LISTENERS: &str = "listeners";
+    /// Open connections are looked at, also those from before the start.
+    pub const CONNECTIONS: &str = "connections";
     /// ICMP errors for datagrams are seen.
     pub const UDP_ERRORS: &str = "udp errors";
     /// Packets that a filter drops are seen.
