@@ -7,6 +7,7 @@ mod drops;
 mod faults;
 mod harness;
 mod main_line;
+mod open;
 mod overload;
 mod prometheus;
 mod raw_sockets;

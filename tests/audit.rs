@@ -4,6 +4,7 @@ mod answers;
 mod drops;
 mod folded;
 mod identity;
+mod open;
 mod translated;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};

@@ -72,6 +72,7 @@ struct File {
     pin_directory: Option<PathBuf>,
     fold_keys: Option<u32>,
     drain_interval: Option<String>,
+    look_every: Option<String>,
     discover_every: Option<String>,
     unused_after: Option<String>,
     unused_coverage: Option<f64>,
@@ -109,6 +110,8 @@ pub struct Config {
     pub fold_keys: u32,
     /// How often the ring is drained.
     pub drain_interval: Duration,
+    /// How often all open sockets are looked through.
+    pub look_every: Duration,
     /// How often kinds that the API server does not know are looked for again.
     pub discover_every: Duration,
     /// How long a rule must be watched before it can be unused.
@@ -140,6 +143,7 @@ struct Printed<'a> {
     pin_directory: Option<&'a Path>,
     fold_keys: u32,
     drain_interval: String,
+    look_every: String,
     discover_every: String,
     unused_after: String,
     unused_coverage: f64,
@@ -188,6 +192,11 @@ impl Config {
         if !(Duration::from_millis(1)..=Duration::from_secs(1)).contains(&drain_interval) {
             bail!("drainInterval is {drain_interval:?}: it must be from 1ms to 1s");
         }
+        // A look goes through every file that is open on the node.
+        let look_every = duration("lookEvery", file.look_every.as_deref(), Duration::from_secs(30))?;
+        if look_every < Duration::from_secs(1) {
+            bail!("lookEvery is {look_every:?}: it must be at least 1s");
+        }
         // Every agent of a cluster asks, for each kind of policy that is not installed: often is too often.
         let discover_every =
             duration("discoverEvery", file.discover_every.as_deref(), Duration::from_secs(300))?;
@@ -214,6 +223,7 @@ impl Config {
             pin_directory: flags.pin_directory.clone().or(file.pin_directory),
             fold_keys,
             drain_interval,
+            look_every,
             discover_every,
             unused_after: duration("unusedAfter", unused_after, Duration::from_secs(7 * 24 * 3600))?,
             unused_coverage,
@@ -239,6 +249,7 @@ impl Config {
             pin_directory: self.pin_directory.as_deref(),
             fold_keys: self.fold_keys,
             drain_interval: format!("{:#}", jiff::SignedDuration::try_from(self.drain_interval)?),
+            look_every: format!("{:#}", jiff::SignedDuration::try_from(self.look_every)?),
             discover_every: format!("{:#}", jiff::SignedDuration::try_from(self.discover_every)?),
             unused_after: format!("{:#}", jiff::SignedDuration::try_from(self.unused_after)?),
             unused_coverage: self.unused_coverage,
@@ -313,6 +324,7 @@ mod tests {
             ("drainInterval: soon\n", "20ms"),
             ("unusedAfter: -3h\n", "unusedAfter"),
             ("discoverEvery: 10ms\n", "at least 1s"),
+            ("lookEvery: 10ms\n", "at least 1s"),
             ("unusedCoverage: 99\n", "from 0 to 1"),
             ("violationSeries: 0\n", "at least 1"),
             ("manifests: /m\nkubeconfig: /k\n", "keep one"),
