@@ -5,6 +5,7 @@
 //! Everything that can block or wait (watches, the HTTP server) is a task of its own that talks to the loop by
 //! channels; the agent ends when any of them does.
 
+mod pace;
 mod progress;
 mod state;
 
@@ -15,7 +16,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
     task::JoinSet,
-    time::MissedTickBehavior,
+    time::{Instant, MissedTickBehavior},
 };
 
 use crate::{
@@ -26,6 +27,7 @@ use crate::{
     report::FlowLog,
     watch::{self, Update},
 };
+use pace::Pace;
 use state::State;
 
 /// Runs the agent until SIGTERM or SIGINT, or until a part of it fails.
@@ -61,15 +63,20 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let drain_interval = config.drain_interval;
     let mut state = State::new(config, kernel, flow_log);
     state.start(state.now());
-    let mut drain = tokio::time::interval(drain_interval);
-    drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    give_back_memory();
+    let mut pace = Pace::new(drain_interval);
+    let drain = tokio::time::sleep(drain_interval);
+    tokio::pin!(drain);
     let mut second = tokio::time::interval(Duration::from_secs(1));
     second.set_missed_tick_behavior(MissedTickBehavior::Delay);
 
     let ended = loop {
         tokio::select! {
-            _ = drain.tick() => state.drain(state.now()),
-            () = state.filling() => state.drain(state.now()),
+            () = &mut drain => {
+                let taken = state.drain(state.now());
+                drain.as_mut().reset(Instant::now() + pace.after(taken));
+            }
+            () = state.filling() => drop(state.drain(state.now())),
             Some(update) = updates.recv() => state.update(update, state.now()),
             Some(request) = requests.recv() => answer(&mut state, request),
             _ = second.tick() => state.tick(state.now()),
@@ -86,6 +93,16 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let now = state.now();
     state.finish(now);
     ended
+}
+
+/// What loading took and has let go goes back to the system now: the kernel's type information alone is several megabytes
+/// in small pieces.
+fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: touches no memory that is in use.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 fn answer(state: &mut State, request: Request) {

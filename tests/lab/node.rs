@@ -210,7 +210,7 @@ impl Lab {
     ///
     /// `dns` is the name server of its `resolv.conf`.
     pub fn add_pod(&mut self, spec: PodSpec, dns: Ipv4Addr) -> Result<Pod> {
-        let number = u16::try_from(self.pods.len() + 10).context("too many pods")?;
+        let number = u16::try_from(self.pods.len() + 4).context("too many pods")?;
         let v4 = Ipv4Addr::new(10, 244, 1, u8::try_from(number).context("too many pods")?);
         let v6 = Ipv6Addr::new(0xfd00, 0x244, 1, 0, 0, 0, 0, number);
         let uid = format!("{:08x}-0000-4000-8000-{number:012x}", std::process::id());

@@ -32,7 +32,7 @@ const DRAIN_TIME: Duration = Duration::from_millis(100);
 const FAULT_MEMORY: Duration = Duration::from_secs(90);
 
 /// How often the node's own addresses are read.
-const ADDRESSES_EVERY: Duration = Duration::from_secs(10);
+const ADDRESSES_EVERY: Duration = Duration::from_secs(30);
 
 /// How long after a cgroup was made its processes are looked for, each second: a runtime makes the cgroup first.
 const LOOK_FOR_TASKS: Duration = Duration::from_secs(3);
@@ -161,17 +161,25 @@ impl State {
         }
     }
 
-    /// Takes what is in the ring, for as long as one drain may take.
-    pub(super) fn drain(&mut self, now: Timestamp) {
-        self.drain_until(now, Instant::now() + DRAIN_TIME);
-        self.take_open();
+    /// Takes what is in the ring, for as long as one drain may take, and a few of the connections that a look has found.
+    /// Returns how many that were.
+    pub(super) fn drain(&mut self, now: Timestamp) -> usize {
+        self.drain_until(now, Instant::now() + DRAIN_TIME) + self.take_open()
     }
 
-    fn drain_until(&mut self, now: Timestamp, deadline: Instant) {
-        while self.drain_batch(now) == BATCH && Instant::now() < deadline {}
+    fn drain_until(&mut self, now: Timestamp, deadline: Instant) -> usize {
+        let mut taken = 0;
+        loop {
+            let batch = self.drain_batch(now);
+            taken += batch;
+            if batch < BATCH || Instant::now() >= deadline {
+                break;
+            }
+        }
         if self.kernel.folded_keys() >= self.many_folded {
             self.take_folded(now);
         }
+        taken
     }
 
     fn drain_batch(&mut self, now: Timestamp) -> usize {

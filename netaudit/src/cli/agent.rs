@@ -21,7 +21,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
         return Ok(Exit::Clean);
     }
     tracing::info!(version = env!("CARGO_PKG_VERSION"), node = config.node, "starting");
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    // One thread: to pass a timer from one to another takes longer than what the timer is for.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(agent::run(config));
     // A file read or a name look-up that still blocks must not hold up the end.
     runtime.shutdown_timeout(std::time::Duration::from_millis(200));

@@ -45,6 +45,8 @@ pub struct Ring {
     written: usize,
     released: usize,
     corrupt: u64,
+    /// A record that crosses the end of the data, in one piece.
+    joined: Vec<u8>,
 }
 
 impl Ring {
@@ -61,8 +63,9 @@ impl Ring {
         let page = rustix::param::page_size();
         let descriptor = map.fd().as_fd();
         let consumer = Pages::map(descriptor, 0, page, ProtFlags::READ | ProtFlags::WRITE)?;
-        // The kernel maps the data twice in a row, so that a record that crosses the end can be read in one piece.
-        let producer = Pages::map(descriptor, page as u64, page + 2 * size, ProtFlags::READ)?;
+        // The kernel offers the data twice in a row, for records that cross the end. Their pages would count twice as our
+        // memory; such a record is copied instead.
+        let producer = Pages::map(descriptor, page as u64, page + size, ProtFlags::READ)?;
         let released = consumer.position().load(Ordering::Acquire);
         let written = producer.position().load(Ordering::Acquire);
         Ok(Self {
@@ -75,6 +78,7 @@ impl Ring {
             written,
             released,
             corrupt: 0,
+            joined: Vec::new(),
         })
     }
 
@@ -93,7 +97,7 @@ impl Ring {
                 }
             }
         };
-        self.producer.record(offset, length)
+        self.producer.record(offset, length, self.page, &mut self.joined)
     }
 
     /// Goes through the records that have not been read, and leaves them unread.
@@ -101,7 +105,7 @@ impl Ring {
         let mut position = self.read;
         while let Peek::Record { offset, length, end } = self.peek(position) {
             position = end;
-            if let Some(record) = self.producer.record(offset, length) {
+            if let Some(record) = self.producer.record(offset, length, self.page, &mut self.joined) {
                 seen(record);
             }
         }
@@ -213,8 +217,26 @@ impl Pages {
         Some(unsafe { self.start.add(offset).cast::<AtomicU32>().as_ref() })
     }
 
-    /// A committed record that has not been released: the kernel does not write there.
-    fn record(&self, offset: usize, length: usize) -> Option<&[u8]> {
+    /// A committed record that has not been released: the kernel does not write there. One that crosses the end goes on at
+    /// `beginning`, and is put into `joined`.
+    fn record<'a>(
+        &'a self,
+        offset: usize,
+        length: usize,
+        beginning: usize,
+        joined: &'a mut Vec<u8>,
+    ) -> Option<&'a [u8]> {
+        let until_end = self.length.checked_sub(offset)?;
+        let Some(rest) = length.checked_sub(until_end).filter(|rest| *rest > 0) else {
+            return self.bytes(offset, length);
+        };
+        joined.clear();
+        joined.extend_from_slice(self.bytes(offset, until_end)?);
+        joined.extend_from_slice(self.bytes(beginning, rest)?);
+        Some(joined)
+    }
+
+    fn bytes(&self, offset: usize, length: usize) -> Option<&[u8]> {
         if offset.checked_add(length)? > self.length {
             return None;
         }

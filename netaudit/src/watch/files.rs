@@ -4,7 +4,12 @@
 //! `kubectl cp` write in several steps, and a mounted ConfigMap swaps a symbolic link, so a change is read only after
 //! a moment of quiet.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use notify::{RecursiveMode, Watcher as _};
@@ -23,8 +28,7 @@ const POLL: Duration = Duration::from_secs(10);
 ///
 /// Fails where `dir` cannot be read at the start; later faults are told as updates.
 pub async fn follow(dir: PathBuf, updates: mpsc::Sender<Update>) -> anyhow::Result<()> {
-    std::fs::read_dir(&dir)
-        .with_context(|| format!("cannot read the manifests directory {}", dir.display()))?;
+    fs::read_dir(&dir).with_context(|| format!("cannot read the manifests directory {}", dir.display()))?;
     let (changed, mut changes) = mpsc::channel::<()>(1);
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         // Reading the files is itself an access: only what alters them counts. A full channel already says it.
@@ -38,7 +42,11 @@ pub async fn follow(dir: PathBuf, updates: mpsc::Sender<Update>) -> anyhow::Resu
         .with_context(|| format!("cannot watch the manifests directory {}", dir.display()))?;
     loop {
         let path = dir.clone();
-        match tokio::task::spawn_blocking(move || manifests::load(&[path])).await? {
+        // Before they are read: what changes meanwhile is read again.
+        let (found, loaded) =
+            tokio::task::spawn_blocking(move || (look(&path), manifests::load(&[path]))).await?;
+        let known = Some(found).filter(|_| loaded.is_ok());
+        match loaded {
             Ok(loaded) => {
                 if updates.send(Update::Files(loaded)).await.is_err() {
                     return Ok(());
@@ -54,17 +62,37 @@ pub async fn follow(dir: PathBuf, updates: mpsc::Sender<Update>) -> anyhow::Resu
                 }
             }
         }
-        tokio::select! {
-            change = changes.recv() => {
-                if change.is_none() {
-                    return Ok(());
+        loop {
+            tokio::select! {
+                change = changes.recv() => {
+                    if change.is_none() {
+                        return Ok(());
+                    }
+                    settle(&mut changes).await;
+                    break;
                 }
-                settle(&mut changes).await;
+                () = tokio::time::sleep(POLL) => {
+                    let path = dir.clone();
+                    if known != Some(tokio::task::spawn_blocking(move || look(&path)).await?) {
+                        break;
+                    }
+                }
+                () = updates.closed() => return Ok(()),
             }
-            () = tokio::time::sleep(POLL) => {}
-            () = updates.closed() => return Ok(()),
         }
     }
+}
+
+/// A file as it is found: its inode, size and times. `None` where it cannot be looked at.
+type Found = (PathBuf, Option<[i64; 6]>);
+
+/// What shows that something below a directory has changed.
+fn look(dir: &Path) -> Vec<Found> {
+    let data = |path: &Path| {
+        let it = fs::metadata(path).ok()?;
+        Some([it.ino() as i64, it.size() as i64, it.mtime(), it.mtime_nsec(), it.ctime(), it.ctime_nsec()])
+    };
+    manifests::files_below(dir).into_iter().map(|path| (path.clone(), data(&path))).collect()
 }
 
 /// Waits until nothing has changed for a moment, but not for ever.

@@ -142,6 +142,14 @@ pub fn load<P: AsRef<Path>>(paths: &[P]) -> Result<Loaded, LoadError> {
     Ok(loaded)
 }
 
+/// The files below a directory that [`load`] reads, in order; without those of a directory that cannot be read.
+pub fn files_below(directory: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    walk(directory, &mut files, &mut HashSet::new(), &mut Loaded::default());
+    files.sort();
+    files
+}
+
 /// Reads one text as if it were a file of this name.
 pub fn load_text(file: &str, text: &str) -> Loaded {
     let mut loaded = Loaded::default();

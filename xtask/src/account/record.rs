@@ -64,6 +64,8 @@ pub struct End {
 #[derive(Clone, Deserialize, Debug)]
 pub struct Actor {
     #[serde(default)]
+    pub kind: String,
+    #[serde(default)]
     pub container: Option<String>,
     pub pid: u32,
     pub comm: String,

@@ -3,8 +3,9 @@
 //! Overhead: the same load watched by nobody, by the agent, and by other tools that watch connections, interleaved round by round
 //! in one run, as ratios of the medians with the quartiles of the rounds' own ratios, since a machine that others use too is noisy. Speed: the pipeline benchmark of the netaudit
 //! crate. Both as a table, and as JSON in `target/bench.json`. `cargo xtask bench policy` is about the evaluator alone,
-//! `overload` about bursts, `ring` about the way out of the kernel.
+//! `overload` about bursts, `ring` about the way out of the kernel, `idle` about a node where nothing happens.
 
+mod idle;
 mod load;
 mod overhead;
 mod overload;
@@ -55,6 +56,15 @@ enum Part {
     },
     /// How fast records are taken out of the kernel's ring (needs root)
     Ring,
+    /// What the agent takes on a node full of pods that do nothing (needs root)
+    Idle {
+        /// Pods of the node
+        #[arg(long, default_value_t = 250, value_parser = clap::value_parser!(u8).range(1..=250))]
+        pods: u8,
+        /// How long to look
+        #[arg(long, default_value_t = 60)]
+        seconds: u16,
+    },
 }
 
 /// Runs overhead and speed, or the part that was asked for.
@@ -68,6 +78,7 @@ pub fn bench(root: &Path, options: &Options) -> Result<()> {
             let agent = agent.clone().map_or_else(|| release(root), Ok)?;
             json!({"overload": overload::overload(&agent, *connections)?})
         }
+        Some(Part::Idle { pods, seconds }) => json!({"idle": idle::idle(&release(root)?, *pods, *seconds)?}),
         Some(Part::Ring) => json!({"ring": speed(root, "ring")?}),
         _ => {
             let overhead = overhead::overhead(&release(root)?, options.rounds)?;

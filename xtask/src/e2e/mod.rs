@@ -157,6 +157,7 @@ fn scenario(root: &Path, built: &Built, options: &Options) -> Result<()> {
         step("Services of every kind");
         services::drive(&mut world, &apps, &webs)?;
         services::hairpin(&mut world, &apps)?;
+        services::port_forward(&mut world, &apps)?;
     }
     if wants(Phase::Lives) {
         step("how pods come and go");

@@ -1,8 +1,12 @@
 //! Services of every kind, and what of the destination each lets an observer know.
 
-use std::net::IpAddr;
+use std::{
+    io::{BufRead as _, BufReader},
+    net::IpAddr,
+    process::Stdio,
+};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde_json::json;
 
 use super::{
@@ -192,6 +196,38 @@ pub fn hairpin(world: &mut World, apps: &Apps) -> Result<()> {
             && line.record.actor.comm.starts_with("python")
             && line.record.verdict != "denied"
             && line.record.reason.as_deref() != Some("own node")
+    })?;
+    world.forget()
+}
+
+/// A real port-forward: containerd dials the loopback of the pod's network. It is the pod's connection, made by the host.
+pub fn port_forward(world: &mut World, apps: &Apps) -> Result<()> {
+    let backend = apps.backend.clone();
+    let target = format!("pod/{}", backend.name);
+    let arguments = ["port-forward", "-n", &backend.namespace, &target, "18000:8000"];
+    let mut forward = world.cluster.kubectl(arguments)?.stdout(Stdio::piped()).spawn()?;
+    let mut said = String::new();
+    let forwarded = BufReader::new(forward.stdout.take().expect("stdout is piped"))
+        .read_line(&mut said)
+        .map_err(Into::into)
+        .and_then(|_| {
+            ensure!(said.starts_with("Forwarding from"), "kubectl port-forward said {said:?}");
+            let node = world.cluster.nodes[0].clone();
+            world.attempt_on(&node, &curl("http://127.0.0.1:18000/health", &[]), "status=200", &[])
+        });
+    let ended = forward.kill().and_then(|()| forward.wait());
+    forwarded?;
+    ended?;
+    world.settle()?;
+    world.expect("the pod's own connection, made by the host", 1, |line| {
+        is(&line.record.subject, &backend)
+            && line.record.direction == "egress"
+            && line.record.peer.kind == "loopback"
+            && line.record.port == 8000
+            && line.record.outcome == "established"
+            && line.record.verdict == "allowed"
+            && line.record.actor.kind == "host"
+            && line.record.actor.comm.starts_with("containerd")
     })?;
     world.forget()
 }

@@ -64,13 +64,18 @@ impl State {
         }
     }
 
-    /// Takes, or judges, a few of the connections of the look that is under way.
-    pub(super) fn take_open(&mut self) {
+    /// Takes, or judges, a few of the connections of the look that is under way. Returns how many at least.
+    pub(super) fn take_open(&mut self) -> usize {
+        let mut done = 0;
         let Self { looks, auditor, told, conntrack, .. } = self;
         match &mut looks.stage {
-            None => return,
+            None => return 0,
             Some(Stage::Finding(look)) => {
-                match look.take(BATCH, &mut |open| auditor.observe_open(&open, &mut told.flows)) {
+                let mut observe = |open| {
+                    done += 1;
+                    auditor.observe_open(&open, &mut told.flows);
+                };
+                match look.take(BATCH, &mut observe) {
                     Looked::InPart => {}
                     Looked::Whole => looks.stage = Some(Stage::Judging),
                     Looked::Failed(error) => {
@@ -85,9 +90,12 @@ impl State {
                 };
                 if auditor.judge_look(BATCH, &mut ask, &mut told.flows) {
                     looks.stage = None;
+                } else {
+                    done = BATCH;
                 }
             }
         }
         self.hand_on();
+        done
     }
 }
