@@ -8,6 +8,7 @@ mod faults;
 mod harness;
 mod main_line;
 mod names;
+mod open;
 mod overload;
 mod prometheus;
 mod raw_sockets;

@@ -5,6 +5,7 @@ mod drops;
 mod folded;
 mod identity;
 mod names;
+mod open;
 mod translated;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};

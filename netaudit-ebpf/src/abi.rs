@@ -6,6 +6,7 @@
 
 mod fold;
 mod names;
+pub mod open;
 mod settings;
 
 use core::mem::{offset_of, size_of};

@@ -128,7 +128,7 @@ fn tell(key: &DropKey, sequence: u32, reason: u32, netns: u64, tracked: u32) {
             (*record).tracked = tracked;
         }
     };
-    emit_or(kind::DROP, !is_over_rate(ticks()), fill, |record| fold_drop(record));
+    emit_or(kind::DROP, !is_over_rate(ticks()), fill, fold_drop);
 }
 
 /// The place of the kernel's reason in the list of those that are told.

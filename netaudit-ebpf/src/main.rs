@@ -14,6 +14,7 @@ mod cgroup;
 mod dns;
 mod drops;
 mod maps;
+mod open;
 mod overload;
 mod rate;
 mod raw;
@@ -129,7 +130,12 @@ fn bound(ctx: &SockContext) {
 /// A socket of an internet family is being made.
 #[cgroup_sock(sock_create)]
 fn on_create(ctx: SockContext) -> i32 {
-    raw::created(&ctx);
+    // SAFETY: the verifier checks the fields.
+    if unsafe { (*ctx.sock).protocol } == IPPROTO_MPTCP {
+        tcp::created_multipath(&ctx);
+    } else {
+        raw::created(&ctx);
+    }
     ALLOW
 }
 
@@ -218,7 +224,7 @@ unsafe extern "C" fn scan_tasks(ctx: *mut scan::IterTask) -> i32 {
     0
 }
 
-/// Marks sockets that listened before the agent came.
+/// Marks sockets from before the agent came, and tells of open connections.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task_file")]
 unsafe extern "C" fn scan_files(ctx: *mut scan::IterTaskFile) -> i32 {

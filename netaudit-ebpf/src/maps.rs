@@ -17,7 +17,7 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::error;
 use netaudit_ebpf::abi::{
-    FOLD_KEYS, FOLD_SUBJECTS, FlowRecord, Fold, FoldKey, Settings, Tally, dns, dropped, kind, level,
+    self, FOLD_KEYS, FOLD_SUBJECTS, FlowRecord, Fold, FoldKey, Settings, Tally, dns, dropped, kind, level,
 };
 
 use crate::{
@@ -81,7 +81,7 @@ pub static FOLD_COUNTS: Array<u64, { level::COUNT as usize }> = Array::new();
 
 /// What the agent switches after load, since only attaching shows whether the kernel has it.
 #[btf_map]
-pub static SWITCHES: Array<u32, 1> = Array::new();
+pub static SWITCHES: Array<u32, { abi::SWITCHES as usize }> = Array::new();
 
 /// UDP peers of a socket beyond the latest, which is in the socket's own storage.
 #[btf_map]
@@ -171,11 +171,22 @@ impl SocketStorage {
     #[inline(always)]
     pub unsafe fn get_or_create<T>(&self, socket: *mut T) -> Option<&'static mut Socket> {
         // SAFETY: by contract, as above.
-        let state = unsafe { self.storage(socket, BPF_SK_STORAGE_GET_F_CREATE.into()).as_mut() };
+        let state = unsafe { self.get_or_add(socket) };
         if state.is_none() {
             no_storage();
         }
         state
+    }
+
+    /// As [`SocketStorage::get_or_create`], where nothing is lost without it.
+    ///
+    /// # Safety
+    ///
+    /// As for [`SocketStorage::get`].
+    #[inline(always)]
+    pub unsafe fn get_or_add<T>(&self, socket: *mut T) -> Option<&'static mut Socket> {
+        // SAFETY: by contract, as above.
+        unsafe { self.storage(socket, BPF_SK_STORAGE_GET_F_CREATE.into()).as_mut() }
     }
 
     #[inline(always)]
@@ -203,7 +214,7 @@ pub fn emit<T: 'static>(kind: u32, fill: impl FnOnce(*mut T)) -> bool {
 /// As [`emit`], for a flow: where the ring is full, it is folded into a count.
 #[inline(always)]
 pub fn emit_flow(kind: u32, fill: impl FnOnce(*mut FlowRecord)) {
-    emit_or(kind, true, fill, |record| fold(record));
+    emit_or(kind, true, fill, fold);
 }
 
 /// As [`emit`]; where the ring is full, or the record `may` not go there, `fold` takes it, all of it written.

@@ -1,4 +1,4 @@
-//! What existed before the agent: tasks with their namespaces, and sockets that already listen.
+//! What existed before the agent: tasks with their namespaces, and sockets that already listen, serve or are connected.
 //!
 //! Iterators go through all tasks of the agent's pid namespace. What is not in the watched cgroup is left out here.
 
@@ -7,11 +7,12 @@ use aya_ebpf::{
     cty::c_void,
     helpers::generated::{bpf_probe_read_kernel, bpf_seq_write, bpf_sock_from_file},
 };
-use netaudit_ebpf::abi::{self, TaskRecord};
+use netaudit_ebpf::abi::{self, Address, TaskRecord};
 
 use crate::{
     cgroup::levels_below,
     maps::{SOCKETS, setting},
+    open,
     raw::{self, RawKey},
     socket::{address_of, cgroup_id, mark, read},
 };
@@ -80,7 +81,7 @@ pub unsafe fn task(ctx: *mut IterTask) {
 
 /// The cgroup that `task` is in: the address of the kernel's structure.
 #[inline(always)]
-fn cgroup_of_task(task: u64) -> u64 {
+pub fn cgroup_of_task(task: u64) -> u64 {
     let set: u64 = read(task + u64::from(setting!(task_cgroups)));
     read(set + u64::from(setting!(default_cgroup)))
 }
@@ -100,11 +101,22 @@ const AF_INET6: u16 = 10;
 const AF_PACKET: u16 = 17;
 const IPPROTO_TCP: u16 = 6;
 const IPPROTO_UDP: u16 = 17;
+const IPPROTO_MPTCP: u16 = 262;
+/// What a connected UDP socket is in too.
+const TCP_ESTABLISHED: u8 = 1;
 const TCP_LISTEN: u8 = 10;
 /// The program chose the port itself: a server, or a client that means to look like one.
-const SOCK_BINDPORT_LOCK: u8 = 8;
+pub const SOCK_BINDPORT_LOCK: u8 = 8;
 
-/// Marks listeners and UDP servers with the process that holds them, and tells of sockets that make their own packets.
+/// What its program has chosen of the socket at `address`: [`SOCK_BINDPORT_LOCK`] and others.
+#[inline(always)]
+pub fn locks_of(address: u64) -> u8 {
+    let locks: u8 = read(address + u64::from(setting!(sk_userlocks)));
+    locks >> (setting!(sk_userlocks_shift) & 7)
+}
+
+/// Marks listeners and UDP sockets with the process that holds them, tells of connections where that is asked for, and of
+/// sockets that make their own packets.
 ///
 /// # Safety
 ///
@@ -135,18 +147,11 @@ pub unsafe fn file(ctx: *mut IterTaskFile) {
     let form: u16 = read(address + u64::from(setting!(sk_type)));
     let raw_kind =
         if family == AF_PACKET { Some(abi::raw::PACKET) } else { raw::kind_of(form.into(), protocol.into()) };
+    let task = address_of(task);
     if let Some(kind) = raw_kind {
-        return found_raw(address_of(task), address, kind, protocol.into());
+        return found_raw(task, address, kind, protocol.into());
     }
-    let serves = if protocol == IPPROTO_TCP {
-        read::<u8>(address + u64::from(setting!(sk_state))) == TCP_LISTEN
-    } else if protocol == IPPROTO_UDP {
-        let locks: u8 = read(address + u64::from(setting!(sk_userlocks)));
-        (locks >> (setting!(sk_userlocks_shift) & 7)) & SOCK_BINDPORT_LOCK != 0
-    } else {
-        false
-    };
-    if !serves {
+    if protocol != IPPROTO_TCP && protocol != IPPROTO_UDP && protocol != IPPROTO_MPTCP {
         return;
     }
     // The socket's cgroup and not the task's: it decides which hooks the socket runs through. A mark on another would
@@ -154,24 +159,99 @@ pub unsafe fn file(ctx: *mut IterTaskFile) {
     if levels_below(read(address + u64::from(setting!(sk_cgroup)))).is_none() {
         return;
     }
-    // SAFETY: the verifier knows `sk` for a socket.
+    let state: u8 = read(address + u64::from(setting!(sk_state)));
+    if protocol == IPPROTO_UDP {
+        // SAFETY: the verifier knows `sk` for a socket.
+        return unsafe { datagrams(sk, address, task, state, family) };
+    }
+    if protocol == IPPROTO_TCP && state == TCP_LISTEN {
+        // SAFETY: the verifier knows `sk` for a socket.
+        return unsafe { serves(sk, address, task) };
+    }
+    let mut connection = address;
+    if protocol == IPPROTO_MPTCP {
+        // SAFETY: the verifier knows `sk` for a socket.
+        let Some(path) = (unsafe { first_path(sk, address, state) }) else { return };
+        connection = path;
+    }
+    let state: u8 = read(connection + u64::from(setting!(sk_state)));
+    if open::is_open(state) && open::is_asked() {
+        // SAFETY: by contract; the verifier knows `sk` for a socket.
+        unsafe { open::found((*(*ctx).meta).seq, sk, connection, task) };
+    }
+}
+
+/// The first path of the multipath socket at `address`, if that is connected.
+///
+/// # Safety
+///
+/// The verifier must know `sk` for a socket.
+#[inline(always)]
+unsafe fn first_path(sk: *mut bpf_sock, address: u64, state: u8) -> Option<u64> {
+    if !open::is_open(state) {
+        // Its connections, and those of a listener, begin under our eyes.
+        // SAFETY: by contract.
+        if let Some(socket) = unsafe { SOCKETS.get_or_add(sk) } {
+            socket.flags |= mark::WATCHED;
+        }
+        return None;
+    }
+    let first: u64 = read(address + u64::from(setting!(mptcp_first)));
+    if first == 0 { None } else { Some(first) }
+}
+
+/// A TCP listener, or a UDP socket with a port of its own.
+///
+/// # Safety
+///
+/// The verifier must know `sk` for a socket.
+#[inline(always)]
+unsafe fn serves(sk: *mut bpf_sock, address: u64, task: u64) {
+    // SAFETY: by contract.
     let Some(state) = (unsafe { SOCKETS.get_or_create(sk) }) else { return };
     // The first process that is found with it, unless a hook knows better.
     if state.is(mark::ACTOR) {
         return;
     }
-    let task = address_of(task);
     let net: u64 = read(address + u64::from(setting!(sk_net)));
     state.netns = read(net + u64::from(setting!(net_cookie)));
-    state.cgroup = cgroup_id(cgroup_of_task(task));
-    state.pid = read(task + u64::from(setting!(task_tgid)));
-    let comm = (&raw mut state.comm).cast::<c_void>();
-    let from = (task + u64::from(setting!(task_comm))) as *const c_void;
-    // SAFETY: the target is 16 bytes long.
-    unsafe {
-        bpf_probe_read_kernel(comm, 16, from);
+    open::identify(state, task);
+    state.flags |= mark::BOUND | mark::FORMER;
+}
+
+/// A UDP socket: one with a port of its own may serve. One without that is connected to somebody is a client whose `connect`
+/// nobody saw: its next datagram begins a flow.
+///
+/// # Safety
+///
+/// The verifier must know `sk` for a socket.
+#[inline(always)]
+unsafe fn datagrams(sk: *mut bpf_sock, address: u64, task: u64, state: u8, family: u16) {
+    if locks_of(address) & SOCK_BINDPORT_LOCK != 0 {
+        // SAFETY: by contract.
+        return unsafe { serves(sk, address, task) };
     }
-    state.flags |= mark::ACTOR | mark::BOUND | mark::FORMER;
+    if state != TCP_ESTABLISHED {
+        return;
+    }
+    // SAFETY: by contract.
+    let Some(socket) = (unsafe { SOCKETS.get_or_add(sk) }) else { return };
+    if socket.flags != 0 {
+        return;
+    }
+    let net: u64 = read(address + u64::from(setting!(sk_net)));
+    socket.netns = read(net + u64::from(setting!(net_cookie)));
+    open::identify(socket, task);
+    socket.peer = if family == AF_INET {
+        Address::v4(read(address + u64::from(setting!(sk_peer4))))
+    } else {
+        Address(read(address + u64::from(setting!(sk_peer6))))
+    };
+    let port: u16 = read(address + u64::from(setting!(sk_peer_port)));
+    socket.peer_port = u16::from_be(port);
+    // What the kernel keeps of datagrams that came may be of before: the flow must not be the socket's first.
+    socket.sequence = 1;
+    socket.flags |= mark::CONNECTED | mark::JOINED | mark::FORMER;
 }
 
 /// A process has a socket that makes its own packets.

@@ -44,7 +44,7 @@ pub fn connect(ctx: &SockAddrContext, socket: *mut bpf_sock, netns: u64, peer: A
     state.sequence += 1;
     state.peer = peer;
     state.peer_port = port;
-    state.flags = state.flags & !(mark::SYN_SENT | mark::PENDING) | mark::CONNECTING;
+    state.flags = state.flags & !(mark::SYN_SENT | mark::PENDING | mark::CONNECTION) | mark::CONNECTING;
     if is_path(address_of(socket)) {
         state.flags |= mark::PATH;
         // SAFETY: the helper takes this context.
@@ -64,6 +64,15 @@ fn is_path(socket: u64) -> bool {
     }
     let byte: u8 = read(socket + u64::from(offset));
     (byte >> (setting!(is_mptcp_shift) & 7)) & 1 != 0
+}
+
+/// A multipath socket is being made. Its paths are told, and its accepted sockets inherit the mark.
+#[inline(always)]
+pub fn created_multipath(ctx: &SockContext) {
+    // SAFETY: the context is the socket in this type of program.
+    if let Some(state) = unsafe { SOCKETS.get_or_add(ctx.sock) } {
+        state.flags |= mark::WATCHED;
+    }
 }
 
 /// A multipath socket is being released. Its paths are the kernel's own sockets, whose release nothing shows; the first
@@ -176,7 +185,7 @@ fn established(ctx: &SockOpsContext) {
     if !state.is(mark::SYN_SENT) {
         return;
     }
-    state.flags &= !(mark::SYN_SENT | mark::PENDING);
+    state.flags = state.flags & !(mark::SYN_SENT | mark::PENDING) | mark::ESTABLISHED;
     emit_attempt(ctx, state, kind::TCP_ESTABLISHED, 0, flag::ANSWERED);
 }
 
@@ -248,17 +257,23 @@ fn emit_attempt(ctx: &SockOpsContext, state: &Socket, kind: u32, detail: u32, fl
 #[inline(always)]
 fn accepted(ctx: &SockOpsContext) {
     let Some(socket) = socket_of(ctx) else { return };
+    // A listener that nothing marked leaves none; a look must still know that this connection is told.
     // SAFETY: a socket of the context, tested for null.
-    let mut state = unsafe { SOCKETS.get(socket) };
+    let mut state = unsafe { SOCKETS.get_or_add(socket) };
     if let Some(state) = &mut state {
+        let mut told = mark::ACCEPTED;
         // A listener's attempt would have ended, and been told, before it could listen; should it ever be copied all
         // the same, it was not an attempt to reach this client's port.
         // SAFETY: the verifier checks the access.
         let remote_port = u32::from_be(unsafe { (*ctx.ops).remote_port }) as u16;
         if state.is(mark::SYN_SENT) && state.peer_port == remote_port {
             emit_attempt(ctx, state, kind::TCP_ESTABLISHED, 0, flag::ANSWERED);
+            told = mark::ESTABLISHED;
+        } else {
+            state.started = now();
         }
-        state.flags &= !(mark::CONNECTING | mark::SYN_SENT | mark::PENDING);
+        state.flags =
+            state.flags & !(mark::CONNECTING | mark::SYN_SENT | mark::PENDING | mark::CONNECTION) | told;
     }
     // SAFETY: the helpers take this context.
     let (cookie, netns) =

@@ -3,7 +3,7 @@
 //!
 //! Told again, since what the agent makes of a flow may change: policies come later than flows, and an address that
 //! one pod had goes to another. A flow that goes on is told at most once an interval, and by its first datagram after
-//! the interval's end; the sequence number goes up each time.
+//! the interval's end, be it one that is sent or an answer whose sender is read; the sequence number goes up each time.
 //!
 //! Hooks fire once a message, so each must leave as early as it can. What a socket did last is in its own storage;
 //! further peers are in a map that forgets the least used. Forgetting costs a record too many, never a missing one.
@@ -302,7 +302,15 @@ fn connected_send(state: &mut Socket, socket: *mut bpf_sock) {
     let netns = state.netns;
     state.identify(netns);
 
-    let address = address_of(socket);
+    let (local, remote) = ends_of(address_of(socket));
+    // Another program may have rewritten it after us.
+    let asked = (state.peer, state.peer_port);
+    tell(kind::UDP_SENT, state, cookie, local, remote, asked);
+}
+
+/// Both ends of the connected socket at `address`.
+#[inline(always)]
+fn ends_of(address: u64) -> ((Address, u16), (Address, u16)) {
     let family: u16 = read(address + u64::from(setting!(sk_family)));
     let (local, remote) = if family == AF_INET as u16 {
         (
@@ -317,10 +325,7 @@ fn connected_send(state: &mut Socket, socket: *mut bpf_sock) {
     };
     let local_port: u16 = read(address + u64::from(setting!(sk_num)));
     let remote_port: u16 = read(address + u64::from(setting!(sk_peer_port)));
-    let remote = (remote, u16::from_be(remote_port));
-    // Another program may have rewritten it after us.
-    let asked = (state.peer, state.peer_port);
-    tell(kind::UDP_SENT, state, cookie, (local, local_port), remote, asked);
+    ((local, local_port), (remote, u16::from_be(remote_port)))
 }
 
 /// A datagram was read, and its sender told to the program.
@@ -338,6 +343,17 @@ pub fn receive(ctx: &SockAddrContext, sender: Address, port: u16) {
     if state.is(mark::SENT) && (connected || state.peer == sender && state.peer_port == port) {
         if state.unanswered != 0 {
             answers::read_by_program(state, cookie_of(ctx));
+        } else if is_due(state.peer_told) {
+            // Who has asked once and only listens since, as to a stream.
+            state.peer_told = ticks();
+            let asked = (state.peer, state.peer_port);
+            let ends = if connected {
+                ends_of(address_of(socket))
+            } else {
+                // SAFETY: `socket` is of the context.
+                (unsafe { local_of(socket) }, asked)
+            };
+            goes_on(state, cookie_of(ctx), ends, asked);
         }
         return;
     }
@@ -359,6 +375,13 @@ pub fn receive(ctx: &SockAddrContext, sender: Address, port: u16) {
             // SAFETY: as above.
             unsafe { (*peer).unanswered = 0 };
             answers::answered(sequence, cookie);
+        // SAFETY: as above.
+        } else if is_due(unsafe { (*peer).told }) {
+            // SAFETY: as above.
+            unsafe { (*peer).told = ticks() };
+            // SAFETY: `socket` is of the context.
+            let ends = (unsafe { local_of(socket) }, (sender, port));
+            goes_on(state, cookie, ends, (sender, port));
         }
         return;
     }
@@ -397,6 +420,20 @@ pub fn receive(ctx: &SockAddrContext, sender: Address, port: u16) {
     // SAFETY: `socket` is of the context.
     let (local, local_port) = unsafe { local_of(socket) };
     tell(kind::UDP_RECEIVED, state, cookie, (local, local_port), (sender, port), (sender, port));
+}
+
+/// An answer came for a flow that was told long ago, and answered: it is told again, as a datagram that is sent would do.
+#[inline(always)]
+fn goes_on(
+    state: &mut Socket,
+    cookie: u64,
+    (local, remote): ((Address, u16), (Address, u16)),
+    asked: (Address, u16),
+) {
+    state.started = now();
+    state.sequence += 1;
+    tell(kind::UDP_SENT, state, cookie, local, remote, asked);
+    answers::answered(state.sequence, cookie);
 }
 
 /// Whether a datagram from this socket to `peer` answers one that was read from there.

@@ -80,6 +80,7 @@ struct File {
     dns_names: Option<bool>,
     dns_servers: Option<Vec<String>>,
     drain_interval: Option<String>,
+    look_every: Option<String>,
     discover_every: Option<String>,
     unused_after: Option<String>,
     unused_coverage: Option<f64>,
@@ -121,6 +122,8 @@ pub struct Config {
     pub dns_servers: DnsServers,
     /// How often the ring is drained.
     pub drain_interval: Duration,
+    /// How often all open sockets are looked through.
+    pub look_every: Duration,
     /// How often kinds that the API server does not know are looked for again.
     pub discover_every: Duration,
     /// How long a rule must be watched before it can be unused.
@@ -154,6 +157,7 @@ struct Printed<'a> {
     dns_names: bool,
     dns_servers: Vec<String>,
     drain_interval: String,
+    look_every: String,
     discover_every: String,
     unused_after: String,
     unused_coverage: f64,
@@ -202,6 +206,11 @@ impl Config {
         if !(Duration::from_millis(1)..=Duration::from_secs(1)).contains(&drain_interval) {
             bail!("drainInterval is {drain_interval:?}: it must be from 1ms to 1s");
         }
+        // A look goes through every file that is open on the node.
+        let look_every = duration("lookEvery", file.look_every.as_deref(), Duration::from_secs(30))?;
+        if look_every < Duration::from_secs(1) {
+            bail!("lookEvery is {look_every:?}: it must be at least 1s");
+        }
         // Every agent of a cluster asks, for each kind of policy that is not installed: often is too often.
         let discover_every =
             duration("discoverEvery", file.discover_every.as_deref(), Duration::from_secs(300))?;
@@ -230,6 +239,7 @@ impl Config {
             dns_names: flags.dns_names || file.dns_names.unwrap_or(false),
             dns_servers: dns_servers(file.dns_servers)?,
             drain_interval,
+            look_every,
             discover_every,
             unused_after: duration("unusedAfter", unused_after, Duration::from_secs(7 * 24 * 3600))?,
             unused_coverage,
@@ -261,6 +271,7 @@ impl Config {
                 namespaces.chain(addresses.iter().map(ToString::to_string)).collect()
             },
             drain_interval: format!("{:#}", jiff::SignedDuration::try_from(self.drain_interval)?),
+            look_every: format!("{:#}", jiff::SignedDuration::try_from(self.look_every)?),
             discover_every: format!("{:#}", jiff::SignedDuration::try_from(self.discover_every)?),
             unused_after: format!("{:#}", jiff::SignedDuration::try_from(self.unused_after)?),
             unused_coverage: self.unused_coverage,
@@ -354,6 +365,7 @@ mod tests {
             ("drainInterval: soon\n", "20ms"),
             ("unusedAfter: -3h\n", "unusedAfter"),
             ("discoverEvery: 10ms\n", "at least 1s"),
+            ("lookEvery: 10ms\n", "at least 1s"),
             ("unusedCoverage: 99\n", "from 0 to 1"),
             ("violationSeries: 0\n", "at least 1"),
             ("manifests: /m\nkubeconfig: /k\n", "keep one"),

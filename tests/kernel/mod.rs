@@ -7,6 +7,8 @@ mod dns;
 mod doctor;
 mod drops;
 mod life;
+mod open;
+mod open_sockets;
 mod outcomes;
 mod overload;
 mod parts;

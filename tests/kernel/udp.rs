@@ -8,7 +8,7 @@ use std::{
 };
 
 use netaudit::{
-    kernel::Feature,
+    kernel::{Event, Feature},
     model::{Direction, Observation, Outcome, Protocol},
 };
 
@@ -311,6 +311,45 @@ fn a_connected_flow_is_told_again_only_by_its_own_datagrams() {
     let flows = service.stage.expect(&service.client, 3);
     assert_eq!(flows.iter().map(Observation::port).collect::<Vec<_>>(), [54, 53, 54]);
     drop(other);
+}
+
+#[test]
+fn whoever_asks_once_and_listens_to_a_stream_is_told_again_while_it_comes() {
+    if !ready() {
+        return;
+    }
+    let interval = Duration::from_millis(500);
+    let mut stage = Stage::with_retell(interval);
+    let pod = stage.pod("a");
+    pod.run(|| {
+        let servers = [UdpSocket::bind("127.0.0.1:53")?, UdpSocket::bind("127.0.0.1:54")?];
+        let client = UdpSocket::bind("127.0.0.1:0")?;
+        // The latest peer and one before it are kept in different places.
+        for (server, port) in servers.iter().zip([53, 54]) {
+            client.send_to(b"?", ("127.0.0.1", port))?;
+            server.recv_from(&mut [0; 16])?;
+        }
+        let begun = Instant::now();
+        while begun.elapsed() < 5 * interval / 2 {
+            for server in &servers {
+                server.send_to(b"!", client.local_addr()?)?;
+                client.recv_from(&mut [0; 16])?;
+            }
+            std::thread::sleep(interval / 10);
+        }
+        Ok(())
+    });
+    stage.drain();
+    let flows = stage.flows(&pod);
+    let told = |outcome, port| {
+        let is = |flow: &&Observation| flow.outcome == outcome && flow.port() == port;
+        flows.iter().filter(is).count()
+    };
+    for port in [53, 54] {
+        assert_eq!((told(Outcome::Sent, port), told(Outcome::Received, port)), (3, 1), "{port}: {flows:#?}");
+    }
+    let answered = stage.events.iter().filter(|event| matches!(event, Event::Answer(_))).count();
+    assert_eq!(answered, 6);
 }
 
 #[test]

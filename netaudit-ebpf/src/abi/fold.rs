@@ -24,7 +24,7 @@ pub struct Tally {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct FoldKey {
-    /// As in [`FlowRecord`], and so are all others of the same name.
+    /// As in [`FlowRecord`](super::FlowRecord), and so are all others of the same name.
     pub netns: u64,
     /// The opener's cgroup.
     pub cgroup: u64,
@@ -38,7 +38,7 @@ pub struct FoldKey {
     pub detail: u32,
     /// The destination's port: the other end's on the source side, this end's on the destination side.
     pub port: u16,
-    /// Bits of [`flag`] without [`flag::ACTOR`].
+    /// Bits of [`flag`](super::flag) without [`flag::ACTOR`](super::flag::ACTOR).
     pub flags: u16,
     /// How many of [`WAITED_STEPS`] passed from the attempt to its outcome.
     pub waited: u32,

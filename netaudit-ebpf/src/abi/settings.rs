@@ -103,6 +103,20 @@ pub struct Settings {
     pub sk_peer6: u32,
     /// `sock.skc_dport`
     pub sk_peer_port: u32,
+    /// `sock.sk_max_ack_backlog`
+    pub sk_backlog: u32,
+    /// `inet_connection_sock.icsk_bind_hash`; [`NO_FIELD`] where one of those that follow is missing
+    pub bind_bucket: u32,
+    /// `inet_bind_bucket.fastreuse`
+    pub bucket_reuse: u32,
+    /// `inet_bind_bucket.fastreuseport`
+    pub bucket_reuse_port: u32,
+    /// `inet_sock.mc_index`
+    pub arrival4: u32,
+    /// `inet_sock.pinet6`
+    pub inet6: u32,
+    /// `ipv6_pinfo.mcast_oif`
+    pub arrival6: u32,
     /// The kernel's numbers of [`DROP_REASONS`]; 0 for one that it does not have.
     pub drop_reasons: [u32; DROP_REASONS.len()],
     /// Bytes in the ring at which the reader is woken; 0 for never.
@@ -128,4 +142,11 @@ pub const TICK_SHIFT: u32 = 20;
 /// connected socket's flow is told at its first datagram and not at `connect`, which sends nothing.
 pub const SWITCH_UDP_SEND: u32 = 0;
 
-const _: () = assert!(size_of::<Settings>() == 248);
+/// Index into the map of switches: 1 there means that the scan of open files also tells of connections. A scan that nobody
+/// reads must not take them for told.
+pub const SWITCH_OPEN: u32 = 1;
+
+/// How many switches there are.
+pub const SWITCHES: u32 = 2;
+
+const _: () = assert!(size_of::<Settings>() == 280);

@@ -1,6 +1,9 @@
 //! The state of the agent's loop, and what happens to it. Nothing here waits.
 
+mod looks;
+
 use super::progress::Progress;
+use looks::Looks;
 use std::{
     collections::HashSet,
     sync::Arc,
@@ -30,9 +33,6 @@ const FAULT_MEMORY: Duration = Duration::from_secs(90);
 
 /// How often the node's own addresses are read.
 const ADDRESSES_EVERY: Duration = Duration::from_secs(30);
-
-/// How often packet sockets are looked for.
-const RAW_SOCKETS_EVERY: Duration = Duration::from_secs(30);
 
 /// How long after a cgroup was made its processes are looked for, each second: a runtime makes the cgroup first.
 const LOOK_FOR_TASKS: Duration = Duration::from_secs(3);
@@ -74,7 +74,7 @@ pub(super) struct State {
     /// Records of cgroups that were lost when the cgroups were last listed.
     cgroups_lost: u64,
     addresses_read: Option<Timestamp>,
-    raw_sockets_read: Timestamp,
+    looks: Looks,
     /// When a cgroup was last made: its processes may not be in their namespace yet.
     cgroup_made: Option<Timestamp>,
     started: Timestamp,
@@ -134,7 +134,7 @@ impl State {
             many_folded: u64::from(config.fold_keys / 2),
             cgroups_lost: of_cgroups(&losses_before),
             addresses_read: None,
-            raw_sockets_read: now,
+            looks: Looks::new(config.look_every, now),
             cgroup_made: None,
             started: now,
             warned: HashSet::new(),
@@ -164,9 +164,10 @@ impl State {
         }
     }
 
-    /// Takes what is in the ring, for as long as one drain may take. Returns how many records that were.
+    /// Takes what is in the ring, for as long as one drain may take, and a few of the connections that a look has found.
+    /// Returns how many that were.
     pub(super) fn drain(&mut self, now: Timestamp) -> usize {
-        self.drain_until(now, Instant::now() + DRAIN_TIME)
+        self.drain_until(now, Instant::now() + DRAIN_TIME) + self.take_open()
     }
 
     fn drain_until(&mut self, now: Timestamp, deadline: Instant) -> usize {
@@ -371,12 +372,7 @@ impl State {
         if self.addresses_read.is_none_or(|read| now.since(read) >= ADDRESSES_EVERY || now < read) {
             self.read_addresses(now);
         }
-        if now.since(self.raw_sockets_read) >= RAW_SOCKETS_EVERY {
-            self.raw_sockets_read = now;
-            if let Err(error) = self.kernel.look_for_raw_sockets() {
-                tracing::warn!(%error, "packet sockets could not be looked for");
-            }
-        }
+        self.look_again(now);
         self.look_for_tasks(now);
         for watch in &mut self.watches {
             if watch.last_fault.is_some_and(|fault| now.since(fault) >= FAULT_MEMORY) {
@@ -520,6 +516,7 @@ impl State {
             ("attribute", "too many drops", self.auditor.drops_forgotten()),
             ("attribute", "drops not judged", self.auditor.drops_unjudged()),
             ("attribute", "too many host connections", self.auditor.pairs_dropped()),
+            ("attribute", "too many open connections", self.auditor.open_connections().forgotten()),
         ];
         losses.extend(ours.map(|(stage, cause, count)| Loss { stage, cause, cpu: 0, count }));
         losses

@@ -5,6 +5,7 @@ mod drops;
 mod evidence;
 mod folded;
 mod names;
+mod open;
 mod raw_sockets;
 mod rules;
 mod translated;
@@ -22,8 +23,8 @@ use foldhash::{HashMap, HashSet};
 pub use names::DnsServers;
 
 use super::{
-    Attribution, Budget, Counts, Evidence, Flow, FlowId, Owner, Peer, PeerKind, RawSockets, Subject, Usage,
-    Violations,
+    Attribution, Budget, Counts, Evidence, Flow, FlowId, OpenConnections, Owner, Peer, PeerKind, RawSockets,
+    Subject, Usage, Violations,
     datagrams::{Datagrams, Held},
     drops::Drops,
     enforcement::Enforcement,
@@ -34,7 +35,7 @@ use super::{
 use crate::{
     cluster::{Cluster, Endpoint, Pod, PodId},
     model::{
-        Direction, Gap, NetnsCookie, Observation, Outcome, PacketDrop, Protocol, RawSocket, Timestamp,
+        Direction, Gap, NetnsCookie, Observation, Outcome, PacketDrop, Protocol, RawSocket, Reach, Timestamp,
         Verdict,
     },
 };
@@ -128,6 +129,8 @@ pub struct Auditor {
     raw_sockets: RawSockets,
     /// Only where DNS answers are seen.
     names: Option<Box<names::Seen>>,
+    open: OpenConnections,
+    gathered: open::Gathered,
     bound: HashMap<(NetnsCookie, IpAddr), PodId>,
     sequence: u64,
     counts: Counts,
@@ -165,6 +168,8 @@ impl Auditor {
             held_raw_sockets: VecDeque::new(),
             raw_sockets: RawSockets::default(),
             names: None,
+            open: OpenConnections::default(),
+            gathered: open::Gathered::default(),
             bound: HashMap::default(),
             sequence: 0,
             counts: Counts::default(),
@@ -515,25 +520,45 @@ impl Auditor {
         judged: Judged,
         Proof { stopped_by, closed_port }: Proof,
     ) -> Flow {
-        self.sequence += 1;
-        let actor = seen.actor.cgroup.and_then(|cgroup| self.attribution.actor(cgroup));
         let (direction, other_end) = (seen.direction, judged.other_end.as_deref());
         let reach = reach(seen, stopped_by.is_some());
         self.enforcement.learn(direction, reach, seen.found_closed_port(), &judged.verdict, other_end);
         let finding = finding(seen, reach, &judged.verdict, other_end);
-        let flow = Flow {
+        let mut flow = self.name(seen, subject, judged, reach, finding);
+        flow.stopped_by = stopped_by;
+        flow.closed_port = closed_port;
+        flow.cause = finding
+            .filter(|finding| *finding == Finding::Unenforced)
+            .and_then(|_| self.enforcement.cause(direction));
+        self.counts.flow(&flow);
+        self.usage.credit(&flow.verdict, seen.count(), seen.first()..=seen.at);
+        self.count_violation(&flow);
+        flow
+    }
+
+    /// The flow with its number and its actor.
+    fn name(
+        &mut self,
+        seen: &Observation,
+        subject: Subject,
+        judged: Judged,
+        reach: Reach,
+        finding: Option<Finding>,
+    ) -> Flow {
+        self.sequence += 1;
+        let actor = seen.actor.cgroup.and_then(|cgroup| self.attribution.actor(cgroup));
+        Flow {
             id: FlowId { run: self.settings.run.clone(), sequence: self.sequence },
             observation: *seen,
             actor_kind: self.actor_kind(seen, &subject),
             actor_pod: actor.map(|actor| actor.uid.clone()),
             actor_container: actor.and_then(|actor| actor.container.clone()),
             reach,
-            stopped_by,
-            closed_port,
+            stopped_by: None,
+            closed_port: false,
             finding,
-            cause: finding
-                .filter(|finding| *finding == Finding::Unenforced)
-                .and_then(|_| self.enforcement.cause(direction)),
+            cause: None,
+            open: None,
             subject,
             peer: judged.peer,
             names: judged.names,
@@ -542,13 +567,14 @@ impl Auditor {
             translation: judged.translation,
             verdict: judged.verdict,
             other_end: judged.other_end,
-        };
-        self.counts.flow(&flow);
-        self.usage.credit(&flow.verdict, seen.count(), seen.first()..=seen.at);
-        if let Some(key) = self.violation(&flow) {
-            self.violations.count(key, self.is_bare_source(&flow), seen.count(), seen.at);
         }
-        flow
+    }
+
+    fn count_violation(&mut self, flow: &Flow) {
+        if let Some(key) = self.violation(flow) {
+            let seen = &flow.observation;
+            self.violations.count(key, self.is_bare_source(flow), seen.count(), seen.at);
+        }
     }
 }
 

@@ -8,6 +8,12 @@ pub enum UnenforcedCause {
     /// Not one denied flow of this direction has been stopped since the agent started.
     #[serde(rename = "nothing enforces")]
     NothingEnforces,
+    /// It was open before the agent started.
+    #[serde(rename = "older connection")]
+    OlderConnection,
+    /// It was open, and allowed, before the policy that denies it.
+    #[serde(rename = "older than the policy")]
+    OlderThanPolicy,
 }
 
 /// In which directions a denied flow has been stopped since the start.

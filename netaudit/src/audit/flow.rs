@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Finding, SeenName, UnenforcedCause};
+use super::{Finding, Open, SeenName, UnenforcedCause};
 use crate::{
     cluster::PodId,
     model::{DropReason, Observation, Reach, Translation, Verdict},
@@ -122,4 +122,6 @@ pub struct Flow {
     pub finding: Option<Finding>,
     /// Why it passed, where the finding is [`Finding::Unenforced`] and it is known.
     pub cause: Option<UnenforcedCause>,
+    /// Of one that began earlier: why it is told now.
+    pub open: Option<Open>,
 }

@@ -2,9 +2,9 @@
 //!
 //! [`Auditor`] owns everything that a verdict needs, and is driven from outside: objects come in through
 //! [`Auditor::cluster_mut`], kernel records through [`Auditor::observe`], [`Auditor::observe_folded`],
-//! [`Auditor::observe_answer`], [`Auditor::observe_drop`], [`Auditor::observe_raw_socket`] and [`Auditor::observe_dns`], time
-//! through [`Auditor::tick`] and [`Auditor::settle`]. Flows come out; metrics are read from [`Auditor::counts`], [`Auditor::usage`] and
-//! [`Auditor::violations`].
+//! [`Auditor::observe_answer`], [`Auditor::observe_drop`], [`Auditor::observe_raw_socket`] and [`Auditor::observe_dns`],
+//! connections that go on through [`Auditor::observe_open`], time through [`Auditor::tick`] and [`Auditor::settle`]. Flows come out; metrics are read
+//! from [`Auditor::counts`], [`Auditor::usage`], [`Auditor::violations`], [`Auditor::open_connections`] and [`Auditor::names`].
 //!
 //! ```text
 //! observe → attribute (who: namespace, cgroup) → resolve (with whom: address, time) → judge → account → Flow
@@ -13,6 +13,7 @@
 //! observe_answer ──► decides a UDP flow that waits for it ─────────────────┤
 //! observe_drop ──► kept until the attempt that it belongs to ends ─────────┘
 //!    └──► an attempt to reach a pod of this node, judged as above, whoever its source
+//! observe_open ──► resolve ──► judge again: its rules are in use; a flow only where it was never told, or is denied by now
 //! ```
 
 mod attribute;
@@ -26,6 +27,7 @@ mod finding;
 mod flow;
 mod handshakes;
 mod names;
+mod open;
 mod raw_sockets;
 mod resolve;
 #[cfg(test)]
@@ -41,6 +43,7 @@ pub use enforcement::UnenforcedCause;
 pub use finding::{Finding, finding, reach};
 pub use flow::{ActorKind, Flow, FlowId, Peer, PeerKind, Subject};
 pub use names::{FRESH_AT_LEAST, NameCounts, Names, STALE, SeenName};
+pub use open::{Open, OpenConnections, OpenCounts};
 pub use raw_sockets::{RawSocketKey, RawSocketSeen, RawSockets};
 pub use usage::{Evidence, Missing, RuleKey, RuleUsage, Usage, Watched};
 pub use violations::{Budget, OTHER, ViolationCount, ViolationKey, Violations};

@@ -45,9 +45,9 @@ pub struct RuleUsage {
     pub matches: u64,
     /// Flows that it alone allowed.
     pub sole_matches: u64,
-    /// The first match.
+    /// The first match, or when a connection that it allows was first found open.
     pub first: Option<Timestamp>,
-    /// The last match.
+    /// The last match, or when a connection that it allows was last found open.
     pub last: Option<Timestamp>,
     /// Since when this agent watches it.
     pub observed_since: Timestamp,
@@ -91,7 +91,8 @@ impl RuleUsage {
 
     /// Whether it can be called unused, or what is missing for saying so either way.
     pub fn unused(&self, now: Timestamp, needs: &Evidence) -> Result<bool, Missing> {
-        if self.matches > 0 {
+        // Without a match where it allows a connection that began before the agent did.
+        if self.last.is_some() {
             return Ok(false);
         }
         if !self.observable {
@@ -231,6 +232,16 @@ impl Usage {
         }
     }
 
+    /// A connection with this verdict is open at `at`: what has a part in it is in use. Matches count flows, so it is none.
+    pub fn keep(&mut self, verdict: &Verdict, at: Timestamp) {
+        let rules = verdict.rules().iter().chain(verdict.denying_rule()).chain(&verdict.passed);
+        for matched in rules {
+            let Some(usage) = self.rules.get_mut(&RuleKey::from(&*matched.rule)) else { continue };
+            usage.first = Some(usage.first.map_or(at, |first| first.min(at)));
+            usage.last = Some(usage.last.map_or(at, |last| last.max(at)));
+        }
+    }
+
     /// The rules that are current, in order of policy, direction and position.
     pub fn current(&self) -> Vec<&RuleUsage> {
         let mut rules: Vec<_> = self.rules.values().filter(|usage| usage.current).collect();
@@ -317,6 +328,21 @@ mod tests {
         let found = usage.current()[0];
         assert_eq!((found.matches, found.sole_matches), (8, 8));
         assert_eq!((found.first, found.last), (Some(T(2)), Some(T(5))));
+    }
+
+    #[test]
+    fn an_open_connection_keeps_its_rule_in_use_and_is_no_match() {
+        let mut usage = Usage::default();
+        usage.watch([Watched { observed: 2, ..watched(0xa, 0) }, watched(0xb, 1)], T(0));
+        usage.keep(&allowed(&[0xa]), T(40));
+        usage.keep(&allowed(&[0xa]), T(70));
+        usage.tick(T(100));
+        let found = usage.current()[0];
+        assert_eq!((found.matches, found.sole_matches), (0, 0));
+        assert_eq!((found.first, found.last), (Some(T(40)), Some(T(70))));
+        let needs = Evidence { window: Duration::from_secs(50), coverage: 0.5, last_loss: None };
+        assert_eq!(found.unused(T(100), &needs), Ok(false));
+        assert_eq!(usage.current()[1].unused(T(100), &needs), Ok(true));
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub enum Trial {
     Refused,
     /// A TCP connection to a listener that was there before the programs.
     OldListener,
+    /// TCP connections that were there before the programs, over IPv4 and IPv6, both ends.
+    OldConnection,
     /// A datagram over IPv4 whose destination is named, and its server.
     Udp4,
     /// The same over IPv6.
@@ -48,11 +50,12 @@ pub enum Trial {
 
 impl Trial {
     /// Every one, in the order in which they are made.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Tcp4,
         Self::Tcp6,
         Self::Refused,
         Self::OldListener,
+        Self::OldConnection,
         Self::Udp4,
         Self::Udp6,
         Self::UdpConnected,
@@ -71,6 +74,7 @@ impl Trial {
             Self::Tcp6 => "a TCP connection over IPv6, both ends",
             Self::Refused => "a TCP connection to a closed port",
             Self::OldListener => "who serves at a listener that is older than the programs",
+            Self::OldConnection => "TCP connections that are older than the programs, both ends",
             Self::Udp4 => "a UDP datagram over IPv4, both ends",
             Self::Udp6 => "a UDP datagram over IPv6, both ends",
             Self::UdpConnected => "a UDP datagram of a connected socket",
@@ -96,13 +100,32 @@ pub enum Result {
     NotMade(String),
 }
 
-/// A listener from before the programs were loaded.
-pub struct Before(io::Result<TcpListener>);
+/// A listener from before the programs were loaded, and both ends of connections that were made then.
+pub struct Before(io::Result<(TcpListener, Vec<[TcpStream; 2]>)>);
 
 impl Before {
     /// To be called before [`Kernel::load`].
     pub fn open() -> Self {
-        Self(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
+        let join = |listener: &TcpListener, ip: IpAddr| -> io::Result<_> {
+            let to = SocketAddr::new(ip, listener.local_addr()?.port());
+            let client = TcpStream::connect_timeout(&to, PATIENCE)?;
+            Ok([client, listener.accept()?.0])
+        };
+        let open = || -> io::Result<_> {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+            let mut made = vec![join(&listener, Ipv4Addr::LOCALHOST.into())?];
+            // Where there is no IPv6, another trial says so.
+            if let Ok(dual) = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)) {
+                made.extend(join(&dual, Ipv6Addr::LOCALHOST.into()).ok());
+                made.extend(join(&dual, Ipv4Addr::LOCALHOST.into()).ok());
+            }
+            Ok((listener, made))
+        };
+        Self(open())
+    }
+
+    fn get(&self) -> io::Result<&(TcpListener, Vec<[TcpStream; 2]>)> {
+        self.0.as_ref().map_err(|error| io::Error::other(error.to_string()))
     }
 }
 
@@ -141,6 +164,7 @@ fn one(kernel: &mut Kernel, trial: Trial, before: &Before, own: &Comm) -> Result
         Trial::RawSocket => return raw_socket(kernel, RawSocketKind::Ip, own),
         Trial::PacketSocket => return raw_socket(kernel, RawSocketKind::Packet, own),
         Trial::Dns => return dns(kernel),
+        Trial::OldConnection => return old_connection(kernel, before, own),
         _ => {}
     }
     let expected = match make(trial, before) {
@@ -241,6 +265,46 @@ fn dns(kernel: &mut Kernel) -> Result {
     }
 }
 
+/// Looks for both ends of the connections from before.
+fn old_connection(kernel: &mut Kernel, before: &Before, own: &Comm) -> Result {
+    let ends = before.get().and_then(|(_, made)| {
+        let ends = |[client, _]: &[TcpStream; 2]| Ok((client.local_addr()?, client.peer_addr()?));
+        made.iter().map(ends).collect::<io::Result<Vec<_>>>()
+    });
+    let ends = match ends {
+        Ok(ends) => ends,
+        Err(error) => return Result::NotMade(error.to_string()),
+    };
+    let mut found = Vec::new();
+    let look = kernel.look().map_err(|error| error.to_string());
+    let looked = look.and_then(|look| {
+        let look = look.ok_or_else(|| "this kernel cannot look through open sockets".to_owned())?;
+        look.take_all(&mut |open| found.push(open)).map_err(|error| error.to_string())
+    });
+    if let Err(error) = looked {
+        return Result::Unseen(error);
+    }
+    let is_found = |direction: Direction, local: SocketAddr, remote: SocketAddr| {
+        found.iter().any(|open| {
+            let seen = &open.seen;
+            (open.unknown_end, open.is_told, seen.direction) == (None, false, direction)
+                && (seen.local, seen.remote, seen.actor.comm) == (local, remote, *own)
+        })
+    };
+    for (client, server) in ends {
+        for (direction, local, remote) in
+            [(Direction::Egress, client, server), (Direction::Ingress, server, client)]
+        {
+            if !is_found(direction, local, remote) {
+                return Result::Unseen(format!(
+                    "no {direction} end of {client} to {server} with its process"
+                ));
+            }
+        }
+    }
+    Result::Works
+}
+
 /// Makes one, and says what must be recorded of it.
 fn make(trial: Trial, before: &Before) -> io::Result<Vec<Expected>> {
     let expected = |direction, outcome, port| Expected { direction, outcome, port, with_actor: true };
@@ -259,10 +323,7 @@ fn make(trial: Trial, before: &Before) -> io::Result<Vec<Expected>> {
     Ok(match trial {
         Trial::Tcp4 => tcp(connect(&TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?)?),
         Trial::Tcp6 => tcp(connect(&TcpListener::bind((Ipv6Addr::LOCALHOST, 0))?)?),
-        Trial::OldListener => {
-            let listener = before.0.as_ref().map_err(|error| io::Error::other(error.to_string()))?;
-            tcp(connect(listener)?)
-        }
+        Trial::OldListener => tcp(connect(&before.get()?.0)?),
         Trial::Refused => {
             let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
             match TcpStream::connect(closed) {
@@ -284,7 +345,7 @@ fn make(trial: Trial, before: &Before) -> io::Result<Vec<Expected>> {
             client.send(b"netaudit doctor")?;
             vec![expected(Direction::Egress, Outcome::Rejected, closed.port())]
         }
-        Trial::RawSocket | Trial::PacketSocket | Trial::Dns => vec![],
+        Trial::OldConnection | Trial::RawSocket | Trial::PacketSocket | Trial::Dns => vec![],
     })
 }
 

@@ -34,7 +34,7 @@ pub const SENSORS: &[Sensor] = &[
         programs: &["on_connect4", "on_connect6", "on_sock_ops", "on_release"],
         seen: "every attempt with its process, and how it ended: established, refused, rejected, timeout, unreachable, aborted, \
                failed",
-        unseen: "connections that were established before the agent started",
+        unseen: "how attempts ended that began before the agent started, other than those that are connected still",
         shown_by: &[Trial::Tcp4, Trial::Tcp6, Trial::Refused],
     },
     Sensor {
@@ -57,11 +57,24 @@ pub const SENSORS: &[Sensor] = &[
         shown_by: &[Trial::OldListener],
     },
     Sensor {
+        direction: None,
+        protocol: Some(Protocol::Tcp),
+        what: "a connection goes on, or was open before the agent started",
+        programs: &["scan_files"],
+        seen: "every connection that a process holds open, with its end, by a look at all open sockets every 30 seconds: its rules are in \
+               use",
+        unseen: "those that no process holds (accepted by nobody yet, under way to another process, the kernel's own); of one from before \
+                 the address that its program asked for; the end of one whose socket listened before it connected, and of those \
+                 that CRIU restored",
+        shown_by: &[Trial::OldConnection],
+    },
+    Sensor {
         direction: Some(Direction::Egress),
         protocol: Some(Protocol::Udp),
         what: "a program sends to a destination it names each time",
         programs: &["on_sendmsg4", "on_sendmsg6"],
-        seen: "the first datagram of a socket to each destination, and again every 30 seconds while it goes on",
+        seen: "the first datagram of a socket to each destination, and again every 30 seconds while it goes on, or answers are read \
+               with their sender",
         unseen: "destinations beyond the 32,768 used last are told again when they are used again",
         shown_by: &[Trial::Udp4, Trial::Udp6],
     },
@@ -70,8 +83,10 @@ pub const SENSORS: &[Sensor] = &[
         protocol: Some(Protocol::Udp),
         what: "a program connects a socket, and sends",
         programs: &["on_connect4", "on_connect6", "on_sent"],
-        seen: "the first datagram after each connect",
-        unseen: "where the kernel has no hook for the datagram, a connect that sends nothing counts as one",
+        seen: "the first datagram after each connect, and again every 30 seconds while it goes on; also of sockets that were connected \
+               before the agent started",
+        unseen: "where the kernel has no hook for the datagram, a connect that sends nothing counts as one; sockets from before that were \
+                 bound to a port and connected, which may be answering; what only reads without asking for the sender (read, recv)",
         shown_by: &[Trial::UdpConnected],
     },
     Sensor {

@@ -267,6 +267,7 @@ pub fn settings(types: &Types<'_>, wake_at: u32, udp_retell: u32) -> Result<Sett
         task_nsproxy: byte("task_struct", "nsproxy")?,
         nsproxy_net: byte("nsproxy", "net_ns")?,
         message_name: byte("msghdr", "msg_name")?,
+        bind_bucket: NO_FIELD,
         wake_at,
         udp_retell,
         // What follows is of optional programs: see `drops::settings`.

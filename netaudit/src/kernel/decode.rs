@@ -93,6 +93,11 @@ pub fn decode(bytes: &[u8], clock: &Clock) -> Result<Event, DecodeError> {
     }
 }
 
+/// The bytes of exactly one flow record, from wherever.
+pub(super) fn take_flow(bytes: &[u8]) -> Option<FlowRecord> {
+    take(bytes)
+}
+
 /// Decodes what the task iterator wrote: as many records as there are. An incomplete last one is left out.
 pub fn decode_tasks(bytes: &[u8]) -> impl Iterator<Item = Event> + '_ {
     bytes.chunks_exact(size_of::<TaskRecord>()).filter_map(|chunk| {

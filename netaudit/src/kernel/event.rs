@@ -21,7 +21,7 @@ pub enum Event {
     Cgroup {
         /// Its id.
         id: CgroupId,
-        /// Its path from [`Kernel::cgroup_mount`], such as `/kubepods/burstable/pod<uid>/<container>`.
+        /// Its path from [`Kernel::cgroup_mount`](super::Kernel::cgroup_mount), such as `/kubepods/burstable/pod<uid>/<container>`.
         path: String,
     },
     /// A cgroup is gone. Flows of its processes may still follow.
@@ -69,6 +69,8 @@ impl Feature {
     pub const TASKS: &str = "tasks";
     /// Sockets that served before the start are found, with their processes, and packet sockets.
     pub const LISTENERS: &str = "listeners";
+    /// Open connections are looked at, also those from before the start.
+    pub const CONNECTIONS: &str = "connections";
     /// ICMP errors for datagrams are seen.
     pub const UDP_ERRORS: &str = "udp errors";
     /// Packets that a filter drops are seen.

@@ -50,7 +50,7 @@ struct ObjPin {
 }
 
 /// Attaches `program` to `cgroup`, as far in front as this kernel allows. It stays for as long as what is returned is open,
-/// or its [pin](pin) is there.
+/// or its [`pin`] is there.
 ///
 /// # Errors
 ///

@@ -19,6 +19,7 @@ use super::{
     cgroups::Hierarchy,
     dns, drops, first,
     folds::{self, Folds},
+    open,
     pins::{Generation, PinError, Pins},
 };
 use crate::model::{CgroupId, NetnsCookie};
@@ -227,6 +228,7 @@ fn try_load(options: &Options, host: NetnsCookie) -> Result<Loaded, LoadError> {
     let watched = hierarchy.part.map_or(0, |id| id.0);
     let mut settings = Settings { watched, host_netns: host.0, ..settings };
     let can_tell_drops = drops::settings(&types, &mut settings);
+    let can_tell_ends = open::settings(&types, &mut settings);
     let root = File::open(&hierarchy.root)
         .map_err(|source| LoadError::CgroupRoot { path: hierarchy.root.clone(), source })?;
     let btf = Btf::from_sys_fs().map_err(|error| LoadError::Object(error.into()))?;
@@ -249,10 +251,12 @@ fn try_load(options: &Options, host: NetnsCookie) -> Result<Loaded, LoadError> {
     let attached = open(object, options, settings, &btf, maps).and_then(|mut ebpf| {
         // Before the first program that may fold something.
         let folds = Folds::new(|map| ebpf.take_map(map).ok_or(LoadError::Lacks(map)), resumed)?;
+        // Until somebody looks: an earlier run may have, and what it was not told must not be taken for told.
+        switch(&mut ebpf, abi::SWITCH_OPEN, false)?;
         if *dns_names {
             features.push(dns::attach(&mut ebpf, &attacher)?);
         }
-        features.extend(attach(&mut ebpf, &attacher, &types, can_tell_drops)?);
+        features.extend(attach(&mut ebpf, &attacher, &types, can_tell_drops, can_tell_ends)?);
         Ok((ebpf, folds))
     });
     let ebpf = match (attached, &generation) {
@@ -329,6 +333,7 @@ fn attach(
     attacher: &Attacher<'_>,
     types: &Types<'_>,
     can_tell_drops: Result<(), BtfError>,
+    can_tell_ends: Result<(), BtfError>,
 ) -> Result<Vec<Feature>, LoadError> {
     for (program, hook) in CORE {
         attacher.attach(ebpf, program, hook)?.map_err(|source| LoadError::Program { program, source })?;
@@ -345,6 +350,7 @@ fn attach(
         udp_send(ebpf, attacher)?,
         udp_errors(ebpf, attacher)?,
         scan(ebpf, attacher.btf, Feature::TASKS, "scan_tasks", "task"),
+        open::feature(&listeners, can_tell_ends),
         listeners,
         drops::attach(ebpf, attacher, can_tell_drops)?,
     ])
@@ -360,11 +366,19 @@ fn udp_send(ebpf: &mut Ebpf, attacher: &Attacher<'_>) -> Result<Feature, LoadErr
             }
         }
     }
-    let map = ebpf.map_mut("SWITCHES").ok_or(LoadError::Lacks("SWITCHES"))?;
-    let switch =
-        Array::<_, u32>::try_from(map).and_then(|mut switches| switches.set(abi::SWITCH_UDP_SEND, 1, 0));
-    switch.map_err(|source| LoadError::Map { map: "SWITCHES", source })?;
+    switch(ebpf, abi::SWITCH_UDP_SEND, true)?;
     Ok(Feature { name: NAME, absent: None })
+}
+
+/// Turns a switch of the programs.
+///
+/// # Errors
+///
+/// When the object has none, or the kernel refuses.
+pub fn switch(ebpf: &mut Ebpf, which: u32, on: bool) -> Result<(), LoadError> {
+    let map = ebpf.map_mut("SWITCHES").ok_or(LoadError::Lacks("SWITCHES"))?;
+    let set = Array::<_, u32>::try_from(map).and_then(|mut switches| switches.set(which, u32::from(on), 0));
+    set.map_err(|source| LoadError::Map { map: "SWITCHES", source })
 }
 
 /// Attaches where the kernel reports an error to a socket.

@@ -7,6 +7,7 @@
 //!  cgroup made, removed ───────────────────────────────┴─► ring ──► drain ──► decode ──► Event
 //!                                                            └─ full ─► folds ─► take ─────┤
 //!  scan: iter/task, iter/task_file, the cgroup tree ───────────────────────────────────────┘
+//!  look: iter/task_file, now and then ──────────────────────────────────► OpenConnection
 //! ```
 //!
 //! Records keep the order in which the kernel reserved them, so a cgroup's birth stands before the flows of its
@@ -31,6 +32,7 @@ mod folds;
 mod former;
 mod host;
 mod load;
+mod open;
 mod outcome;
 mod pins;
 mod programs;
@@ -39,6 +41,7 @@ mod ring;
 mod tallies;
 
 use std::{
+    fs::File,
     io::{self, Read as _},
     os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
@@ -63,6 +66,7 @@ pub use host::{own_addresses, own_netns};
 pub use load::{BTF_PATH, LoadError};
 /// The records' layout, for whoever makes records up: benches and tests.
 pub use netaudit_ebpf::abi;
+pub use open::{Look, Looked};
 pub use pins::{DEFAULT_DIRECTORY as DEFAULT_PIN_DIRECTORY, PinError, Removed, uninstall};
 pub use programs::{CostCounter, ProgramState};
 pub use ring::Position;
@@ -136,6 +140,9 @@ pub enum ScanError {
     /// An iterator cannot be opened.
     #[error("cannot open the iterator {0}")]
     Open(&'static str, #[source] LinkError),
+    /// The programs cannot be told what to look for.
+    #[error("cannot ask for open connections")]
+    Switch(#[source] Box<LoadError>),
     /// An iterator cannot be read.
     #[error("cannot read the iterator {0}")]
     Read(&'static str, #[source] io::Error),
@@ -319,18 +326,37 @@ impl Kernel {
         self.iterate("scan_files").map(drop)
     }
 
+    /// Begins a look at all open connections, of which those that no hook told are told as such by two looks; after that they
+    /// are taken for told. It also does what [`Kernel::look_for_raw_sockets`] does. `None` where the kernel cannot look.
+    ///
+    /// # Errors
+    ///
+    /// When the iterator cannot be started.
+    pub fn look(&mut self) -> Result<Option<Look>, ScanError> {
+        const NAME: &str = "scan_files";
+        load::switch(&mut self.ebpf, abi::SWITCH_OPEN, true)
+            .map_err(|error| ScanError::Switch(error.into()))?;
+        let Some(file) = self.open_iterator(NAME)? else { return Ok(None) };
+        Look::begin(file, self.clock).map(Some).map_err(|error| ScanError::Read(NAME, error))
+    }
+
     /// Runs an iterator to its end; returns what it wrote. Nothing where the kernel does not have it.
     fn iterate(&mut self, name: &'static str) -> Result<Vec<u8>, ScanError> {
-        let Some(Program::Iter(program)) = self.ebpf.program_mut(name) else { return Ok(Vec::new()) };
+        let mut written = Vec::with_capacity(64 * size_of::<TaskRecord>());
+        if let Some(mut file) = self.open_iterator(name)? {
+            file.read_to_end(&mut written).map_err(|error| ScanError::Read(name, error))?;
+        }
+        Ok(written)
+    }
+
+    fn open_iterator(&mut self, name: &'static str) -> Result<Option<File>, ScanError> {
+        let Some(Program::Iter(program)) = self.ebpf.program_mut(name) else { return Ok(None) };
         if program.fd().is_err() {
-            return Ok(Vec::new());
+            return Ok(None);
         }
         let id = program.attach().map_err(|error| ScanError::Attach(name, error))?;
         let link = program.take_link(id).map_err(|error| ScanError::Attach(name, error))?;
-        let mut file = link.into_file().map_err(|error| ScanError::Open(name, error))?;
-        let mut written = Vec::with_capacity(64 * size_of::<TaskRecord>());
-        file.read_to_end(&mut written).map_err(|error| ScanError::Read(name, error))?;
-        Ok(written)
+        link.into_file().map(Some).map_err(|error| ScanError::Open(name, error))
     }
 
     /// The cgroups that are gone, but of whose processes an earlier run has left records unread: it knew where they were.

@@ -7,7 +7,7 @@ use crate::{
     audit::{Auditor, Missing, NameCounts, Names, RawSocketKey, RuleUsage, ViolationKey},
     cluster::Kind,
     kernel::{DnsCount, DropCount, Feature, Lookups, Loss, RecordCount},
-    model::Timestamp,
+    model::{Direction, Timestamp},
 };
 
 /// How the source of one kind of objects is doing.
@@ -63,6 +63,7 @@ pub(super) fn families(state: &AgentState<'_>) -> Vec<Family> {
     families.extend(flows(state));
     families.extend(violations(state));
     families.extend(rules(state));
+    families.extend(open(state));
     families.extend(health(state));
     families.extend(state.auditor.names().into_iter().flat_map(|names| dns(names, state.dns)));
     families
@@ -169,7 +170,7 @@ fn rules(state: &AgentState<'_>) -> Vec<Family> {
             .with_all(each(|usage| Some(usage.matches as f64))),
         Family::counter("netaudit_rule_sole_matches", "Flows that this rule alone allowed")
             .with_all(each(|usage| Some(usage.sole_matches as f64))),
-        Family::gauge("netaudit_rule_last_match_timestamp", "Time of the last flow that this rule allowed")
+        Family::gauge("netaudit_rule_last_match_timestamp", "Time of the last flow that this rule allowed, or when a connection that it allows was last found open")
             .unit(Unit::Seconds)
             .with_all(times(|usage| usage.last)),
         Family::gauge("netaudit_rule_observed_since_timestamp", "Since when this agent watches this rule")
@@ -213,6 +214,35 @@ fn unused(state: &AgentState<'_>, rules: &[&RuleUsage]) -> [Family; 2] {
         }
     }
     [unused, evidence]
+}
+
+fn open(state: &AgentState<'_>) -> [Family; 3] {
+    let open = state.auditor.open_connections();
+    let judged = |(direction, verdict, count): (Direction, &'static str, u64)| {
+        let labels = vec![("direction", direction.to_string()), ("verdict", verdict.to_owned())];
+        (labels, count as f64)
+    };
+    [
+        Family::gauge(
+            "netaudit_open_connections",
+            "Connections that were open at the latest look, by what the policies say of them now",
+        )
+        .with_all(open.counts().judged().map(judged)),
+        Family::gauge(
+            "netaudit_open_connections_unjudged",
+            "Connections that were open at the latest look and are not judged, by what is not known",
+        )
+        .with_all(
+            open.counts()
+                .unjudged()
+                .map(|(reason, count)| (vec![("reason", reason.to_owned())], count as f64)),
+        ),
+        Family::counter(
+            "netaudit_open_before_start_connections",
+            "Connections that were open before the agent started, each once; they are not among the flows",
+        )
+        .with_all(open.found().judged().map(judged)),
+    ]
 }
 
 fn health(state: &AgentState<'_>) -> Vec<Family> {

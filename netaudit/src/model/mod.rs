@@ -6,6 +6,7 @@
 mod dns;
 mod flow;
 mod net;
+mod open;
 mod time;
 mod verdict;
 
@@ -15,6 +16,7 @@ pub use flow::{
     RawSocket, RawSocketKind, Reach, Translated, Translation,
 };
 pub use net::{Direction, Protocol};
+pub use open::OpenConnection;
 pub use time::Timestamp;
 pub use verdict::{
     Action, Cause, Decision, Denial, Exemption, Gap, NearMiss, PolicyId, RuleId, RuleMatch, Verdict,

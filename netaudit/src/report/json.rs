@@ -5,7 +5,7 @@ use std::{borrow::Cow, net::IpAddr, sync::Arc};
 use serde::Serialize;
 
 use crate::{
-    audit::{ActorKind, Finding, Flow, PeerKind, SeenName, Subject, UnenforcedCause},
+    audit::{ActorKind, Finding, Flow, Open, PeerKind, SeenName, Subject, UnenforcedCause},
     cluster::{Cluster, Pod},
     model::{
         Cause, Decision, Denial, Direction, DropReason, Errno, Outcome, Protocol, Reach, RuleMatch,
@@ -23,6 +23,10 @@ struct Line<'a> {
     folded: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     count: Option<u64>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    open_before_start: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    open_since: Option<String>,
     direction: Direction,
     subject: End<'a>,
     actor: Actor<'a>,
@@ -165,6 +169,11 @@ pub fn flow_line(flow: &Flow, cluster: &Cluster, node: &str, correction: i64, li
         flow_id: flow.id.to_string(),
         folded: seen.folded.is_some(),
         count: seen.folded.map(|folded| folded.count.get()),
+        open_before_start: flow.open == Some(Open::BeforeStart),
+        open_since: match flow.open {
+            Some(Open::Since(began)) => Some(time(began)),
+            Some(Open::BeforeStart) | None => None,
+        },
         direction: seen.direction,
         subject,
         actor: Actor {

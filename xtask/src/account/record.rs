@@ -36,6 +36,10 @@ pub struct Record {
     #[serde(default)]
     pub finding_cause: Option<String>,
     pub actor: Actor,
+    #[serde(default)]
+    pub open_before_start: bool,
+    #[serde(default)]
+    pub open_since: Option<String>,
 }
 
 /// Subject or peer.
@@ -102,6 +106,11 @@ impl End {
 }
 
 impl Record {
+    /// Whether it tells of an attempt. The others are of connections that were made earlier, and are in no ledger of now.
+    pub fn is_attempt(&self) -> bool {
+        !self.open_before_start && self.open_since.is_none()
+    }
+
     /// Its time, in nanoseconds since the epoch.
     pub fn nanoseconds(&self) -> Result<u128> {
         parse_time(&self.time).with_context(|| format!("time {:?} is not RFC 3339 in UTC", self.time))
@@ -140,12 +149,14 @@ fn name(end: &End) -> String {
     end.party().map_or_else(|_| format!("{end:?}"), |party| party.to_string())
 }
 
-/// Reads a flow log.
+/// Reads the attempts in a flow log.
 pub fn read_flow_log(path: &Path) -> Result<Vec<Record>> {
     let text = std::fs::read_to_string(path).with_context(|| format!("reading {path:?}"))?;
-    text.lines()
-        .map(|line| serde_json::from_str(line).with_context(|| format!("not a line of a flow log: {line}")))
-        .collect()
+    let read = |line: &str| -> Result<Record> {
+        serde_json::from_str(line).with_context(|| format!("not a line of a flow log: {line}"))
+    };
+    let is_attempt = |record: &Result<Record>| record.as_ref().map_or(true, Record::is_attempt);
+    text.lines().map(read).filter(is_attempt).collect()
 }
 
 /// `2026-01-31T12:00:00.123456789Z` as nanoseconds since the epoch.

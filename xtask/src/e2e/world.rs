@@ -216,6 +216,9 @@ impl World {
                     let (Some("stdout"), Some("F"), Some(line)) = (stream, whole, line) else { continue };
                     let record: Record = serde_json::from_str(line)
                         .with_context(|| format!("not a line of a flow log: {line}"))?;
+                    if !record.is_attempt() {
+                        continue;
+                    }
                     let id = record.flow_id.clone();
                     self.lines.insert(id, Line { node: node.name.clone(), record });
                 }

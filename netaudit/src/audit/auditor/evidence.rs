@@ -49,6 +49,22 @@ impl Auditor {
         }
     }
 
+    /// The same from a connection that is open. It may be left over from before its address went to another pod, so it proves
+    /// something only where whoever holds it is of that very pod.
+    pub(super) fn learn_from_open(&mut self, seen: &Observation) {
+        if self.attribution.is_proven(seen.netns) {
+            return;
+        }
+        let Some(cgroup) = seen.actor.cgroup else { return };
+        let actor = self.attribution.actor(cgroup).and_then(|actor| self.cluster.pod_by_uid(&actor.uid));
+        match self.pod_by_address(seen) {
+            Some(uid) if actor.is_some() && self.cluster.pod_by_uid(&uid) == actor => {
+                self.attribution.prove(seen.netns, uid);
+            }
+            _ => self.attribution.pair(seen.netns, cgroup),
+        }
+    }
+
     /// Whether the pod with this UID was there at `at`: it has a cgroup, or an object that was not deleted before.
     fn is_present(&self, uid: &str, at: Timestamp) -> bool {
         let deleted = |id| self.cluster.deleted(id).is_some_and(|deleted| deleted <= at);

@@ -3,7 +3,7 @@
 use super::{Auditor, HOLD_START, HOLD_SUBJECT, MAX_WAITING, PeerKind, Subject, Waiting};
 use crate::{
     audit::{Owner, RawSocketKey, RawSocketSeen, RawSockets},
-    model::{RawSocket, Timestamp},
+    model::{NetnsCookie, RawSocket, Timestamp},
 };
 
 impl Auditor {
@@ -42,11 +42,12 @@ impl Auditor {
         if let Some(cgroup) = seen.actor.cgroup {
             self.attribution.pair(seen.netns, cgroup);
         }
-        self.ready && !matches!(self.subject_of_namespace(seen), Subject::Unknown { .. })
+        self.ready && !matches!(self.subject_of_namespace(seen.netns), Subject::Unknown { .. })
     }
 
-    fn subject_of_namespace(&mut self, seen: &RawSocket) -> Subject {
-        match self.attribution.owner(seen.netns) {
+    /// Whose the namespace is, where the record proves nothing of it.
+    pub(super) fn subject_of_namespace(&self, netns: NetnsCookie) -> Subject {
+        match self.attribution.owner(netns) {
             Owner::Host => Subject::Node,
             Owner::Pod(uid) => match self.cluster.pod_by_uid(&uid) {
                 Some(pod) => Subject::Pod(pod),
@@ -57,7 +58,7 @@ impl Auditor {
     }
 
     fn name_raw_socket(&mut self, seen: &RawSocket) -> RawSocketSeen {
-        let subject = self.subject_of_namespace(seen);
+        let subject = self.subject_of_namespace(seen.netns);
         let of = match subject {
             Subject::Pod(id) => PeerKind::Pod(id),
             Subject::Node => PeerKind::Node(None),

@@ -53,7 +53,7 @@ impl Auditor {
     }
 
     /// What connection tracking would know a flow by. `None` where not all of it is known.
-    fn tuple(&mut self, seen: &Observation) -> Option<Tuple> {
+    pub(super) fn tuple(&mut self, seen: &Observation) -> Option<Tuple> {
         let (mut source, destination) = (canonical(seen.local), canonical(seen.remote));
         // A datagram's socket may have chosen no address: it is the pod's.
         if source.ip().is_unspecified() {
@@ -103,7 +103,7 @@ impl Auditor {
 
     /// At which address a connection that came out at `to` reached the namespace there, which may have redirected it to
     /// another port: at the one that it named, or that its Service names there.
-    fn reached(&self, seen: &Observation, to: SocketAddr) -> SocketAddr {
+    pub(super) fn reached(&self, seen: &Observation, to: SocketAddr) -> SocketAddr {
         let asked = canonical(seen.remote);
         let backends = self.backends(seen).unwrap_or_default();
         let there = backends.iter().map(|backend| SocketAddr::new(backend.ip.to_canonical(), backend.port));
@@ -118,7 +118,7 @@ impl Auditor {
     }
 
     /// A pod's namespace redirects connections to this port of its own.
-    fn remember_redirect(&mut self, netns: NetnsCookie, port: u16) {
+    pub(super) fn remember_redirect(&mut self, netns: NetnsCookie, port: u16) {
         if self.redirects.len() < MAX_REDIRECTS {
             self.redirects.insert((netns, port));
         }

@@ -165,7 +165,7 @@ fn a_drop_keeps_every_field_and_its_reason_has_a_name() {
     let tracked = told(DropRecord { tracked: 1, ..record });
     assert_eq!(tracked, Ok(Event::Drop(PacketDrop { opens: true, ..expected })));
     let unknown = |reason, protocol| Err(DecodeError::Drop { reason, protocol });
-    assert_eq!(told(DropRecord { reason: 5, ..record }), unknown(5, 17));
+    assert_eq!(told(DropRecord { reason: 6, ..record }), unknown(6, 17));
     assert_eq!(told(DropRecord { protocol: 1, ..record }), unknown(1, 1));
 }
 

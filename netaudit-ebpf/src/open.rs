@@ -1,0 +1,176 @@
+//! Connections that are open, by a look through all open files: those that hooks told, and those from before the programs.
+//!
+//! ```text
+//!  no hook told it ──look──► FOUND ──next look──► CONFIRMED
+//!                    told as not told before,      told as told, to whoever comes later
+//!                    by both of these looks
+//! ```
+//!
+//! So an agent that is killed after a look leaves its finds to the next one, which takes what it is told a second time for new
+//! only if it has not heard of it itself.
+//!
+//! Which end a connection is, is known from the hook that told it. Of one from before, the kernel keeps three traces:
+//!
+//! - Who connects without having bound gets a port that `connect` chose, in a bucket that no bind has touched (both its
+//!   reuse marks are -1), and only such sockets are in it. An accepted socket is in the bucket of its listener, which was bound.
+//! - Who bound a port of its own choice carries that as a lock, which an accepted socket does not inherit.
+//! - An accepted socket keeps the interface over which its handshake came, where others keep one for multicast, which the
+//!   kernel refuses to set for TCP: it is 0 for all that connected.
+
+use aya_ebpf::{
+    bindings::{bpf_sock, seq_file},
+    cty::c_void,
+    helpers::generated::{bpf_get_socket_cookie, bpf_probe_read_kernel, bpf_seq_write},
+};
+use netaudit_ebpf::abi::{Address, FlowRecord, NO_FIELD, SWITCH_OPEN, flag, kind, open};
+
+use crate::{
+    maps::{SOCKETS, SWITCHES, setting},
+    scan::{SOCK_BINDPORT_LOCK, cgroup_of_task, locks_of},
+    socket::{Socket, cgroup_id, mark, now, read},
+};
+
+const AF_INET: u16 = 2;
+
+/// Established, or closed by one end only: data may flow. Not those that both ends have closed.
+#[inline(always)]
+pub fn is_open(state: u8) -> bool {
+    const ESTABLISHED: u8 = 1;
+    const FIN_WAIT1: u8 = 4;
+    const FIN_WAIT2: u8 = 5;
+    const CLOSE_WAIT: u8 = 8;
+    state == ESTABLISHED || state == FIN_WAIT1 || state == FIN_WAIT2 || state == CLOSE_WAIT
+}
+
+/// Whether looks tell of connections now.
+#[inline(always)]
+pub fn is_asked() -> bool {
+    SWITCHES.get(SWITCH_OPEN).is_some_and(|on| *on != 0)
+}
+
+/// A task has a socket of a connection.
+///
+/// # Safety
+///
+/// `seq` must be the context's, and `sk` a socket that the verifier knows for one. `connection` is the address of the TCP
+/// socket: `sk` itself, or of a multipath socket the first path.
+#[inline(always)]
+pub unsafe fn found(seq: *mut seq_file, sk: *mut bpf_sock, connection: u64, task: u64) {
+    // What there is no memory for is found the next time.
+    // SAFETY: by contract.
+    let Some(state) = (unsafe { SOCKETS.get_or_add(sk) }) else { return };
+    let by_hook = mark::ESTABLISHED | mark::ACCEPTED | mark::WATCHED;
+    let told = state.flags & (by_hook | mark::CONFIRMED) != 0;
+    let net: u64 = read(connection + u64::from(setting!(sk_net)));
+    state.netns = read(net + u64::from(setting!(net_cookie)));
+    if !state.is(mark::ACTOR) {
+        identify(state, task);
+    }
+    let at = now();
+    let is_first = state.flags & (by_hook | mark::FOUND) == 0;
+    if is_first || state.started == 0 {
+        state.started = at;
+    }
+    let family: u16 = read(connection + u64::from(setting!(sk_family)));
+    let (kind, detail) = if state.is(mark::ESTABLISHED) {
+        (kind::TCP_ESTABLISHED, 0)
+    } else if state.is(mark::ACCEPTED) {
+        (kind::TCP_ACCEPTED, 0)
+    } else {
+        end_of(connection, family)
+    };
+    // The two bytes in network order.
+    let port: u16 = read(connection + u64::from(setting!(sk_peer_port)));
+    let remote_port = u16::from_be(port);
+    let (local, remote) = if family == AF_INET {
+        (
+            Address::v4(read(connection + u64::from(setting!(sk_address4)))),
+            Address::v4(read(connection + u64::from(setting!(sk_peer4)))),
+        )
+    } else {
+        (
+            Address(read(connection + u64::from(setting!(sk_address6)))),
+            Address(read(connection + u64::from(setting!(sk_peer6)))),
+        )
+    };
+    let mut record = FlowRecord {
+        kind,
+        detail,
+        at,
+        started: state.started,
+        netns: state.netns,
+        cgroup: state.cgroup,
+        // SAFETY: the helper takes a socket in this type of program.
+        socket: unsafe { bpf_get_socket_cookie(sk.cast()) },
+        sequence: state.sequence,
+        pid: state.pid,
+        comm: state.comm,
+        local,
+        remote,
+        requested: remote,
+        local_port: read(connection + u64::from(setting!(sk_num))),
+        remote_port,
+        requested_port: remote_port,
+        flags: flag::ACTOR | flag::ANSWERED,
+    };
+    if told {
+        record.flags |= open::TOLD;
+    }
+    if state.is(mark::ESTABLISHED) {
+        record.requested = state.peer;
+        record.requested_port = state.peer_port;
+    }
+    // SAFETY: by contract; the record lives on the stack.
+    let written = unsafe { bpf_seq_write(seq, (&raw const record).cast(), size_of::<FlowRecord>() as u32) };
+    // Where the buffer is full the kernel drops what is half in it, and comes again with this file.
+    if written == 0 && !told {
+        state.flags |= if is_first { mark::FOUND } else { mark::CONFIRMED };
+    }
+}
+
+/// Takes `task` for the socket's actor: it is the first that was found with it.
+#[inline(always)]
+pub fn identify(state: &mut Socket, task: u64) {
+    state.cgroup = cgroup_id(cgroup_of_task(task));
+    state.pid = read(task + u64::from(setting!(task_tgid)));
+    let comm = (&raw mut state.comm).cast::<c_void>();
+    let from = (task + u64::from(setting!(task_comm))) as *const c_void;
+    // SAFETY: the target is 16 bytes long.
+    unsafe {
+        bpf_probe_read_kernel(comm, 16, from);
+    }
+    state.flags |= mark::ACTOR;
+}
+
+/// Which end a connection is of which no hook told: its kind, and where that is not known why.
+#[inline(always)]
+fn end_of(connection: u64, family: u16) -> (u32, u32) {
+    let bucket = setting!(bind_bucket);
+    if bucket == NO_FIELD {
+        return (open::UNKNOWN_END, open::NO_FIELDS);
+    }
+    if locks_of(connection) & SOCK_BINDPORT_LOCK != 0 {
+        return (kind::TCP_ESTABLISHED, 0);
+    }
+    let bucket: u64 = read(connection + u64::from(bucket));
+    if bucket == 0 {
+        return (open::UNKNOWN_END, open::NO_PORT);
+    }
+    let reuse: i8 = read(bucket + u64::from(setting!(bucket_reuse)));
+    let reuse_port: i8 = read(bucket + u64::from(setting!(bucket_reuse_port)));
+    if reuse == -1 && reuse_port == -1 {
+        return (kind::TCP_ESTABLISHED, 0);
+    }
+    let arrival: i32 = if family == AF_INET {
+        read(connection + u64::from(setting!(arrival4)))
+    } else {
+        let inet6: u64 = read(connection + u64::from(setting!(inet6)));
+        read(inet6 + u64::from(setting!(arrival6)))
+    };
+    if arrival != 0 {
+        return (kind::TCP_ACCEPTED, 0);
+    }
+    // Bound to an address, or to a port of the kernel's choice, and connected. A listener leaves its backlog's limit.
+    let backlog: u32 = read(connection + u64::from(setting!(sk_backlog)));
+    if backlog == 0 { (kind::TCP_ESTABLISHED, 0) } else { (open::UNKNOWN_END, open::DISAGREES) }
+}

@@ -1,0 +1,252 @@
+//! Connections that go on: their rules are in use, whoever saw them begin.
+//!
+//! ```text
+//! begin_look ─► observe_open, each connection ─► judge_look, a few at a time, until that was all
+//!                                                  ├─ from before the agent, never told ─► a flow that says so
+//!                                                  ├─ told before, and its rules still allow it ─► they are in use now
+//!                                                  └─ not denied when it was told, and denied by now ─► a flow that says so
+//! ```
+//!
+//! Each is judged anew, by the policies of now and by who its ends are now, unless the peer's address has gone to
+//! somebody else since. All are gathered first, since one end tells where the other one leads.
+
+use std::net::SocketAddr;
+
+use foldhash::HashMap;
+
+use super::{Auditor, Subject, Tuple, evidence::canonical, reach};
+use crate::{
+    audit::{
+        Finding, Flow, Open, OpenConnections, UnenforcedCause,
+        finding::finding,
+        open::{Before, MOST, Met, PEER_GONE},
+        resolve::Judged,
+    },
+    cluster::Endpoint,
+    model::{Direction, Observation, OpenConnection, Timestamp, Translated, Translation},
+};
+
+/// Which of the gathered connections an end is.
+#[derive(Clone, Copy, Default, Debug)]
+enum Which {
+    #[default]
+    None,
+    One(usize),
+    /// Addresses that mean nothing outside of their namespaces.
+    Several,
+}
+
+impl Which {
+    fn and(self, index: usize) -> Self {
+        match self {
+            Self::None => Self::One(index),
+            Self::One(_) | Self::Several => Self::Several,
+        }
+    }
+}
+
+/// What a look has gathered, and how much of it is judged.
+#[derive(Debug, Default)]
+pub(super) struct Gathered {
+    all: Vec<(OpenConnection, Met)>,
+    judged: usize,
+    /// The end that connected and the one that accepted, by the address of the former.
+    ends: HashMap<SocketAddr, (Which, Which)>,
+}
+
+impl Gathered {
+    fn add(&mut self, open: &OpenConnection, met: Met) {
+        let index = self.all.len();
+        let seen = &open.seen;
+        match seen.direction {
+            Direction::Egress => {
+                let (made, _) = self.ends.entry(canonical(seen.local)).or_default();
+                *made = made.and(index);
+            }
+            Direction::Ingress => {
+                let (_, accepted) = self.ends.entry(canonical(seen.remote)).or_default();
+                *accepted = accepted.and(index);
+            }
+        }
+        self.all.push((*open, met));
+    }
+
+    /// Both ends of the connection that `seen` is one of, the one that connected first, if a look found both.
+    fn both(&self, seen: &Observation) -> Option<(Observation, Observation)> {
+        let client = match seen.direction {
+            Direction::Egress => seen.local,
+            Direction::Ingress => seen.remote,
+        };
+        let (Which::One(made), Which::One(accepted)) = *self.ends.get(&canonical(client))? else {
+            return None;
+        };
+        let of = |index: usize| self.all.get(index).map(|(open, _)| as_of(open));
+        Some((of(made)?, of(accepted)?))
+    }
+}
+
+impl Auditor {
+    /// Whether everything is listed, so that a look is of use.
+    pub fn is_ready(&self) -> bool {
+        self.ready
+    }
+
+    /// A look at all open connections begins; one that has not come to its end is given up.
+    pub fn begin_look(&mut self) {
+        self.gathered = Gathered::default();
+        self.open.begin();
+    }
+
+    /// One of them. It is judged by [`Auditor::judge_look`], or at once where there are too many.
+    pub fn observe_open(&mut self, open: &OpenConnection, flows: &mut Vec<Flow>) {
+        let met = self.open.meet(open.seen.socket);
+        if met == Met::Again {
+            return;
+        }
+        if let Some(reason) = open.unknown_end {
+            self.open.unjudged(reason);
+            return;
+        }
+        let seen = as_of(open);
+        self.learn_from_open(&seen);
+        self.remember_host_connection(&seen);
+        if self.gathered.all.len() < MOST {
+            self.gathered.add(open, met);
+        } else {
+            self.judge_open(open, met, &mut |_| None, flows);
+        }
+    }
+
+    /// All of them were observed: judges up to `max`, and returns whether that were the last, which ends the look. What is to
+    /// be told is appended to `flows`. `ask` is asked as for [`Auditor::translate`].
+    pub fn judge_look(
+        &mut self,
+        max: usize,
+        ask: &mut dyn FnMut(&Tuple) -> Option<SocketAddr>,
+        flows: &mut Vec<Flow>,
+    ) -> bool {
+        for _ in 0..max {
+            let Some((open, met)) = self.gathered.all.get(self.gathered.judged).copied() else {
+                self.gathered = Gathered::default();
+                self.open.end();
+                return true;
+            };
+            self.gathered.judged += 1;
+            self.judge_open(&open, met, ask, flows);
+        }
+        false
+    }
+
+    /// What is known of open connections.
+    pub fn open_connections(&self) -> &OpenConnections {
+        &self.open
+    }
+
+    fn judge_open(
+        &mut self,
+        open: &OpenConnection,
+        met: Met,
+        ask: &mut dyn FnMut(&Tuple) -> Option<SocketAddr>,
+        flows: &mut Vec<Flow>,
+    ) {
+        let is_found = !open.is_told && met == Met::Never;
+        if !is_found && !self.is_same_peer(open) {
+            self.open.unjudged(PEER_GONE);
+            return;
+        }
+        let seen = self.translated_as_open(&as_of(open));
+        let (seen, subject, judged) = self.judge_as_it_is(seen, ask);
+        self.open.judged(seen.socket, seen.direction, &judged.verdict, is_found);
+        self.usage.keep(&judged.verdict, open.looked);
+        let tell = match met {
+            _ if is_found => Some(Open::BeforeStart),
+            Met::Before(Before::Undecided) if judged.verdict.is_denied() => Some(Open::BeforeStart),
+            Met::Before(Before::Allowed) if judged.verdict.is_denied() => Some(Open::Since(open.seen.at)),
+            _ => None,
+        };
+        if let Some(why) = tell {
+            flows.push(self.tell_open(&seen, subject, judged, why));
+        }
+    }
+
+    /// Where it leads, or which port it was addressed to, as far as its other end shows: as for a new one.
+    fn translated_as_open(&mut self, seen: &Observation) -> Observation {
+        let mut seen = *seen;
+        let Some((made, accepted)) = self.gathered.both(&seen) else { return seen };
+        if !self.may_be_met(&made) {
+            return seen;
+        }
+        let (asked, to) = (canonical(made.remote), canonical(accepted.local));
+        let by = |by, to| Some(Translated { to, by });
+        if accepted.netns == made.netns {
+            if seen.direction == Direction::Egress && to != asked {
+                seen.translated = by(Translation::Proxy, to);
+            }
+            return seen;
+        }
+        let reached = self.reached(&made, to);
+        match seen.direction {
+            Direction::Egress if reached != asked => seen.translated = by(Translation::Destination, reached),
+            Direction::Ingress if reached != to => {
+                seen.local = reached;
+                seen.translated = by(Translation::Proxy, to);
+                self.remember_redirect(accepted.netns, to.port());
+            }
+            _ => {}
+        }
+        seen
+    }
+
+    /// Who takes part in it and what the policies say, by what is known now.
+    fn judge_as_it_is(
+        &mut self,
+        mut seen: Observation,
+        ask: &mut dyn FnMut(&Tuple) -> Option<SocketAddr>,
+    ) -> (Observation, Subject, Judged) {
+        let subject = self.subject_of_namespace(seen.netns);
+        let from_node = seen.direction == Direction::Ingress && self.own_addresses.contains(&seen.peer_ip());
+        let paired_with_host = from_node && self.is_paired(&seen);
+        let mut judged = self.judge_ends(&seen, &subject, paired_with_host);
+        if judged.asks_for_translation(&seen)
+            && let Some(tuple) = self.tuple(&seen)
+            && let Some(to) = ask(&tuple).map(canonical).filter(|to| *to != tuple.destination)
+        {
+            seen.translated = Some(Translated { to, by: Translation::Conntrack });
+            judged = self.judge_ends(&seen, &subject, paired_with_host);
+        }
+        (seen, subject, judged)
+    }
+
+    /// Whether the peer's address is still of whom it was when the connection began. One to a pod that is gone may stay
+    /// open for long, and the address be another pod's or nobody's: neither says anything of it.
+    fn is_same_peer(&self, open: &OpenConnection) -> bool {
+        let seen = &open.seen;
+        let ip = seen.peer_ip();
+        let at = |at: Timestamp| self.cluster.resolve(ip, seen.remote.port(), seen.protocol, at);
+        match at(open.looked) {
+            now @ Endpoint::Pod(_) => at(seen.at) == now,
+            Endpoint::External => !self.cluster.in_pod_network(ip) || self.own_addresses.contains(&ip),
+            _ => true,
+        }
+    }
+
+    /// A connection as a flow. It began before, so it is among neither the flows nor the matches of now.
+    fn tell_open(&mut self, seen: &Observation, subject: Subject, judged: Judged, why: Open) -> Flow {
+        let reach = reach(seen, false);
+        let finding = finding(seen, reach, &judged.verdict, judged.other_end.as_deref());
+        let cause = match why {
+            Open::BeforeStart => UnenforcedCause::OlderConnection,
+            Open::Since(_) => UnenforcedCause::OlderThanPolicy,
+        };
+        let mut flow = self.name(seen, subject, judged, reach, finding);
+        flow.cause = (finding == Some(Finding::Unenforced)).then_some(cause);
+        flow.open = Some(why);
+        self.count_violation(&flow);
+        flow
+    }
+}
+
+/// The connection as of the look.
+fn as_of(open: &OpenConnection) -> Observation {
+    Observation { at: open.looked, ..open.seen }
+}

@@ -1,0 +1,115 @@
+//! Connections that were open before the agent: their rules are in use, and stay so while they live.
+
+use std::{fs, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+use super::harness::{NETAUDIT, PATIENCE, World, eventually, kernel_or_skip, of};
+use crate::lab::{BpfFs, Launch, Process};
+
+/// Opens one connection from the client to port 8080 of the server, which both ends keep.
+fn open(world: &World) -> Result<(Process, Process)> {
+    let server = "import socket,time\ns=socket.create_server(('',8080))\nprint('up',flush=True)\n\
+                  c=s.accept()\ns.close()\ntime.sleep(600)\n";
+    let client = format!(
+        "import socket,time\nc=socket.create_connection(('{}',8080),5)\nprint('up',flush=True)\ntime.sleep(600)\n",
+        world.server.v4
+    );
+    let start = |name: &str, program: &str, place| -> Result<Process> {
+        let log = world.lab.log(name);
+        let mut process = Launch::new("python3", ["-c", program]).spawn(place, &log)?;
+        let is_up = || fs::read_to_string(&log).is_ok_and(|text| text == "up\n");
+        process.wait_until(PATIENCE, "up", is_up)?;
+        Ok(process)
+    };
+    let server = start("keeping-server", server, &world.server.place)?;
+    let client = start("keeping-client", &client, &world.client.place)?;
+    Ok((server, client))
+}
+
+/// The server admits the client's workload, and nobody else.
+fn admit(world: &World, app: &str) -> Result<()> {
+    world.lab.write_manifest(
+        "policy.yaml",
+        &format!(
+            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: admit, namespace: shop}}\n\
+             spec:\n  podSelector: {{matchLabels: {{app: server}}}}\n  policyTypes: [Ingress]\n\
+             \x20 ingress: [{{from: [{{podSelector: {{matchLabels: {{app: {app}}}}}}}]}}]\n"
+        ),
+    )
+}
+
+fn told(flows: &[Value]) -> Vec<(&str, bool, Option<&str>)> {
+    let all = [of(flows, "egress"), of(flows, "ingress")].concat();
+    let told = all.into_iter().map(|flow| {
+        let before = flow["open_before_start"] == true;
+        (flow["direction"].as_str().unwrap_or_default(), before, flow["finding_cause"].as_str())
+    });
+    told.collect()
+}
+
+#[test]
+fn a_connection_from_before_keeps_its_rule_in_use_and_is_told_once() -> Result<()> {
+    if !kernel_or_skip("open before start") {
+        return Ok(());
+    }
+    let files = BpfFs::mount()?;
+    let world = World::new("open")?;
+    admit(&world, "client")?;
+    let held = open(&world)?;
+    let pins = files.pins().display().to_string();
+    let config = world.lab.directory().join("config.yaml");
+    fs::write(&config, "lookEvery: 2s\n")?;
+    let with = [world.arguments(), vec!["--config".to_owned(), config.display().to_string()]].concat();
+    let launch = Launch::new(NETAUDIT, [with, vec!["--pin-directory".to_owned(), pins.clone()]].concat());
+    let mut agent = world.agent_by(&launch)?;
+
+    let flows = world.wait_for_flows("pair of flows", |flows| told(flows).len() == 2)?;
+    assert_eq!(told(&flows), [("egress", true, None), ("ingress", true, None)]);
+    let ingress = of(&flows, "ingress")[0];
+    assert_eq!((&ingress["outcome"], &ingress["verdict"]), (&"accepted".into(), &"allowed".into()));
+    assert_eq!(ingress["rule_paths"][0], "shop/admit ingress[0].from[0]");
+    assert_eq!(ingress["subject"]["workload"], "server");
+    assert_eq!(ingress["peer"]["workload"], "client");
+    assert_eq!(ingress["actor"]["container"], world.server.container_id.as_str());
+    assert_eq!(ingress["actor"]["pid"], held.0.pid());
+
+    let last = || world.metric("netaudit_rule_last_match_timestamp_seconds{");
+    let first_look = last()?.context("the rule has no last match")?;
+    assert_eq!(world.metric("netaudit_rule_matches_total{")?, Some(0.0));
+    let open = r#"netaudit_open_connections{direction="ingress",verdict="allowed"}"#;
+    eventually("the look is over", || Ok(world.metric(open)? == Some(1.0)))?;
+    let found = "netaudit_open_before_start_connections_total{";
+    assert_eq!(world.metric_sum(found)?, 2.0);
+
+    // The next looks, of which from the third on the kernel takes it for told.
+    eventually("the rule is in use still", || Ok(last()?.is_some_and(|last| last > first_look + 5.5)))?;
+    assert_eq!(world.metric("netaudit_rule_matches_total{")?, Some(0.0));
+    assert_eq!(told(&world.flows()?).len(), 2, "told once");
+
+    // Killed, and started again with what is pinned: it is known to be told. A new one is told by its hooks.
+    drop(agent);
+    agent = world.agent_by(&launch)?;
+    eventually("the look is over", || Ok(world.metric(open)? == Some(1.0)))?;
+    ensure!(last()?.is_some_and(|last| last > first_look + 5.5), "and the rule is in use");
+    assert_eq!((told(&world.flows()?).len(), world.metric_sum(found)?), (2, 0.0));
+
+    // Its policy changes: what is open is older than that.
+    admit(&world, "somebody-else")?;
+    let flows = world.wait_for_flows("violation", |flows| told(flows).len() == 3)?;
+    assert_eq!(told(&flows)[2], ("ingress", false, Some("older than the policy")));
+    ensure!(of(&flows, "ingress")[1]["open_since"].is_string());
+    assert_eq!(world.metric_sum("netaudit_violations_total{")?, 1.0);
+    agent.terminate(Duration::from_secs(2))?;
+
+    // Without pins nothing is known of it.
+    let uninstall = Launch::new(NETAUDIT, ["uninstall", "--pin-directory", &pins]);
+    ensure!(uninstall.run(&world.agent_place()?, PATIENCE)?.status.success());
+    let mut agent = world.agent()?;
+    let flows = world.wait_for_flows("pair of flows again", |flows| told(flows).len() == 5)?;
+    assert_eq!(of(&flows, "ingress")[2]["finding_cause"], "older connection");
+    agent.terminate(Duration::from_secs(2))?;
+    drop(held);
+    Ok(())
+}
