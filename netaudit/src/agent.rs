@@ -1,7 +1,7 @@
 //! `netaudit agent`: wires kernel, objects, auditor, metrics and flow log together.
 //!
 //! One task owns all state. Its loop waits for whatever happens next (a drain is due, an object changed, a scrape asks, a
-//! second passed, the process is told to end) and hands it to a synchronous method; the only `await` is in the `select`.
+//! second has passed, the process is told to end) and hands it to a synchronous method; the only `await` is in the `select`.
 //! Everything that can block or wait (watches, the HTTP server) is a task of its own that talks to the loop by
 //! channels; the agent ends when any of them does.
 
@@ -16,7 +16,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
     task::JoinSet,
-    time::{Instant, MissedTickBehavior},
+    time::Instant,
 };
 
 use crate::{
@@ -29,6 +29,9 @@ use crate::{
 };
 use pace::Pace;
 use state::State;
+
+/// How often what hangs on time is looked at, or a drain later.
+const TICK: Duration = Duration::from_secs(1);
 
 /// Runs the agent until SIGTERM or SIGINT, or until a part of it fails.
 pub async fn run(config: Config) -> anyhow::Result<()> {
@@ -68,19 +71,22 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut pace = Pace::new(drain_interval);
     let drain = tokio::time::sleep(drain_interval);
     tokio::pin!(drain);
-    let mut second = tokio::time::interval(Duration::from_secs(1));
-    second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut ticked = Instant::now();
 
     let ended = loop {
         tokio::select! {
             () = &mut drain => {
                 let taken = state.drain(state.now());
+                // With the drain that is next to it: each wake-up of its own would cost more than the work.
+                if ticked.elapsed() >= TICK {
+                    ticked = Instant::now();
+                    state.tick(state.now());
+                }
                 drain.as_mut().reset(Instant::now() + pace.after(taken));
             }
             () = state.filling() => drop(state.drain(state.now())),
             Some(update) = updates.recv() => state.update(update, state.now()),
             Some(request) = requests.recv() => answer(&mut state, request),
-            _ = second.tick() => state.tick(state.now()),
             Some(ended) = tasks.join_next() => {
                 break ended.context("a part of the agent panicked").flatten().and_then(|()| {
                     anyhow::bail!("a part of the agent ended before the agent was told to")

@@ -10,7 +10,7 @@ const FEW: usize = 16;
 const MANY: usize = 512;
 
 /// How many times longer than asked for the pause becomes.
-const LONGEST: u32 = 10;
+const LONGEST: u32 = 12;
 
 /// The pause between two drains.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ mod tests {
         let mut pace = Pace::new(shortest);
         assert_eq!(
             [0, FEW - 1, 0, 0].map(|taken| pace.after(taken)),
-            [2, 4, 8, 10].map(|times| shortest * times)
+            [2, 4, 8, 12].map(|times| shortest * times)
         );
         assert_eq!(pace.after(FEW), shortest * LONGEST, "a moderate load comes in larger batches");
         assert_eq!(pace.after(MANY), shortest);

@@ -278,8 +278,8 @@ impl State {
     }
 
     /// Lists the cgroups again if a record of one was lost: who belongs to a pod is known by them.
-    fn find_lost_cgroups(&mut self, now: Timestamp) {
-        let lost = of_cgroups(&self.kernel.losses());
+    fn find_lost_cgroups(&mut self, losses: &[Loss], now: Timestamp) {
+        let lost = of_cgroups(losses);
         if lost == self.cgroups_lost {
             return;
         }
@@ -380,11 +380,12 @@ impl State {
                 watch.state.failing = None;
             }
         }
-        self.find_lost_cgroups(now);
+        let losses = self.kernel.losses();
+        self.find_lost_cgroups(&losses, now);
         self.take_folded(now);
         // What the flow log loses has been judged and credited all the same: only records that never came can hide a
         // rule's use.
-        let unseen = self.unseen();
+        let unseen = missed(&losses) + self.kernel.undecodable();
         if unseen > self.unseen_before {
             tracing::warn!(lost = unseen - self.unseen_before, "records were lost");
             self.unseen_before = unseen;
@@ -496,11 +497,6 @@ impl State {
     /// Now, on the time line of the kernel's records.
     pub(super) fn now(&self) -> Timestamp {
         self.kernel.now()
-    }
-
-    /// Records that the kernel made and nobody judged.
-    fn unseen(&self) -> u64 {
-        missed(&self.kernel.losses()) + self.kernel.undecodable()
     }
 
     /// The kernel's losses and ours.
