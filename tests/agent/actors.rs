@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use serde_json::Value;
 
-use super::harness::{World, kernel_or_skip};
+use super::harness::{World, kernel_or_skip, of};
 use crate::lab::{Launch, Place};
 
 /// Connects from `place` to `address`, port 8080.
@@ -35,14 +35,14 @@ fn who_enters_a_pods_network_acts_as_the_pod_and_is_named() -> Result<()> {
     // A port-forward: the runtime dials the loopback of the pod.
     connect(&Place { netns: world.server.place.netns.clone(), ..host }, "127.0.0.1")?;
 
-    let of = |flows: &[Value], direction: &str| -> Vec<Value> {
+    let all = |flows: &[Value], direction: &str| -> Vec<Value> {
         flows.iter().filter(|flow| flow["direction"] == direction).cloned().collect()
     };
     let flows = world.wait_for_flows("four connections", |flows| {
-        of(flows, "egress").len() == 4 && of(flows, "ingress").len() == 4
+        all(flows, "egress").len() == 4 && all(flows, "ingress").len() == 4
     })?;
     let mut kinds = Vec::new();
-    for flow in of(&flows, "egress") {
+    for flow in all(&flows, "egress") {
         let forwarded = flow["peer"]["kind"] == "loopback";
         let pod = if forwarded { world.server_name() } else { world.client.spec.name };
         assert_eq!(flow["subject"]["pod"], pod, "{flow:#}");
@@ -60,8 +60,32 @@ fn who_enters_a_pods_network_acts_as_the_pod_and_is_named() -> Result<()> {
     assert_eq!(kinds, expected.map(|(kind, forwarded)| (kind.to_owned(), forwarded)));
     // The server sees the client in all three, and policies deny it each time.
     let denied: Vec<_> =
-        of(&flows, "ingress").into_iter().filter(|flow| flow["verdict"] == "denied").collect();
+        all(&flows, "ingress").into_iter().filter(|flow| flow["verdict"] == "denied").collect();
     assert_eq!(denied.len(), 3);
     assert!(denied.iter().all(|flow| flow["peer"]["pod"] == world.client.spec.name), "{denied:#?}");
+    agent.terminate(Duration::from_secs(2))
+}
+
+#[test]
+fn an_address_that_the_node_gets_later_is_its_own_at_once() -> Result<()> {
+    if !kernel_or_skip("new address") {
+        return Ok(());
+    }
+    let world = World::new("address")?;
+    world.deny_all()?;
+    let _server = world.serve()?;
+    let mut agent = world.agent()?;
+    // As the bridge gets one with the first pod, and the kubelet probes that pod from there.
+    world.lab.node().ip(&["addr add 10.244.1.250/32 dev cni0".to_owned()])?;
+    let program = format!(
+        "import socket; socket.create_connection(('{}',8080),2,('10.244.1.250',0)).close()",
+        world.server.v4
+    );
+    let kubelet = world.lab.host_place("kubelet")?;
+    let output = Launch::new("python3", ["-c", &program]).run(&kubelet, Duration::from_secs(10))?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let flows = world.wait_for_flows("the probe at the pod", |flows| !of(flows, "ingress").is_empty())?;
+    let probe = of(&flows, "ingress")[0];
+    assert_eq!((&probe["verdict"], &probe["reason"]), (&"allowed".into(), &"own node".into()), "{probe:#}");
     agent.terminate(Duration::from_secs(2))
 }

@@ -14,7 +14,7 @@ use crate::{
     audit::{Auditor, Budget, Flow, RawSocketSeen, Settings, Subject, Tuple},
     cluster::{Cluster, Kind},
     config::{Config, Source},
-    kernel::{self, Conntrack, Event, Kernel, Loss, losses, own_addresses},
+    kernel::{self, AddressNews, Conntrack, Event, Kernel, Loss, losses, own_addresses},
     metrics::{self, AgentState, Format, WatchState},
     model::{CgroupId, NetnsCookie, Observation, PacketDrop, Timestamp},
     policy::Warning,
@@ -31,7 +31,7 @@ const DRAIN_TIME: Duration = Duration::from_millis(100);
 /// A fault of a watch that has not come again for this long is over: kube's longest pause between tries is 30 s.
 const FAULT_MEMORY: Duration = Duration::from_secs(90);
 
-/// How often the node's own addresses are read.
+/// How often the node's own addresses are read, though nothing told that they have changed.
 const ADDRESSES_EVERY: Duration = Duration::from_secs(30);
 
 /// How long after a cgroup was made its processes are looked for, each second: a runtime makes the cgroup first.
@@ -74,6 +74,7 @@ pub(super) struct State {
     /// Records of cgroups that were lost when the cgroups were last listed.
     cgroups_lost: u64,
     addresses_read: Option<Timestamp>,
+    address_news: Option<AddressNews>,
     looks: Looks,
     /// When a cgroup was last made: its processes may not be in their namespace yet.
     cgroup_made: Option<Timestamp>,
@@ -109,6 +110,9 @@ impl State {
             .inspect(|_| auditor.set_asks_for_translations())
             .inspect_err(|error| tracing::warn!(%error, "this kernel's connection tracking cannot be asked"))
             .ok();
+        let address_news = AddressNews::open()
+            .inspect_err(|error| tracing::warn!(%error, "new addresses of the node are noticed late"))
+            .ok();
         let progress = kernel.is_pinned().then(Progress::default);
         let (losses_before, taken_before) = (kernel.losses(), kernel.taken_before());
         let watches = Kind::ALL.map(|kind| Watch {
@@ -134,6 +138,7 @@ impl State {
             many_folded: u64::from(config.fold_keys / 2),
             cgroups_lost: of_cgroups(&losses_before),
             addresses_read: None,
+            address_news,
             looks: Looks::new(config.look_every, now),
             cgroup_made: None,
             started: now,
@@ -171,6 +176,10 @@ impl State {
     }
 
     fn drain_until(&mut self, now: Timestamp, deadline: Instant) -> usize {
+        // Before the records of whoever uses a new one.
+        if self.address_news.as_mut().is_some_and(AddressNews::any) {
+            self.read_addresses(now);
+        }
         let mut taken = 0;
         loop {
             let batch = self.drain_batch(now);

@@ -2,6 +2,8 @@
 
 use std::{io, net::IpAddr, os::fd::AsRawFd as _};
 
+use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
+
 use crate::model::NetnsCookie;
 
 /// Every address of the network namespace that the caller runs in: what "its own node" means for a pod of this node,
@@ -47,6 +49,46 @@ pub fn own_addresses() -> io::Result<Vec<IpAddr>> {
     Ok(addresses)
 }
 
+/// News of the addresses of the network namespace that it was opened in. A bridge gets its address just before the first probe
+/// of a pod comes from there.
+#[derive(Debug)]
+pub struct AddressNews {
+    socket: Socket,
+    buffer: Vec<u8>,
+}
+
+impl AddressNews {
+    /// From now on.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not tell.
+    pub fn open() -> io::Result<Self> {
+        const RTNLGRP_IPV4_IFADDR: u32 = 5;
+        const RTNLGRP_IPV6_IFADDR: u32 = 9;
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind_auto()?;
+        socket.add_membership(RTNLGRP_IPV4_IFADDR)?;
+        socket.add_membership(RTNLGRP_IPV6_IFADDR)?;
+        socket.set_non_blocking(true)?;
+        Ok(Self { socket, buffer: Vec::with_capacity(4_096) })
+    }
+
+    /// Whether any address has come or gone since it was last asked.
+    pub fn any(&mut self) -> bool {
+        let mut any = false;
+        loop {
+            self.buffer.clear();
+            match self.socket.recv(&mut self.buffer, 0) {
+                Ok(_) => any = true,
+                // More than there was room for: something has.
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => any = true,
+                Err(_) => return any,
+            }
+        }
+    }
+}
+
 /// The cookie of the calling thread's network namespace: what the programs see of its sockets.
 ///
 /// # Errors
@@ -84,5 +126,32 @@ mod tests {
     #[test]
     fn the_own_namespace_has_a_cookie_that_stays() {
         assert_eq!(own_netns().unwrap(), own_netns().unwrap());
+    }
+
+    #[test]
+    fn a_new_address_is_news_once() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("SKIPPED: not root");
+            return;
+        }
+        // In a namespace of the thread's own, which ends with it.
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                // SAFETY: changes this thread's namespace only.
+                assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0);
+                let mut news = AddressNews::open().unwrap();
+                assert!(!news.any());
+                let ip = |arguments: &[&str]| {
+                    assert!(std::process::Command::new("ip").args(arguments).status().unwrap().success());
+                };
+                ip(&["link", "set", "lo", "up"]);
+                ip(&["addr", "add", "10.9.9.9/32", "dev", "lo"]);
+                assert!(news.any());
+                assert!(!news.any());
+                assert!(own_addresses().unwrap().contains(&"10.9.9.9".parse().unwrap()));
+                ip(&["addr", "del", "10.9.9.9/32", "dev", "lo"]);
+                assert!(news.any());
+            });
+        });
     }
 }

@@ -62,7 +62,7 @@ pub use clock::Clock;
 pub use conntrack::{Conntrack, Lookups};
 pub use decode::{DecodeError, decode, encode, encode_cgroup};
 pub use event::{DnsCount, DropCount, Event, Feature, Loss};
-pub use host::{own_addresses, own_netns};
+pub use host::{AddressNews, own_addresses, own_netns};
 pub use load::{BTF_PATH, LoadError};
 /// The records' layout, for whoever makes records up: benches and tests.
 pub use netaudit_ebpf::abi;
