@@ -267,7 +267,8 @@ pub fn rollout(world: &mut World, apps: &mut Apps, programs: &str) -> Result<()>
     let accepted: Vec<&str> = world
         .fresh()
         .map(|line| &line.record)
-        .filter(|record| record.direction == "ingress" && is(&record.peer, &stranger) && record.port == 8080)
+        // A pod that does not listen yet refuses, and tells that too.
+        .filter(|record| record.outcome == "accepted" && is(&record.peer, &stranger) && record.port == 8080)
         .filter_map(|record| record.subject.pod.as_deref())
         .collect();
     ensure!(accepted.len() == established, "{established} established, but {} accepted", accepted.len());
