@@ -128,7 +128,9 @@ fn tell(key: &DropKey, sequence: u32, reason: u32, netns: u64, tracked: u32) {
             (*record).tracked = tracked;
         }
     };
-    emit_or(kind::DROP, !is_over_rate(ticks()), fill, fold_drop);
+    // A closed port is as rare as whoever tries it, whose own flow is told without a limit too.
+    let may = reason == NO_SOCKET || !is_over_rate(ticks());
+    emit_or(kind::DROP, may, fill, fold_drop);
 }
 
 /// The place of the kernel's reason in the list of those that are told.
