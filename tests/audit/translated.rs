@@ -261,12 +261,11 @@ fn a_proxy_that_is_reached_by_a_rewrite_at_the_socket_is_one_too() {
 #[test]
 fn one_port_for_two_destinations_is_paired_in_order_and_a_pod_that_talks_to_itself_is_no_proxy() {
     let mut world = World::new(vec![deny_egress()]);
-    assert!(world.observe(egress(101, 11, "10.0.0.1:40000", "203.0.113.1:80")).is_empty());
-    assert!(world.observe(egress(101, 11, "10.0.0.1:40000", "203.0.113.2:80")).is_empty());
-    let first = world.observe(ingress(101, 11, "127.0.0.1:15001", "10.0.0.1:40000"));
-    assert_eq!(first[0].requested, Some("203.0.113.1:80".parse().unwrap()));
-    let second = world.observe(ingress(101, 11, "127.0.0.1:15001", "10.0.0.1:40000"));
-    assert_eq!(second[0].requested, Some("203.0.113.2:80".parse().unwrap()));
+    for destination in ["203.0.113.1:80", "203.0.113.2:80"] {
+        assert!(world.observe(egress(101, 11, "10.0.0.1:40000", destination)).is_empty());
+        let flows = world.observe(ingress(101, 11, "127.0.0.1:15001", "10.0.0.1:40000"));
+        assert_eq!(flows[0].requested, Some(destination.parse().unwrap()));
+    }
 
     assert!(world.observe(egress(101, 11, "10.0.0.1:40003", "10.0.0.1:80")).is_empty());
     let flows = world.observe(ingress(101, 11, "10.0.0.1:80", "10.0.0.1:40003"));
@@ -320,4 +319,119 @@ fn a_service_whose_endpoints_disagree_is_followed_through_a_redirect_too() {
     let flows = world.observe(ingress(103, 13, "10.0.0.3:15006", "10.0.0.1:40000"));
     check(&flows[0], &world, Translation::Destination, "c");
     assert_eq!((flows[1].port, flows[1].translation), (8080, Some(Translation::Proxy)));
+}
+
+/// A connection of `a` that is denied, and beside it from the same port one to a listener of its own choice, which may
+/// not be taken for where the former went.
+#[track_caller]
+fn hidden_behind(objects: Vec<Object>, other: Observation, accepted: Observation) {
+    let only_b = policy(
+        "only-b",
+        json!({"podSelector": {"matchLabels": {"app": "a"}}, "policyTypes": ["Egress"],
+               "egress": [{"to": [{"podSelector": {"matchLabels": {"app": "b"}}}]}]}),
+    );
+    let denied = egress(101, 11, "10.0.0.1:40000", "203.0.113.1:443");
+    for first in [denied, other] {
+        let mut world = World::new(objects.iter().cloned().chain([only_b.clone()]).collect());
+        let second = if first == denied { other } else { denied };
+        let mut flows: Vec<_> =
+            [first, second, accepted].into_iter().flat_map(|it| world.observe(it)).collect();
+        flows.extend(world.settle(t(11)));
+        let told: Vec<_> = flows.iter().filter(|flow| flow.observation.remote == denied.remote).collect();
+        let [told] = told[..] else { panic!("{flows:?}") };
+        assert_eq!((told.finding, told.translation), (Some(Finding::Unenforced), None));
+        assert_eq!(world.auditor.violations().series()[0].1.total, 1);
+        assert_eq!((flows.len(), world.auditor.waiting().0), (3, 0));
+    }
+}
+
+#[test]
+fn a_denied_connection_cannot_be_passed_off_for_another_one_from_its_port() {
+    // To a listener of the pod's own, at its address and at the loopback one.
+    for own in ["10.0.0.1:9999", "127.0.0.1:9999"] {
+        hidden_behind(
+            vec![],
+            egress(101, 11, "10.0.0.1:40000", own),
+            ingress(101, 11, own, "10.0.0.1:40000"),
+        );
+    }
+    // To another pod, directly, by a Service, and by a port of the node that no object tells of.
+    let at_b = ingress(102, 12, "10.0.0.2:8080", "10.0.0.1:40000");
+    for asked in ["10.0.0.2:8080", SERVICE, "192.168.0.1:80"] {
+        let objects = service("b", "10.96.0.1", &[("b", "10.0.0.2")], 8080);
+        hidden_behind(objects.into(), egress(101, 11, "10.0.0.1:40000", asked), at_b);
+    }
+}
+
+#[test]
+fn nobody_makes_a_port_of_another_pod_look_like_a_proxys() {
+    let only_8080 = policy(
+        "in-b",
+        json!({"podSelector": {"matchLabels": {"app": "b"}}, "policyTypes": ["Ingress"],
+               "ingress": [{"ports": [{"port": 8080}]}]}),
+    );
+    let mut objects = vec![only_8080, pod("c", Some("10.0.0.3"))];
+    objects.extend(service("both", "10.96.0.1", &[("b", "10.0.0.2"), ("c", "10.0.0.3")], 8080));
+    let mut world = World::new(objects);
+    // It went to an endpoint on another node, say.
+    world.observe(to_service());
+    world.observe(egress(101, 11, "10.0.0.1:40000", "10.0.0.2:9000"));
+    let flows = world.observe(ingress(102, 12, "10.0.0.2:9000", "10.0.0.1:40000"));
+    let inward = flows.iter().find(|flow| flow.observation.direction == Direction::Ingress).unwrap();
+    assert_eq!((inward.port, inward.finding), (9000, Some(Finding::Unenforced)));
+    world.settle(t(11));
+    let later = world.one(ingress(102, 12, "10.0.0.2:9000", "203.0.113.7:555"));
+    assert!(later.verdict.is_denied(), "{:?}", later.verdict);
+}
+
+/// Policies let `a` reach `b` and `new`, of which the watch has not told yet.
+fn before_a_pod_is_known(endpoints: &[(&str, &str)]) -> World {
+    let allow = policy(
+        "allow",
+        json!({"podSelector": {"matchLabels": {"app": "a"}}, "policyTypes": ["Egress"],
+               "egress": [{"to": [{"podSelector": {"matchLabels": {"app": "b"}}},
+                                  {"podSelector": {"matchLabels": {"app": "new"}}}]}]}),
+    );
+    let mut objects = vec![allow, pod("c", Some("10.0.0.3"))];
+    objects.extend(service("both", "10.96.0.1", endpoints, 8080));
+    let mut world = World::new(objects);
+    world.auditor.set_asks_for_translations();
+    world
+}
+
+#[test]
+fn a_pod_that_the_watch_has_not_told_of_is_waited_for_where_it_was_translated_to() {
+    for rung in [Translation::Conntrack, Translation::Destination] {
+        let mut world = before_a_pod_is_known(&[("b", "10.0.0.2"), ("c", "10.0.0.3")]);
+        let mut flows = Vec::new();
+        if rung == Translation::Conntrack {
+            flows.extend(world.see(to_service()));
+            flows.extend(world.translate(Some("10.0.0.9:8080")).1);
+        } else {
+            flows.extend(world.observe(egress(101, 11, "10.0.0.1:40000", "192.168.0.1:80")));
+            flows.extend(world.observe(ingress(109, 19, "10.0.0.9:8080", "10.0.0.1:40000")));
+        }
+        let is_out = |flow: &&Flow| flow.observation.direction == Direction::Egress;
+        assert_eq!(flows.iter().find(is_out).map(|flow| &flow.verdict), None, "{rung:?}");
+        world.apply(pod("new", Some("10.0.0.9")), t(11));
+        let flows = world.tick(t(11));
+        let flow = flows.iter().find(is_out).unwrap_or_else(|| panic!("{rung:?}"));
+        assert_eq!((flow.finding, flow.translation), (None, Some(rung)));
+        assert_eq!(flow.peer.kind, PeerKind::Pod(world.id("new")));
+    }
+}
+
+#[test]
+fn an_endpoint_that_the_watch_has_not_told_of_is_waited_for() {
+    // Else `c`, and an address that is nobody's, agree that `a` may not reach them.
+    let mut world = before_a_pod_is_known(&[("c", "10.0.0.3"), ("new", "10.0.0.9")]);
+    assert!(world.see(to_service()).is_empty());
+    world.apply(pod("new", Some("10.0.0.9")), t(11));
+    assert!(world.tick(t(11)).is_empty());
+    let (_, flows) = world.translate(Some("10.0.0.9:8080"));
+    assert_eq!((flows[0].finding, &flows[0].peer.kind), (None, &PeerKind::Pod(world.id("new"))));
+    // Not for ever.
+    let mut world = before_a_pod_is_known(&[("c", "10.0.0.3"), ("new", "10.0.0.9")]);
+    world.see(to_service());
+    assert_eq!((world.tick(t(11)).len(), world.tick(t(13)).len(), world.auditor.waiting().0), (0, 1, 0));
 }

@@ -4,7 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::{Auditor, Subject, Waiting, evidence::canonical};
 use crate::{
-    audit::{Flow, Owner, datagrams::Held},
+    audit::{Flow, Owner, datagrams::Held, handshakes::Match},
+    cluster::Endpoint,
     model::{Direction, NetnsCookie, Observation, Outcome, Protocol, Timestamp, Translated, Translation},
 };
 
@@ -69,7 +70,8 @@ impl Auditor {
         is_made(seen)
             && seen.netns != self.settings.host
             && seen.folded.is_none()
-            && !seen.peer_ip().is_loopback()
+            // The loopback address of one namespace is that of all. But a socket may come from another one to a listener on it.
+            && !seen.local.ip().to_canonical().is_loopback()
     }
 
     /// Takes the end that accepts: the one that connected is judged by where it came out. Returns the end that accepts with
@@ -81,10 +83,12 @@ impl Auditor {
         flows: &mut Vec<Flow>,
     ) -> Observation {
         let mut accepted = *accepted;
-        let Some(Held { number, mut seen }) = self.handshakes.meet(canonical(accepted.remote)) else {
-            return accepted;
-        };
-        let (asked, to) = (canonical(seen.remote), canonical(accepted.local));
+        let (source, to) = (canonical(accepted.remote), canonical(accepted.local));
+        let mut handshakes = std::mem::take(&mut self.handshakes);
+        let met = handshakes.meet(source, |seen| self.fits(seen, to));
+        self.handshakes = handshakes;
+        let Some(Held { number, mut seen }) = met else { return accepted };
+        let asked = canonical(seen.remote);
         if accepted.netns == seen.netns {
             seen.translated = (to != asked).then_some(Translated { to, by: Translation::Proxy });
         } else {
@@ -99,6 +103,24 @@ impl Auditor {
         }
         self.judge_or_hold(&seen, number, now, flows);
         accepted
+    }
+
+    /// How well an end that accepted at `to` fits a connection from the same port.
+    fn fits(&self, seen: &Observation, to: SocketAddr) -> Match {
+        let asked = canonical(seen.remote);
+        if asked == to {
+            return Match::Asked;
+        }
+        let backends = self.backends(seen).unwrap_or_default();
+        let mut there = backends.iter().filter(|backend| backend.ip.to_canonical() == to.ip()).peekable();
+        let is_there = asked.ip() == to.ip() || there.peek().is_some();
+        if there.any(|backend| backend.port == to.port()) {
+            Match::Endpoint
+        } else if is_there {
+            Match::OtherPort
+        } else {
+            Match::Elsewhere
+        }
     }
 
     /// At which address a connection that came out at `to` reached the namespace there, which may have redirected it to
@@ -143,6 +165,19 @@ impl Auditor {
         while let Some(Held { number, seen }) = self.handshakes.next_unmet(until) {
             self.judge_or_hold(&seen, number, now, flows);
         }
+    }
+
+    /// Whether the other end, or where it was translated to, is an address of the pods' network that nobody owns: most likely a
+    /// new pod, of which the watch will tell.
+    pub(super) fn awaits_peer(&self, seen: &Observation) -> bool {
+        let led_to = seen.translated.filter(|_| seen.direction == Direction::Egress).map(|it| it.to);
+        [Some(seen.remote), led_to].into_iter().flatten().any(|end| {
+            let ip = end.ip().to_canonical();
+            // The network first: it is the cheapest question, and most peers that nobody owns fail it.
+            self.cluster.in_pod_network(ip)
+                && !self.own_addresses.contains(&ip)
+                && self.cluster.resolve(ip, end.port(), seen.protocol, seen.at) == Endpoint::External
+        })
     }
 
     /// Where a packet of this attempt was going when it was dropped or found a closed port.
