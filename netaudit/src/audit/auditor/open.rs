@@ -150,7 +150,12 @@ impl Auditor {
         flows: &mut Vec<Flow>,
     ) {
         let is_found = !open.is_told && met == Met::Never;
-        if !is_found && !self.is_same_peer(open) {
+        let socket = open.seen.socket;
+        if !is_found && (self.open.is_peer_gone(socket) || self.is_another_peer(open)) {
+            self.open.peer_gone(socket);
+            return;
+        }
+        if !is_found && !self.is_peer_known(open) {
             self.open.unjudged(PEER_GONE);
             return;
         }
@@ -217,17 +222,35 @@ impl Auditor {
         (seen, subject, judged)
     }
 
-    /// Whether the peer's address is still of whom it was when the connection began. One to a pod that is gone may stay
-    /// open for long, and the address be another pod's or nobody's: neither says anything of it.
-    fn is_same_peer(&self, open: &OpenConnection) -> bool {
-        let seen = &open.seen;
-        let ip = seen.peer_ip();
-        let at = |at: Timestamp| self.cluster.resolve(ip, seen.remote.port(), seen.protocol, at);
-        match at(open.looked) {
-            now @ Endpoint::Pod(_) => at(seen.at) == now,
+    /// Whether the peer's address was a pod's or a Service's when the connection began, and is not any more. One to a pod that
+    /// is gone may stay open for long, and the address be another pod's or nobody's: neither says anything of it.
+    fn is_another_peer(&self, open: &OpenConnection) -> bool {
+        match [open.seen.at, open.looked].map(|at| self.peer_at(open, at)) {
+            [Endpoint::Pod(began), Endpoint::Pod(now)] => began != now,
+            [
+                Endpoint::Service { namespace, name, .. },
+                Endpoint::Service { namespace: namespace_now, name: name_now, .. },
+            ] => (namespace, name) != (namespace_now, name_now),
+            [Endpoint::Pod(_), Endpoint::Service { .. } | Endpoint::External]
+            | [Endpoint::Service { .. }, Endpoint::Pod(_) | Endpoint::External] => true,
+            _ => false,
+        }
+    }
+
+    /// Whether it is known whose the peer's address is, and was when the connection began: a pod that is gone may be forgotten,
+    /// and of a new one the watch may not have told.
+    fn is_peer_known(&self, open: &OpenConnection) -> bool {
+        let ip = open.seen.peer_ip();
+        match self.peer_at(open, open.looked) {
+            now @ Endpoint::Pod(_) => self.peer_at(open, open.seen.at) == now,
             Endpoint::External => !self.cluster.in_pod_network(ip) || self.own_addresses.contains(&ip),
             _ => true,
         }
+    }
+
+    fn peer_at(&self, open: &OpenConnection, at: Timestamp) -> Endpoint {
+        let remote = open.seen.remote;
+        self.cluster.resolve(remote.ip(), remote.port(), open.seen.protocol, at)
     }
 
     /// A connection as a flow. It began before, so it is among neither the flows nor the matches of now.
