@@ -30,6 +30,11 @@ fn to_service() -> Observation {
     egress(101, 11, "10.0.0.1:40000", SERVICE)
 }
 
+/// As an end of the connection with that number, where another one than all others are of.
+fn of(number: u32, seen: Observation) -> Observation {
+    Observation { handshake: NonZeroU32::new(number), ..seen }
+}
+
 impl World {
     fn observe(&mut self, seen: Observation) -> Vec<Flow> {
         let mut flows = Vec::new();
@@ -259,11 +264,14 @@ fn a_proxy_that_is_reached_by_a_rewrite_at_the_socket_is_one_too() {
 }
 
 #[test]
-fn one_port_for_two_destinations_is_paired_in_order_and_a_pod_that_talks_to_itself_is_no_proxy() {
+fn one_port_for_two_destinations_is_paired_by_handshake_and_a_pod_that_talks_to_itself_is_no_proxy() {
     let mut world = World::new(vec![deny_egress()]);
-    for destination in ["203.0.113.1:80", "203.0.113.2:80"] {
-        assert!(world.observe(egress(101, 11, "10.0.0.1:40000", destination)).is_empty());
-        let flows = world.observe(ingress(101, 11, "127.0.0.1:15001", "10.0.0.1:40000"));
+    let destinations = [(1, "203.0.113.1:80"), (2, "203.0.113.2:80")];
+    for (number, destination) in destinations {
+        assert!(world.observe(of(number, egress(101, 11, "10.0.0.1:40000", destination))).is_empty());
+    }
+    for (number, destination) in destinations.into_iter().rev() {
+        let flows = world.observe(of(number, ingress(101, 11, "127.0.0.1:15001", "10.0.0.1:40000")));
         assert_eq!(flows[0].requested, Some(destination.parse().unwrap()));
     }
 
@@ -321,45 +329,38 @@ fn a_service_whose_endpoints_disagree_is_followed_through_a_redirect_too() {
     assert_eq!((flows[1].port, flows[1].translation), (8080, Some(Translation::Proxy)));
 }
 
-/// A connection of `a` that is denied, and beside it from the same port one to a listener of its own choice, which may
-/// not be taken for where the former went.
-#[track_caller]
-fn hidden_behind(objects: Vec<Object>, other: Observation, accepted: Observation) {
+#[test]
+fn a_denied_connection_cannot_be_passed_off_for_another_one_from_its_port() {
     let only_b = policy(
         "only-b",
         json!({"podSelector": {"matchLabels": {"app": "a"}}, "policyTypes": ["Egress"],
                "egress": [{"to": [{"podSelector": {"matchLabels": {"app": "b"}}}]}]}),
     );
-    let denied = egress(101, 11, "10.0.0.1:40000", "203.0.113.1:443");
-    for first in [denied, other] {
-        let mut world = World::new(objects.iter().cloned().chain([only_b.clone()]).collect());
-        let second = if first == denied { other } else { denied };
-        let mut flows: Vec<_> =
-            [first, second, accepted].into_iter().flat_map(|it| world.observe(it)).collect();
-        flows.extend(world.settle(t(11)));
-        let told: Vec<_> = flows.iter().filter(|flow| flow.observation.remote == denied.remote).collect();
-        let [told] = told[..] else { panic!("{flows:?}") };
-        assert_eq!((told.finding, told.translation), (Some(Finding::Unenforced), None));
-        assert_eq!(world.auditor.violations().series()[0].1.total, 1);
-        assert_eq!((flows.len(), world.auditor.waiting().0), (3, 0));
-    }
-}
-
-#[test]
-fn a_denied_connection_cannot_be_passed_off_for_another_one_from_its_port() {
-    // To a listener of the pod's own, at its address and at the loopback one.
-    for own in ["10.0.0.1:9999", "127.0.0.1:9999"] {
-        hidden_behind(
-            vec![],
-            egress(101, 11, "10.0.0.1:40000", own),
-            ingress(101, 11, own, "10.0.0.1:40000"),
-        );
-    }
-    // To another pod, directly, by a Service, and by a port of the node that no object tells of.
+    let denied = of(1, egress(101, 11, "10.0.0.1:40000", "203.0.113.1:443"));
     let at_b = ingress(102, 12, "10.0.0.2:8080", "10.0.0.1:40000");
-    for asked in ["10.0.0.2:8080", SERVICE, "192.168.0.1:80"] {
-        let objects = service("b", "10.96.0.1", &[("b", "10.0.0.2")], 8080);
-        hidden_behind(objects.into(), egress(101, 11, "10.0.0.1:40000", asked), at_b);
+    for (asked, accepted) in [
+        // A listener of the pod's own, at its address and at the loopback one.
+        ("10.0.0.1:9999", ingress(101, 11, "10.0.0.1:9999", "10.0.0.1:40000")),
+        ("127.0.0.1:9999", ingress(101, 11, "127.0.0.1:9999", "10.0.0.1:40000")),
+        // Another pod, directly, by a Service, and by a port of the node that no object tells of.
+        ("10.0.0.2:8080", at_b),
+        (SERVICE, at_b),
+        ("192.168.0.1:80", at_b),
+    ] {
+        let other = of(2, egress(101, 11, "10.0.0.1:40000", asked));
+        let accepted = of(2, accepted);
+        // Who accepts may also have put that off until now (TCP_DEFER_ACCEPT).
+        let long_ago = Observation { at: t(9), ..other };
+        for order in [[denied, other, accepted], [other, denied, accepted], [long_ago, denied, accepted]] {
+            let objects = service("b", "10.96.0.1", &[("b", "10.0.0.2")], 8080);
+            let mut world = World::new(objects.into_iter().chain([only_b.clone()]).collect());
+            let mut flows: Vec<_> = order.into_iter().flat_map(|it| world.observe(it)).collect();
+            flows.extend(world.settle(t(11)));
+            let told: Vec<_> = flows.iter().filter(|flow| flow.observation.remote == denied.remote).collect();
+            let [told] = told[..] else { panic!("{flows:?}") };
+            assert_eq!((told.finding, told.translation), (Some(Finding::Unenforced), None), "{asked}");
+            assert_eq!((flows.len(), world.auditor.waiting().0), (3, 0));
+        }
     }
 }
 
@@ -375,8 +376,8 @@ fn nobody_makes_a_port_of_another_pod_look_like_a_proxys() {
     let mut world = World::new(objects);
     // It went to an endpoint on another node, say.
     world.observe(to_service());
-    world.observe(egress(101, 11, "10.0.0.1:40000", "10.0.0.2:9000"));
-    let flows = world.observe(ingress(102, 12, "10.0.0.2:9000", "10.0.0.1:40000"));
+    world.observe(of(8, egress(101, 11, "10.0.0.1:40000", "10.0.0.2:9000")));
+    let flows = world.observe(of(8, ingress(102, 12, "10.0.0.2:9000", "10.0.0.1:40000")));
     let inward = flows.iter().find(|flow| flow.observation.direction == Direction::Ingress).unwrap();
     assert_eq!((inward.port, inward.finding), (9000, Some(Finding::Unenforced)));
     world.settle(t(11));

@@ -323,6 +323,7 @@ fn attempt(drop: &PacketDrop) -> Observation {
         answered: false,
         socket: 0,
         sequence: drop.sequence,
+        handshake: None,
         folded: drop.folded,
         translated: None,
     }

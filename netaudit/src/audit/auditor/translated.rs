@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::{Auditor, Subject, Waiting, evidence::canonical};
 use crate::{
-    audit::{Flow, Owner, datagrams::Held, handshakes::Match},
+    audit::{Flow, Owner, datagrams::Held},
     cluster::Endpoint,
     model::{Direction, NetnsCookie, Observation, Outcome, Protocol, Timestamp, Translated, Translation},
 };
@@ -70,8 +70,7 @@ impl Auditor {
         is_made(seen)
             && seen.netns != self.settings.host
             && seen.folded.is_none()
-            // The loopback address of one namespace is that of all. But a socket may come from another one to a listener on it.
-            && !seen.local.ip().to_canonical().is_loopback()
+            && !seen.peer_ip().is_loopback()
     }
 
     /// Takes the end that accepts: the one that connected is judged by where it came out. Returns the end that accepts with
@@ -83,11 +82,9 @@ impl Auditor {
         flows: &mut Vec<Flow>,
     ) -> Observation {
         let mut accepted = *accepted;
-        let (source, to) = (canonical(accepted.remote), canonical(accepted.local));
-        let mut handshakes = std::mem::take(&mut self.handshakes);
-        let met = handshakes.meet(source, |seen| self.fits(seen, to));
-        self.handshakes = handshakes;
+        let met = self.handshakes.meet(canonical(accepted.remote), &accepted);
         let Some(Held { number, mut seen }) = met else { return accepted };
+        let to = canonical(accepted.local);
         let asked = canonical(seen.remote);
         if accepted.netns == seen.netns {
             seen.translated = (to != asked).then_some(Translated { to, by: Translation::Proxy });
@@ -103,24 +100,6 @@ impl Auditor {
         }
         self.judge_or_hold(&seen, number, now, flows);
         accepted
-    }
-
-    /// How well an end that accepted at `to` fits a connection from the same port.
-    fn fits(&self, seen: &Observation, to: SocketAddr) -> Match {
-        let asked = canonical(seen.remote);
-        if asked == to {
-            return Match::Asked;
-        }
-        let backends = self.backends(seen).unwrap_or_default();
-        let mut there = backends.iter().filter(|backend| backend.ip.to_canonical() == to.ip()).peekable();
-        let is_there = asked.ip() == to.ip() || there.peek().is_some();
-        if there.any(|backend| backend.port == to.port()) {
-            Match::Endpoint
-        } else if is_there {
-            Match::OtherPort
-        } else {
-            Match::Elsewhere
-        }
     }
 
     /// At which address a connection that came out at `to` reached the namespace there, which may have redirected it to
