@@ -151,7 +151,7 @@ impl Auditor {
     ) {
         let is_found = !open.is_told && met == Met::Never;
         let socket = open.seen.socket;
-        if !is_found && (self.open.is_peer_gone(socket) || self.is_another_peer(open)) {
+        if !is_found && (self.open.is_peer_gone(socket) || self.is_another_peer(open, open.seen.remote)) {
             self.open.peer_gone(socket);
             return;
         }
@@ -161,6 +161,14 @@ impl Auditor {
         }
         let seen = self.translated_as_open(&as_of(open));
         let (seen, subject, judged) = self.judge_as_it_is(seen, ask);
+        // Connection tracking remembers for days where one to an endpoint that is gone went.
+        if let Some(Translated { to, by: Translation::Conntrack }) = seen.translated
+            && !is_found
+            && self.is_another_peer(open, to)
+        {
+            self.open.peer_gone(socket);
+            return;
+        }
         self.open.judged(seen.socket, seen.direction, &judged.verdict, is_found);
         self.usage.keep(&judged.verdict, open.looked);
         let tell = match met {
@@ -222,10 +230,10 @@ impl Auditor {
         (seen, subject, judged)
     }
 
-    /// Whether the peer's address was a pod's or a Service's when the connection began, and is not any more. One to a pod that
+    /// Whether the address of the peer was a pod's or a Service's when the connection began, and is not any more. One to a pod that
     /// is gone may stay open for long, and the address be another pod's or nobody's: neither says anything of it.
-    fn is_another_peer(&self, open: &OpenConnection) -> bool {
-        match [open.seen.at, open.looked].map(|at| self.peer_at(open, at)) {
+    fn is_another_peer(&self, open: &OpenConnection, peer: SocketAddr) -> bool {
+        match [open.seen.at, open.looked].map(|at| self.peer_at(open, peer, at)) {
             [Endpoint::Pod(began), Endpoint::Pod(now)] => began != now,
             [
                 Endpoint::Service { namespace, name, .. },
@@ -241,16 +249,15 @@ impl Auditor {
     /// and of a new one the watch may not have told.
     fn is_peer_known(&self, open: &OpenConnection) -> bool {
         let ip = open.seen.peer_ip();
-        match self.peer_at(open, open.looked) {
-            now @ Endpoint::Pod(_) => self.peer_at(open, open.seen.at) == now,
+        match self.peer_at(open, open.seen.remote, open.looked) {
+            now @ Endpoint::Pod(_) => self.peer_at(open, open.seen.remote, open.seen.at) == now,
             Endpoint::External => !self.cluster.in_pod_network(ip) || self.own_addresses.contains(&ip),
             _ => true,
         }
     }
 
-    fn peer_at(&self, open: &OpenConnection, at: Timestamp) -> Endpoint {
-        let remote = open.seen.remote;
-        self.cluster.resolve(remote.ip(), remote.port(), open.seen.protocol, at)
+    fn peer_at(&self, open: &OpenConnection, peer: SocketAddr, at: Timestamp) -> Endpoint {
+        self.cluster.resolve(peer.ip(), peer.port(), open.seen.protocol, at)
     }
 
     /// A connection as a flow. It began before, so it is among neither the flows nor the matches of now.
