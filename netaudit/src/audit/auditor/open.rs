@@ -81,7 +81,9 @@ impl Gathered {
             return None;
         };
         let of = |index: usize| self.all.get(index).map(|(open, _)| as_of(open));
-        Some((of(made)?, of(accepted)?))
+        let ends = (of(made)?, of(accepted)?);
+        // One that was not gathered may have the same address as both of these.
+        [ends.0.socket, ends.1.socket].contains(&seen.socket).then_some(ends)
     }
 }
 
@@ -182,32 +184,17 @@ impl Auditor {
         }
     }
 
-    /// Where it leads, or which port it was addressed to, as far as its other end shows: as for a new one.
+    /// With where it leads, or which port it was addressed to, as far as its other end shows: as for a new one.
     fn translated_as_open(&mut self, seen: &Observation) -> Observation {
-        let mut seen = *seen;
-        let Some((made, accepted)) = self.gathered.both(&seen) else { return seen };
+        let Some((mut made, mut accepted)) = self.gathered.both(seen) else { return *seen };
         if !self.may_be_met(&made) {
-            return seen;
+            return *seen;
         }
-        let (asked, to) = (canonical(made.remote), canonical(accepted.local));
-        let by = |by, to| Some(Translated { to, by });
-        if accepted.netns == made.netns {
-            if seen.direction == Direction::Egress && to != asked {
-                seen.translated = by(Translation::Proxy, to);
-            }
-            return seen;
-        }
-        let reached = self.reached(&made, to);
+        self.join(&mut made, &mut accepted);
         match seen.direction {
-            Direction::Egress if reached != asked => seen.translated = by(Translation::Destination, reached),
-            Direction::Ingress if reached != to => {
-                seen.local = reached;
-                seen.translated = by(Translation::Proxy, to);
-                self.remember_redirect(accepted.netns, to.port());
-            }
-            _ => {}
+            Direction::Egress => made,
+            Direction::Ingress => accepted,
         }
-        seen
     }
 
     /// Who takes part in it and what the policies say, by what is known now.

@@ -84,27 +84,32 @@ impl Auditor {
         let mut accepted = *accepted;
         let met = self.handshakes.meet(canonical(accepted.remote), &accepted);
         let Some(Held { number, mut seen }) = met else { return accepted };
-        let to = canonical(accepted.local);
-        let asked = canonical(seen.remote);
-        if accepted.netns == seen.netns {
-            seen.translated = (to != asked).then_some(Translated { to, by: Translation::Proxy });
-        } else {
-            let reached = self.reached(&seen, to);
-            let translated = Translated { to: reached, by: Translation::Destination };
-            seen.translated = (reached != asked).then_some(translated);
-            if reached != to {
-                accepted.local = reached;
-                accepted.translated = Some(Translated { to, by: Translation::Proxy });
-                self.remember_redirect(accepted.netns, to.port());
-            }
-        }
+        self.join(&mut seen, &mut accepted);
         self.judge_or_hold(&seen, number, now, flows);
         accepted
     }
 
+    /// Tells each end of a connection what the other one shows: the one that was `made` where it went, and the one that `accepted`
+    /// the address that it was reached at.
+    pub(super) fn join(&mut self, made: &mut Observation, accepted: &mut Observation) {
+        let (asked, to) = (canonical(made.remote), canonical(accepted.local));
+        if accepted.netns == made.netns {
+            made.translated = (to != asked).then_some(Translated { to, by: Translation::Proxy });
+            return;
+        }
+        let reached = self.reached(made, to);
+        let translated = Translated { to: reached, by: Translation::Destination };
+        made.translated = (reached != asked).then_some(translated);
+        if reached != to {
+            accepted.local = reached;
+            accepted.translated = Some(Translated { to, by: Translation::Proxy });
+            self.remember_redirect(accepted.netns, to.port());
+        }
+    }
+
     /// At which address a connection that came out at `to` reached the namespace there, which may have redirected it to
     /// another port: at the one that it named, or that its Service names there.
-    pub(super) fn reached(&self, seen: &Observation, to: SocketAddr) -> SocketAddr {
+    fn reached(&self, seen: &Observation, to: SocketAddr) -> SocketAddr {
         let asked = canonical(seen.remote);
         let backends = self.backends(seen).unwrap_or_default();
         let there = backends.iter().map(|backend| SocketAddr::new(backend.ip.to_canonical(), backend.port));
@@ -119,7 +124,7 @@ impl Auditor {
     }
 
     /// A pod's namespace redirects connections to this port of its own.
-    pub(super) fn remember_redirect(&mut self, netns: NetnsCookie, port: u16) {
+    fn remember_redirect(&mut self, netns: NetnsCookie, port: u16) {
         if self.redirects.len() < MAX_REDIRECTS {
             self.redirects.insert((netns, port));
         }
