@@ -8,7 +8,7 @@ mod names;
 mod open;
 mod translated;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
 use netaudit::{
     audit::{Auditor, Budget, Finding, Flow, PeerKind, Settings, Subject},
@@ -178,6 +178,7 @@ fn egress(netns: u64, cgroup: u64, local: &str, remote: &str) -> Observation {
         socket: 1,
         sequence: 1,
         folded: None,
+        handshake: NonZeroU32::new(7),
         translated: None,
     }
 }

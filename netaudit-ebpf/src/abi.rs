@@ -169,7 +169,8 @@ pub mod flag {
 pub struct FlowRecord {
     /// One of [`kind`], from `TCP_ESTABLISHED` to `UDP_RECEIVED`.
     pub kind: u32,
-    /// For `TCP_CLOSED` what the socket held, see [`detail`]; else 0.
+    /// For `TCP_CLOSED` what the socket held, see [`detail`]. For `TCP_ESTABLISHED` and `TCP_ACCEPTED` the sequence number of the
+    /// first byte that the end which accepts sends: the same at both ends. Else 0.
     pub detail: u32,
     /// When the record was made, in nanoseconds since boot.
     pub at: u64,

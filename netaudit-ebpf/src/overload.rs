@@ -39,13 +39,15 @@ fn place(record: &FlowRecord, tally: *mut Tally) -> *mut u64 {
     }
     let waited = record.at.wrapping_sub(record.started);
     let at_destination = record.kind == kind::TCP_ACCEPTED || record.kind == kind::UDP_RECEIVED;
+    let is_made = record.kind == kind::TCP_ESTABLISHED || record.kind == kind::TCP_ACCEPTED;
     let key = FoldKey {
         netns: record.netns,
         cgroup: record.cgroup,
         local: record.local,
         remote: record.remote,
         kind: record.kind,
-        detail: record.detail,
+        // Of a connection that was made it is another one each time.
+        detail: if is_made { 0 } else { record.detail },
         port: if at_destination { record.local_port } else { record.remote_port },
         flags: record.flags & !flag::ACTOR,
         waited: u32::from(waited >= WAITED_STEPS[0]) + u32::from(waited >= WAITED_STEPS[1]),

@@ -186,7 +186,22 @@ fn established(ctx: &SockOpsContext) {
         return;
     }
     state.flags = state.flags & !(mark::SYN_SENT | mark::PENDING) | mark::ESTABLISHED;
-    emit_attempt(ctx, state, kind::TCP_ESTABLISHED, 0, flag::ANSWERED);
+    emit_attempt(ctx, state, kind::TCP_ESTABLISHED, first_received(ctx), flag::ANSWERED);
+}
+
+/// The number of the first byte that the other end sends. Both ends know it, and nobody else can: it shows which ends
+/// belong together.
+#[inline(always)]
+fn first_received(ctx: &SockOpsContext) -> u32 {
+    // SAFETY: the verifier checks the access.
+    unsafe { (*ctx.ops).rcv_nxt }
+}
+
+/// The same at the other end: the number of the first byte that this one sends.
+#[inline(always)]
+fn first_sent(ctx: &SockOpsContext) -> u32 {
+    // SAFETY: the verifier checks the access.
+    unsafe { (*ctx.ops).snd_nxt }
 }
 
 /// The retransmission timer fired.
@@ -267,7 +282,7 @@ fn accepted(ctx: &SockOpsContext) {
         // SAFETY: the verifier checks the access.
         let remote_port = u32::from_be(unsafe { (*ctx.ops).remote_port }) as u16;
         if state.is(mark::SYN_SENT) && state.peer_port == remote_port {
-            emit_attempt(ctx, state, kind::TCP_ESTABLISHED, 0, flag::ANSWERED);
+            emit_attempt(ctx, state, kind::TCP_ESTABLISHED, first_received(ctx), flag::ANSWERED);
             told = mark::ESTABLISHED;
         } else {
             state.started = now();
@@ -285,7 +300,7 @@ fn accepted(ctx: &SockOpsContext) {
         // SAFETY: `record` is reserved; every field is written.
         unsafe {
             (*record).kind = kind::TCP_ACCEPTED;
-            (*record).detail = 0;
+            (*record).detail = first_sent(ctx);
             (*record).at = at;
             (*record).started = at;
             (*record).netns = netns;

@@ -242,6 +242,30 @@ fn a_neighbours_pod_with_the_same_address_is_not_ours() {
 }
 
 #[test]
+fn nobody_is_accused_by_a_packet_that_a_pod_makes_in_a_namespace_of_its_own() {
+    // `a` has made a namespace, where it is root and may have every address, and sends itself packets there.
+    const MADE: NetnsCookie = NetnsCookie(777);
+    let forged = PacketDrop { netns: MADE, ..dropped("10.0.0.3:40000", "10.0.0.2:80", t(10)) };
+    let closed = PacketDrop { reason: DropReason::NO_SOCKET, ..forged };
+    for forged in [forged, closed, PacketDrop { netns: NetnsCookie(101), ..closed }] {
+        let mut world = World::new(vec![deny_ingress(), pod("c", Some("10.0.0.3"))]);
+        world.auditor.attribution_mut().pair(MADE, CgroupId(11));
+        let mut flows = world.drop(forged);
+        flows.extend(world.tick(t(13)));
+        assert!(flows.is_empty(), "{flows:?}");
+        assert_eq!((world.auditor.waiting(), world.auditor.drops_unjudged()), ((0, 0), 1));
+    }
+    // Nor does that stop what it sends to others.
+    let mut world = World::new(vec![deny_egress()]);
+    world.auditor.attribution_mut().pair(MADE, CgroupId(11));
+    world.drop(PacketDrop { netns: MADE, ..dropped(FROM_A.0, FROM_A.1, t(10)) });
+    assert_eq!(world.one(ended(Outcome::Timeout, Duration::from_secs(3), FROM_A.1)).reach, Reach::NoAnswer);
+    // What its own filter stops is.
+    world.drop(PacketDrop { netns: NetnsCookie(101), sequence: 2, ..dropped(FROM_A.0, FROM_A.1, t(10)) });
+    assert_eq!(world.one(ended(Outcome::Timeout, Duration::from_secs(3), FROM_A.1)).reach, Reach::Stopped);
+}
+
+#[test]
 fn the_nodes_own_address_may_stand_for_anybody() {
     let mut world = World::new(vec![deny_ingress()]);
     assert!(world.drop(dropped("10.0.0.254:40000", "10.0.0.2:80", t(10))).is_empty());

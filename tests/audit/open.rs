@@ -250,6 +250,45 @@ fn a_service_address_is_judged_by_its_endpoints_of_now() {
 }
 
 #[test]
+fn one_to_a_service_that_is_gone_says_nothing_of_whoever_has_its_address() {
+    let mut objects = vec![both_ways()];
+    objects.extend(service("b", "10.96.0.1", &[("b", "10.0.0.2")], 8080));
+    let mut world = World::new(objects);
+    let seen = told(egress(101, 11, "10.0.0.1:40000", "10.96.0.1:80"));
+    world.one(seen.seen);
+    look(&mut world, t(40), &[seen]);
+    assert_eq!(counts(&world), [(Direction::Egress, "allowed", 1)]);
+    world.auditor.cluster_mut().delete(&ObjectKey::new(Kind::Service, "shop", "b"), t(50));
+    world.auditor.watch_rules(t(50));
+    assert_eq!(look(&mut world, t(70), &[seen]).len(), 0, "an external address would be denied");
+    for object in service("other", "10.96.0.1", &[("b", "10.0.0.2")], 8080) {
+        world.apply(object, t(80));
+    }
+    look(&mut world, t(100), &[seen]);
+    assert_eq!(counts(&world), []);
+    // Even when nobody remembers the former one.
+    world.auditor.cluster_mut().delete(&ObjectKey::new(Kind::Service, "shop", "other"), t(110));
+    world.tick(t(2_000));
+    assert_eq!(look(&mut world, t(2_001), &[seen]).len(), 0);
+    assert!(world.auditor.violations().series().is_empty());
+}
+
+#[test]
+fn the_same_holds_of_pods_where_no_node_tells_their_network() {
+    let mut world = World::new(vec![both_ways(), pod("c", Some("172.20.0.3"))]);
+    let seen = told(egress(101, 11, "10.0.0.1:40000", "172.20.0.3:80"));
+    world.one(seen.seen);
+    look(&mut world, t(40), &[seen]);
+    world.auditor.cluster_mut().delete(&ObjectKey::new(Kind::Pod, "shop", "c"), t(50));
+    for second in [70, 100] {
+        assert_eq!(look(&mut world, t(second), &[seen]).len(), 0, "an external address would be denied");
+    }
+    world.tick(t(2_000));
+    assert_eq!(look(&mut world, t(2_001), &[seen]).len(), 0);
+    assert!(world.auditor.violations().series().is_empty());
+}
+
+#[test]
 fn the_nodes_own_connection_is_paired_though_its_end_is_found_later() {
     let mut world =
         World::new(vec![policy("deny-in", json!({"podSelector": {}, "policyTypes": ["Ingress"]}))]);
@@ -400,4 +439,35 @@ fn connection_tracking_is_asked_where_endpoints_disagree_and_only_there() {
     assert_eq!(reason(&flows[0]), Some(Gap::EndpointsDisagree));
     let (_, asked) = look_and_ask(&mut world(), &[a_to_b()], None);
     assert_eq!(asked, 0);
+}
+
+#[test]
+fn an_endpoint_that_is_gone_says_nothing_of_the_pod_that_took_its_place() {
+    let allow = policy(
+        "allow",
+        json!({
+            "podSelector": {"matchLabels": {"app": "a"}}, "policyTypes": ["Egress"],
+            "egress": [{"to": [{"podSelector": {"matchExpressions": [{"key": "app", "operator": "In", "values": ["b", "c"]}]}}]}],
+        }),
+    );
+    let mut objects = vec![allow, pod("c", Some("10.0.0.3"))];
+    objects.extend(service("b", "10.96.0.1", &[("b", "10.0.0.2"), ("c", "10.0.0.3")], 80));
+    let mut world = World::new(objects);
+    let seen = told(egress(101, 11, "10.0.0.1:40000", "10.96.0.1:80"));
+    world.one(seen.seen);
+    look(&mut world, t(40), &[seen]);
+    assert_eq!(counts(&world), [(Direction::Egress, "allowed", 1)]);
+    world.auditor.cluster_mut().delete(&ObjectKey::new(Kind::Pod, "shop", "c"), t(50));
+    let Object::Pod(mut other) = pod("d", Some("10.0.0.3")) else { panic!("a pod") };
+    other.created = Some(t(60));
+    world.apply(Object::Pod(other), t(61));
+    for object in service("b", "10.96.0.1", &[("b", "10.0.0.2"), ("d", "10.0.0.3")], 80) {
+        world.apply(object, t(61));
+    }
+    let mut flows = Vec::new();
+    world.auditor.begin_look();
+    world.auditor.observe_open(&OpenConnection { looked: t(70), ..seen }, &mut flows);
+    // It remembers for days.
+    while !world.auditor.judge_look(2, &mut |_| "10.0.0.3:80".parse().ok(), &mut flows) {}
+    assert_eq!((flows.len(), counts(&world)), (0, vec![]), "{flows:?}");
 }

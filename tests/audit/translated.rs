@@ -30,6 +30,11 @@ fn to_service() -> Observation {
     egress(101, 11, "10.0.0.1:40000", SERVICE)
 }
 
+/// As an end of the connection with that number, where another one than all others are of.
+fn of(number: u32, seen: Observation) -> Observation {
+    Observation { handshake: NonZeroU32::new(number), ..seen }
+}
+
 impl World {
     fn observe(&mut self, seen: Observation) -> Vec<Flow> {
         let mut flows = Vec::new();
@@ -259,14 +264,16 @@ fn a_proxy_that_is_reached_by_a_rewrite_at_the_socket_is_one_too() {
 }
 
 #[test]
-fn one_port_for_two_destinations_is_paired_in_order_and_a_pod_that_talks_to_itself_is_no_proxy() {
+fn one_port_for_two_destinations_is_paired_by_handshake_and_a_pod_that_talks_to_itself_is_no_proxy() {
     let mut world = World::new(vec![deny_egress()]);
-    assert!(world.observe(egress(101, 11, "10.0.0.1:40000", "203.0.113.1:80")).is_empty());
-    assert!(world.observe(egress(101, 11, "10.0.0.1:40000", "203.0.113.2:80")).is_empty());
-    let first = world.observe(ingress(101, 11, "127.0.0.1:15001", "10.0.0.1:40000"));
-    assert_eq!(first[0].requested, Some("203.0.113.1:80".parse().unwrap()));
-    let second = world.observe(ingress(101, 11, "127.0.0.1:15001", "10.0.0.1:40000"));
-    assert_eq!(second[0].requested, Some("203.0.113.2:80".parse().unwrap()));
+    let destinations = [(1, "203.0.113.1:80"), (2, "203.0.113.2:80")];
+    for (number, destination) in destinations {
+        assert!(world.observe(of(number, egress(101, 11, "10.0.0.1:40000", destination))).is_empty());
+    }
+    for (number, destination) in destinations.into_iter().rev() {
+        let flows = world.observe(of(number, ingress(101, 11, "127.0.0.1:15001", "10.0.0.1:40000")));
+        assert_eq!(flows[0].requested, Some(destination.parse().unwrap()));
+    }
 
     assert!(world.observe(egress(101, 11, "10.0.0.1:40003", "10.0.0.1:80")).is_empty());
     let flows = world.observe(ingress(101, 11, "10.0.0.1:80", "10.0.0.1:40003"));
@@ -320,4 +327,112 @@ fn a_service_whose_endpoints_disagree_is_followed_through_a_redirect_too() {
     let flows = world.observe(ingress(103, 13, "10.0.0.3:15006", "10.0.0.1:40000"));
     check(&flows[0], &world, Translation::Destination, "c");
     assert_eq!((flows[1].port, flows[1].translation), (8080, Some(Translation::Proxy)));
+}
+
+#[test]
+fn a_denied_connection_cannot_be_passed_off_for_another_one_from_its_port() {
+    let only_b = policy(
+        "only-b",
+        json!({"podSelector": {"matchLabels": {"app": "a"}}, "policyTypes": ["Egress"],
+               "egress": [{"to": [{"podSelector": {"matchLabels": {"app": "b"}}}]}]}),
+    );
+    let denied = of(1, egress(101, 11, "10.0.0.1:40000", "203.0.113.1:443"));
+    let at_b = ingress(102, 12, "10.0.0.2:8080", "10.0.0.1:40000");
+    for (asked, accepted) in [
+        // A listener of the pod's own, at its address and at the loopback one.
+        ("10.0.0.1:9999", ingress(101, 11, "10.0.0.1:9999", "10.0.0.1:40000")),
+        ("127.0.0.1:9999", ingress(101, 11, "127.0.0.1:9999", "10.0.0.1:40000")),
+        // Another pod, directly, by a Service, and by a port of the node that no object tells of.
+        ("10.0.0.2:8080", at_b),
+        (SERVICE, at_b),
+        ("192.168.0.1:80", at_b),
+    ] {
+        let other = of(2, egress(101, 11, "10.0.0.1:40000", asked));
+        let accepted = of(2, accepted);
+        // Who accepts may also have put that off until now (TCP_DEFER_ACCEPT).
+        let long_ago = Observation { at: t(9), ..other };
+        for order in [[denied, other, accepted], [other, denied, accepted], [long_ago, denied, accepted]] {
+            let objects = service("b", "10.96.0.1", &[("b", "10.0.0.2")], 8080);
+            let mut world = World::new(objects.into_iter().chain([only_b.clone()]).collect());
+            let mut flows: Vec<_> = order.into_iter().flat_map(|it| world.observe(it)).collect();
+            flows.extend(world.settle(t(11)));
+            let told: Vec<_> = flows.iter().filter(|flow| flow.observation.remote == denied.remote).collect();
+            let [told] = told[..] else { panic!("{flows:?}") };
+            assert_eq!((told.finding, told.translation), (Some(Finding::Unenforced), None), "{asked}");
+            assert_eq!((flows.len(), world.auditor.waiting().0), (3, 0));
+        }
+    }
+}
+
+#[test]
+fn nobody_makes_a_port_of_another_pod_look_like_a_proxys() {
+    let only_8080 = policy(
+        "in-b",
+        json!({"podSelector": {"matchLabels": {"app": "b"}}, "policyTypes": ["Ingress"],
+               "ingress": [{"ports": [{"port": 8080}]}]}),
+    );
+    let mut objects = vec![only_8080, pod("c", Some("10.0.0.3"))];
+    objects.extend(service("both", "10.96.0.1", &[("b", "10.0.0.2"), ("c", "10.0.0.3")], 8080));
+    let mut world = World::new(objects);
+    // It went to an endpoint on another node, say.
+    world.observe(to_service());
+    world.observe(of(8, egress(101, 11, "10.0.0.1:40000", "10.0.0.2:9000")));
+    let flows = world.observe(of(8, ingress(102, 12, "10.0.0.2:9000", "10.0.0.1:40000")));
+    let inward = flows.iter().find(|flow| flow.observation.direction == Direction::Ingress).unwrap();
+    assert_eq!((inward.port, inward.finding), (9000, Some(Finding::Unenforced)));
+    world.settle(t(11));
+    let later = world.one(ingress(102, 12, "10.0.0.2:9000", "203.0.113.7:555"));
+    assert!(later.verdict.is_denied(), "{:?}", later.verdict);
+}
+
+/// Policies let `a` reach `b` and `new`, of which the watch has not told yet.
+fn before_a_pod_is_known(endpoints: &[(&str, &str)]) -> World {
+    let allow = policy(
+        "allow",
+        json!({"podSelector": {"matchLabels": {"app": "a"}}, "policyTypes": ["Egress"],
+               "egress": [{"to": [{"podSelector": {"matchLabels": {"app": "b"}}},
+                                  {"podSelector": {"matchLabels": {"app": "new"}}}]}]}),
+    );
+    let mut objects = vec![allow, pod("c", Some("10.0.0.3"))];
+    objects.extend(service("both", "10.96.0.1", endpoints, 8080));
+    let mut world = World::new(objects);
+    world.auditor.set_asks_for_translations();
+    world
+}
+
+#[test]
+fn a_pod_that_the_watch_has_not_told_of_is_waited_for_where_it_was_translated_to() {
+    for rung in [Translation::Conntrack, Translation::Destination] {
+        let mut world = before_a_pod_is_known(&[("b", "10.0.0.2"), ("c", "10.0.0.3")]);
+        let mut flows = Vec::new();
+        if rung == Translation::Conntrack {
+            flows.extend(world.see(to_service()));
+            flows.extend(world.translate(Some("10.0.0.9:8080")).1);
+        } else {
+            flows.extend(world.observe(egress(101, 11, "10.0.0.1:40000", "192.168.0.1:80")));
+            flows.extend(world.observe(ingress(109, 19, "10.0.0.9:8080", "10.0.0.1:40000")));
+        }
+        let is_out = |flow: &&Flow| flow.observation.direction == Direction::Egress;
+        assert_eq!(flows.iter().find(is_out).map(|flow| &flow.verdict), None, "{rung:?}");
+        world.apply(pod("new", Some("10.0.0.9")), t(11));
+        let flows = world.tick(t(11));
+        let flow = flows.iter().find(is_out).unwrap_or_else(|| panic!("{rung:?}"));
+        assert_eq!((flow.finding, flow.translation), (None, Some(rung)));
+        assert_eq!(flow.peer.kind, PeerKind::Pod(world.id("new")));
+    }
+}
+
+#[test]
+fn an_endpoint_that_the_watch_has_not_told_of_is_waited_for() {
+    // Else `c`, and an address that is nobody's, agree that `a` may not reach them.
+    let mut world = before_a_pod_is_known(&[("c", "10.0.0.3"), ("new", "10.0.0.9")]);
+    assert!(world.see(to_service()).is_empty());
+    world.apply(pod("new", Some("10.0.0.9")), t(11));
+    assert!(world.tick(t(11)).is_empty());
+    let (_, flows) = world.translate(Some("10.0.0.9:8080"));
+    assert_eq!((flows[0].finding, &flows[0].peer.kind), (None, &PeerKind::Pod(world.id("new"))));
+    // Not for ever.
+    let mut world = before_a_pod_is_known(&[("c", "10.0.0.3"), ("new", "10.0.0.9")]);
+    world.see(to_service());
+    assert_eq!((world.tick(t(11)).len(), world.tick(t(13)).len(), world.auditor.waiting().0), (0, 1, 0));
 }

@@ -1,7 +1,7 @@
 //! TCP: every way that an attempt can end.
 
 use std::{
-    io,
+    io::{self, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     os::fd::{AsRawFd as _, OwnedFd},
     time::{Duration, Instant},
@@ -202,6 +202,48 @@ fn loopback_inside_a_pod_is_seen_from_both_ends() {
     assert_eq!(flows[0].local, flows[1].remote);
     assert!(!flows[0].actor.comm.is_empty() && flows[0].actor.comm == flows[1].actor.comm);
     assert_ne!(flows[0].actor.comm, Comm::default());
+}
+
+#[test]
+fn both_ends_of_a_connection_tell_the_same_number_and_no_other_connection_does() {
+    if !ready() {
+        return;
+    }
+    let mut stage = Stage::new();
+    let pod = stage.pod("a");
+    pod.run(|| {
+        for address in ["127.0.0.1:8080", "[::1]:8080"] {
+            let listener = TcpListener::bind(address)?;
+            // The kernel accepts when the first byte comes, long after the other end was established.
+            let seconds: libc::c_int = 5;
+            // SAFETY: the option is as long as said.
+            check(unsafe {
+                libc::setsockopt(
+                    listener.as_raw_fd(),
+                    libc::IPPROTO_TCP,
+                    libc::TCP_DEFER_ACCEPT,
+                    (&raw const seconds).cast(),
+                    size_of::<libc::c_int>() as libc::socklen_t,
+                )
+            })?;
+            let mut clients = [TcpStream::connect(address)?, TcpStream::connect(address)?];
+            for client in clients.iter_mut().rev() {
+                client.write_all(b"x")?;
+                listener.accept()?;
+            }
+        }
+        Ok(())
+    });
+    let flows = stage.expect(&pod, 8);
+    let (made, accepted): (Vec<&Observation>, Vec<&Observation>) =
+        flows.iter().partition(|flow| flow.outcome == Outcome::Established);
+    assert_eq!(accepted.len(), 4);
+    for end in &made {
+        assert!(end.handshake.is_some());
+        let of_it = |other: &&&Observation| other.handshake == end.handshake;
+        let others: Vec<_> = accepted.iter().filter(of_it).map(|other| other.remote).collect();
+        assert_eq!(others, [end.local]);
+    }
 }
 
 #[test]

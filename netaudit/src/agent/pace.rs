@@ -12,6 +12,9 @@ const MANY: usize = 512;
 /// How many times longer than asked for the pause becomes.
 const LONGEST: u32 = 12;
 
+/// But never longer than this, as what happens each second happens with a drain.
+const LONGEST_OF_ALL: Duration = super::TICK;
+
 /// The pause between two drains.
 #[derive(Debug)]
 pub(super) struct Pace {
@@ -28,7 +31,7 @@ impl Pace {
     /// The pause after a drain that took so many records.
     pub fn after(&mut self, taken: usize) -> Duration {
         if taken < FEW {
-            self.pause = (self.pause * 2).min(self.shortest * LONGEST);
+            self.pause = (self.pause * 2).min(self.shortest * LONGEST).min(LONGEST_OF_ALL.max(self.shortest));
         } else if taken >= MANY {
             self.pause = self.shortest;
         }
@@ -51,5 +54,14 @@ mod tests {
         assert_eq!(pace.after(FEW), shortest * LONGEST, "a moderate load comes in larger batches");
         assert_eq!(pace.after(MANY), shortest);
         assert_eq!(pace.after(FEW), shortest);
+    }
+
+    #[test]
+    fn a_second_is_not_missed_however_seldom_is_asked_for() {
+        for (shortest, longest) in [(20, 240), (200, 1_000), (1_000, 1_000)] {
+            let mut pace = Pace::new(Duration::from_millis(shortest));
+            let last = (0..10).map(|_| pace.after(0)).last();
+            assert_eq!(last, Some(Duration::from_millis(longest)));
+        }
     }
 }

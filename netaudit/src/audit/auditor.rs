@@ -33,7 +33,7 @@ use super::{
     resolve::{self, Judged, NodeView, judge_node, judge_pod},
 };
 use crate::{
-    cluster::{Cluster, Endpoint, Pod, PodId},
+    cluster::{Cluster, Pod, PodId},
     model::{
         Direction, Gap, NetnsCookie, Observation, Outcome, PacketDrop, Protocol, RawSocket, Reach, Timestamp,
         Verdict,
@@ -447,14 +447,20 @@ impl Auditor {
         if from_node && !paired_with_host && !last_call && matches!(subject, Subject::Pod(_)) {
             return Err(Hold::For(HOLD_PAIR));
         }
-        if !last_call && !is_own_address && self.awaits_peer(seen) {
+        if !last_call && self.awaits_peer(seen) {
             return Err(Hold::For(HOLD_SUBJECT));
         }
         let mut seen = *seen;
         let mut judged = self.judge_ends(&seen, &subject, paired_with_host);
+        if !last_call && judged.awaits_endpoint {
+            return Err(Hold::For(HOLD_SUBJECT));
+        }
         if judged.asks_for_translation(&seen) {
             seen.translated = self.dropped_on_its_way_to(&seen, &subject);
             if seen.translated.is_some() {
+                if !last_call && self.awaits_peer(&seen) {
+                    return Err(Hold::For(HOLD_SUBJECT));
+                }
                 judged = self.judge_ends(&seen, &subject, paired_with_host);
             } else if may_ask && seen.folded.is_none() {
                 return Err(Hold::Translation);
@@ -485,15 +491,6 @@ impl Auditor {
             judged.names = names;
         }
         judged
-    }
-
-    /// Whether the other end is an address of the pods' network that nobody owns: most likely a new pod, of which the
-    /// watch will tell.
-    fn awaits_peer(&self, seen: &Observation) -> bool {
-        let ip = seen.peer_ip();
-        // The network first: it is the cheaper question, and most peers that nobody owns fail it.
-        self.cluster.in_pod_network(ip)
-            && self.cluster.resolve(ip, seen.remote.port(), seen.protocol, seen.at) == Endpoint::External
     }
 
     /// Whether a pod runs on this node; one that no manifest gives to a node is taken to.
@@ -587,5 +584,6 @@ fn unjudged(seen: &Observation, gap: Gap) -> Judged {
         other_end: None,
         names: Vec::new(),
         translation: None,
+        awaits_endpoint: false,
     }
 }

@@ -11,6 +11,9 @@ use crate::model::{PacketDrop, Protocol, Timestamp};
 /// How many are kept. Each is of an attempt of this node that has not ended.
 const ROOM: usize = 65_536;
 
+/// How many of one port: each is gone through for every drop and attempt from there, and who scans does so from one port.
+const ROOM_OF_PORT: usize = 256;
+
 /// Drops by what the attempt is looked up by.
 #[derive(Debug, Default)]
 pub(super) struct Drops {
@@ -22,17 +25,17 @@ pub(super) struct Drops {
 impl Drops {
     /// Keeps a drop. Returns whether it is of an attempt that none is known of: a SYN that was sent again is not.
     pub fn remember(&mut self, seen: &PacketDrop) -> bool {
-        let full = self.count >= ROOM;
         let same = |known: &PacketDrop| {
             seen.protocol == Protocol::Tcp
                 && (known.source, known.destination, known.sequence)
                     == (seen.source, seen.destination, seen.sequence)
         };
         let key = (seen.protocol, seen.source.port());
-        if self.by_port.get(&key).is_some_and(|of_port| of_port.iter().any(same)) {
+        let of_port = self.by_port.get(&key).map_or(&[][..], |of_port| of_port);
+        if of_port.iter().any(same) {
             return false;
         }
-        if full {
+        if self.count >= ROOM || of_port.len() >= ROOM_OF_PORT {
             self.forgotten += 1;
         } else {
             self.by_port.entry(key).or_default().push(*seen);
@@ -152,5 +155,15 @@ mod tests {
             assert!(drops.remember(&dropped(&source, sequence, 0)));
         }
         assert_eq!((drops.len(), drops.forgotten()), (ROOM, 1));
+    }
+
+    #[test]
+    fn one_port_has_not_all_the_room() {
+        let mut drops = Drops::default();
+        for sequence in 0..=ROOM_OF_PORT as u32 {
+            assert!(drops.remember(&dropped("10.0.0.1:40000", sequence, 0)));
+        }
+        assert!(drops.remember(&dropped("10.0.0.1:40001", 1, 0)));
+        assert_eq!((drops.len(), drops.forgotten()), (ROOM_OF_PORT + 1, 1));
     }
 }

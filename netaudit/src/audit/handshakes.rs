@@ -8,6 +8,10 @@
 //! The kernel tells the end that connects first, and the end that accepts within microseconds where both are on this node.
 //! How long to wait is counted on the kernel's clock, from record to record: a reader that comes late misses nothing.
 //!
+//! A program may use one port for several connections at once, and say how late its end accepts, so address and port do not
+//! say whose other end was seen: else a connection that is denied could be passed off for one to a listener of one's own.
+//! What does is a number that the kernel of the end that accepts has chosen, and told to the other end alone.
+//!
 //! Of a connection with TCP Fast Open the other end comes first, and is missed: then the next rung of the ladder is asked.
 
 use std::{collections::VecDeque, net::SocketAddr, time::Duration};
@@ -27,7 +31,6 @@ const ROOM: usize = 65_536;
 /// Those that wait, by the address and port that they came from.
 #[derive(Debug, Default)]
 pub(super) struct Handshakes {
-    /// Of one port to several destinations the first is the first to be met.
     waiting: HashMap<SocketAddr, SmallVec<[(Timestamp, Held); 1]>>,
     order: VecDeque<(Timestamp, SocketAddr)>,
     count: usize,
@@ -46,12 +49,10 @@ impl Handshakes {
         true
     }
 
-    /// Takes out the first connection that came from `source`: its other end was seen.
-    pub fn meet(&mut self, source: SocketAddr) -> Option<Held> {
-        if self.count == 0 {
-            return None;
-        }
-        self.take(source, |_| true)
+    /// Takes out the connection from `source` that the end which `accepted` belongs to.
+    pub fn meet(&mut self, source: SocketAddr, accepted: &Observation) -> Option<Held> {
+        let number = accepted.handshake?;
+        self.take(source, |_, held| held.seen.handshake == Some(number))
     }
 
     /// Takes out the next connection whose other end would have been seen by `now`.
@@ -59,15 +60,15 @@ impl Handshakes {
         loop {
             let (until, source) = self.order.pop_front_if(|(until, _)| *until < now)?;
             // Else it was met.
-            if let Some(held) = self.take(source, |other| other == until) {
+            if let Some(held) = self.take(source, |other, _| other == until) {
                 return Some(held);
             }
         }
     }
 
-    fn take(&mut self, source: SocketAddr, is_it: impl Fn(Timestamp) -> bool) -> Option<Held> {
+    fn take(&mut self, source: SocketAddr, is_it: impl Fn(Timestamp, &Held) -> bool) -> Option<Held> {
         let of_source = self.waiting.get_mut(&source)?;
-        let at = of_source.iter().position(|(until, _)| is_it(*until))?;
+        let at = of_source.iter().position(|(until, held)| is_it(*until, held))?;
         let (_, held) = of_source.remove(at);
         if of_source.is_empty() {
             self.waiting.remove(&source);
@@ -96,11 +97,13 @@ impl Handshakes {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+
     use super::*;
     use crate::audit::testing::observation;
 
     fn held(number: u64) -> Held {
-        Held { number, seen: observation() }
+        Held { number, seen: Observation { handshake: NonZeroU32::new(number as u32), ..observation() } }
     }
 
     fn after(duration: Duration) -> Timestamp {
@@ -110,20 +113,26 @@ mod tests {
     const SOURCE: &str = "10.0.0.1:40000";
 
     #[test]
-    fn each_is_met_once_and_what_is_not_met_comes_out_in_time() {
+    fn each_is_met_once_by_its_other_end_and_what_is_not_met_comes_out_in_time() {
         let source = SOURCE.parse().unwrap();
         let mut handshakes = Handshakes::default();
         assert!(handshakes.hold(held(1), source, after(Duration::ZERO)));
         assert!(handshakes.hold(held(2), source, after(Duration::from_millis(1))));
         assert!(handshakes.hold(held(3), "10.0.0.1:40001".parse().unwrap(), after(Duration::from_millis(1))));
         assert_eq!(handshakes.first(), Some(1));
-        assert_eq!(handshakes.meet("10.0.0.2:40000".parse().unwrap()), None, "of another address");
-        assert_eq!(handshakes.meet(source).map(|held| held.number), Some(1));
+        let other_end = |number| held(number).seen;
+        let elsewhere = "10.0.0.2:40000".parse().unwrap();
+        assert_eq!(handshakes.meet(elsewhere, &other_end(1)), None, "of another address");
+        assert_eq!(handshakes.meet(source, &other_end(3)), None, "of another connection");
+        let untold = Observation { handshake: None, ..other_end(1) };
+        assert_eq!(handshakes.meet(source, &untold), None);
+        assert_eq!(handshakes.meet(source, &other_end(1)).map(|held| held.number), Some(1));
         assert_eq!(handshakes.next_unmet(after(HOLD)), None, "the first was met, and the second has time");
         let late = after(HOLD + Duration::from_millis(2));
         assert_eq!(handshakes.next_unmet(late).map(|held| held.number), Some(2));
         assert_eq!(handshakes.next_unmet(late).map(|held| held.number), Some(3));
-        assert_eq!((handshakes.next_unmet(late), handshakes.meet(source), handshakes.len()), (None, None, 0));
+        assert_eq!((handshakes.next_unmet(late), handshakes.len()), (None, 0));
+        assert_eq!(handshakes.meet(source, &other_end(2)), None);
         assert!(handshakes.waiting.is_empty() && handshakes.order.is_empty());
     }
 

@@ -80,6 +80,8 @@ struct Known {
     /// The latest look that found it.
     look: u32,
     before: Before,
+    /// Its peer's address is somebody else's, for good.
+    is_peer_gone: bool,
 }
 
 /// All of this agent run.
@@ -142,7 +144,7 @@ impl OpenConnections {
             return if again { Met::Again } else { Met::Before(known.before) };
         }
         if self.known.len() < MOST {
-            self.known.insert(socket, Known { look, before: Before::Nothing });
+            self.known.insert(socket, Known { look, before: Before::Nothing, is_peer_gone: false });
         } else {
             self.forgotten += 1;
         }
@@ -163,6 +165,19 @@ impl OpenConnections {
             // It may become certain again, and be what it was.
             (Decision::Unknown(_), before) => before,
         };
+    }
+
+    /// Whether it was once said that its peer is gone: who comes to have the address says nothing of it either.
+    pub(super) fn is_peer_gone(&self, socket: u64) -> bool {
+        self.known.get(&socket).is_some_and(|known| known.is_peer_gone)
+    }
+
+    /// It is not judged from now on.
+    pub(super) fn peer_gone(&mut self, socket: u64) {
+        if let Some(known) = self.known.get_mut(&socket) {
+            known.is_peer_gone = true;
+        }
+        self.unjudged(PEER_GONE);
     }
 
     /// It is not judged. What it was judged before stays.

@@ -33,6 +33,8 @@ pub(super) struct Judged {
     pub names: Vec<SeenName>,
     /// The rung of the ladder.
     pub translation: Option<Translation>,
+    /// An endpoint must be a pod, and is none that is known: most likely a new one, of which the watch will tell.
+    pub awaits_endpoint: bool,
 }
 
 impl Judged {
@@ -101,6 +103,7 @@ fn judge_as_addressed(cluster: &mut Cluster, pod: PodId, seen: &Observation, nod
         other_end: None,
         names: Vec::new(),
         translation: seen.requested.map(|_| Translation::Socket),
+        awaits_endpoint: false,
     };
     if ip.is_loopback() {
         let judged = judged(PeerKind::Loopback, Verdict::exempt(Exemption::Loopback).into());
@@ -191,6 +194,7 @@ fn judge_service(
             None if node.own_addresses.contains(&backend.ip) => Party::OwnNode,
             None => Party::Ip(backend.ip),
         };
+        all.awaits_endpoint |= matches!(party, Party::Ip(ip) if cluster.in_pod_network(ip));
         let verdict = verdict(cluster, seen, pod, party, backend.port);
         let other_end = backend.pod.map(|peer| other_end(cluster, seen, pod, peer, backend.port));
         if n == 0 {
@@ -319,6 +323,7 @@ pub(super) fn judge_node(cluster: &mut Cluster, seen: &Observation, node: &NodeV
         other_end: None,
         names: Vec::new(),
         translation: seen.requested.map(|_| Translation::Socket),
+        awaits_endpoint: false,
     };
     if ip.is_loopback() || node.own_addresses.contains(&ip) {
         judged.peer.kind = PeerKind::Node(Some(node.name.clone()));

@@ -24,6 +24,7 @@ pub(crate) fn observation() -> Observation {
         socket: 1,
         sequence: 0,
         folded: None,
+        handshake: None,
         translated: None,
     }
 }

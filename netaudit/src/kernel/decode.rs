@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
+    num::NonZeroU32,
     time::Duration,
 };
 
@@ -146,7 +147,8 @@ fn take<T: Record>(bytes: &[u8]) -> Option<T> {
 pub(super) fn observation(record: &FlowRecord, clock: &Clock) -> Observation {
     let remote = socket_address(record.remote, record.remote_port);
     let requested = socket_address(record.requested, record.requested_port);
-    let closed = Closed::new(record.detail, record.flags, remote.is_ipv4());
+    let is_made = matches!(record.kind, kind::TCP_ESTABLISHED | kind::TCP_ACCEPTED);
+    let closed = Closed::new(if is_made { 0 } else { record.detail }, record.flags, remote.is_ipv4());
     let (direction, protocol, outcome) = match record.kind {
         kind::TCP_ESTABLISHED => (Direction::Egress, Protocol::Tcp, Outcome::Established),
         kind::TCP_ACCEPTED => (Direction::Ingress, Protocol::Tcp, Outcome::Accepted),
@@ -172,6 +174,7 @@ pub(super) fn observation(record: &FlowRecord, clock: &Clock) -> Observation {
         answered: record.flags & flag::ANSWERED != 0,
         socket: record.socket,
         sequence: record.sequence,
+        handshake: NonZeroU32::new(record.detail).filter(|_| is_made),
         folded: None,
         translated: None,
     }

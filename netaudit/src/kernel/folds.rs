@@ -271,6 +271,7 @@ mod tests {
             socket: 0,
             sequence: 0,
             folded: Some(Folded { count: NonZeroU64::new(4).unwrap(), first: Timestamp(1_500) }),
+            handshake: None,
             translated: None,
         };
         assert_eq!(seen, Some(expected));

@@ -4,7 +4,7 @@ use std::{
     borrow::Cow,
     fmt,
     net::{IpAddr, SocketAddr},
-    num::NonZeroU64,
+    num::{NonZeroU32, NonZeroU64},
     time::Duration,
 };
 
@@ -230,6 +230,9 @@ pub struct Observation {
     pub socket: u64,
     /// Tells attempts of one socket apart.
     pub sequence: u32,
+    /// What both ends of a TCP connection that was made know of it, and nobody else, so that they can be told to belong together:
+    /// the number of the first byte that the end which accepted sends.
+    pub handshake: Option<NonZeroU32>,
     /// Where the kernel's ring had no room for each: how many alike this one stands for.
     pub folded: Option<Folded>,
     /// Where its packets went, where that is known and another address than the socket's.

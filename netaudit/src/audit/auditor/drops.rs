@@ -105,8 +105,9 @@ impl Auditor {
             return Ok(None);
         }
         let Some(pod) = self.pod_here(drop.destination, drop, last_call)? else { return Ok(None) };
-        // Another node on this kernel may have given the same address to a pod of its own.
-        if !self.is_namespace_here(drop.netns) {
+        // Another node on this kernel may have given the same address to a pod of its own, and whoever makes a namespace can
+        // have any packet dropped in it.
+        if !self.is_on_the_way(drop, pod) {
             if !last_call {
                 return Err(HOLD_SUBJECT);
             }
@@ -119,7 +120,7 @@ impl Auditor {
         if is_own_address && !paired_with_host && !last_call {
             return Err(HOLD_PAIR);
         }
-        if !is_own_address && !last_call && self.awaits_peer(&seen) {
+        if !last_call && self.awaits_peer(&seen) {
             return Err(HOLD_SUBJECT);
         }
         let node = NodeView {
@@ -158,9 +159,31 @@ impl Auditor {
         }
     }
 
-    /// Whether a namespace is the node's own or a pod's.
-    fn is_namespace_here(&self, netns: NetnsCookie) -> bool {
-        self.attribution.owner(netns) != Owner::Unknown
+    /// Whether a packet to `pod` can come by where it was dropped: a closed port is in the pod's own namespace, a filter there,
+    /// in the node's, or in that of the pod that sent it.
+    fn is_on_the_way(&self, drop: &PacketDrop, pod: PodId) -> bool {
+        let owner = match self.attribution.owner(drop.netns) {
+            Owner::Host => return !drop.found_closed_port(),
+            Owner::Pod(uid) => self.cluster.pod_by_uid(&uid),
+            Owner::Unknown => None,
+        };
+        let source = || self.cluster.resolve(drop.source.ip(), drop.source.port(), drop.protocol, drop.at);
+        owner.is_some_and(|owner| {
+            owner == pod || !drop.found_closed_port() && source() == Endpoint::Pod(owner)
+        })
+    }
+
+    /// Whether a packet that a socket of `netns` sent can come by where it was dropped.
+    fn is_on_the_way_from(&self, drop: &PacketDrop, netns: NetnsCookie) -> bool {
+        let Owner::Pod(uid) = self.attribution.owner(drop.netns) else {
+            return drop.netns == self.settings.host;
+        };
+        let destination = drop.destination;
+        drop.netns == netns
+            || self.cluster.pod_by_uid(&uid).is_some_and(|owner| {
+                self.cluster.resolve(destination.ip(), destination.port(), drop.protocol, drop.at)
+                    == Endpoint::Pod(owner)
+            })
     }
 
     /// Whether an address can be of one of this node's pods.
@@ -206,7 +229,7 @@ impl Auditor {
             _ => (seen.at, end),
         };
         (from..=until).contains(&drop.at)
-            && self.is_namespace_here(drop.netns)
+            && self.is_on_the_way_from(drop, seen.netns)
             && self.is_source(seen.local.ip().to_canonical(), drop.source.ip(), subject)
             && self.leads_to(seen, drop.destination)
     }
@@ -300,6 +323,7 @@ fn attempt(drop: &PacketDrop) -> Observation {
         answered: false,
         socket: 0,
         sequence: drop.sequence,
+        handshake: None,
         folded: drop.folded,
         translated: None,
     }

@@ -81,7 +81,9 @@ impl Gathered {
             return None;
         };
         let of = |index: usize| self.all.get(index).map(|(open, _)| as_of(open));
-        Some((of(made)?, of(accepted)?))
+        let ends = (of(made)?, of(accepted)?);
+        // One that was not gathered may have the same address as both of these.
+        [ends.0.socket, ends.1.socket].contains(&seen.socket).then_some(ends)
     }
 }
 
@@ -150,12 +152,25 @@ impl Auditor {
         flows: &mut Vec<Flow>,
     ) {
         let is_found = !open.is_told && met == Met::Never;
-        if !is_found && !self.is_same_peer(open) {
+        let socket = open.seen.socket;
+        if !is_found && (self.open.is_peer_gone(socket) || self.is_another_peer(open, open.seen.remote)) {
+            self.open.peer_gone(socket);
+            return;
+        }
+        if !is_found && !self.is_peer_known(open) {
             self.open.unjudged(PEER_GONE);
             return;
         }
         let seen = self.translated_as_open(&as_of(open));
         let (seen, subject, judged) = self.judge_as_it_is(seen, ask);
+        // Connection tracking remembers for days where one to an endpoint that is gone went.
+        if let Some(Translated { to, by: Translation::Conntrack }) = seen.translated
+            && !is_found
+            && self.is_another_peer(open, to)
+        {
+            self.open.peer_gone(socket);
+            return;
+        }
         self.open.judged(seen.socket, seen.direction, &judged.verdict, is_found);
         self.usage.keep(&judged.verdict, open.looked);
         let tell = match met {
@@ -169,32 +184,17 @@ impl Auditor {
         }
     }
 
-    /// Where it leads, or which port it was addressed to, as far as its other end shows: as for a new one.
+    /// With where it leads, or which port it was addressed to, as far as its other end shows: as for a new one.
     fn translated_as_open(&mut self, seen: &Observation) -> Observation {
-        let mut seen = *seen;
-        let Some((made, accepted)) = self.gathered.both(&seen) else { return seen };
+        let Some((mut made, mut accepted)) = self.gathered.both(seen) else { return *seen };
         if !self.may_be_met(&made) {
-            return seen;
+            return *seen;
         }
-        let (asked, to) = (canonical(made.remote), canonical(accepted.local));
-        let by = |by, to| Some(Translated { to, by });
-        if accepted.netns == made.netns {
-            if seen.direction == Direction::Egress && to != asked {
-                seen.translated = by(Translation::Proxy, to);
-            }
-            return seen;
-        }
-        let reached = self.reached(&made, to);
+        self.join(&mut made, &mut accepted);
         match seen.direction {
-            Direction::Egress if reached != asked => seen.translated = by(Translation::Destination, reached),
-            Direction::Ingress if reached != to => {
-                seen.local = reached;
-                seen.translated = by(Translation::Proxy, to);
-                self.remember_redirect(accepted.netns, to.port());
-            }
-            _ => {}
+            Direction::Egress => made,
+            Direction::Ingress => accepted,
         }
-        seen
     }
 
     /// Who takes part in it and what the policies say, by what is known now.
@@ -217,17 +217,34 @@ impl Auditor {
         (seen, subject, judged)
     }
 
-    /// Whether the peer's address is still of whom it was when the connection began. One to a pod that is gone may stay
-    /// open for long, and the address be another pod's or nobody's: neither says anything of it.
-    fn is_same_peer(&self, open: &OpenConnection) -> bool {
-        let seen = &open.seen;
-        let ip = seen.peer_ip();
-        let at = |at: Timestamp| self.cluster.resolve(ip, seen.remote.port(), seen.protocol, at);
-        match at(open.looked) {
-            now @ Endpoint::Pod(_) => at(seen.at) == now,
+    /// Whether the address of the peer was a pod's or a Service's when the connection began, and is not any more. One to a pod that
+    /// is gone may stay open for long, and the address be another pod's or nobody's: neither says anything of it.
+    fn is_another_peer(&self, open: &OpenConnection, peer: SocketAddr) -> bool {
+        match [open.seen.at, open.looked].map(|at| self.peer_at(open, peer, at)) {
+            [Endpoint::Pod(began), Endpoint::Pod(now)] => began != now,
+            [
+                Endpoint::Service { namespace, name, .. },
+                Endpoint::Service { namespace: namespace_now, name: name_now, .. },
+            ] => (namespace, name) != (namespace_now, name_now),
+            [Endpoint::Pod(_), Endpoint::Service { .. } | Endpoint::External]
+            | [Endpoint::Service { .. }, Endpoint::Pod(_) | Endpoint::External] => true,
+            _ => false,
+        }
+    }
+
+    /// Whether it is known whose the peer's address is, and was when the connection began: a pod that is gone may be forgotten,
+    /// and of a new one the watch may not have told.
+    fn is_peer_known(&self, open: &OpenConnection) -> bool {
+        let ip = open.seen.peer_ip();
+        match self.peer_at(open, open.seen.remote, open.looked) {
+            now @ Endpoint::Pod(_) => self.peer_at(open, open.seen.remote, open.seen.at) == now,
             Endpoint::External => !self.cluster.in_pod_network(ip) || self.own_addresses.contains(&ip),
             _ => true,
         }
+    }
+
+    fn peer_at(&self, open: &OpenConnection, peer: SocketAddr, at: Timestamp) -> Endpoint {
+        self.cluster.resolve(peer.ip(), peer.port(), open.seen.protocol, at)
     }
 
     /// A connection as a flow. It began before, so it is among neither the flows nor the matches of now.

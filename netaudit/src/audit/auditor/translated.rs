@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::{Auditor, Subject, Waiting, evidence::canonical};
 use crate::{
     audit::{Flow, Owner, datagrams::Held},
+    cluster::Endpoint,
     model::{Direction, NetnsCookie, Observation, Outcome, Protocol, Timestamp, Translated, Translation},
 };
 
@@ -81,29 +82,34 @@ impl Auditor {
         flows: &mut Vec<Flow>,
     ) -> Observation {
         let mut accepted = *accepted;
-        let Some(Held { number, mut seen }) = self.handshakes.meet(canonical(accepted.remote)) else {
-            return accepted;
-        };
-        let (asked, to) = (canonical(seen.remote), canonical(accepted.local));
-        if accepted.netns == seen.netns {
-            seen.translated = (to != asked).then_some(Translated { to, by: Translation::Proxy });
-        } else {
-            let reached = self.reached(&seen, to);
-            let translated = Translated { to: reached, by: Translation::Destination };
-            seen.translated = (reached != asked).then_some(translated);
-            if reached != to {
-                accepted.local = reached;
-                accepted.translated = Some(Translated { to, by: Translation::Proxy });
-                self.remember_redirect(accepted.netns, to.port());
-            }
-        }
+        let met = self.handshakes.meet(canonical(accepted.remote), &accepted);
+        let Some(Held { number, mut seen }) = met else { return accepted };
+        self.join(&mut seen, &mut accepted);
         self.judge_or_hold(&seen, number, now, flows);
         accepted
     }
 
+    /// Tells each end of a connection what the other one shows: the one that was `made` where it went, and the one that `accepted`
+    /// the address that it was reached at.
+    pub(super) fn join(&mut self, made: &mut Observation, accepted: &mut Observation) {
+        let (asked, to) = (canonical(made.remote), canonical(accepted.local));
+        if accepted.netns == made.netns {
+            made.translated = (to != asked).then_some(Translated { to, by: Translation::Proxy });
+            return;
+        }
+        let reached = self.reached(made, to);
+        let translated = Translated { to: reached, by: Translation::Destination };
+        made.translated = (reached != asked).then_some(translated);
+        if reached != to {
+            accepted.local = reached;
+            accepted.translated = Some(Translated { to, by: Translation::Proxy });
+            self.remember_redirect(accepted.netns, to.port());
+        }
+    }
+
     /// At which address a connection that came out at `to` reached the namespace there, which may have redirected it to
     /// another port: at the one that it named, or that its Service names there.
-    pub(super) fn reached(&self, seen: &Observation, to: SocketAddr) -> SocketAddr {
+    fn reached(&self, seen: &Observation, to: SocketAddr) -> SocketAddr {
         let asked = canonical(seen.remote);
         let backends = self.backends(seen).unwrap_or_default();
         let there = backends.iter().map(|backend| SocketAddr::new(backend.ip.to_canonical(), backend.port));
@@ -118,7 +124,7 @@ impl Auditor {
     }
 
     /// A pod's namespace redirects connections to this port of its own.
-    pub(super) fn remember_redirect(&mut self, netns: NetnsCookie, port: u16) {
+    fn remember_redirect(&mut self, netns: NetnsCookie, port: u16) {
         if self.redirects.len() < MAX_REDIRECTS {
             self.redirects.insert((netns, port));
         }
@@ -143,6 +149,19 @@ impl Auditor {
         while let Some(Held { number, seen }) = self.handshakes.next_unmet(until) {
             self.judge_or_hold(&seen, number, now, flows);
         }
+    }
+
+    /// Whether the other end, or where it was translated to, is an address of the pods' network that nobody owns: most likely a
+    /// new pod, of which the watch will tell.
+    pub(super) fn awaits_peer(&self, seen: &Observation) -> bool {
+        let led_to = seen.translated.filter(|_| seen.direction == Direction::Egress).map(|it| it.to);
+        [Some(seen.remote), led_to].into_iter().flatten().any(|end| {
+            let ip = end.ip().to_canonical();
+            // The network first: it is the cheapest question, and most peers that nobody owns fail it.
+            self.cluster.in_pod_network(ip)
+                && !self.own_addresses.contains(&ip)
+                && self.cluster.resolve(ip, end.port(), seen.protocol, seen.at) == Endpoint::External
+        })
     }
 
     /// Where a packet of this attempt was going when it was dropped or found a closed port.

@@ -56,6 +56,7 @@ fn an_established_flow_keeps_every_field() {
             socket: 9,
             sequence: 2,
             folded: None,
+            handshake: None,
             translated: None,
         }
     );
