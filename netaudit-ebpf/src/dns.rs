@@ -22,6 +22,9 @@ use crate::{
     udp::{ESTABLISHED, PeerKey},
 };
 
+/// The loopback device's number in every namespace.
+const LOOPBACK: u32 = 1;
+
 /// The port that answers come from.
 const PORT: u16 = 53;
 
@@ -169,7 +172,7 @@ fn record<const ROOM: usize>(ctx: &SkBuffContext, at: u32, whole: u32, server: A
             (*record).at = now();
             (*record).netns = netns;
             (*record).whole = whole;
-            (*record).reserved = 0;
+            (*record).over_loopback = u32::from((*ctx.skb.skb).ifindex == LOOPBACK);
             (*record).server = server;
             if less < ROOM as u64 {
                 let length = less as u32 + 1;

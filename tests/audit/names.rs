@@ -52,6 +52,7 @@ impl World {
             server: server.parse().unwrap(),
             payload: payload.0.into(),
             is_cut: false,
+            over_loopback: false,
         });
     }
 
@@ -212,4 +213,28 @@ fn hostile_answers_are_counted_and_harm_nobody() {
     let counts = *world.auditor.names().unwrap().counts();
     assert_eq!((counts.malformed, counts.not_a_host, counts.without_address, counts.named), (3, 1, 1, 0));
     assert_eq!(counts.truncated, 1);
+}
+
+#[test]
+fn what_a_namespace_answers_itself_counts_for_no_policy_whatever_address_it_claims() {
+    let told = |netns: u64| {
+        let mut world = world(vec![by_domain()]);
+        world.auditor.observe_dns(&DnsAnswer {
+            at: t(9),
+            netns: NetnsCookie(netns),
+            server: "10.96.0.10".parse().unwrap(),
+            payload: answer("api.example.com", 60).0.into(),
+            is_cut: false,
+            over_loopback: true,
+        });
+        world
+    };
+    // Whoever may make raw packets sends them to itself under the address of the cluster's DNS.
+    let flow = told(101).one(out());
+    assert_eq!(names(&flow), ["api.example.com"]);
+    assert!(!flow.names[0].counts && flow.names[0].server.is_loopback());
+    assert!(!flow.verdict.is_allowed(), "{:?}", flow.verdict);
+    // On the node a server of the cluster may well be at its own loopback.
+    let names = told(HOST.0).auditor.names().unwrap().len();
+    assert_eq!(names, (1, 1));
 }

@@ -25,8 +25,8 @@ pub struct DnsRecord<const ROOM: usize> {
     pub netns: u64,
     /// Bytes that the answer had: more than `length` where it was cut.
     pub whole: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// 1 where it came over the namespace's own loopback, else 0.
+    pub over_loopback: u32,
     /// Who answered.
     pub server: Address,
     /// The answer.

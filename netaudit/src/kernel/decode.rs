@@ -237,6 +237,7 @@ fn dns_answer<const ROOM: usize>(record: &DnsRecord<ROOM>, clock: &Clock) -> Res
     let wrong = DecodeError::Dns(record.length);
     let payload = record.payload.get(..record.length as usize).filter(|it| !it.is_empty()).ok_or(wrong)?;
     Ok(DnsAnswer {
+        over_loopback: record.over_loopback != 0,
         at: clock.wall(record.at),
         netns: NetnsCookie(record.netns),
         server: socket_address(record.server, 0).ip(),

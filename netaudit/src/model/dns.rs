@@ -14,6 +14,8 @@ pub struct DnsAnswer {
     pub netns: NetnsCookie,
     /// Who answered, from port 53.
     pub server: IpAddr,
+    /// Whether it came over the namespace's own loopback, where whoever may make raw packets can answer under any address.
+    pub over_loopback: bool,
     /// Its bytes, or the first of them.
     pub payload: Box<[u8]>,
     /// Whether it had more bytes.

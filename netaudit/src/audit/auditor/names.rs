@@ -1,6 +1,10 @@
 //! The names of addresses outside the cluster: from DNS answers to flows, and to policies that name domains.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::Duration,
+};
 
 use smallvec::SmallVec;
 
@@ -50,7 +54,7 @@ impl Auditor {
         let Some(Seen { names, .. }) = self.names.as_deref_mut() else { return };
         names.counts_mut().truncated += u64::from(answer.is_cut || is_truncated(&answer.payload));
         match read_dns(&answer.payload, answer.is_cut) {
-            Ok(told) => names.learn(answer.netns, answer.server.to_canonical(), answer.at, &told),
+            Ok(told) => names.learn(answer.netns, server_of(answer), answer.at, &told),
             Err(UnreadableDns::Malformed) => names.counts_mut().malformed += 1,
             Err(UnreadableDns::NotAHost) => names.counts_mut().not_a_host += 1,
         }
@@ -96,6 +100,15 @@ impl Auditor {
             Endpoint::Node(_) => true,
             Endpoint::External | Endpoint::Ambiguous | Endpoint::Invalid(_) => false,
         }
+    }
+}
+
+/// Who answered, as far as that can be believed: over its loopback a namespace answers itself.
+fn server_of(answer: &DnsAnswer) -> IpAddr {
+    let server = answer.server.to_canonical();
+    match answer.over_loopback && !server.is_loopback() {
+        true => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        false => server,
     }
 }
 
