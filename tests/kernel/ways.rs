@@ -60,6 +60,14 @@ impl Way {
 
     /// Connects to `to` and stays until the other end closes; the error is the kernel's answer to the attempt.
     pub fn go(self, to: SocketAddr) -> io::Result<()> {
+        match self.connect_and_stay(to) {
+            // Only what was made is reset: the other end closed without having read.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(()),
+            other => other,
+        }
+    }
+
+    fn connect_and_stay(self, to: SocketAddr) -> io::Result<()> {
         let socket = self.socket(to, 0)?;
         match self {
             Self::Blocking | Self::Multipath => connect(&socket, to)?,
@@ -160,9 +168,5 @@ fn connect_by_ring(socket: &OwnedFd, to: SocketAddr) -> io::Result<()> {
 }
 
 fn read_to_end(mut stream: TcpStream) -> io::Result<()> {
-    match stream.read_to_end(&mut Vec::new()) {
-        // It closed without having read.
-        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(()),
-        other => other.map(drop),
-    }
+    stream.read_to_end(&mut Vec::new()).map(drop)
 }
