@@ -199,14 +199,14 @@ echo \"--- end, status $?\"
 /bin/busybox mount -t bpf none /sys/fs/bpf
 /bin/busybox mkdir /manifests
 for run in 1 2; do
-  /netaudit agent --manifests /manifests --listen 127.0.0.1:9464 --pin-directory /sys/fs/bpf/netaudit 2>/log &
+  /netaudit agent --manifests /manifests --listen 127.0.0.1:9464 --pin-directory /sys/fs/bpf/netaudit 2>/log$run &
   agent=$!
   for wait in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
-    /bin/busybox grep -q watching /log && break
+    /bin/busybox grep -qs watching /log$run && break
     /bin/busybox sleep 1
   done
   /bin/busybox kill -9 $agent
-  echo \"--- run $run: $(/bin/busybox grep watching /log || /bin/busybox cat /log)\"
+  echo \"--- run $run: $(/bin/busybox grep watching /log$run || /bin/busybox cat /log$run)\"
 done
 echo \"--- $(/netaudit uninstall 2>&1)\"
 /bin/busybox poweroff -f
