@@ -65,9 +65,13 @@ pub fn dropped(ctx: &BtfTracePointContext) {
     let Some(reason) = place_of(ctx.arg(2)) else { return };
     let packet: *const c_void = ctx.arg(0);
     let packet = address_of(packet);
-    let Some(netns) = namespace_of(packet) else { return };
     let closed = reason == NO_SOCKET;
-    // No policy speaks of the node's own ports.
+    // No policy speaks of what a pod does with itself.
+    if closed && came_over_loopback(packet) {
+        return;
+    }
+    let Some(netns) = namespace_of(packet) else { return };
+    // Nor of the node's own ports.
     if closed && netns == setting!(host_netns) {
         return;
     }
@@ -77,7 +81,7 @@ pub fn dropped(ctx: &BtfTracePointContext) {
         Seen::Unreadable => return count(dropped::UNREADABLE),
     };
     if closed {
-        // Nor of what a pod does with itself.
+        // With itself by other ways, too.
         if key.protocol == IPPROTO_TCP && key.source.0 != key.destination.0 {
             tell(&key, sequence, reason, netns, 1);
         }
@@ -155,6 +159,15 @@ fn place_of(reason: u32) -> Option<u32> {
     } else {
         None
     }
+}
+
+/// Whether a packet that is received came from its own namespace: the cheapest question, as nearly all are that find no socket.
+#[inline(always)]
+fn came_over_loopback(packet: u64) -> bool {
+    /// The loopback device's number in every namespace.
+    const LOOPBACK: u32 = 1;
+    let device: u64 = read(packet + u64::from(setting!(skb_device)));
+    device != 0 && read::<u32>(device + u64::from(setting!(device_index))) == LOOPBACK
 }
 
 /// The cookie of the namespace that dropped it, if that is one of this node.

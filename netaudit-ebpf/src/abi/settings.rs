@@ -97,6 +97,8 @@ pub struct Settings {
     pub skb_conntrack: u32,
     /// `net_device.nd_net`
     pub device_net: u32,
+    /// `net_device.ifindex`
+    pub device_index: u32,
     /// `sock.skc_daddr`
     pub sk_peer4: u32,
     /// `sock.skc_v6_daddr`
@@ -121,6 +123,8 @@ pub struct Settings {
     pub drop_reasons: [u32; DROP_REASONS.len()],
     /// Bytes in the ring at which the reader is woken; 0 for never.
     pub wake_at: u32,
+    /// Zero.
+    pub reserved: u32,
     /// How long after it was told a UDP flow that still goes on is told again, in steps of [`TICK_SHIFT`].
     pub udp_retell: u32,
     /// The id of the cgroup at and below which everything is told; 0 where that is all of them.
@@ -149,4 +153,4 @@ pub const SWITCH_OPEN: u32 = 1;
 /// How many switches there are.
 pub const SWITCHES: u32 = 2;
 
-const _: () = assert!(size_of::<Settings>() == 280);
+const _: () = assert!(size_of::<Settings>() == 288);

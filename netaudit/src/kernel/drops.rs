@@ -47,6 +47,7 @@ pub fn settings(types: &Types<'_>, settings: &mut Settings) -> Result<(), BtfErr
     // A kernel without connection tracking is no reason to see nothing.
     settings.skb_conntrack = byte("sk_buff", "_nfct").unwrap_or(NO_FIELD);
     settings.device_net = byte("net_device", "nd_net.net")?;
+    settings.device_index = byte("net_device", "ifindex")?;
     Ok(())
 }
 
