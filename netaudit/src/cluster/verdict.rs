@@ -26,11 +26,7 @@ impl Cluster {
         protocol: Protocol,
         port: u16,
     ) -> Arc<Verdict> {
-        self.evaluator.follow(self.policies.current());
-        match self.asked(subject, peer) {
-            Err(fixed) => fixed,
-            Ok(asked) => self.evaluator.verdict(&asked.question(direction, protocol, port)),
-        }
+        self.verdict_by_names(direction, subject, peer, protocol, port, &[])
     }
 
     /// As [`Cluster::verdict`], where the peer's address is known to have these names, which are normal and in order. It may
@@ -44,15 +40,12 @@ impl Cluster {
         port: u16,
         names: &[Arc<str>],
     ) -> Arc<Verdict> {
-        if names.is_empty() {
-            return self.verdict(direction, subject, peer, protocol, port);
-        }
         self.evaluator.follow(self.policies.current());
         match self.asked(subject, peer) {
             Err(fixed) => fixed,
             Ok(asked) => {
                 let mut question = asked.question(direction, protocol, port);
-                if question.peer.names == KnownNames::Unknown {
+                if !names.is_empty() && question.peer.names == KnownNames::Unknown {
                     question.peer.names = KnownNames::Some(names);
                 }
                 self.evaluator.verdict(&question)
