@@ -10,6 +10,7 @@
 )]
 
 mod answers;
+mod attempts;
 mod cgroup;
 mod dns;
 mod drops;

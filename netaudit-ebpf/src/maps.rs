@@ -21,6 +21,7 @@ use netaudit_ebpf::abi::{
 };
 
 use crate::{
+    attempts::Slot,
     drops::{DropKey, Told},
     overload::fold,
     rate::Rate,
@@ -87,7 +88,12 @@ pub static SWITCHES: Array<u32, { abi::SWITCHES as usize }> = Array::new();
 #[btf_map]
 pub static PEERS: LruHashMap<PeerKey, Peer, 32768> = LruHashMap::new();
 
-/// Attempts of multipath sockets of which no SYN was sent, by the cookie of the path: see [`crate::tcp::release_paths`].
+/// TCP sockets that called `connect`, see [`crate::attempts`].
+#[btf_map]
+pub static ATTEMPTS: Array<Slot, { abi::ATTEMPTS as usize }> = Array::new();
+
+/// Attempts of multipath sockets that have no slot, and of which no SYN was sent, by the cookie of the path: see
+/// [`crate::tcp::release_paths`].
 #[btf_map]
 pub static PATHS: LruHashMap<u64, Socket, 1024> = LruHashMap::new();
 

@@ -25,6 +25,7 @@ use aya_ebpf::{
 use netaudit_ebpf::abi::{Address, FlowRecord, NO_FIELD, SWITCH_OPEN, flag, kind, open};
 
 use crate::{
+    attempts,
     maps::{SOCKETS, SWITCHES, setting},
     scan::{SOCK_BINDPORT_LOCK, cgroup_of_task, locks_of},
     socket::{Socket, cgroup_id, mark, now, read},
@@ -56,9 +57,17 @@ pub fn is_asked() -> bool {
 /// socket: `sk` itself, or of a multipath socket the first path.
 #[inline(always)]
 pub unsafe fn found(seq: *mut seq_file, sk: *mut bpf_sock, connection: u64, task: u64) {
-    // What there is no memory for is found the next time.
-    // SAFETY: by contract.
-    let Some(state) = (unsafe { SOCKETS.get_or_add(sk) }) else { return };
+    // SAFETY: the helper takes a socket in this type of program.
+    let cookie = unsafe { bpf_get_socket_cookie(sk.cast()) };
+    let state = match attempts::get(cookie) {
+        Some(attempt) => attempt,
+        None => {
+            // What there is no memory for is found the next time.
+            // SAFETY: by contract.
+            let Some(state) = (unsafe { SOCKETS.get_or_add(sk) }) else { return };
+            state
+        }
+    };
     let by_hook = mark::ESTABLISHED | mark::ACCEPTED | mark::WATCHED;
     let told = state.flags & (by_hook | mark::CONFIRMED) != 0;
     let net: u64 = read(connection + u64::from(setting!(sk_net)));
@@ -100,8 +109,7 @@ pub unsafe fn found(seq: *mut seq_file, sk: *mut bpf_sock, connection: u64, task
         started: state.started,
         netns: state.netns,
         cgroup: state.cgroup,
-        // SAFETY: the helper takes a socket in this type of program.
-        socket: unsafe { bpf_get_socket_cookie(sk.cast()) },
+        socket: cookie,
         sequence: state.sequence,
         pid: state.pid,
         comm: state.comm,

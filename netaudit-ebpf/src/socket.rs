@@ -37,7 +37,7 @@ pub mod mark {
     pub const JOINED: u32 = 512;
     /// UDP: flows to more than one destination were told, so that what the socket holds is of any of them.
     pub const SEVERAL: u32 = 1024;
-    /// TCP: a path of a multipath socket, whose own release is not seen.
+    /// TCP: a path of a multipath socket, whose own release is not seen, and which has no slot.
     pub const PATH: u32 = 2048;
     /// Found by a scan: what it read before is not known.
     pub const FORMER: u32 = 4096;
@@ -78,7 +78,7 @@ pub struct Socket {
     pub peer_port: u16,
     /// Zero.
     pub reserved: u16,
-    /// Counts the attempts of this socket.
+    /// Tells the flows of this socket apart. UDP: counts them. TCP: the microsecond in which the attempt began.
     pub sequence: u32,
     /// UDP: who sent the latest datagram that was read.
     pub sender: Address,

@@ -22,9 +22,10 @@ use aya_ebpf::{
     helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie},
     programs::{SockAddrContext, SockContext, SockOpsContext},
 };
-use netaudit_ebpf::abi::{Address, FlowRecord, NO_FIELD, detail, flag, kind};
+use netaudit_ebpf::abi::{Address, FlowRecord, detail, flag, kind};
 
 use crate::{
+    attempts,
     maps::{PATHS, SOCKETS, emit_flow, setting},
     socket::{Queued, Socket, address_of, cgroup_of, mark, now, queued_error, read},
 };
@@ -32,38 +33,26 @@ use crate::{
 /// `connect` on a TCP socket, in the caller's context.
 #[inline(always)]
 pub fn connect(ctx: &SockAddrContext, socket: *mut bpf_sock, netns: u64, peer: Address, port: u16) {
+    // SAFETY: the helper takes this context.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
     // SAFETY: the caller took `socket` from its context.
-    let Some(state) = (unsafe { SOCKETS.get_or_create(socket) }) else { return };
+    let Some(state) = (unsafe { attempts::begin(cookie, socket) }) else { return };
     // The socket's earlier attempt got no further than this hook.
     if state.is(mark::CONNECTING) {
-        // SAFETY: the helper takes this context.
-        emit_failed(state, unsafe { bpf_get_socket_cookie(ctx.as_ptr()) });
+        emit_failed(state, cookie);
     }
     state.identify(netns);
     state.started = now();
-    state.sequence += 1;
+    // In steps of 1,024 ns: comes round after more than an hour.
+    state.sequence = (state.started >> 10) as u32;
     state.peer = peer;
     state.peer_port = port;
     state.flags = state.flags & !(mark::SYN_SENT | mark::PENDING | mark::CONNECTION) | mark::CONNECTING;
-    if is_path(address_of(socket)) {
-        state.flags |= mark::PATH;
-        // SAFETY: the helper takes this context.
-        let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    if state.is(mark::PATH) {
         // Not by value: that would go over the stack.
         let attempt: &Socket = state;
         let _ = PATHS.insert(cookie, attempt, 0);
     }
-}
-
-/// Whether a TCP socket is the path of a multipath socket.
-#[inline(always)]
-fn is_path(socket: u64) -> bool {
-    let offset = setting!(is_mptcp);
-    if offset == NO_FIELD {
-        return false;
-    }
-    let byte: u8 = read(socket + u64::from(offset));
-    (byte >> (setting!(is_mptcp_shift) & 7)) & 1 != 0
 }
 
 /// A multipath socket is being made. Its paths are told, and its accepted sockets inherit the mark.
@@ -85,7 +74,9 @@ pub fn release_paths(ctx: &SockContext) {
         return;
     }
     let cookie: u64 = read(first + u64::from(setting!(sk_cookie)));
-    if let Some(state) = PATHS.get_ptr(cookie) {
+    if !release_attempt(cookie)
+        && let Some(state) = PATHS.get_ptr(cookie)
+    {
         // SAFETY: a value of the map. Whoever takes its place meanwhile is another attempt, and no invalid value.
         emit_failed(unsafe { &*state }, cookie);
         let _ = PATHS.remove(cookie);
@@ -96,14 +87,32 @@ pub fn release_paths(ctx: &SockContext) {
 /// through [`operation`] afterwards.
 #[inline(always)]
 pub fn release(ctx: &SockContext) {
+    // SAFETY: the verifier checks the access.
+    if unsafe { (*ctx.sock).state } != BPF_TCP_CLOSE {
+        return;
+    }
+    // SAFETY: the helper takes this context.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    if release_attempt(cookie) {
+        return;
+    }
     // SAFETY: the context is the socket in this type of program.
     let Some(state) = (unsafe { SOCKETS.get(ctx.sock) }) else { return };
     if state.is(mark::CONNECTING) {
-        // SAFETY: the helper takes this context.
-        let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
         state.flags &= !mark::CONNECTING;
         emit_failed(state, cookie);
     }
+}
+
+/// The socket with this cookie is being released. Whether it has a slot in [`attempts`].
+#[inline(always)]
+fn release_attempt(cookie: u64) -> bool {
+    let Some(state) = attempts::get(cookie) else { return false };
+    if state.is(mark::CONNECTING) {
+        emit_failed(state, cookie);
+        attempts::end(cookie);
+    }
+    true
 }
 
 #[inline(always)]
@@ -144,6 +153,8 @@ pub fn operation(ctx: &SockOpsContext) {
             if from == BPF_TCP_SYN_SENT || from == BPF_TCP_SYN_RECV {
                 closed(ctx);
             }
+            // Nothing comes of this socket any more; the kernel's own ones are released without a word.
+            attempts::end(cookie_of(ctx));
         }
         _ => {}
     }
@@ -157,21 +168,31 @@ fn socket_of(ctx: &SockOpsContext) -> Option<*mut bpf_sock> {
 }
 
 #[inline(always)]
-fn state_of(ctx: &SockOpsContext) -> Option<&'static mut Socket> {
-    // SAFETY: a socket of the context, tested for null.
-    unsafe { SOCKETS.get(socket_of(ctx)?) }
+fn cookie_of(ctx: &SockOpsContext) -> u64 {
+    // SAFETY: the helper takes this context.
+    unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
+}
+
+/// The state of a socket that called `connect`.
+#[inline(always)]
+fn attempt_of(ctx: &SockOpsContext, cookie: u64) -> Option<&'static mut Socket> {
+    match attempts::get(cookie) {
+        // SAFETY: a socket of the context, tested for null.
+        None => unsafe { SOCKETS.get(socket_of(ctx)?) },
+        slot => slot,
+    }
 }
 
 /// The SYN is about to be sent.
 #[inline(always)]
 fn connecting(ctx: &SockOpsContext) {
-    let Some(state) = state_of(ctx) else { return };
+    let cookie = cookie_of(ctx);
+    let Some(state) = attempt_of(ctx, cookie) else { return };
     if !state.is(mark::CONNECTING) {
         return;
     }
     if state.is(mark::PATH) {
-        // SAFETY: the helper takes this context.
-        let _ = PATHS.remove(unsafe { bpf_get_socket_cookie(ctx.as_ptr()) });
+        let _ = PATHS.remove(cookie);
     }
     state.flags = state.flags & !mark::CONNECTING | mark::SYN_SENT;
     // Other programs own flags of this socket too: add to them, and never take away.
@@ -181,12 +202,13 @@ fn connecting(ctx: &SockOpsContext) {
 
 #[inline(always)]
 fn established(ctx: &SockOpsContext) {
-    let Some(state) = state_of(ctx) else { return };
+    let cookie = cookie_of(ctx);
+    let Some(state) = attempt_of(ctx, cookie) else { return };
     if !state.is(mark::SYN_SENT) {
         return;
     }
     state.flags = state.flags & !(mark::SYN_SENT | mark::PENDING) | mark::ESTABLISHED;
-    emit_attempt(ctx, state, kind::TCP_ESTABLISHED, first_received(ctx), flag::ANSWERED);
+    emit_attempt(ctx, cookie, state, kind::TCP_ESTABLISHED, first_received(ctx), flag::ANSWERED);
 }
 
 /// The number of the first byte that the other end sends. Both ends know it, and nobody else can: it shows which ends
@@ -207,47 +229,62 @@ fn first_sent(ctx: &SockOpsContext) -> u32 {
 /// The retransmission timer fired.
 #[inline(always)]
 fn timer(ctx: &SockOpsContext) {
-    let Some(state) = state_of(ctx) else { return };
+    let cookie = cookie_of(ctx);
+    let Some(state) = attempt_of(ctx, cookie) else { return };
     if state.flags & (mark::SYN_SENT | mark::PENDING) != mark::SYN_SENT {
         return;
     }
     state.flags |= mark::PENDING;
-    emit_attempt(ctx, state, kind::TCP_PENDING, 0, 0);
+    emit_attempt(ctx, cookie, state, kind::TCP_PENDING, 0, 0);
 }
 
 /// SYN_SENT or SYN_RECV → CLOSE: tells what the socket holds.
 #[inline(always)]
 fn closed(ctx: &SockOpsContext) {
     let Some(socket) = socket_of(ctx) else { return };
-    // SAFETY: a socket of the context, tested for null.
-    let Some(state) = (unsafe { SOCKETS.get(socket) }) else { return };
+    let cookie = cookie_of(ctx);
+    let Some(state) = attempt_of(ctx, cookie) else { return };
     if !state.is(mark::SYN_SENT) {
         return;
     }
     state.flags &= !(mark::SYN_SENT | mark::PENDING);
 
+    const ECONNREFUSED: u32 = 111;
     let mut flags = 0;
     // SAFETY: the verifier checks the access.
     if unsafe { (*ctx.ops).segs_in } > 0 {
         flags |= flag::ANSWERED;
     }
     let socket = address_of(socket);
-    let error: u32 = read(socket + u64::from(setting!(sk_err)));
-    let soft: u32 = read(socket + u64::from(setting!(sk_err_soft)));
+    let (error, soft) = errors_of(socket);
     let (mut icmp_type, mut icmp_code) = (0, 0);
-    if let Some((_, kind, code)) = queued_error(socket, Queued::First) {
+    // A refusal that came in a segment is a RST. All else may have come by ICMP.
+    if (flags & flag::ANSWERED == 0 || error != ECONNREFUSED)
+        && let Some((_, kind, code)) = queued_error(socket, Queued::First)
+    {
         flags |= flag::ICMP;
         icmp_type = kind;
         icmp_code = code;
     }
     let detail = detail::pack(error as u8, soft as u8, icmp_type, icmp_code);
-    emit_attempt(ctx, state, kind::TCP_CLOSED, detail, flags);
+    emit_attempt(ctx, cookie, state, kind::TCP_CLOSED, detail, flags);
+}
+
+/// The error of the socket at `socket`, and the soft one. In one read where the kernel has them side by side: reads are most
+/// of what a closed attempt costs.
+#[inline(always)]
+fn errors_of(socket: u64) -> (u32, u32) {
+    let (hard, soft) = (setting!(sk_err), setting!(sk_err_soft));
+    if soft == hard + size_of::<u32>() as u32 {
+        let [error, soft]: [u32; 2] = read(socket + u64::from(hard));
+        (error, soft)
+    } else {
+        (read(socket + u64::from(hard)), read(socket + u64::from(soft)))
+    }
 }
 
 #[inline(always)]
-fn emit_attempt(ctx: &SockOpsContext, state: &Socket, kind: u32, detail: u32, flags: u16) {
-    // SAFETY: the helper takes this context.
-    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+fn emit_attempt(ctx: &SockOpsContext, cookie: u64, state: &Socket, kind: u32, detail: u32, flags: u16) {
     emit_flow(kind, |record| {
         // SAFETY: `record` is reserved; every field is written.
         unsafe {
@@ -272,31 +309,30 @@ fn emit_attempt(ctx: &SockOpsContext, state: &Socket, kind: u32, detail: u32, fl
 #[inline(always)]
 fn accepted(ctx: &SockOpsContext) {
     let Some(socket) = socket_of(ctx) else { return };
-    // A listener that nothing marked leaves none; a look must still know that this connection is told.
-    // SAFETY: a socket of the context, tested for null.
-    let mut state = unsafe { SOCKETS.get_or_add(socket) };
-    if let Some(state) = &mut state {
-        let mut told = mark::ACCEPTED;
-        // A listener's attempt would have ended, and been told, before it could listen; should it ever be copied all
-        // the same, it was not an attempt to reach this client's port.
-        // SAFETY: the verifier checks the access.
-        let remote_port = u32::from_be(unsafe { (*ctx.ops).remote_port }) as u16;
-        if state.is(mark::SYN_SENT) && state.peer_port == remote_port {
-            emit_attempt(ctx, state, kind::TCP_ESTABLISHED, first_received(ctx), flag::ANSWERED);
-            told = mark::ESTABLISHED;
-        } else {
-            state.started = now();
+    let cookie = cookie_of(ctx);
+    let at = now();
+    let state = if let Some(state) = halfway(ctx, cookie) {
+        emit_attempt(ctx, cookie, state, kind::TCP_ESTABLISHED, first_received(ctx), flag::ANSWERED);
+        state.flags = state.flags & !(mark::SYN_SENT | mark::PENDING) | mark::ESTABLISHED;
+        Some(state)
+    } else {
+        // A listener that nothing marked leaves none; a look must still know that this connection is told.
+        // SAFETY: a socket of the context, tested for null.
+        let mut state = unsafe { SOCKETS.get_or_add(socket) };
+        if let Some(state) = &mut state {
+            // What else the listener was is nothing to its connections.
+            let attempt = mark::CONNECTING | mark::SYN_SENT | mark::PENDING;
+            state.flags = state.flags & !(attempt | mark::CONNECTION) | mark::ACCEPTED;
+            state.started = at;
         }
-        state.flags =
-            state.flags & !(mark::CONNECTING | mark::SYN_SENT | mark::PENDING | mark::CONNECTION) | told;
-    }
-    // SAFETY: the helpers take this context.
-    let (cookie, netns) =
-        unsafe { (bpf_get_socket_cookie(ctx.as_ptr()), bpf_get_netns_cookie(ctx.as_ptr())) };
+        state
+    };
+    // SAFETY: the helper takes this context.
+    let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+    let actor = state.filter(|state| state.is(mark::ACTOR));
     // Known even for a listener that nothing marked.
-    let cgroup = cgroup_of(address_of(socket));
+    let cgroup = if actor.is_some() { 0 } else { cgroup_of(address_of(socket)) };
     emit_flow(kind::TCP_ACCEPTED, |record| {
-        let at = now();
         // SAFETY: `record` is reserved; every field is written.
         unsafe {
             (*record).kind = kind::TCP_ACCEPTED;
@@ -313,13 +349,21 @@ fn accepted(ctx: &SockOpsContext) {
             tell_ends(ctx, record);
             (*record).requested = (*record).remote;
             (*record).requested_port = (*record).remote_port;
-            if let Some(state) = state
-                && state.is(mark::ACTOR)
-            {
+            if let Some(state) = actor {
                 state.tell_actor(record);
             }
         }
     });
+}
+
+/// The attempt of a socket that is said to accept, if it has one that is open: it has met another one halfway.
+#[inline(always)]
+fn halfway(ctx: &SockOpsContext, cookie: u64) -> Option<&'static mut Socket> {
+    // Attempts have this flag, and listeners hardly ever: the cheapest question first.
+    if ctx.cb_flags() & BPF_SOCK_OPS_STATE_CB_FLAG == 0 {
+        return None;
+    }
+    attempt_of(ctx, cookie).filter(|state| state.is(mark::SYN_SENT))
 }
 
 /// Writes both ends as the socket holds them now.

@@ -3,6 +3,7 @@
 //! They need root. Where they cannot run they say `SKIPPED`, and fail with `NETAUDIT_REQUIRE_KERNEL` set.
 
 mod answers;
+mod attempts;
 mod dns;
 mod doctor;
 mod drops;

@@ -143,7 +143,11 @@ impl Toolchain {
 
     fn cargo(self, verb: &str, workspace_root: &Path) -> anyhow::Result<Command> {
         let mut flags = remap::flags(workspace_root, || self.rustc())?;
-        flags.extend(["-Clinker=bpf-linker", "-Clink-arg=--btf", "-Cdebuginfo=2"].map(str::to_owned));
+        // Compare and exchange came with v3, and that with Linux 5.12.
+        flags.extend(
+            ["-Clinker=bpf-linker", "-Clink-arg=--btf", "-Ctarget-cpu=v3", "-Cdebuginfo=2"]
+                .map(str::to_owned),
+        );
         // Cargo sets variables for the tasks it runs, which would choose the compiler in our place.
         let mut cargo = match self {
             Self::Debian => {

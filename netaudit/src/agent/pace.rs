@@ -9,10 +9,11 @@ const FEW: usize = 16;
 /// So many at once should not have waited.
 const MANY: usize = 512;
 
-/// How many times longer than asked for the pause becomes.
+/// How many times longer than asked for the pause becomes while little happens. While nothing does, it becomes as long as
+/// may be.
 const LONGEST: u32 = 12;
 
-/// But never longer than this, as what happens each second happens with a drain.
+/// Never longer than this, as what happens each second happens with a drain.
 const LONGEST_OF_ALL: Duration = super::TICK;
 
 /// The pause between two drains.
@@ -30,8 +31,11 @@ impl Pace {
 
     /// The pause after a drain that took so many records.
     pub fn after(&mut self, taken: usize) -> Duration {
-        if taken < FEW {
-            self.pause = (self.pause * 2).min(self.shortest * LONGEST).min(LONGEST_OF_ALL.max(self.shortest));
+        let longest_of_all = LONGEST_OF_ALL.max(self.shortest);
+        if taken == 0 {
+            self.pause = (self.pause * 2).min(longest_of_all);
+        } else if taken < FEW {
+            self.pause = (self.pause * 2).min(self.shortest * LONGEST).min(longest_of_all);
         } else if taken >= MANY {
             self.pause = self.shortest;
         }
@@ -48,17 +52,19 @@ mod tests {
         let shortest = Duration::from_millis(20);
         let mut pace = Pace::new(shortest);
         assert_eq!(
-            [0, FEW - 1, 0, 0].map(|taken| pace.after(taken)),
+            [0, FEW - 1, 1, 1].map(|taken| pace.after(taken)),
             [2, 4, 8, 12].map(|times| shortest * times)
         );
         assert_eq!(pace.after(FEW), shortest * LONGEST, "a moderate load comes in larger batches");
+        assert_eq!([0, 0, 0].map(|none| pace.after(none)), [24, 48, 50].map(|times| shortest * times));
+        assert_eq!(pace.after(1), shortest * LONGEST);
         assert_eq!(pace.after(MANY), shortest);
         assert_eq!(pace.after(FEW), shortest);
     }
 
     #[test]
     fn a_second_is_not_missed_however_seldom_is_asked_for() {
-        for (shortest, longest) in [(20, 240), (200, 1_000), (1_000, 1_000)] {
+        for (shortest, longest) in [(20, 1_000), (200, 1_000), (1_000, 1_000), (3_000, 3_000)] {
             let mut pace = Pace::new(Duration::from_millis(shortest));
             let last = (0..10).map(|_| pace.after(0)).last();
             assert_eq!(last, Some(Duration::from_millis(longest)));

@@ -163,7 +163,8 @@ const CORE: [(&str, Hook); 13] = [
 ];
 
 /// All maps, by name: what a run that takes over programs needs of them, and what the programs keep for themselves.
-const MAPS: [&str; 21] = [
+const MAPS: [&str; 22] = [
+    "ATTEMPTS",
     "AYA_LOGS",
     "DNS_COUNTS",
     "DNS_RATE",
@@ -235,9 +236,10 @@ fn try_load(options: &Options, host: NetnsCookie) -> Result<Loaded, LoadError> {
 
     let mut features = Vec::new();
     let pins = pins(options, &hierarchy, &mut features)?;
-    let Options { ring_bytes, fold_keys, fold_subjects, dns_names, .. } = options;
-    let told =
-        format!("{settings:?}, ring {ring_bytes}, folds {fold_keys} and {fold_subjects}, names {dns_names}");
+    let Options { ring_bytes, attempts, fold_keys, fold_subjects, dns_names, .. } = options;
+    let told = format!(
+        "{settings:?}, ring {ring_bytes}, attempts {attempts}, folds {fold_keys} and {fold_subjects}, names {dns_names}"
+    );
     let whole = pins.as_ref().map(|pins| pins.generation(abi::VERSION, object, told.as_bytes()));
     // Not part of the name: each run has another.
     settings.answers_until = Clock::boot() + LATE_ANSWERS.as_nanos() as u64;
@@ -309,7 +311,8 @@ fn open(
     loader
         .btf(Some(btf))
         .override_global("SETTINGS", &settings, true)
-        .map_max_entries("RECORDS", options.ring_bytes);
+        .map_max_entries("RECORDS", options.ring_bytes)
+        .map_max_entries("ATTEMPTS", options.attempts.max(1));
     for (maps, room) in folds::MAPS.into_iter().zip([options.fold_keys, options.fold_subjects]) {
         for map in maps {
             loader.map_max_entries(map, room.max(1));

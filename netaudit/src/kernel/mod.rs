@@ -99,6 +99,9 @@ pub struct Options {
     /// How long programs of another version or with other settings, which are pinned there too, go on beside the new ones: as
     /// long as the kernel tries to connect.
     pub overlap: Duration,
+    /// For how many connecting TCP sockets there are slots for their state, at most and by default [`abi::ATTEMPTS`]; without one
+    /// it costs the attempt a microsecond more.
+    pub attempts: u32,
     /// How many keys flows are folded by that find no room in the ring, until they are taken.
     pub fold_keys: u32,
     /// How many subjects the rest is folded by.
@@ -115,6 +118,7 @@ impl Default for Options {
             udp_retell: Duration::from_secs(30),
             pin_directory: None,
             overlap: Duration::from_secs(150),
+            attempts: abi::ATTEMPTS,
             fold_keys: abi::FOLD_KEYS,
             fold_subjects: abi::FOLD_SUBJECTS,
             dns_names: false,

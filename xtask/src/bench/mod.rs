@@ -2,8 +2,8 @@
 //!
 //! Overhead: the same load watched by nobody, by the agent, and by other tools that watch connections, interleaved round by round
 //! in one run, as ratios of the medians with the quartiles of the rounds' own ratios, since a machine that others use too is noisy. Speed: the pipeline benchmark of the netaudit
-//! crate. Both as a table, and as JSON in `target/bench.json`. `cargo xtask bench policy` is about the evaluator alone,
-//! `overload` about bursts, `ring` about the way out of the kernel, `dns` about names, `idle` about a node where nothing happens.
+//! crate. Both as a table, and as JSON in `target/bench.json`. `cargo xtask bench overhead` is the first of the two, `policy` is about
+//! the evaluator alone, `overload` about bursts, `ring` about the way out of the kernel, `dns` about names, `idle` about a node where nothing happens.
 
 mod idle;
 mod load;
@@ -12,6 +12,7 @@ mod overload;
 mod peers;
 mod plot;
 pub mod policy;
+mod programs;
 
 use std::{
     path::{Path, PathBuf},
@@ -43,6 +44,16 @@ pub struct Options {
 
 #[derive(clap::Subcommand)]
 enum Part {
+    /// What the agent costs the programs that it watches, beside other tools that watch, and which of its programs costs what
+    /// (needs root)
+    Overhead {
+        /// Interleaved rounds
+        #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u8).range(1..))]
+        rounds: u8,
+        /// An agent that is built already
+        #[arg(long, value_name = "FILE")]
+        agent: Option<PathBuf>,
+    },
     /// Policies alone: how fast they are compiled and asked, beside another engine (needs no root)
     Policy,
     /// A burst and a scan: what the agent knows of them, with processor time and without (needs root)
@@ -87,6 +98,10 @@ pub fn bench(root: &Path, options: &Options) -> Result<()> {
         Some(Part::Overload { connections, agent }) => {
             let agent = agent.clone().map_or_else(|| release(root), Ok)?;
             json!({"overload": overload::overload(&agent, *connections)?})
+        }
+        Some(Part::Overhead { rounds, agent }) => {
+            let agent = agent.clone().map_or_else(|| release(root), Ok)?;
+            json!({"overhead": overhead::overhead(&agent, *rounds)?})
         }
         Some(Part::Dns { rounds, agent }) => {
             let agent = agent.clone().map_or_else(|| release(root), Ok)?;

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::{
     load::{LOADS, LOADS_OF_NAMES, Load},
     peers::{self, Peer},
+    programs,
 };
 use crate::{
     account::record::Metrics,
@@ -67,14 +68,33 @@ pub fn overhead(agent: &Path, rounds: u8) -> Result<Value> {
             Err(error) => println!("bench: {} is left out: {error:#}", peer.name),
         }
     }
-    measure(&mut lab, &pod, agent, rounds, sides, &LOADS)
+    let mut results = measure(&mut lab, &pod, agent, rounds, sides, &LOADS)?;
+    results.insert("programs".to_owned(), programs(&mut lab, &pod, agent)?);
+    Ok(Value::Object(results))
+}
+
+/// Which of the agent's programs costs which load what.
+fn programs(lab: &mut Lab, pod: &Pod, agent: &Path) -> Result<Value> {
+    let others = programs::ids()?;
+    let mut watching = start_agent(lab, agent, &[])?;
+    println!(
+        "{:<16} {:<16} {:>8} {:>8} {:>8}   the kernel's count, some 30 ns a run of it for counting",
+        "each", "program", "runs", "ns a run", "ns"
+    );
+    let mut results = serde_json::Map::new();
+    for (load, count) in LOADS {
+        let costs = programs::costs(&load.name(), count, &others, || once(pod, load, count, 0).map(drop))?;
+        results.insert(load.name(), costs);
+    }
+    watching.terminate(PATIENCE)?;
+    Ok(Value::Object(results))
 }
 
 /// The same for an agent without and with names.
 pub fn names(agent: &Path, rounds: u8) -> Result<Value> {
     let (mut lab, pod) = lab()?;
     let sides = vec![Side::Nobody, Side::Agent, Side::Names];
-    measure(&mut lab, &pod, agent, rounds, sides, &LOADS_OF_NAMES)
+    measure(&mut lab, &pod, agent, rounds, sides, &LOADS_OF_NAMES).map(Value::Object)
 }
 
 /// A node with a pod for the loads.
@@ -103,7 +123,7 @@ fn measure(
     rounds: u8,
     sides: Vec<Side>,
     measured_loads: &[(Load, u32)],
-) -> Result<Value> {
+) -> Result<serde_json::Map<String, Value>> {
     println!("bench: overhead, {rounds} interleaved rounds of each load, watched by each");
     let mut measured: Vec<Measured> = sides
         .into_iter()
@@ -139,7 +159,7 @@ fn measure(
     let mut results = table(&measured, measured_loads);
     println!("records lost by netaudit: {lost}");
     results.insert("records_lost".to_owned(), json!(lost));
-    Ok(Value::Object(results))
+    Ok(results)
 }
 
 fn table(measured: &[Measured], measured_loads: &[(Load, u32)]) -> serde_json::Map<String, Value> {
