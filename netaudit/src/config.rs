@@ -86,6 +86,7 @@ struct File {
     unused_coverage: Option<f64>,
     violation_series: Option<usize>,
     violation_series_per_namespace: Option<usize>,
+    violation_series_lifetime: Option<String>,
 }
 
 /// Where Kubernetes objects come from.
@@ -134,6 +135,8 @@ pub struct Config {
     pub violation_series: usize,
     /// The same of one source namespace.
     pub violation_series_per_namespace: usize,
+    /// How long a series of violations stays after its last one.
+    pub violation_series_lifetime: Duration,
 }
 
 /// The validated configuration in the file's form, for `--print-config`.
@@ -163,6 +166,7 @@ struct Printed<'a> {
     unused_coverage: f64,
     violation_series: usize,
     violation_series_per_namespace: usize,
+    violation_series_lifetime: String,
 }
 
 impl Config {
@@ -245,6 +249,11 @@ impl Config {
             unused_coverage,
             violation_series,
             violation_series_per_namespace,
+            violation_series_lifetime: duration(
+                "violationSeriesLifetime",
+                file.violation_series_lifetime.as_deref(),
+                Duration::from_secs(24 * 3600),
+            )?,
         })
     }
 
@@ -277,6 +286,10 @@ impl Config {
             unused_coverage: self.unused_coverage,
             violation_series: self.violation_series,
             violation_series_per_namespace: self.violation_series_per_namespace,
+            violation_series_lifetime: format!(
+                "{:#}",
+                jiff::SignedDuration::try_from(self.violation_series_lifetime)?
+            ),
         })?)
     }
 }

@@ -96,6 +96,7 @@ impl State {
             budget: Budget {
                 series: config.violation_series,
                 per_namespace: config.violation_series_per_namespace,
+                lifetime: config.violation_series_lifetime,
             },
             unused_after: config.unused_after,
             unused_coverage: config.unused_coverage,
@@ -535,7 +536,12 @@ fn take(auditor: &mut Auditor, event: Event, now: Timestamp, Told { flows, raw_s
         Event::RawSocket(seen) => auditor.observe_raw_socket(&seen, now, raw_sockets),
         Event::Drop(seen) => auditor.observe_drop(&seen, now, flows),
         Event::Dns(answer) => auditor.observe_dns(&answer),
-        Event::Cgroup { id, path } => auditor.attribution_mut().cgroup(id, &path),
+        Event::Cgroup { id, path, made } => {
+            auditor.attribution_mut().cgroup(id, &path);
+            if let Some(made) = made {
+                auditor.attribution_mut().cgroup_made(id, made);
+            }
+        }
         // Comes out of folds only.
         Event::FoldedSubject { .. } => {}
         Event::CgroupGone { id, at } => auditor.attribution_mut().cgroup_gone(id, at),

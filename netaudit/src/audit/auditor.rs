@@ -2,6 +2,7 @@
 
 mod answers;
 mod drops;
+mod enforced;
 mod evidence;
 mod folded;
 mod names;
@@ -350,6 +351,8 @@ impl Auditor {
         self.expire_redirects();
         self.cluster.expire(now);
         self.expire_names(now);
+        self.enforcement.expire(now);
+        self.violations.expire(now);
         self.watch_rules(now);
         self.usage.tick(now);
     }
@@ -517,16 +520,13 @@ impl Auditor {
         judged: Judged,
         Proof { stopped_by, closed_port }: Proof,
     ) -> Flow {
-        let (direction, other_end) = (seen.direction, judged.other_end.as_deref());
         let reach = reach(seen, stopped_by.is_some());
-        self.enforcement.learn(direction, reach, seen.found_closed_port(), &judged.verdict, other_end);
-        let finding = finding(seen, reach, &judged.verdict, other_end);
+        let finding = finding(seen, reach, &judged.verdict, judged.other_end.as_deref());
+        let cause = self.learn_enforcement(seen, &subject, &judged, reach, finding);
         let mut flow = self.name(seen, subject, judged, reach, finding);
         flow.stopped_by = stopped_by;
         flow.closed_port = closed_port;
-        flow.cause = finding
-            .filter(|finding| *finding == Finding::Unenforced)
-            .and_then(|_| self.enforcement.cause(direction));
+        flow.cause = cause;
         self.counts.flow(&flow);
         self.usage.credit(&flow.verdict, seen.count(), seen.first()..=seen.at);
         self.count_violation(&flow);
@@ -570,7 +570,7 @@ impl Auditor {
     fn count_violation(&mut self, flow: &Flow) {
         if let Some(key) = self.violation(flow) {
             let seen = &flow.observation;
-            self.violations.count(key, self.is_bare_source(flow), seen.count(), seen.at);
+            self.violations.count(key, self.is_bare_source(flow), seen.count(), seen.at, &flow.id);
         }
     }
 }

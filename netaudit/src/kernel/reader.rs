@@ -20,8 +20,8 @@ impl Reader<'_> {
             taken += 1;
             match decode(record, self.clock) {
                 Ok(event) if !span.holds(&event) => {}
-                Ok(Event::Cgroup { id, path }) => {
-                    (self.sink)(Event::Cgroup { id, path: self.hierarchy.path_from_mount(path) });
+                Ok(Event::Cgroup { id, path, made }) => {
+                    (self.sink)(Event::Cgroup { id, path: self.hierarchy.path_from_mount(path), made });
                 }
                 Ok(event) => {
                     match &event {

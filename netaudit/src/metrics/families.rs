@@ -1,10 +1,15 @@
 //! Which families the agent exports, and where each number comes from.
 
+use std::time::{Duration, SystemTime};
+
 use prometheus_client::registry::Unit;
 
-use super::family::{Family, Labels};
+use super::{
+    enforcement::enforcement,
+    family::{Family, Labels, Value},
+};
 use crate::{
-    audit::{Auditor, Missing, NameCounts, Names, RawSocketKey, RuleUsage, ViolationKey},
+    audit::{Auditor, Missing, NameCounts, Names, RawSocketKey, RuleUsage, UnenforcedCause, ViolationKey},
     cluster::Kind,
     kernel::{DnsCount, DropCount, Feature, Lookups, Loss, RecordCount},
     model::{Direction, Timestamp},
@@ -53,8 +58,14 @@ pub struct AgentState<'a> {
 
 impl AgentState<'_> {
     /// A time as Prometheus wants it: seconds of today's wall clock.
-    fn wall_seconds(&self, time: Timestamp) -> f64 {
+    pub(super) fn wall_seconds(&self, time: Timestamp) -> f64 {
         Timestamp(time.0.saturating_add(self.correction)).as_seconds()
+    }
+
+    /// The same as exemplars want it.
+    fn wall_time(&self, time: Timestamp) -> SystemTime {
+        let nanoseconds = u64::try_from(time.0.saturating_add(self.correction)).unwrap_or(0);
+        SystemTime::UNIX_EPOCH + Duration::from_nanos(nanoseconds)
     }
 }
 
@@ -62,6 +73,7 @@ pub(super) fn families(state: &AgentState<'_>) -> Vec<Family> {
     let mut families = vec![build_info(), start(state)];
     families.extend(flows(state));
     families.extend(violations(state));
+    families.extend(enforcement(state));
     families.extend(rules(state));
     families.extend(open(state));
     families.extend(health(state));
@@ -107,7 +119,11 @@ fn violations(state: &AgentState<'_>) -> [Family; 3] {
     let series = violations.series();
     [
         Family::counter("netaudit_violations", "Denied flows, whatever became of them")
-            .with_all(series.iter().map(|(key, count)| (violation_labels(key), count.total as f64))),
+            .with_values(series.iter().map(|(key, count)| {
+                let by = vec![("flow_id", count.flow.to_string())];
+                let value = Value::Named { total: count.total as f64, by, at: state.wall_time(count.last) };
+                (violation_labels(key), value)
+            })),
         Family::gauge(
             "netaudit_violation_last_timestamp",
             "Time of the last denied flow of this series; alert on this one, since a counter born at 1 has no increase",
@@ -133,6 +149,7 @@ fn violation_labels(key: &ViolationKey) -> Labels {
         ("port", key.port.map_or_else(|| crate::audit::OTHER.to_owned(), |port| port.to_string())),
         ("finding", key.finding.to_string()),
         ("policy", key.policy.to_string()),
+        ("cause", key.cause.map_or("", UnenforcedCause::as_str).to_owned()),
     ]
 }
 
@@ -202,7 +219,7 @@ fn unused(state: &AgentState<'_>, rules: &[&RuleUsage]) -> [Family; 2] {
     for usage in rules {
         let missing = match usage.unused(state.now, &needs) {
             Ok(is_unused) => {
-                unused.samples.push((rule_labels(usage), f64::from(u8::from(is_unused))));
+                unused = unused.with(rule_labels(usage), f64::from(u8::from(is_unused)));
                 None
             }
             Err(missing) => Some(missing),
@@ -210,7 +227,7 @@ fn unused(state: &AgentState<'_>, rules: &[&RuleUsage]) -> [Family; 2] {
         for kind in Missing::ALL {
             let mut labels = rule_labels(usage);
             labels.push(("missing", kind.as_str().to_owned()));
-            evidence.samples.push((labels, f64::from(u8::from(missing == Some(kind)))));
+            evidence = evidence.with(labels, f64::from(u8::from(missing == Some(kind))));
         }
     }
     [unused, evidence]

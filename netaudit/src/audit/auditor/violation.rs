@@ -29,6 +29,7 @@ impl Auditor {
             protocol: flow.observation.protocol,
             port: Some(flow.port),
             finding: flow.finding?,
+            cause: flow.cause,
             policy: denial.policies().next()?.clone(),
         })
     }

@@ -104,7 +104,7 @@ fn cgroups_come_with_their_path_and_go() {
     let path = "/kubepods/burstable/pod1/abc";
     assert_eq!(
         decode(&encode_cgroup(kind::CGROUP_MADE, 5, 8, path), &clock),
-        Ok(Event::Cgroup { id: CgroupId(8), path: path.to_owned() })
+        Ok(Event::Cgroup { id: CgroupId(8), path: path.to_owned(), made: Some(Timestamp(6)) })
     );
     assert_eq!(
         decode(&encode_cgroup(kind::CGROUP_REMOVED, 5, 8, path), &clock),
