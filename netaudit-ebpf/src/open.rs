@@ -79,6 +79,12 @@ pub unsafe fn found(seq: *mut seq_file, sk: *mut bpf_sock, connection: u64, task
     } else {
         end_of(connection, family)
     };
+    // Which both ends know, so that they are found to be of one connection.
+    let detail = match kind {
+        kind::TCP_ESTABLISHED => first_of(connection, setting!(received_until), setting!(received)),
+        kind::TCP_ACCEPTED => first_of(connection, setting!(sent_until), setting!(sent)),
+        _ => detail,
+    };
     // The two bytes in network order.
     let port: u16 = read(connection + u64::from(setting!(sk_peer_port)));
     let remote_port = u16::from_be(port);
@@ -140,6 +146,19 @@ pub fn identify(state: &mut Socket, task: u64) {
         bpf_probe_read_kernel(comm, 16, from);
     }
     state.flags |= mark::ACTOR;
+}
+
+/// The sequence number of the first byte of one direction: the kernel keeps where that is by now, and how many that were. 0
+/// where a packet comes between: then this look does not know it.
+#[inline(always)]
+fn first_of(connection: u64, until: u32, count: u32) -> u32 {
+    let (until, count) = (connection + u64::from(until), connection + u64::from(count));
+    // The lower half of the count, as numbers come round.
+    let count_of = || read::<u64>(count) as u32;
+    let first = read::<u32>(until).wrapping_sub(count_of());
+    // The two are written one after the other, which nothing here can lock out.
+    let again = read::<u32>(until).wrapping_sub(count_of());
+    if first == again { first } else { 0 }
 }
 
 /// Which end a connection is of which no hook told: its kind, and where that is not known why.

@@ -6,16 +6,21 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use super::harness::{NETAUDIT, PATIENCE, World, eventually, kernel_or_skip, of};
-use crate::lab::{BpfFs, Launch, Process};
+use crate::lab::{BpfFs, Launch, Place, Process};
 
 /// Opens one connection from the client to port 8080 of the server, which both ends keep.
 fn open(world: &World) -> Result<(Process, Process)> {
-    let server = "import socket,time\ns=socket.create_server(('',8080))\nprint('up',flush=True)\n\
-                  c=s.accept()\ns.close()\ntime.sleep(600)\n";
     let client = format!(
         "import socket,time\nc=socket.create_connection(('{}',8080),5)\nprint('up',flush=True)\ntime.sleep(600)\n",
         world.server.v4
     );
+    open_by(world, &world.server.place, &client)
+}
+
+/// A server in `place` that accepts one connection and keeps it, and the `client`.
+fn open_by(world: &World, place: &Place, client: &str) -> Result<(Process, Process)> {
+    let server = "import socket,time\ns=socket.create_server(('',8080))\nprint('up',flush=True)\n\
+                  c=s.accept()\ns.close()\ntime.sleep(600)\n";
     let start = |name: &str, program: &str, place| -> Result<Process> {
         let log = world.lab.log(name);
         let mut process = Launch::new("python3", ["-c", program]).spawn(place, &log)?;
@@ -23,8 +28,8 @@ fn open(world: &World) -> Result<(Process, Process)> {
         process.wait_until(PATIENCE, "up", is_up)?;
         Ok(process)
     };
-    let server = start("keeping-server", server, &world.server.place)?;
-    let client = start("keeping-client", &client, &world.client.place)?;
+    let server = start("keeping-server", server, place)?;
+    let client = start("keeping-client", client, &world.client.place)?;
     Ok((server, client))
 }
 
@@ -39,6 +44,23 @@ fn admit(world: &World, app: &str) -> Result<()> {
         ),
     )
 }
+
+/// Connects from port 9000 to port 8080 of a server without an agent, and from the same port to itself, of which the end that
+/// connected is closed: the other one looks as if it could be the server's.
+fn open_beside_a_decoy(world: &World) -> Result<(Process, Process)> {
+    let client = format!(
+        "import socket,time\nown=('{own}',9000)\ndef one():\n s=socket.socket()\n \
+         s.setsockopt(socket.SOL_SOCKET,socket.SO_REUSEADDR,1)\n s.bind(own)\n return s\n\
+         l=socket.create_server(('{own}',8081))\na,b=one(),one()\na.connect(('{server}',8080))\n\
+         b.connect(('{own}',8081))\nc=l.accept()\nb.close()\nprint('up',flush=True)\ntime.sleep(600)\n",
+        own = world.client.v4,
+        server = OUTSIDE
+    );
+    open_by(world, &world.lab.outside_place(), &client)
+}
+
+/// A host without an agent.
+const OUTSIDE: &str = "192.168.50.1";
 
 fn told(flows: &[Value]) -> Vec<(&str, bool, Option<&str>)> {
     let all = [of(flows, "egress"), of(flows, "ingress")].concat();
@@ -109,6 +131,35 @@ fn a_connection_from_before_keeps_its_rule_in_use_and_is_told_once() -> Result<(
     let mut agent = world.agent()?;
     let flows = world.wait_for_flows("pair of flows again", |flows| told(flows).len() == 5)?;
     assert_eq!(of(&flows, "ingress")[2]["finding_cause"], "older connection");
+    agent.terminate(Duration::from_secs(2))?;
+    drop(held);
+    Ok(())
+}
+
+#[test]
+fn a_connection_of_ones_own_from_the_same_port_hides_none() -> Result<()> {
+    if !kernel_or_skip("open beside a decoy") {
+        return Ok(());
+    }
+    let world = World::new("decoy")?;
+    let held = open_beside_a_decoy(&world)?;
+    let config = world.lab.directory().join("config.yaml");
+    fs::write(&config, "lookEvery: 1s\n")?;
+    let with = [world.arguments(), vec!["--config".to_owned(), config.display().to_string()]].concat();
+    let mut agent = world.agent_by(&Launch::new(NETAUDIT, with))?;
+    let flows = world.wait_for_flows("flow", |flows| told(flows).len() == 1)?;
+    assert_eq!(told(&flows), [("egress", true, None)]);
+    assert!(of(&flows, "egress")[0]["translation"].is_null(), "{flows:#?}");
+    // From now on the client may connect nowhere.
+    world.lab.write_manifest(
+        "policy.yaml",
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: stay, namespace: shop}\n\
+         spec: {podSelector: {matchLabels: {app: client}}, policyTypes: [Egress]}\n",
+    )?;
+    let flows = world.wait_for_flows("violation", |flows| told(flows).len() == 2)?;
+    let violation = of(&flows, "egress")[1];
+    assert_eq!(violation["finding_cause"], "older than the policy", "{violation:#}");
+    assert_eq!(violation["verdict"], "denied");
     agent.terminate(Duration::from_secs(2))?;
     drop(held);
     Ok(())

@@ -1,6 +1,8 @@
 //! Connections that go on: their rules stay in use, those from before the agent are told once, and those that policies
 //! have come to deny are violations.
 
+use std::num::NonZeroU32;
+
 use netaudit::{
     audit::{Finding, Flow, Open, Tuple, UnenforcedCause},
     cluster::{Kind, Object, ObjectKey},
@@ -414,6 +416,24 @@ fn the_other_end_tells_at_which_port_a_proxy_was_reached() {
     let elsewhere = Observation { socket: 3, ..ingress(102, 12, "10.0.0.2:15006", "203.0.113.1:40000") };
     let (flows, _) = look_and_ask(&mut world, &[elsewhere], None);
     assert_eq!(reason(&flows[0]), Some(Gap::PortTranslated));
+}
+
+#[test]
+fn a_connection_to_oneself_from_the_same_port_hides_none() {
+    let mut world = World::new(vec![deny_egress()]);
+    let denied = Observation { socket: 1, ..egress(101, 11, "10.0.0.1:40000", "10.0.0.2:80") };
+    // Its other end is closed already.
+    let own = Observation {
+        socket: 2,
+        handshake: NonZeroU32::new(8),
+        ..ingress(101, 11, "10.0.0.1:9000", "10.0.0.1:40000")
+    };
+    for (own, denied) in [(Some(own), denied), (None, Observation { socket: 3, handshake: None, ..denied })] {
+        let found: Vec<_> = own.into_iter().chain([denied]).collect();
+        let (flows, _) = look_and_ask(&mut world, &found, None);
+        let of_denied = flows.iter().find(|flow| flow.observation.socket == denied.socket).expect("told");
+        assert_eq!(of_denied.cause, Some(UnenforcedCause::OlderConnection), "{of_denied:?}");
+    }
 }
 
 #[test]

@@ -141,7 +141,8 @@ fn open_of(bytes: &[u8], clock: &Clock) -> Option<OpenConnection> {
     let record = decode::take_flow(bytes)?;
     let unknown_end =
         (record.kind == open::UNKNOWN_END).then(|| open::reason(record.detail).unwrap_or("kernel"));
-    let mut seen = decode::observation(&FlowRecord { detail: 0, ..record }, clock);
+    let detail = if unknown_end.is_some() { 0 } else { record.detail };
+    let mut seen = decode::observation(&FlowRecord { detail, ..record }, clock);
     seen.protocol = Protocol::Tcp;
     seen.waited = Duration::ZERO;
     Some(OpenConnection {
