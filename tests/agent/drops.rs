@@ -170,6 +170,38 @@ fn a_source_without_an_agent_is_seen_and_datagrams_too() -> Result<()> {
 }
 
 #[test]
+fn a_syn_that_is_sent_again_to_a_closed_port_is_one_flow() -> Result<()> {
+    let Some(world) = filtered("syn-again")? else { return Ok(()) };
+    world.deny_all()?;
+    let _pause = Launch::new("sleep", ["1000"]).spawn(&world.server.place, &world.lab.log("pause"))?;
+    let mut agent = world.agent()?;
+    // Nobody hears the reset, so each comes twice; of the two attempts from one port each is one.
+    let program = format!(
+        "import socket,struct,time\n\
+         to='{}'\na=socket.inet_aton('192.168.50.1')\nb=socket.inet_aton(to)\n\
+         def half(n): return (n&0xffff)+(n>>16)\n\
+         def syn(sequence):\n\
+         \x20def header(check): return struct.pack('>HHIIBBHHH',40000,{CLOSED},sequence,0,5<<4,2,1024,check,0)\n\
+         \x20pseudo=a+b+struct.pack('>BBH',0,6,20)+header(0)\n\
+         \x20total=half(half(sum(struct.unpack('>16H',pseudo))))\n\
+         \x20return header(~total&0xffff)\n\
+         s=socket.socket(socket.AF_INET,socket.SOCK_RAW,socket.IPPROTO_TCP)\n\
+         for sequence in (7,7,8,8,7): s.sendto(syn(sequence),(to,0)); time.sleep(0.1)\n",
+        world.server.v4
+    );
+    run(&world.lab.outside_place(), &program)?;
+    let made = r#"netaudit_records_made_total{kind="drop""#;
+    eventually("each SYN is a record", || Ok(world.metric_sum(made)? == 5.0))?;
+    let flows = world.wait_for_flows("both attempts", |flows| to(flows, "ingress", CLOSED).len() == 2)?;
+    for flow in to(&flows, "ingress", CLOSED) {
+        assert_eq!((&flow["finding"], &flow["closed_port"]), (&"denied-refused".into(), &true.into()));
+        assert_eq!(flow["peer"]["ip"], "192.168.50.1");
+    }
+    assert_eq!(world.metric_sum("netaudit_violations_total{")?, 2.0);
+    agent.terminate(Duration::from_secs(2))
+}
+
+#[test]
 fn a_dropped_answer_is_no_attempt() -> Result<()> {
     let Some(world) = filtered("answer")? else { return Ok(()) };
     let mut agent = world.agent()?;

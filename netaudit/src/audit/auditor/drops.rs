@@ -35,9 +35,11 @@ impl Auditor {
     pub fn observe_drop(&mut self, seen: &PacketDrop, now: Timestamp, flows: &mut Vec<Flow>) {
         self.taken += 1;
         let seen = canonical_ends(seen);
+        // The kernel tells a SYN to a closed port each time that it is sent: to know of it there would cost every refused attempt.
+        let is_repeated = seen.found_closed_port() && !self.closed_ports.is_new(&seen);
         // Where its attempt cannot be of this node, no outcome will ask for it.
         let is_new = !self.may_be_from_here(&seen) || self.drops.remember(&seen);
-        if is_new {
+        if is_new && !is_repeated {
             self.judge_or_hold_drop(seen, self.taken, now, flows);
         }
     }
@@ -87,7 +89,9 @@ impl Auditor {
     /// Whether a drop can belong to an attempt that this agent sees the end of.
     fn may_be_from_here(&self, seen: &PacketDrop) -> bool {
         let ip = seen.source.ip();
-        seen.netns != self.settings.host
+        // A filter in a pod's namespace may have stopped its own attempt. A closed port is at the other end.
+        !seen.found_closed_port() && seen.netns != self.settings.host
+            || !self.ready
             || self.own_addresses.contains(&ip)
             || ip.is_loopback()
             || self.cluster.in_pod_network(ip)
@@ -275,6 +279,7 @@ impl Auditor {
     /// Forgets drops whose attempts must have ended.
     pub(super) fn expire_drops(&mut self, now: Timestamp) {
         self.drops.expire(now.minus(PENDING_MEMORY));
+        self.closed_ports.expire(now.minus(PENDING_MEMORY));
     }
 }
 
