@@ -50,6 +50,10 @@ pub(crate) use setting;
 #[btf_map]
 pub static RECORDS: RingBuf<FlowRecord, { 8 << 20 }> = RingBuf::new();
 
+/// Up to where an agent has taken records out of [`RECORDS`]: it keeps that here for the one that comes after it.
+#[btf_map]
+pub static TAKEN: Array<u64, 1> = Array::new();
+
 /// What became of records, by [`kind`].
 #[btf_map]
 pub static TALLIES: PerCpuArray<Tally, { kind::COUNT as usize }> = PerCpuArray::new();

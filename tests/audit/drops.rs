@@ -18,6 +18,7 @@ pub(super) fn dropped(source: &str, destination: &str, at: Timestamp) -> PacketD
         sequence: 1,
         opens: true,
         folded: None,
+        maybe_repeated: false,
     }
 }
 

@@ -153,6 +153,7 @@ mod tests {
             sequence,
             opens: true,
             folded: None,
+            maybe_repeated: false,
         }
     }
 

@@ -163,7 +163,7 @@ const CORE: [(&str, Hook); 13] = [
 ];
 
 /// All maps, by name: what a run that takes over programs needs of them, and what the programs keep for themselves.
-const MAPS: [&str; 21] = [
+const MAPS: [&str; 22] = [
     "AYA_LOGS",
     "DNS_COUNTS",
     "DNS_RATE",
@@ -184,6 +184,7 @@ const MAPS: [&str; 21] = [
     "RECORDS",
     "SOCKETS",
     "SWITCHES",
+    "TAKEN",
     "TALLIES",
 ];
 

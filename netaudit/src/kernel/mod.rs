@@ -38,6 +38,7 @@ mod pins;
 mod programs;
 mod reader;
 mod ring;
+mod taken;
 mod tallies;
 
 use std::{
@@ -82,6 +83,7 @@ use former::{Former, Formers, Span};
 use load::{Loaded, Pinned};
 use reader::Reader;
 use ring::Ring;
+use taken::Taken;
 use tallies::{Tallies, sum};
 
 /// How to load.
@@ -154,6 +156,7 @@ pub struct Kernel {
     hierarchy: Hierarchy,
     features: Vec<Feature>,
     ring: Ring,
+    taken: Taken,
     tallies: Tallies,
     folds: Folds,
     /// Links of which aya knows nothing, where they are not pinned.
@@ -188,7 +191,9 @@ impl Kernel {
         let host_netns = own_netns().map_err(LoadError::Netns)?;
         let Loaded { mut ebpf, folds, links, hierarchy, features, pinned } = load::load(options, host_netns)?;
         let ring = ebpf.take_map("RECORDS").ok_or(LoadError::Lacks("RECORDS"))?;
-        let ring = Ring::new(ring).map_err(LoadError::Ring)?;
+        let taken = ebpf.take_map(taken::MAP).ok_or(LoadError::Lacks(taken::MAP))?;
+        let taken = Taken::new(taken)?;
+        let ring = Ring::new(ring, taken.kept()).map_err(LoadError::Ring)?;
         let tallies = ebpf.take_map(tallies::MAP).ok_or(LoadError::Lacks(tallies::MAP))?;
         let tallies = Tallies::new(tallies)?;
         let drops = Drops::new(&mut ebpf)?;
@@ -202,6 +207,7 @@ impl Kernel {
             hierarchy,
             features,
             ring,
+            taken,
             tallies,
             folds,
             _links: links,
@@ -379,7 +385,7 @@ impl Kernel {
     /// Takes up to `max` records out of the ring, passes what they say to `sink` in their order, and returns how many
     /// it took. Call it every 10 to 50 ms, and when [`Kernel::ready`] tells that the ring fills up.
     ///
-    /// Where the programs are pinned, the room of these records is given back to the kernel with [`Kernel::release`] only.
+    /// What an earlier run may have told of already says so. Where the programs are pinned, the room of these records is given back to the kernel with [`Kernel::release`] only.
     pub fn drain(&mut self, max: usize, sink: &mut dyn FnMut(Event)) -> usize {
         if let Some(log) = &mut self.log {
             log.flush();
@@ -415,6 +421,8 @@ impl Kernel {
         taken += reader.read(&mut self.ring, self.span, max.saturating_sub(taken));
         if self.pinned.is_none() {
             self.ring.release(self.ring.position());
+        } else if let Err(error) = self.taken.keep(self.ring.position()) {
+            tracing::warn!(%error, "if this agent is killed, the next one may tell some flows again without saying so");
         }
         taken
     }

@@ -331,5 +331,6 @@ fn attempt(drop: &PacketDrop) -> Observation {
         handshake: None,
         folded: drop.folded,
         translated: None,
+        maybe_repeated: drop.maybe_repeated,
     }
 }
