@@ -50,9 +50,9 @@ pub(crate) use setting;
 #[btf_map]
 pub static RECORDS: RingBuf<FlowRecord, { 8 << 20 }> = RingBuf::new();
 
-/// Up to where an agent has taken records out of [`RECORDS`]: it keeps that here for the one that comes after it.
+/// What an agent keeps here for the one that comes after it: see [`abi::KEPT_TAKEN`] and those beside it.
 #[btf_map]
-pub static TAKEN: Array<u64, 1> = Array::new();
+pub static KEPT: Array<u64, { abi::KEPT as usize }> = Array::new();
 
 /// What became of records, by [`kind`].
 #[btf_map]

@@ -1,6 +1,12 @@
 //! Connections that were open before the agent: their rules are in use, and stay so while they live.
 
-use std::{fs, time::Duration};
+use std::{
+    fs::{self, File},
+    io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
@@ -161,6 +167,69 @@ fn a_connection_of_ones_own_from_the_same_port_hides_none() -> Result<()> {
     assert_eq!(violation["finding_cause"], "older than the policy", "{violation:#}");
     assert_eq!(violation["verdict"], "denied");
     agent.terminate(Duration::from_secs(2))?;
+    drop(held);
+    Ok(())
+}
+
+/// A pipe that is full: whoever writes to it waits.
+fn full_pipe(path: &Path) -> Result<File> {
+    use rustix::fs::{FileType, Mode, mknodat};
+    mknodat(rustix::fs::CWD, path, FileType::Fifo, Mode::from_raw_mode(0o600), 0)?;
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+    let mut pipe = File::options().read(true).write(true).custom_flags(nonblocking).open(path)?;
+    loop {
+        match pipe.write(&[b'\n'; 4_096]) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(pipe),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+#[test]
+fn agents_that_are_killed_before_they_have_written_it_leave_it_to_the_next() -> Result<()> {
+    if !kernel_or_skip("open and killed") {
+        return Ok(());
+    }
+    let files = BpfFs::mount()?;
+    let world = World::new("untold")?;
+    admit(&world, "client")?;
+    let held = open(&world)?;
+    let config = world.lab.directory().join("config.yaml");
+    fs::write(&config, "lookEvery: 1s\n")?;
+    let with = |flow_log: &Path| {
+        let mut arguments = world.arguments();
+        let target = arguments.iter().position(|it| it == "--flow-log").unwrap_or_default() + 1;
+        arguments[target] = flow_log.display().to_string();
+        let config = ["--config".to_owned(), config.display().to_string()];
+        let pins = ["--pin-directory".to_owned(), files.pins().display().to_string()];
+        Launch::new(NETAUDIT, [&arguments[..], &config, &pins].concat())
+    };
+    let pipe = world.lab.directory().join("pipe");
+    let _full = full_pipe(&pipe)?;
+    let last = || world.metric("netaudit_rule_last_match_timestamp_seconds{");
+    for _ in 0..3 {
+        let agent = world.agent_by(&with(&pipe))?;
+        eventually("it is found", || Ok(last()?.is_some()))?;
+        let first_look = last()?;
+        eventually("two more looks", || {
+            Ok(last()?.zip(first_look).is_some_and(|(last, first)| last > first + 1.5))
+        })?;
+        // Dropping kills.
+        drop(agent);
+    }
+    for again in 0..2 {
+        let agent = world.agent_by(&with(&world.flow_log()))?;
+        let flows = world.wait_for_flows("pair of flows", |flows| told(flows).len() >= 2)?;
+        assert_eq!(told(&flows), [("egress", true, None), ("ingress", true, None)], "{again}");
+        for direction in ["egress", "ingress"] {
+            assert_eq!(of(&flows, direction)[0]["maybe_repeated"], true);
+        }
+        // What is written is known as told a drain later.
+        std::thread::sleep(Duration::from_secs(2));
+        drop(agent);
+    }
+    assert_eq!(told(&world.flows()?).len(), 2, "told once");
     drop(held);
     Ok(())
 }

@@ -348,7 +348,7 @@ fn whatever_looks_find_in_whatever_order_is_told_and_again_only_where_a_look_mis
                 .map(|socket| {
                     seen_in[*socket as usize] += 1;
                     let seen = Observation { socket: *socket, ..a_to_b() };
-                    // As the kernel has it: from the third time on it is taken for told.
+                    // From when on is up to the flow log; here it takes two looks.
                     OpenConnection { is_told: seen_in[*socket as usize] > 2, ..open(seen) }
                 })
                 .collect();

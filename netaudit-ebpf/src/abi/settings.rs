@@ -161,4 +161,13 @@ pub const SWITCH_OPEN: u32 = 1;
 /// How many switches there are.
 pub const SWITCHES: u32 = 2;
 
+/// Index into the map of what agents keep for those that come after them: up to where records have been taken out of the ring, in bytes.
+pub const KEPT_TAKEN: u32 = 0;
+
+/// Index into that map: connections that looks found up to then, in nanoseconds since boot, have been told.
+pub const KEPT_TOLD: u32 = 1;
+
+/// How many numbers are kept.
+pub const KEPT: u32 = 2;
+
 const _: () = assert!(size_of::<Settings>() == 304);

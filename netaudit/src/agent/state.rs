@@ -222,9 +222,10 @@ impl State {
 
     /// Gives the room of records that are done with back to the kernel.
     fn release(&mut self) {
+        let (handed, done) = self.flow_log.as_ref().map_or((0, 0), |log| (log.handed(), log.done()));
+        self.told_open(done);
         let Some(progress) = &mut self.progress else { return };
         progress.took(self.kernel.position(), self.auditor.taken());
-        let (handed, done) = self.flow_log.as_ref().map_or((0, 0), |log| (log.handed(), log.done()));
         progress.judged(self.auditor.settled(), handed);
         let kernel = &mut self.kernel;
         progress.release(done, |position| {
@@ -421,6 +422,7 @@ impl State {
         self.hand_on();
         let unwritten = self.flow_log.take().map_or(0, |log| log.finish(LAST_WRITE));
         if unwritten == 0 {
+            self.told_open(u64::MAX);
             self.kernel.release(self.kernel.position());
         }
         // With the flow log taken, these are the kernel's and the auditor's only.

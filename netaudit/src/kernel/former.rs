@@ -13,9 +13,9 @@ use netaudit_ebpf::abi;
 use super::{
     Clock, Event, LoadError, RecordCount,
     folds::{self, Folds},
+    kept::{self, Kept},
     pins::{Generation, PinError},
     ring::{Position, Ring},
-    taken::{self, Taken},
     tallies::{self, Tallies, sum},
 };
 use crate::model::Timestamp;
@@ -140,8 +140,8 @@ fn map(generation: &Generation, name: &str) -> io::Result<MapData> {
 
 fn ring(generation: &Generation) -> io::Result<Ring> {
     // One of a version that did not keep it may have told of everything.
-    let taken = map(generation, taken::MAP).map(Map::Array).map_or(Ok(Position::new(usize::MAX)), |map| {
-        Taken::new(map).map(|taken| taken.kept()).map_err(io::Error::other)
+    let taken = map(generation, kept::MAP).map(Map::Array).map_or(Ok(Position::new(usize::MAX)), |map| {
+        Kept::new(map).map(|kept| kept.taken()).map_err(io::Error::other)
     });
     Ring::new(Map::RingBuf(map(generation, "RECORDS")?), taken?)
 }

@@ -177,6 +177,7 @@ const MAPS: [&str; 22] = [
     "FOLDS_BY_SUBJECT_A",
     "FOLDS_BY_SUBJECT_B",
     "FOLD_COUNTS",
+    "KEPT",
     "NAMESPACES",
     "PATHS",
     "PEERS",
@@ -184,7 +185,6 @@ const MAPS: [&str; 22] = [
     "RECORDS",
     "SOCKETS",
     "SWITCHES",
-    "TAKEN",
     "TALLIES",
 ];
 

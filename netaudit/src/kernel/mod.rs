@@ -31,6 +31,7 @@ mod first;
 mod folds;
 mod former;
 mod host;
+mod kept;
 mod load;
 mod open;
 mod outcome;
@@ -38,7 +39,6 @@ mod pins;
 mod programs;
 mod reader;
 mod ring;
-mod taken;
 mod tallies;
 
 use std::{
@@ -80,10 +80,10 @@ use dns::DnsCounts;
 use drops::Drops;
 use folds::Folds;
 use former::{Former, Formers, Span};
+use kept::Kept;
 use load::{Loaded, Pinned};
 use reader::Reader;
 use ring::Ring;
-use taken::Taken;
 use tallies::{Tallies, sum};
 
 /// How to load.
@@ -156,7 +156,7 @@ pub struct Kernel {
     hierarchy: Hierarchy,
     features: Vec<Feature>,
     ring: Ring,
-    taken: Taken,
+    kept: Kept,
     tallies: Tallies,
     folds: Folds,
     /// Links of which aya knows nothing, where they are not pinned.
@@ -165,6 +165,8 @@ pub struct Kernel {
     dns: DnsCounts,
     host_netns: NetnsCookie,
     clock: Clock,
+    /// When this run began.
+    loaded: Timestamp,
     undecodable: u64,
     ready: OnceLock<io::Result<AsyncFd<OwnedFd>>>,
     /// What the programs say of themselves; hardly ever anything.
@@ -191,9 +193,8 @@ impl Kernel {
         let host_netns = own_netns().map_err(LoadError::Netns)?;
         let Loaded { mut ebpf, folds, links, hierarchy, features, pinned } = load::load(options, host_netns)?;
         let ring = ebpf.take_map("RECORDS").ok_or(LoadError::Lacks("RECORDS"))?;
-        let taken = ebpf.take_map(taken::MAP).ok_or(LoadError::Lacks(taken::MAP))?;
-        let taken = Taken::new(taken)?;
-        let ring = Ring::new(ring, taken.kept()).map_err(LoadError::Ring)?;
+        let kept = Kept::new(ebpf.take_map(kept::MAP).ok_or(LoadError::Lacks(kept::MAP))?)?;
+        let ring = Ring::new(ring, kept.taken()).map_err(LoadError::Ring)?;
         let tallies = ebpf.take_map(tallies::MAP).ok_or(LoadError::Lacks(tallies::MAP))?;
         let tallies = Tallies::new(tallies)?;
         let drops = Drops::new(&mut ebpf)?;
@@ -202,19 +203,21 @@ impl Kernel {
         let log = EbpfLogger::init(&mut ebpf)
             .inspect_err(|error| tracing::warn!(%error, "the eBPF programs' log cannot be read"))
             .ok();
+        let clock = Clock::now();
         let mut kernel = Self {
             ebpf,
             hierarchy,
             features,
             ring,
-            taken,
+            kept,
             tallies,
             folds,
             _links: links,
             drops,
             dns,
             host_netns,
-            clock: Clock::now(),
+            clock,
+            loaded: clock.time(),
             undecodable: 0,
             ready: OnceLock::new(),
             log,
@@ -332,8 +335,9 @@ impl Kernel {
         self.iterate("scan_files").map(drop)
     }
 
-    /// Begins a look at all open connections, of which those that no hook told are told as such by two looks; after that they
-    /// are taken for told. It also does what [`Kernel::look_for_raw_sockets`] does. `None` where the kernel cannot look.
+    /// Begins a look at all open connections. Those that no hook told are told as such by each look, until somebody
+    /// [says](Kernel::told_open) that they are told. It also does what [`Kernel::look_for_raw_sockets`] does. `None` where the kernel
+    /// cannot look.
     ///
     /// # Errors
     ///
@@ -343,7 +347,16 @@ impl Kernel {
         load::switch(&mut self.ebpf, abi::SWITCH_OPEN, true)
             .map_err(|error| ScanError::Switch(error.into()))?;
         let Some(file) = self.open_iterator(NAME)? else { return Ok(None) };
-        Look::begin(file, self.clock).map(Some).map_err(|error| ScanError::Read(NAME, error))
+        Look::begin(file, self.clock, self.loaded).map(Some).map_err(|error| ScanError::Read(NAME, error))
+    }
+
+    /// Whatever looks found up to `until` has been told, for good: looks take it for told from now on, those of later runs too.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn told_open(&mut self, until: Timestamp) -> Result<(), MapError> {
+        self.kept.tell(self.clock.since_boot(until))
     }
 
     /// Runs an iterator to its end; returns what it wrote. Nothing where the kernel does not have it.
@@ -421,7 +434,7 @@ impl Kernel {
         taken += reader.read(&mut self.ring, self.span, max.saturating_sub(taken));
         if self.pinned.is_none() {
             self.ring.release(self.ring.position());
-        } else if let Err(error) = self.taken.keep(self.ring.position()) {
+        } else if let Err(error) = self.kept.take(self.ring.position()) {
             tracing::warn!(%error, "if this agent is killed, the next one may tell some flows again without saying so");
         }
         taken
