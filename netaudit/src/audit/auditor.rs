@@ -124,8 +124,8 @@ pub struct Auditor {
     asks_for_translations: bool,
     /// Those that wait for [`Auditor::translate`].
     asking: Vec<Waiting<Observation>>,
-    /// Ports to which pods' own namespaces redirect connections.
-    redirects: HashSet<(NetnsCookie, u16)>,
+    /// Ports to which pods' own namespaces redirect connections, and when that last showed.
+    redirects: HashMap<(NetnsCookie, u16), Timestamp>,
     held_raw_sockets: VecDeque<Waiting<RawSocket>>,
     raw_sockets: RawSockets,
     /// Only where DNS answers are seen.
@@ -166,7 +166,7 @@ impl Auditor {
             handshakes: Handshakes::default(),
             asks_for_translations: false,
             asking: Vec::new(),
-            redirects: HashSet::default(),
+            redirects: HashMap::default(),
             held_raw_sockets: VecDeque::new(),
             raw_sockets: RawSockets::default(),
             names: None,
@@ -349,7 +349,7 @@ impl Auditor {
         self.host_connections.retain(|_, at| now.since(*at) < PAIR_MEMORY);
         self.bound.retain(|_, pod| self.cluster.pod(*pod).is_some());
         self.attribution.expire(now, |uid| self.cluster.pod_by_uid(uid).is_some());
-        self.expire_redirects();
+        self.expire_redirects(now);
         self.cluster.expire(now);
         self.expire_names(now);
         self.watch_rules(now);

@@ -261,19 +261,13 @@ impl Auditor {
 
     /// The endpoints of the Service that an attempt asked for, if it did.
     pub(super) fn backends(&self, seen: &Observation) -> Option<SmallVec<[Backend; 4]>> {
-        let remote = canonical(seen.remote);
         let node = NodeView {
             name: &self.settings.node,
             own_addresses: &self.own_addresses,
             paired_with_host: false,
             names: &[],
         };
-        let endpoint = resolve::at_node_port(&self.cluster, seen, &node, remote.ip())
-            .unwrap_or_else(|| self.cluster.resolve(remote.ip(), remote.port(), seen.protocol, seen.at));
-        match endpoint {
-            Endpoint::Service { backends, .. } => Some(backends),
-            _ => None,
-        }
+        resolve::backends(&self.cluster, seen, &node)
     }
 
     /// Forgets drops whose attempts must have ended.

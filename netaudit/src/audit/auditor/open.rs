@@ -198,7 +198,9 @@ impl Auditor {
         let from_node = seen.direction == Direction::Ingress && self.own_addresses.contains(&seen.peer_ip());
         let paired_with_host = from_node && self.is_paired(&seen);
         let mut judged = self.judge_ends(&seen, &subject, paired_with_host);
-        if judged.asks_for_translation(&seen)
+        // The endpoints of now say little of where it went then.
+        if matches!(subject, Subject::Pod(_))
+            && judged.may_have_led_elsewhere(&seen)
             && let Some(tuple) = self.tuple(&seen)
             && let Some(to) = ask(&tuple).map(canonical).filter(|to| *to != tuple.destination)
         {
