@@ -2,10 +2,10 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use serde_json::Value;
 
-use super::harness::{World, eventually, kernel_or_skip};
+use super::harness::{World, eventually, kernel_or_skip, python, python_up, to};
 use crate::lab::{Launch, Owner, Place, PodSpec, ServicePort, ServiceSpec};
 
 /// What the node does with a packet to the server's ports, with connection tracking as every enforcer has it.
@@ -48,28 +48,18 @@ fn attempt(place: &Place, address: IpAddr, ports: &[u16]) -> Result<()> {
         "import socket,threading\ndef go(p):\n try: socket.create_connection(('{address}',p))\n except OSError: pass\n\
          ts=[threading.Thread(target=go,args=(p,)) for p in {ports:?}]\n[t.start() for t in ts]\n[t.join() for t in ts]\n"
     );
-    run(place, &program)
+    python(place, &program)
 }
 
 /// Sends one datagram.
 fn send(place: &Place, address: IpAddr, port: u16) -> Result<()> {
     let family = if address.is_ipv4() { "INET" } else { "INET6" };
-    run(
+    python(
         place,
         &format!(
             "import socket\nsocket.socket(socket.AF_{family},socket.SOCK_DGRAM).sendto(b'x',('{address}',{port}))\n"
         ),
     )
-}
-
-fn run(place: &Place, program: &str) -> Result<()> {
-    let output = Launch::new("python3", ["-c", program]).run(place, Duration::from_secs(20))?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
-}
-
-fn to<'a>(flows: &'a [Value], direction: &str, port: u16) -> Vec<&'a Value> {
-    flows.iter().filter(|flow| flow["direction"] == direction && flow["port"] == port).collect()
 }
 
 fn told(world: &World, told: &str) -> Result<f64> {
@@ -189,7 +179,7 @@ fn a_syn_that_is_sent_again_to_a_closed_port_is_one_flow() -> Result<()> {
          for sequence in (7,7,8,8,7): s.sendto(syn(sequence),(to,0)); time.sleep(0.1)\n",
         world.server.v4
     );
-    run(&world.lab.outside_place(), &program)?;
+    python(&world.lab.outside_place(), &program)?;
     let made = r#"netaudit_records_made_total{kind="drop""#;
     eventually("each SYN is a record", || Ok(world.metric_sum(made)? == 5.0))?;
     let flows = world.wait_for_flows("both attempts", |flows| to(flows, "ingress", CLOSED).len() == 2)?;
@@ -209,11 +199,7 @@ fn a_dropped_answer_is_no_attempt() -> Result<()> {
         "import socket\ns=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)\ns.bind(('',{UDP_ANSWER_DROPPED}))\n\
          print('up',flush=True)\n_,a=s.recvfrom(9)\ns.sendto(b'y',a)\n"
     );
-    let log = world.lab.log("answering");
-    let mut server = Launch::new("python3", ["-c", &program]).spawn(&world.server.place, &log)?;
-    server.wait_until(Duration::from_secs(10), "bound", || {
-        std::fs::read_to_string(&log).is_ok_and(|text| text == "up\n")
-    })?;
+    let _server = python_up(&world, "answering", &world.server.place, &program)?;
     send(&world.client.place, world.server.v4.into(), UDP_ANSWER_DROPPED)?;
     eventually("the answer is counted", || Ok(told(&world, "answer")? == 1.0))?;
     let flows = world.wait_for_flows("the question at both ends", |flows| {

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use anyhow::Result;
 use serde_json::Value;
 
-use super::harness::{NETAUDIT, PATIENCE, World, eventually, kernel_or_skip, of};
+use super::harness::{NETAUDIT, PATIENCE, World, eventually, kernel_or_skip, of, python};
 use crate::lab::{BpfFs, Launch};
 
 #[test]
@@ -200,11 +200,7 @@ fn what_a_killed_agent_has_written_and_not_released_is_marked_when_it_is_written
          c=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)\nc.sendto(b'x',('{}',8085))\n",
         world.client.v4
     );
-    let ask = || -> Result<()> {
-        let output = Launch::new("python3", ["-c", &silent]).run(&world.client.place, PATIENCE)?;
-        anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        Ok(())
-    };
+    let ask = || python(&world.client.place, &silent);
     // The record before may not have been released at the moment that it was written.
     std::thread::sleep(Duration::from_millis(500));
     ask()?;

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use super::harness::{NETAUDIT, PATIENCE, World, eventually, kernel_or_skip, of};
+use super::harness::{NETAUDIT, PATIENCE, World, eventually, kernel_or_skip, of, python_up};
 use crate::lab::{BpfFs, Launch, Place, Process};
 
 /// Opens one connection from the client to port 8080 of the server, which both ends keep.
@@ -27,15 +27,8 @@ fn open(world: &World) -> Result<(Process, Process)> {
 fn open_by(world: &World, place: &Place, client: &str) -> Result<(Process, Process)> {
     let server = "import socket,time\ns=socket.create_server(('',8080))\nprint('up',flush=True)\n\
                   c=s.accept()\ns.close()\ntime.sleep(600)\n";
-    let start = |name: &str, program: &str, place| -> Result<Process> {
-        let log = world.lab.log(name);
-        let mut process = Launch::new("python3", ["-c", program]).spawn(place, &log)?;
-        let is_up = || fs::read_to_string(&log).is_ok_and(|text| text == "up\n");
-        process.wait_until(PATIENCE, "up", is_up)?;
-        Ok(process)
-    };
-    let server = start("keeping-server", server, place)?;
-    let client = start("keeping-client", client, &world.client.place)?;
+    let server = python_up(world, "keeping-server", place, server)?;
+    let client = python_up(world, "keeping-client", &world.client.place, client)?;
     Ok((server, client))
 }
 

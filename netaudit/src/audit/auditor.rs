@@ -30,7 +30,7 @@ use super::{
     enforcement::Enforcement,
     finding::{FIRST_RETRANSMISSION, Finding, finding, reach},
     handshakes::Handshakes,
-    resolve::{self, Judged, NodeView, judge_node, judge_pod},
+    resolve::{self, Judged, NodeView, canonical, judge_node, judge_pod},
 };
 use crate::{
     cluster::{Cluster, Pod, PodId},
@@ -40,7 +40,6 @@ use crate::{
     },
 };
 use drops::Proof;
-use evidence::canonical;
 
 pub use translated::Tuple;
 

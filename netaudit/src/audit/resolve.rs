@@ -87,9 +87,8 @@ pub(super) fn judge_pod(
     if let Some(Translated { to, by }) = seen.translated {
         // What is the same for all endpoints is told the same way, whether or not the other end was seen. One that is none of
         // them any more is not judged by them.
-        let is_it = |backend: &Backend| SocketAddr::new(backend.ip.to_canonical(), backend.port) == to;
-        if by != Translation::Proxy && backends(cluster, seen, node).is_some_and(|all| all.iter().any(is_it))
-        {
+        let is_one = |all: &[Backend]| all.iter().any(|backend| backend.address() == to);
+        if by != Translation::Proxy && backends(cluster, seen, node).is_some_and(|all| is_one(&all)) {
             let judged = judge_as_addressed(cluster, pod, seen, node);
             if judged.translation == Some(Translation::Endpoints) {
                 return judged;
@@ -312,6 +311,11 @@ fn agree(a: &Verdict, b: &Verdict) -> bool {
     }
 }
 
+/// A mapped v4 address in its own form.
+pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
 fn asked_for(seen: &Observation) -> SocketAddr {
     seen.requested.unwrap_or(seen.remote)
 }
@@ -321,8 +325,7 @@ fn asked(seen: &Observation, judged: SocketAddr) -> Option<SocketAddr> {
     if seen.direction == Direction::Ingress {
         return None;
     }
-    let asked = asked_for(seen);
-    let asked = SocketAddr::new(asked.ip().to_canonical(), asked.port());
+    let asked = canonical(asked_for(seen));
     (asked != judged).then_some(asked)
 }
 

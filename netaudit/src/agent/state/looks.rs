@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use super::State;
+use super::{State, asking};
 use crate::{
-    audit::Tuple,
     kernel::{Look, Looked},
     model::{OpenConnection, Timestamp},
     report::FlowLog,
@@ -97,10 +96,7 @@ impl State {
                 }
             }
             Some(Stage::Judging(latest)) => {
-                let mut ask = |tuple: &Tuple| {
-                    conntrack.as_mut()?.destination(tuple.protocol, tuple.source, tuple.destination)
-                };
-                if auditor.judge_look(BATCH, &mut ask, &mut told.flows) {
+                if auditor.judge_look(BATCH, &mut asking(conntrack), &mut told.flows) {
                     judged = *latest;
                     looks.stage = None;
                 } else {

@@ -11,8 +11,7 @@ use smallvec::SmallVec;
 use super::{
     Auditor, FIRST_RETRANSMISSION, HOLD_PAIR, HOLD_START, HOLD_SUBJECT, MAX_WAITING, PENDING_MEMORY, Subject,
     Waiting,
-    evidence::canonical,
-    resolve::{self, NodeView, judge_pod},
+    resolve::{self, NodeView, canonical, judge_pod},
 };
 use crate::{
     audit::{Flow, Owner, datagrams::HOLD_DROP},
@@ -253,8 +252,7 @@ impl Auditor {
     /// Whether a packet of this attempt can have had that destination: the one that was asked for, or where a Service
     /// leads from there.
     fn leads_to(&self, seen: &Observation, destination: SocketAddr) -> bool {
-        let is_it =
-            |backend: &Backend| SocketAddr::new(backend.ip.to_canonical(), backend.port) == destination;
+        let is_it = |backend: &Backend| backend.address() == destination;
         canonical(seen.remote) == destination
             || self.backends(seen).is_some_and(|backends| backends.iter().any(is_it))
     }

@@ -14,13 +14,13 @@ use std::{net::SocketAddr, num::NonZeroU32};
 
 use foldhash::HashMap;
 
-use super::{Auditor, Subject, Tuple, evidence::canonical, reach};
+use super::{Auditor, Subject, Tuple, reach};
 use crate::{
     audit::{
         Finding, Flow, Open, OpenConnections, UnenforcedCause,
         finding::finding,
         open::{Before, MOST, Met, PEER_GONE},
-        resolve::Judged,
+        resolve::{Judged, canonical},
     },
     cluster::Endpoint,
     model::{Direction, Observation, OpenConnection, Timestamp, Translated, Translation},

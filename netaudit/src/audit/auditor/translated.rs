@@ -5,10 +5,10 @@ use std::{
     time::Duration,
 };
 
-use super::{Auditor, Subject, Waiting, evidence::canonical};
+use super::{Auditor, Subject, Waiting};
 use crate::{
-    audit::{Flow, Owner, datagrams::Held},
-    cluster::Endpoint,
+    audit::{Flow, Owner, datagrams::Held, resolve::canonical},
+    cluster::{Backend, Endpoint},
     model::{Direction, NetnsCookie, Observation, Outcome, Protocol, Timestamp, Translated, Translation},
 };
 
@@ -118,7 +118,7 @@ impl Auditor {
     fn reached(&self, seen: &Observation, to: SocketAddr) -> SocketAddr {
         let asked = canonical(seen.remote);
         let backends = self.backends(seen).unwrap_or_default();
-        let there = backends.iter().map(|backend| SocketAddr::new(backend.ip.to_canonical(), backend.port));
+        let there = backends.iter().map(Backend::address);
         let mut there = there.filter(|address| address.ip() == to.ip());
         if asked.ip() == to.ip() {
             asked
