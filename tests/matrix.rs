@@ -218,7 +218,7 @@ fn what_is_invalid_is_unknown_in_the_matrix() {
 
 #[test]
 fn a_matrix_without_pods_is_of_the_labels_that_policies_tell_apart() {
-    let run = run(netaudit().args(&[path("eval"), path("--matrix"), path("-f"), &batchivo()]));
+    let run = run(netaudit().args([path("eval"), path("--matrix"), path("-f"), &batchivo()]));
     assert_eq!(run.status, 0, "{}", run.err);
     assert!(run.out.starts_with("there is no Pod, so "), "{}", run.out);
     for line in [
@@ -425,7 +425,7 @@ fn several_old_and_new_sets_need_the_long_form() {
     let pods = folder(&[("pods.yaml", PODS)]);
     let (old, new) = (folder(&[("p.yaml", POLICIES)]), folder(&[("p.yaml", POLICIES)]));
     let args = [path("diff"), path("-f"), pods.path(), old.path(), path("--new"), new.path()];
-    let run = run(netaudit().args(&args));
+    let run = run(netaudit().args(args));
     assert_eq!(run.status, 0, "{}{}", run.out, run.err);
 }
 
