@@ -88,9 +88,7 @@ impl Auditor {
     /// Whether a drop can belong to an attempt that this agent sees the end of.
     fn may_be_from_here(&self, seen: &PacketDrop) -> bool {
         let ip = seen.source.ip();
-        // A filter in a pod's namespace may have stopped its own attempt. A closed port is at the other end.
-        !seen.found_closed_port() && seen.netns != self.settings.host
-            || !self.ready
+        seen.netns != self.settings.host
             || self.own_addresses.contains(&ip)
             || ip.is_loopback()
             || self.cluster.in_pod_network(ip)
