@@ -180,6 +180,7 @@ fn egress(netns: u64, cgroup: u64, local: &str, remote: &str) -> Observation {
         folded: None,
         handshake: NonZeroU32::new(7),
         translated: None,
+        maybe_repeated: false,
     }
 }
 

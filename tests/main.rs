@@ -2,6 +2,7 @@
 
 mod agent;
 mod audit;
+mod command;
 mod conformance;
 mod deploy;
 mod dns;

@@ -6,6 +6,7 @@ use super::progress::Progress;
 use looks::Looks;
 use std::{
     collections::HashSet,
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -216,16 +217,15 @@ impl State {
 
     /// Asks where flows went of which only that is missing.
     fn translate(&mut self, now: Timestamp) {
-        let Some(conntrack) = &mut self.conntrack else { return };
-        let mut ask = |tuple: &Tuple| conntrack.destination(tuple.protocol, tuple.source, tuple.destination);
-        self.auditor.translate(&mut ask, now, &mut self.told.flows);
+        self.auditor.translate(&mut asking(&mut self.conntrack), now, &mut self.told.flows);
     }
 
     /// Gives the room of records that are done with back to the kernel.
     fn release(&mut self) {
+        let (handed, done) = self.flow_log.as_ref().map_or((0, 0), |log| (log.handed(), log.done()));
+        self.told_open(done);
         let Some(progress) = &mut self.progress else { return };
         progress.took(self.kernel.position(), self.auditor.taken());
-        let (handed, done) = self.flow_log.as_ref().map_or((0, 0), |log| (log.handed(), log.done()));
         progress.judged(self.auditor.settled(), handed);
         let kernel = &mut self.kernel;
         progress.release(done, |position| {
@@ -422,6 +422,7 @@ impl State {
         self.hand_on();
         let unwritten = self.flow_log.take().map_or(0, |log| log.finish(LAST_WRITE));
         if unwritten == 0 {
+            self.told_open(u64::MAX);
             self.kernel.release(self.kernel.position());
         }
         // With the flow log taken, these are the kernel's and the auditor's only.
@@ -547,6 +548,11 @@ fn take(auditor: &mut Auditor, event: Event, now: Timestamp, Told { flows, raw_s
         Event::CgroupGone { id, at } => auditor.attribution_mut().cgroup_gone(id, at),
         Event::Task { netns, cgroup, .. } => auditor.attribution_mut().pair(netns, cgroup),
     }
+}
+
+/// Asks connection tracking where a flow went; where there is none, nobody knows.
+fn asking(conntrack: &mut Option<Conntrack>) -> impl FnMut(&Tuple) -> Option<SocketAddr> {
+    move |tuple| conntrack.as_mut()?.destination(tuple.protocol, tuple.source, tuple.destination)
 }
 
 /// Records that were made and that nobody can judge.

@@ -27,11 +27,11 @@ use super::{
     Attribution, Budget, Counts, Evidence, Flow, FlowId, OpenConnections, Owner, Peer, PeerKind, RawSockets,
     Subject, Usage, Violations,
     datagrams::{Datagrams, Held},
-    drops::Drops,
+    drops::{ClosedPorts, Drops},
     enforcement::Enforcement,
     finding::{FIRST_RETRANSMISSION, Finding, finding, reach},
     handshakes::Handshakes,
-    resolve::{self, Judged, NodeView, judge_node, judge_pod},
+    resolve::{self, Judged, NodeView, canonical, judge_node, judge_pod},
 };
 use crate::{
     cluster::{Cluster, Pod, PodId},
@@ -41,7 +41,6 @@ use crate::{
     },
 };
 use drops::Proof;
-use evidence::canonical;
 
 pub use translated::Tuple;
 
@@ -117,6 +116,7 @@ pub struct Auditor {
     pending: HashMap<(u64, u32), Observation>,
     sees_drops: bool,
     drops: Drops,
+    closed_ports: ClosedPorts,
     held_drops: VecDeque<Waiting<PacketDrop>>,
     drops_unjudged: u64,
     datagrams: Datagrams,
@@ -124,8 +124,8 @@ pub struct Auditor {
     asks_for_translations: bool,
     /// Those that wait for [`Auditor::translate`].
     asking: Vec<Waiting<Observation>>,
-    /// Ports to which pods' own namespaces redirect connections.
-    redirects: HashSet<(NetnsCookie, u16)>,
+    /// Ports to which pods' own namespaces redirect connections, and when that last showed.
+    redirects: HashMap<(NetnsCookie, u16), Timestamp>,
     held_raw_sockets: VecDeque<Waiting<RawSocket>>,
     raw_sockets: RawSockets,
     /// Only where DNS answers are seen.
@@ -159,13 +159,14 @@ impl Auditor {
             pending: HashMap::default(),
             sees_drops: false,
             drops: Drops::default(),
+            closed_ports: ClosedPorts::default(),
             held_drops: VecDeque::new(),
             drops_unjudged: 0,
             datagrams: Datagrams::default(),
             handshakes: Handshakes::default(),
             asks_for_translations: false,
             asking: Vec::new(),
-            redirects: HashSet::default(),
+            redirects: HashMap::default(),
             held_raw_sockets: VecDeque::new(),
             raw_sockets: RawSockets::default(),
             names: None,
@@ -348,7 +349,7 @@ impl Auditor {
         self.host_connections.retain(|_, at| now.since(*at) < PAIR_MEMORY);
         self.bound.retain(|_, pod| self.cluster.pod(*pod).is_some());
         self.attribution.expire(now, |uid| self.cluster.pod_by_uid(uid).is_some());
-        self.expire_redirects();
+        self.expire_redirects(now);
         self.cluster.expire(now);
         self.expire_names(now);
         self.enforcement.expire(now);

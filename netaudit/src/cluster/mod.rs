@@ -25,7 +25,12 @@ mod tests;
 mod translation;
 mod verdict;
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use foldhash::{HashMap, HashSet};
 use smallvec::SmallVec;
@@ -87,6 +92,13 @@ pub struct Backend {
     pub port: u16,
     /// The pod that owns the address; `None` for a node, a hostNetwork pod or an address outside the cluster.
     pub pod: Option<PodId>,
+}
+
+impl Backend {
+    /// Where it is reached; a mapped v4 address in its own form.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::new(self.ip.to_canonical(), self.port)
+    }
 }
 
 /// The other end of a flow, as the caller resolved it.

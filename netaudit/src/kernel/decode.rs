@@ -177,6 +177,7 @@ pub(super) fn observation(record: &FlowRecord, clock: &Clock) -> Observation {
         handshake: NonZeroU32::new(record.detail).filter(|_| is_made),
         folded: None,
         translated: None,
+        maybe_repeated: false,
     }
 }
 
@@ -230,6 +231,7 @@ pub(super) fn packet_drop(record: &DropRecord, clock: &Clock) -> Result<PacketDr
         // A SYN without an ACK opens; of a datagram only connection tracking can say so.
         opens: protocol == Protocol::Tcp || record.tracked == 1,
         folded: None,
+        maybe_repeated: false,
     })
 }
 

@@ -58,6 +58,7 @@ fn an_established_flow_keeps_every_field() {
             folded: None,
             handshake: None,
             translated: None,
+            maybe_repeated: false,
         }
     );
 }
@@ -161,6 +162,7 @@ fn a_drop_keeps_every_field_and_its_reason_has_a_name() {
         sequence: 0,
         opens: false,
         folded: None,
+        maybe_repeated: false,
     };
     assert_eq!(told(record), Ok(Event::Drop(expected)));
     let tracked = told(DropRecord { tracked: 1, ..record });
