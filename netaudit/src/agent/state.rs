@@ -12,6 +12,7 @@ use std::{
 };
 
 use crate::{
+    accepted::AcceptedFile,
     audit::{Auditor, Budget, Flow, RawSocketSeen, Settings, Subject, Tuple},
     cluster::{Cluster, Kind},
     config::{Config, Source},
@@ -76,6 +77,7 @@ pub(super) struct State {
     cgroups_lost: u64,
     addresses_read: Option<Timestamp>,
     address_news: Option<AddressNews>,
+    accepted: Option<AcceptedFile>,
     looks: Looks,
     /// When a cgroup was last made: its processes may not be in their namespace yet.
     cgroup_made: Option<Timestamp>,
@@ -141,6 +143,7 @@ impl State {
             cgroups_lost: of_cgroups(&losses_before),
             addresses_read: None,
             address_news,
+            accepted: config.accepted_flows.as_deref().map(AcceptedFile::new),
             looks: Looks::new(config.look_every, now),
             cgroup_made: None,
             started: now,
@@ -151,6 +154,7 @@ impl State {
 
     /// Learns of the cgroups, namespaces and addresses that exist already.
     pub(super) fn start(&mut self, now: Timestamp) {
+        self.read_accepted();
         self.read_addresses(now);
         match self.kernel.scan() {
             Ok(events) => {
@@ -377,8 +381,22 @@ impl State {
         }
     }
 
+    /// Reads the file of accepted flows again if it says something else by now.
+    fn read_accepted(&mut self) {
+        let Some(file) = &mut self.accepted else { return };
+        match file.changed() {
+            Ok(Some(accepted)) => {
+                tracing::info!(exceptions = accepted.0.len(), "accepted flows are read");
+                self.auditor.set_accepted(accepted);
+            }
+            Ok(None) => {}
+            Err(error) => tracing::error!("{error:#}: what was accepted before is accepted still"),
+        }
+    }
+
     /// A second passed.
     pub(super) fn tick(&mut self, now: Timestamp) {
+        self.read_accepted();
         if self.addresses_read.is_none_or(|read| now.since(read) >= ADDRESSES_EVERY || now < read) {
             self.read_addresses(now);
         }

@@ -24,8 +24,8 @@ use foldhash::{HashMap, HashSet};
 pub use names::DnsServers;
 
 use super::{
-    Attribution, Budget, Counts, Evidence, Flow, FlowId, OpenConnections, Owner, Peer, PeerKind, RawSockets,
-    Subject, Usage, Violations,
+    AcceptedFlows, Attribution, Budget, Counts, Evidence, Flow, FlowId, OpenConnections, Owner, Peer,
+    PeerKind, RawSockets, Subject, Usage, Violations,
     datagrams::{Datagrams, Held},
     drops::{ClosedPorts, Drops},
     enforcement::Enforcement,
@@ -138,6 +138,8 @@ pub struct Auditor {
     usage: Usage,
     usage_generation: Option<u64>,
     violations: Violations,
+    suspected_blocks: Violations,
+    accepted: AcceptedFlows,
     enforcement: Enforcement,
     last_loss: Option<Timestamp>,
     ready: bool,
@@ -178,6 +180,8 @@ impl Auditor {
             usage: Usage::default(),
             usage_generation: None,
             violations: Violations::new(settings.budget),
+            suspected_blocks: Violations::new(settings.budget),
+            accepted: AcceptedFlows::default(),
             enforcement: Enforcement::default(),
             last_loss: None,
             ready: false,
@@ -252,6 +256,11 @@ impl Auditor {
     /// Violations by series.
     pub fn violations(&self) -> &Violations {
         &self.violations
+    }
+
+    /// Flows that seem blocked though they are allowed, by series.
+    pub fn suspected_blocks(&self) -> &Violations {
+        &self.suspected_blocks
     }
 
     /// What it takes to call a rule unused, with the losses so far.
@@ -354,6 +363,7 @@ impl Auditor {
         self.expire_names(now);
         self.enforcement.expire(now);
         self.violations.expire(now);
+        self.suspected_blocks.expire(now);
         self.watch_rules(now);
         self.usage.tick(now);
     }
@@ -565,13 +575,6 @@ impl Auditor {
             translation: judged.translation,
             verdict: judged.verdict,
             other_end: judged.other_end,
-        }
-    }
-
-    fn count_violation(&mut self, flow: &Flow) {
-        if let Some(key) = self.violation(flow) {
-            let seen = &flow.observation;
-            self.violations.count(key, self.is_bare_source(flow), seen.count(), seen.at, &flow.id);
         }
     }
 }

@@ -16,6 +16,7 @@
 //! observe_open ──► resolve ──► judge again: its rules are in use; a flow only where it was never told, or is denied by now
 //! ```
 
+mod accepted;
 mod attribute;
 mod auditor;
 mod counts;
@@ -36,6 +37,7 @@ pub(crate) mod testing;
 mod usage;
 mod violations;
 
+pub use accepted::{Accepted, AcceptedFlows, End as AcceptedEnd, Flows};
 pub use attribute::{Attribution, Owner, PodCgroup};
 pub use auditor::{Auditor, DnsServers, Settings, Tuple};
 pub use counts::{Counts, FlowKey};

@@ -1,4 +1,4 @@
-//! Violations by who, to whom and how they ended, in a bounded number of series.
+//! Violations by who, to whom and how they ended, in a bounded number of series. And suspected blocks, in the same way.
 //!
 //! When the budget is spent, peers fold into `other` first, then ports. The source workload stays, so that who did it is
 //! told, but for bare pods, whose names have no bound: beyond three times the quota they are `other` too. Each source
@@ -35,8 +35,10 @@ pub struct ViolationKey {
     pub finding: Finding,
     /// Why it passed, where that is what became of it and it is known.
     pub cause: Option<UnenforcedCause>,
-    /// The deciding policy: the first in order of name where several isolate.
-    pub policy: Arc<PolicyId>,
+    /// The deciding policy: the first in order of name where several isolate. `None` where none denies it: a suspected block.
+    pub policy: Option<Arc<PolicyId>>,
+    /// The name of the exception that accepts it.
+    pub accepted: Option<Arc<str>>,
 }
 
 impl ViolationKey {
@@ -162,10 +164,10 @@ impl Violations {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod testing {
     use super::*;
 
-    fn key(namespace: &str, workload: &str, destination: &str, port: u16) -> ViolationKey {
+    pub fn key(namespace: &str, workload: &str, destination: &str, port: u16) -> ViolationKey {
         ViolationKey {
             direction: Direction::Egress,
             source_namespace: namespace.into(),
@@ -176,9 +178,17 @@ mod tests {
             port: Some(port),
             finding: Finding::Unenforced,
             cause: None,
-            policy: PolicyId { kind: "NetworkPolicy", namespace: "shop".into(), name: "deny".into() }.into(),
+            accepted: None,
+            policy: Some(
+                PolicyId { kind: "NetworkPolicy", namespace: "shop".into(), name: "deny".into() }.into(),
+            ),
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{testing::key, *};
 
     fn budget(series: usize, per_namespace: usize) -> Budget {
         Budget { series, per_namespace, ..Budget::default() }
@@ -271,7 +281,8 @@ mod tests {
         let ports = |violations: &Violations| -> Vec<_> {
             violations.series().iter().map(|(key, _)| key.port).collect()
         };
-        assert_eq!(ports(&violations), [Some(2), Some(3)]);
+        // The one that found no room is in another peer's name, which comes first.
+        assert_eq!(ports(&violations), [Some(3), Some(2)]);
         // A quota that is free again.
         violations.expire(hours(44));
         violations.count(key("a", "w", "db", 4), false, 1, hours(44), &flow(2));
