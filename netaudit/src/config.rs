@@ -55,6 +55,10 @@ pub struct Flags {
     /// agent, until `netaudit uninstall` [default: none, everything ends with the agent]
     #[arg(long, value_name = "DIR")]
     pub pin_directory: Option<PathBuf>,
+    /// Directory in which what is known of rules' use outlives the agent and the node's restarts [default: none, it ends with the
+    /// agent]
+    #[arg(long, value_name = "DIR")]
+    pub state_directory: Option<PathBuf>,
     /// Read the DNS answers that pods get, so that addresses outside the cluster have names. Every packet that reaches a
     /// socket pays for it
     #[arg(long)]
@@ -76,6 +80,7 @@ struct File {
     cgroup_root: Option<PathBuf>,
     ring_bytes: Option<u32>,
     pin_directory: Option<PathBuf>,
+    state_directory: Option<PathBuf>,
     fold_keys: Option<u32>,
     dns_names: Option<bool>,
     dns_servers: Option<Vec<String>>,
@@ -114,6 +119,8 @@ pub struct Config {
     pub ring_bytes: u32,
     /// Where programs and records outlive the agent, if they do.
     pub pin_directory: Option<PathBuf>,
+    /// Where what is known of rules' use outlives the agent, if it does.
+    pub state_directory: Option<PathBuf>,
     /// How many keys the kernel folds flows by for which the ring has no room.
     pub fold_keys: u32,
     /// Whether DNS answers are read.
@@ -153,6 +160,8 @@ struct Printed<'a> {
     ring_bytes: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     pin_directory: Option<&'a Path>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state_directory: Option<&'a Path>,
     fold_keys: u32,
     dns_names: bool,
     dns_servers: Vec<String>,
@@ -235,6 +244,7 @@ impl Config {
             cgroup_root: flags.cgroup_root.clone().or(file.cgroup_root),
             ring_bytes,
             pin_directory: flags.pin_directory.clone().or(file.pin_directory),
+            state_directory: flags.state_directory.clone().or(file.state_directory),
             fold_keys,
             dns_names: flags.dns_names || file.dns_names.unwrap_or(false),
             dns_servers: dns_servers(file.dns_servers)?,
@@ -263,6 +273,7 @@ impl Config {
             cgroup_root: self.cgroup_root.as_deref(),
             ring_bytes: self.ring_bytes,
             pin_directory: self.pin_directory.as_deref(),
+            state_directory: self.state_directory.as_deref(),
             fold_keys: self.fold_keys,
             dns_names: self.dns_names,
             dns_servers: {
@@ -344,7 +355,7 @@ mod tests {
         for yaml in [
             "manifests: /m\nflowLog: '-'\n",
             "kubeconfig: /k\npinDirectory: /sys/fs/bpf/x\ndrainInterval: 50ms\nunusedAfter: 36h\n",
-            "kubeconfig: /k\nfoldKeys: 70000\ndrainInterval: 50ms\nunusedAfter: 36h\n",
+            "kubeconfig: /k\nstateDirectory: /var/lib/x\nfoldKeys: 70000\ndrainInterval: 50ms\nunusedAfter: 36h\n",
             "dnsNames: true\ndnsServers: [openshift-dns, 10.0.0.2, '::ffff:10.0.0.3', 'fd00::a']\n",
             "dnsServers: []\n",
             "# nothing\n",

@@ -32,6 +32,7 @@ pub mod http;
 pub mod kernel;
 pub mod metrics;
 pub mod report;
+pub mod store;
 pub mod watch;
 
 // Wiring.

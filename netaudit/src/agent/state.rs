@@ -1,24 +1,34 @@
 //! The state of the agent's loop, and what happens to it. Nothing here waits.
 
 mod looks;
+mod losses;
+mod raw_sockets;
 
-use super::progress::Progress;
+use super::{
+    progress::Progress,
+    usage_store::{Beginning, UsageStore},
+};
 use looks::Looks;
+use losses::{missed, of_cgroups};
+use raw_sockets::log_raw_socket;
 use std::{
     collections::HashSet,
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use crate::{
-    audit::{Auditor, Budget, Flow, RawSocketSeen, Settings, Subject, Tuple},
-    cluster::{Cluster, Kind},
+    audit::{Auditor, Budget, Flow, RawSocketSeen, Settings, Tuple, usage_window},
+    cluster::Kind,
     config::{Config, Source},
+    http::UsageDocuments,
     kernel::{self, AddressNews, Conntrack, Event, Kernel, Loss, losses, own_addresses},
     metrics::{self, AgentState, Format, WatchState},
     model::{CgroupId, NetnsCookie, Observation, PacketDrop, Timestamp},
     policy::Warning,
     report::FlowLog,
+    store::{Directory, Found},
     watch::Update,
 };
 
@@ -64,6 +74,7 @@ pub(super) struct State {
     conntrack: Option<Conntrack>,
     auditor: Auditor,
     flow_log: Option<FlowLog>,
+    usage_store: UsageStore,
     watches: Vec<Watch>,
     records: u64,
     unseen_before: u64,
@@ -86,7 +97,12 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(config: Config, kernel: Kernel, flow_log: Option<FlowLog>) -> Self {
+    pub(super) fn new(
+        config: Config,
+        kernel: Kernel,
+        flow_log: Option<FlowLog>,
+        stored: Option<(PathBuf, Directory, Found)>,
+    ) -> Self {
         let now = kernel.now();
         let node: Arc<str> = config.node.as_str().into();
         let mut auditor = Auditor::new(Settings {
@@ -115,6 +131,18 @@ impl State {
             .ok();
         let progress = kernel.is_pinned().then(Progress::default);
         let (losses_before, taken_before) = (kernel.losses(), kernel.taken_before());
+        let beginning = Beginning {
+            key: auditor.usage().run().clone(),
+            from: now,
+            line: kernel.line(),
+            correction: kernel.wall_correction(),
+            losses: missed(&losses_before),
+            records_go_on: kernel.is_resumed(),
+            unused_after: config.unused_after,
+            window: usage_window(config.unused_after),
+        };
+        let (usage_store, restored) = UsageStore::new(beginning, stored);
+        auditor.usage_mut().restore(restored.histories, restored.resumed);
         let watches = Kind::ALL.map(|kind| Watch {
             kind,
             state: WatchState { kind: kind.as_str(), ready: false, errors: 0, failing: None },
@@ -129,9 +157,10 @@ impl State {
             conntrack,
             auditor,
             flow_log,
+            usage_store,
             watches: watches.into(),
             records: taken_before,
-            // What an earlier run has lost is none of the losses of this one, in which no rule has been watched before.
+            // What was lost since an earlier run's end is restored with what that run watched.
             unseen_before: missed(&losses_before),
             progress,
             // Half of what there is room for.
@@ -397,11 +426,13 @@ impl State {
         let unseen = missed(&losses) + self.kernel.undecodable();
         if unseen > self.unseen_before {
             tracing::warn!(lost = unseen - self.unseen_before, "records were lost");
+            self.auditor.lost(unseen - self.unseen_before);
             self.unseen_before = unseen;
-            self.auditor.lost(now);
         }
         self.auditor.tick(now, &mut self.told.flows);
         self.translate(now);
+        let correction = self.kernel.wall_correction();
+        self.usage_store.tick(self.auditor.usage_mut(), now, correction, missed(&losses));
         self.auditor.name_raw_sockets(now, &mut self.told.raw_sockets);
         self.hand_on();
     }
@@ -423,8 +454,11 @@ impl State {
         if unwritten == 0 {
             self.kernel.release(self.kernel.position());
         }
+        let (correction, losses) = (self.kernel.wall_correction(), missed(&self.kernel.losses()));
+        let losses_in_all = self.losses();
+        self.usage_store.finish(self.auditor.usage_mut(), now, correction, losses, LAST_WRITE);
         // With the flow log taken, these are the kernel's and the auditor's only.
-        let lost = unwritten + self.losses().iter().map(|loss| loss.count).sum::<u64>();
+        let lost = unwritten + losses_in_all.iter().map(|loss| loss.count).sum::<u64>();
         tracing::info!(records = self.records, flows = self.auditor.counts().total(), lost, "ended");
     }
 
@@ -442,12 +476,19 @@ impl State {
             dns: &self.kernel.dns_counts(),
             lookups: self.conntrack.as_ref().map(Conntrack::lookups),
             watches: &watches,
+            usage_faults: self.usage_store.faults(),
             records: self.records,
             started: self.started,
             now,
             correction: self.kernel.wall_correction(),
         };
         metrics::render(&state, format)
+    }
+
+    /// The rows of usage that this agent has.
+    pub(super) fn usage(&mut self, now: Timestamp) -> UsageDocuments {
+        let (correction, losses) = (self.kernel.wall_correction(), missed(&self.kernel.losses()));
+        self.usage_store.documents(self.auditor.usage_mut(), now, correction, losses)
     }
 
     /// What is missing for being ready: kinds of objects that have not been listed.
@@ -475,6 +516,7 @@ impl State {
         absent
             .chain(failing)
             .chain(flow_log.map(|fault| format!("the flow log is not written: {fault}")))
+            .chain(self.usage_store.failing().map(|fault| format!("usage of rules is not stored: {fault}")))
             .collect()
     }
 
@@ -541,41 +583,4 @@ fn take(auditor: &mut Auditor, event: Event, now: Timestamp, Told { flows, raw_s
         Event::CgroupGone { id, at } => auditor.attribution_mut().cgroup_gone(id, at),
         Event::Task { netns, cgroup, .. } => auditor.attribution_mut().pair(netns, cgroup),
     }
-}
-
-/// Records that were made and that nobody can judge.
-fn missed(losses: &[Loss]) -> u64 {
-    // An attempt that was to be told as pending is told again with its outcome. Names are never known to be all, so rules
-    // that need them are not called unused anyway.
-    let is_flow = |loss: &&Loss| !matches!(loss.cause, "tcp-pending" | "dns-answer" | "dns-limited");
-    losses.iter().filter(is_flow).map(|loss| loss.count).sum()
-}
-
-/// Lost records of cgroups.
-fn of_cgroups(losses: &[Loss]) -> u64 {
-    let is_of_cgroup = |loss: &&Loss| matches!(loss.cause, "cgroup-made" | "cgroup-removed");
-    losses.iter().filter(is_of_cgroup).map(|loss| loss.count).sum()
-}
-
-/// One line of the agent's own log: policies do not speak of such sockets, so they are no flows.
-fn log_raw_socket(
-    RawSocketSeen { seen, subject, key, actor_pod, actor_container }: &RawSocketSeen,
-    cluster: &Cluster,
-) {
-    let pod = match subject {
-        Subject::Pod(id) => cluster.pod(*id).map(|pod| &*pod.name),
-        Subject::Node | Subject::Unknown { .. } => None,
-    };
-    tracing::warn!(
-        kind = key.kind.as_str(),
-        protocol = seen.protocol,
-        namespace = &*key.namespace,
-        workload = &*key.workload,
-        pod,
-        actor_pod_uid = actor_pod.as_deref(),
-        container = actor_container.as_deref(),
-        pid = seen.actor.pid,
-        comm = %seen.actor.comm,
-        "a raw socket was made: nobody sees whom it talks to"
-    );
 }
