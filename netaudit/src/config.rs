@@ -211,18 +211,18 @@ impl Config {
             bail!("foldKeys is {fold_keys}: it must be from {} to {}", FOLD_KEYS.start(), FOLD_KEYS.end());
         }
         let drain_interval =
-            duration("drainInterval", file.drain_interval.as_deref(), Duration::from_millis(20))?;
+            duration_or("drainInterval", file.drain_interval.as_deref(), Duration::from_millis(20))?;
         if !(Duration::from_millis(1)..=Duration::from_secs(1)).contains(&drain_interval) {
             bail!("drainInterval is {drain_interval:?}: it must be from 1ms to 1s");
         }
         // A look goes through every file that is open on the node.
-        let look_every = duration("lookEvery", file.look_every.as_deref(), Duration::from_secs(30))?;
+        let look_every = duration_or("lookEvery", file.look_every.as_deref(), Duration::from_secs(30))?;
         if look_every < Duration::from_secs(1) {
             bail!("lookEvery is {look_every:?}: it must be at least 1s");
         }
         // Every agent of a cluster asks, for each kind of policy that is not installed: often is too often.
         let discover_every =
-            duration("discoverEvery", file.discover_every.as_deref(), Duration::from_secs(300))?;
+            duration_or("discoverEvery", file.discover_every.as_deref(), Duration::from_secs(300))?;
         if discover_every < Duration::from_secs(1) {
             bail!("discoverEvery is {discover_every:?}: it must be at least 1s");
         }
@@ -251,7 +251,7 @@ impl Config {
             drain_interval,
             look_every,
             discover_every,
-            unused_after: duration("unusedAfter", unused_after, Duration::from_secs(7 * 24 * 3600))?,
+            unused_after: duration_or("unusedAfter", unused_after, Duration::from_secs(7 * 24 * 3600))?,
             unused_coverage,
             violation_series,
             violation_series_per_namespace,
@@ -318,8 +318,12 @@ fn parse(text: &str) -> anyhow::Result<File> {
     Ok(serde_saphyr::from_str(text)?)
 }
 
-fn duration(key: &str, text: Option<&str>, default: Duration) -> anyhow::Result<Duration> {
-    let Some(text) = text else { return Ok(default) };
+fn duration_or(key: &str, text: Option<&str>, default: Duration) -> anyhow::Result<Duration> {
+    text.map_or(Ok(default), |text| duration(key, text))
+}
+
+/// A duration as people write it; `key` is what it is the value of, for the error.
+pub(crate) fn duration(key: &str, text: &str) -> anyhow::Result<Duration> {
     let wrong = || format!("{key} is {text:?}: it must be a duration such as 20ms, 36h or 7d");
     // Days are 24 hours here: jiff's own durations rightly refuse to say how long a day is.
     if let Some(days) = text.trim().strip_suffix('d')
