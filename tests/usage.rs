@@ -3,4 +3,5 @@
 mod agents;
 mod ledger;
 mod simulation;
+mod store;
 mod world;

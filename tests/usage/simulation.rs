@@ -10,8 +10,8 @@ use std::{
 };
 
 use netaudit::audit::{
-    Missing,
-    usage::{Evidence, Rows, RuleFinding, histories, judge},
+    Missing, RunKey,
+    usage::{Evidence, Rows, RuleFinding, Run, histories, judge},
 };
 
 use super::world::{NEEDS, SECOND, STEP, WINDOW, World};
@@ -19,8 +19,11 @@ use super::world::{NEEDS, SECOND, STEP, WINDOW, World};
 /// In every run of the tests.
 const SEEDS: u64 = 200;
 
+/// In how many of them each planted error must be found.
+const PLANTED_SEEDS: u64 = 100;
+
 /// Days in which things go wrong.
-const DAYS: i64 = 4;
+const DAYS: i64 = 3;
 
 /// What was said of the rules of one world.
 #[derive(Default)]
@@ -91,12 +94,7 @@ impl Planted {
             spoilt.rules.insert(key, row);
         }
         if matches!(self, Self::Clocks) {
-            let all_before = spoilt.runs.values().map(|run| run.written.0.saturating_sub(run.line)).max();
-            for run in spoilt.runs.values_mut() {
-                run.from = run.written.minus(WINDOW);
-                run.sequence = u64::try_from(run.written.0 / SECOND).unwrap_or(0);
-                run.line -= all_before.unwrap_or(0) % 7;
-            }
+            believe_clocks(&mut spoilt);
         }
         spoilt
     }
@@ -107,6 +105,24 @@ impl Planted {
             _ => NEEDS,
         }
     }
+}
+
+/// Moves the runs of each boot back until they end as the next boot's begin, where they seem to end later.
+fn believe_clocks(rows: &mut Rows) {
+    let mut in_order: Vec<(RunKey, Run)> = rows.runs.clone().into_iter().collect();
+    in_order.sort_by_key(|(key, run)| (key.node.clone(), run.sequence));
+    for n in (1..in_order.len()).rev() {
+        let (later_key, later) = in_order[n].clone();
+        let (key, run) = &in_order[n - 1];
+        if key.node != later_key.node || run.boot == later.boot {
+            continue;
+        }
+        let begins = later.from.0 - later.line + later.wall;
+        let back = (run.written.0 - run.line + run.wall - begins).max(0);
+        let boot = run.boot.clone();
+        in_order.iter_mut().filter(|(_, it)| it.boot == boot).for_each(|(_, it)| it.wall -= back);
+    }
+    rows.runs = in_order.into_iter().collect();
 }
 
 /// Runs one world; the first thing that was said wrongly is the error.
@@ -244,11 +260,10 @@ fn nothing_that_was_used_is_called_unused_and_all_else_is_found() {
 
 #[test]
 fn every_planted_error_is_found() {
-    for planted in Planted::ALL {
-        let found = run_all(0..400, planted).err();
-        println!("{planted:?}: {found:?}");
-        assert!(found.is_some(), "{planted:?} is not found");
-    }
+    let found = Planted::ALL.map(|planted| (planted, run_all(0..PLANTED_SEEDS, planted).err()));
+    found.iter().for_each(|(planted, error)| println!("{planted:?}: {error:?}"));
+    let missed: Vec<Planted> = found.iter().filter(|it| it.1.is_none()).map(|it| it.0).collect();
+    assert!(missed.is_empty(), "not found: {missed:?}");
 }
 
 /// `cargo xtask fuzz usage`: NETAUDIT_FUZZ_SEEDS worlds from NETAUDIT_FUZZ_SEED on.

@@ -29,7 +29,7 @@ pub const NEEDS: Evidence = Evidence { window: WINDOW, coverage: COVERAGE };
 
 pub const SECOND: i64 = 1_000_000_000;
 /// Between two things that happen.
-pub const STEP: i64 = 600 * SECOND;
+pub const STEP: i64 = 900 * SECOND;
 /// From the epoch to the first of them.
 const BEGIN: i64 = 1_700_000_000 * SECOND;
 
@@ -41,6 +41,8 @@ struct Pattern {
     port: u16,
     /// Chance of each step, in a thousand.
     often: u64,
+    /// Whether it is made only where somebody is not looking: what is worst for whoever says that nothing happened.
+    sneaky: bool,
 }
 
 #[derive(Clone)]
@@ -67,6 +69,12 @@ pub struct World {
     cluster: Cluster,
     changed: bool,
     is_calm: bool,
+    /// In how many of a hundred steps something happens.
+    trouble: u64,
+    /// A node on which everything is lost, and until when.
+    storm: Option<(usize, i64)>,
+    /// A node whose agent is there again by the next step.
+    returning: Option<usize>,
     sent: i64,
 }
 
@@ -114,7 +122,8 @@ impl World {
             End::Ip(_) => None,
         };
         let patterns = case.flows.iter().filter_map(|flow| {
-            let often = *random.pick(&[0, 0, 0, 2, 4, 20, 200]);
+            let often = *random.pick(&[0, 0, 0, 2, 4, 20, 200, 400]);
+            let sneaky = often == 400;
             let (from, to) = (who(&flow.from)?, who(&flow.to)?);
             (flow.protocol != Protocol::Sctp).then_some(Pattern {
                 from,
@@ -122,9 +131,12 @@ impl World {
                 protocol: flow.protocol,
                 port: flow.port,
                 often,
+                sneaky,
             })
         });
         let patterns = patterns.collect();
+        // Where much goes wrong the evidence never suffices, and nothing is said that could be wrong.
+        let trouble = *random.pick(&[1, 2, 4, 12]);
         let mut world = Self {
             random,
             now: BEGIN,
@@ -138,6 +150,9 @@ impl World {
             cluster: Cluster::new(),
             changed: true,
             is_calm: false,
+            trouble,
+            storm: None,
+            returning: None,
             sent: 0,
         };
         for place in 0..world.pods.len() {
@@ -238,7 +253,7 @@ impl World {
             dying = self.happen();
         }
         self.apply();
-        self.traffic();
+        self.traffic(dying);
         // Killed before it could write what it saw of this.
         if let Some(node) = dying {
             self.nodes[node].agent = None;
@@ -250,7 +265,19 @@ impl World {
         }
     }
 
-    fn traffic(&mut self) {
+    /// Whether nobody may come to know what the pod of a pattern does now.
+    fn is_unseen(&self, who: &Who, dying: Option<usize>) -> bool {
+        let Who::Pod(place) = who else { return false };
+        let Some(pod) = &self.pods[*place] else { return false };
+        let node = self.nodes.iter().position(|node| pod["spec"]["nodeName"] == *node.name);
+        node.is_none_or(|n| dying == Some(n) || self.nodes[n].agent.is_none() || self.is_storm(n))
+    }
+
+    fn is_storm(&self, node: usize) -> bool {
+        self.storm.is_some_and(|(n, until)| n == node && self.now < until)
+    }
+
+    fn traffic(&mut self, dying: Option<usize>) {
         let objects = self.all();
         for n in 0..self.patterns.len() {
             if self.random.below(1_000) as u64 >= self.patterns[n].often {
@@ -258,7 +285,10 @@ impl World {
             }
             self.sent += 1;
             let at = self.now + (n as i64 + 1) * SECOND;
-            let Pattern { from, to, protocol, port, .. } = &self.patterns[n];
+            let Pattern { from, to, protocol, port, sneaky, .. } = &self.patterns[n];
+            if *sneaky && (self.is_calm || !self.is_unseen(from, dying) && !self.is_unseen(to, dying)) {
+                continue;
+            }
             let (Some((from, source)), Some((to, destination))) = (self.end(from), self.end(to)) else {
                 continue;
             };
@@ -289,9 +319,10 @@ impl World {
             for (direction, pod, local, remote) in ends {
                 let Some(pod) = pod else { continue };
                 let seen = Seen { at, direction, protocol, pod: self.number(pod), local, remote };
-                let lost = !self.is_calm && self.random.below(1_000) < 3;
-                let node = self.nodes.iter_mut().find(|node| pod["spec"]["nodeName"] == *node.name);
-                match node {
+                let chance = self.random.below(1_000) < 3;
+                let node = self.nodes.iter().position(|node| pod["spec"]["nodeName"] == *node.name);
+                let lost = !self.is_calm && (chance || node.is_some_and(|node| self.is_storm(node)));
+                match node.map(|node| &mut self.nodes[node]) {
                     Some(node) if lost => node.lose(),
                     Some(node) => node.see(seen, at),
                     None => {}
@@ -313,12 +344,16 @@ impl World {
 
     /// One thing goes wrong or changes, or none. Returns a node whose agent is killed by the end of the step.
     fn happen(&mut self) -> Option<usize> {
-        if !self.random.percent(12) {
+        if let Some(node) = self.returning.take() {
+            self.return_to_other_pods(node);
+            return None;
+        }
+        if !self.random.percent(self.trouble) {
             return None;
         }
         let node = self.random.below(self.nodes.len());
         let is_running = self.nodes[node].agent.is_some();
-        match self.random.below(10) {
+        match self.random.below(11) {
             // An agent ends or is killed; it comes back by the next thing of this kind that happens to it.
             0 | 1 if is_running => {
                 self.nodes[node].write(self.now, true);
@@ -339,9 +374,7 @@ impl World {
             4 => {
                 // What is set back is set back by more than any agent is away.
                 let hours = *self.random.pick(&[-1_000, -500, 1, 30]);
-                if is_running {
-                    self.nodes[node].skew += hours * 3_600 * SECOND;
-                }
+                self.nodes[node].skew += hours * 3_600 * SECOND;
             }
             5 => {
                 let node = &mut self.nodes[node];
@@ -386,9 +419,28 @@ impl World {
                 self.changed = true;
             }
             8 => self.insert_rule(),
+            // What pods did meanwhile that are gone when it returns, the kernel tells by their UIDs only.
+            9 if is_running => {
+                self.nodes[node].write(self.now, true);
+                self.nodes[node].agent = None;
+                self.returning = Some(node);
+            }
+            10 => self.storm = Some((node, self.now + 4 * STEP)),
             _ => {}
         }
         None
+    }
+
+    /// An agent that has ended returns, and all pods of its node are others.
+    fn return_to_other_pods(&mut self, node: usize) {
+        let name = self.nodes[node].name.clone();
+        for place in 0..self.pods.len() {
+            if self.pods[place].as_ref().is_some_and(|pod| pod["spec"]["nodeName"] == *name) {
+                self.rename(place);
+            }
+        }
+        self.changed = true;
+        self.start(node);
     }
 
     /// A rule of another policy is inserted above those of a NetworkPolicy.

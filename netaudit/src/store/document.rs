@@ -39,6 +39,9 @@ pub enum DocumentError {
         /// Why.
         reason: String,
     },
+    /// There is nothing: a file that a crash has emptied, say.
+    #[error("it is empty: at least one document of usage is expected")]
+    Empty,
     /// The last line is missing: the file was cut off, or is still being written.
     #[error("it ends in the middle: its last line, with the digest, is missing")]
     Cut,
@@ -254,6 +257,9 @@ fn rule_line(key: &RowKey, row: &Row) -> RuleLine {
 ///
 /// The first line that is wrong, and why; or that the end is missing.
 pub fn read(text: &[u8]) -> Result<Rows, DocumentError> {
+    if !text.is_empty() && !text.ends_with(b"\n") {
+        return Err(DocumentError::Cut);
+    }
     let mut rows = Rows::default();
     let mut document: Option<Document> = None;
     for (line, bytes) in (1..).zip(text.split_inclusive(|byte| *byte == b'\n')) {
@@ -274,7 +280,11 @@ pub fn read(text: &[u8]) -> Result<Rows, DocumentError> {
         }
         rows.merge(document.take().map(|open| open.rows).unwrap_or_default());
     }
-    if document.is_some() { Err(DocumentError::Cut) } else { Ok(rows) }
+    match document {
+        Some(_) => Err(DocumentError::Cut),
+        None if rows.runs.is_empty() => Err(DocumentError::Empty),
+        None => Ok(rows),
+    }
 }
 
 /// A document of which the end has not been read.
