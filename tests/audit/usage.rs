@@ -1,7 +1,7 @@
 //! What is counted of rules and their elements, and what is found of it.
 
 use netaudit::{
-    audit::usage::{Evidence, RuleFinding, Rows, Run, Uses, histories, judge},
+    audit::usage::{Evidence, Rows, RuleFinding, Run, Uses, histories, judge},
     cluster::Object,
     model::Timestamp,
 };
@@ -55,15 +55,19 @@ impl Told {
     fn elements(&self, index: u32) -> Vec<(String, u64)> {
         let histories = histories(&self.rows);
         let rule = histories.rules.iter().find(|it| it.index == index && it.current).expect("a rule");
-        let mut elements: Vec<(String, u64)> =
-            rule.elements.values().map(|(element, uses): &(_, Uses)| (element.path(), uses.matches)).collect();
+        let mut elements: Vec<(String, u64)> = rule
+            .elements
+            .values()
+            .map(|(element, uses): &(_, Uses)| (element.path(), uses.matches))
+            .collect();
         elements.sort();
         elements
     }
 }
 
 fn of_a(rules: Value) -> Object {
-    let spec = json!({"podSelector": {"matchLabels": {"app": "a"}}, "policyTypes": ["Egress"], "egress": rules});
+    let spec =
+        json!({"podSelector": {"matchLabels": {"app": "a"}}, "policyTypes": ["Egress"], "egress": rules});
     policy("of-a", spec)
 }
 
@@ -83,18 +87,34 @@ fn every_element_that_matches_counts_and_is_known_by_its_content() {
     told.take(&mut world, t(20));
 
     let expected = |all: [(&str, u64); 6]| all.map(|(path, count)| (path.to_owned(), count)).to_vec();
-    assert_eq!(told.elements(0), expected([
-        ("ports[0]", 1), ("ports[1]", 0), ("ports[2]", 1), ("to[0]", 1), ("to[1]", 1), ("to[2]", 0),
-    ]));
+    assert_eq!(
+        told.elements(0),
+        expected([
+            ("ports[0]", 1),
+            ("ports[1]", 0),
+            ("ports[2]", 1),
+            ("to[0]", 1),
+            ("to[1]", 1),
+            ("to[2]", 0),
+        ])
+    );
     // In another order, below another rule.
     let turned = json!([{"port": 70, "endPort": 90}, {"port": 80}, {"port": 8000, "endPort": 9000}]);
     let rules = json!([{"to": [{"namespaceSelector": {}}]}, {"to": [other, net, to_b], "ports": turned}]);
     world.apply(of_a(rules), t(21));
     world.one(netaudit::model::Observation { at: t(30), socket: 2, ..a_to_b() });
     told.take(&mut world, t(40));
-    assert_eq!(told.elements(1), expected([
-        ("ports[0]", 2), ("ports[1]", 2), ("ports[2]", 0), ("to[0]", 0), ("to[1]", 2), ("to[2]", 2),
-    ]));
+    assert_eq!(
+        told.elements(1),
+        expected([
+            ("ports[0]", 2),
+            ("ports[1]", 2),
+            ("ports[2]", 0),
+            ("to[0]", 0),
+            ("to[1]", 2),
+            ("to[2]", 2),
+        ])
+    );
 }
 
 #[test]
@@ -115,13 +135,16 @@ fn of_rules_that_match_the_same_flows_all_but_the_fewest_can_go() {
         told.take(&mut world, t(second * 10));
     }
     // The second is enough for the flows of the first three.
-    assert_eq!(is(&told.words()), [
-        ("egress[0]", "redundant"),
-        ("egress[1]", "used"),
-        ("egress[2]", "redundant"),
-        ("egress[3]", "used"),
-        ("egress[4]", "unused"),
-    ]);
+    assert_eq!(
+        is(&told.words()),
+        [
+            ("egress[0]", "redundant"),
+            ("egress[1]", "used"),
+            ("egress[2]", "redundant"),
+            ("egress[3]", "used"),
+            ("egress[4]", "unused"),
+        ]
+    );
     let RuleFinding::Redundant { set } = &told.findings()[0].1 else { panic!("redundant") };
     assert_eq!(set.len(), 2, "both together");
 }
@@ -149,11 +172,10 @@ fn what_is_wider_than_what_matched_is_broad_and_says_what_is_enough() {
         })
         .map(|part| format!("{} {}: {}", part.path, part.says, part.enough.join(" ")))
         .collect();
-    assert_eq!(parts, [
-        "to[0] 192.0.0.0/8: 192.0.2.6/31",
-        "ports[0] TCP 1-1000: 443 444",
-        "ports every port: TCP 80",
-    ]);
+    assert_eq!(
+        parts,
+        ["to[0] 192.0.0.0/8: 192.0.2.6/31", "ports[0] TCP 1-1000: 443 444", "ports every port: TCP 80",]
+    );
 }
 
 #[test]

@@ -14,7 +14,8 @@ use netaudit::{
 use proptest::prelude::*;
 
 fn rule(hash: u64) -> RuleKey {
-    let policy = PolicyId { kind: "NetworkPolicy", namespace: "shop".into(), name: "a \"b\"\n\u{fffd}".into() };
+    let policy =
+        PolicyId { kind: "NetworkPolicy", namespace: "shop".into(), name: "a \"b\"\n\u{fffd}".into() };
     RuleKey { policy: Arc::new(policy), direction: Direction::Egress, hash }
 }
 
@@ -148,7 +149,8 @@ proptest! {
 fn different_keys_add_and_equal_ones_do_not() {
     let figures = Uses { matches: 5, ..Uses::default() };
     let mut rows = Rows::default();
-    let of = |number: u8, window: i64| RowKey { rule: rule(1), run: run_key(number), window: Timestamp(window) };
+    let of =
+        |number: u8, window: i64| RowKey { rule: rule(1), run: run_key(number), window: Timestamp(window) };
     for number in 0..3 {
         rows.add_run(run_key(number), run(number, 1));
     }
@@ -262,5 +264,7 @@ fn what_cannot_be_read_is_said_with_its_place() {
     let text = String::from_utf8(document::write(&simple(1, 1))).expect("text");
     assert!(says(&text.replace("\"version\":1", "\"version\":2")).contains("not usage of version 1"));
     assert!(says(&text.replace("\"matches\":1", "\"matches\":2")).contains("line 3: the digest"));
-    assert!(says(&text.replace("\"NetworkPolicy\"", "\"Nonsense\"")).contains("line 2: unknown kind of policy"));
+    assert!(
+        says(&text.replace("\"NetworkPolicy\"", "\"Nonsense\"")).contains("line 2: unknown kind of policy")
+    );
 }

@@ -161,6 +161,7 @@ impl UsageStore {
         correction: i64,
         losses: u64,
     ) -> UsageDocuments {
+        usage.tick(now);
         self.tell(now, correction, losses);
         let mut rows = usage.rows();
         rows.add_run(self.key.clone(), self.run.clone());

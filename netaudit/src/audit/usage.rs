@@ -71,6 +71,8 @@ pub struct Watched {
     pub elements: Arc<[(u64, Element)]>,
     /// Whether any sensor can see what it allows; none sees SCTP.
     pub observable: bool,
+    /// Whether it concerns this agent. Otherwise it is only watched on where it did before.
+    pub here: bool,
     /// Running pods that its policy selects, as far as this agent is responsible for them.
     pub selected: usize,
     /// Those of them whose flows this agent sees.
@@ -109,6 +111,8 @@ pub struct Usage {
     run: RunKey,
     window: Duration,
     rules: HashMap<RuleKey, RuleUsage>,
+    /// Those of the rules.
+    policies: HashSet<Arc<PolicyId>>,
     /// By the place of their list, which is kept, so that it stays theirs.
     sets: HashMap<usize, (Arc<[RuleMatch]>, Uses)>,
     together: HashMap<BTreeSet<RuleKey>, Uses>,
@@ -134,6 +138,7 @@ impl Usage {
             run,
             window,
             rules: HashMap::default(),
+            policies: HashSet::default(),
             sets: HashMap::default(),
             together: HashMap::default(),
             unjudged: HashMap::default(),
@@ -148,6 +153,7 @@ impl Usage {
     /// Goes on from what earlier runs have told, before anything is watched. `resumed` is set where no time has passed
     /// unseen since: what was recorded meanwhile is still to come.
     pub fn restore(&mut self, histories: Vec<(RuleKey, RuleUsage)>, resumed: Option<Resumed>) {
+        self.policies.extend(histories.iter().map(|(key, _)| key.policy.clone()));
         self.rules.extend(histories);
         self.lost += resumed.as_ref().map_or(0, |resumed| resumed.lost);
         self.resumed = resumed;
@@ -160,6 +166,10 @@ impl Usage {
         let mut seen: HashSet<RuleKey> = HashSet::default();
         for rule in watched {
             let key = RuleKey::from(&*rule.rule);
+            if !rule.here && !self.rules.contains_key(&key) {
+                continue;
+            }
+            self.policies.insert(key.policy.clone());
             let usage = self.rules.entry(key.clone()).or_insert_with(|| RuleUsage::new(&rule, now));
             let is_first = seen.insert(key);
             // Two identical rules of one policy share an identity: the first position is shown.
@@ -231,6 +241,7 @@ impl Usage {
     pub fn forget(&mut self, now: Timestamp, age: Duration) {
         let limit = now.minus(age);
         self.rules.retain(|_, usage| usage.forget(limit));
+        self.policies = self.rules.keys().map(|key| key.policy.clone()).collect();
     }
 
     /// Windows that have ended, each handed out once.
@@ -242,6 +253,11 @@ impl Usage {
     pub fn rows(&mut self) -> Rows {
         self.gather_sets();
         self.ticked.map(|ticked| self.rows_of(self.window_of(ticked))).unwrap_or_default()
+    }
+
+    /// Whether a rule of this policy is watched, or was.
+    pub fn knows(&self, policy: &Arc<PolicyId>) -> bool {
+        self.policies.contains(policy)
     }
 
     /// Which run this is.

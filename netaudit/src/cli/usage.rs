@@ -114,9 +114,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
 fn read(source: &str) -> anyhow::Result<Rows> {
     if source.starts_with("http://") {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let text = runtime
-            .block_on(fetch(source))
-            .with_context(|| format!("cannot ask the agent at {source}"))?;
+        let text =
+            runtime.block_on(fetch(source)).with_context(|| format!("cannot ask the agent at {source}"))?;
         return document::read(&text).with_context(|| format!("in the answer of {source}"));
     }
     if source.contains("://") {

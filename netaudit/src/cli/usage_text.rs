@@ -72,7 +72,12 @@ fn notes(judgement: &Judgement<'_>) -> Vec<String> {
         }
         RuleFinding::Broad { parts } => {
             notes.extend(parts.iter().map(|part| {
-                format!("{} says {}; enough for what matched: {}", part.path, part.says, part.enough.join(", "))
+                format!(
+                    "{} says {}; enough for what matched: {}",
+                    part.path,
+                    part.says,
+                    part.enough.join(", ")
+                )
             }));
         }
         RuleFinding::Dead { why } => notes.push((*why).to_owned()),
@@ -83,7 +88,9 @@ fn notes(judgement: &Judgement<'_>) -> Vec<String> {
     }
     if history.uses.last.is_some() {
         let unmatched = elements(history).into_iter().filter(|(_, uses)| uses.last.is_none());
-        notes.extend(unmatched.map(|(element, _)| format!("no match so far: {} {}", element.path(), element.what)));
+        notes.extend(
+            unmatched.map(|(element, _)| format!("no match so far: {} {}", element.path(), element.what)),
+        );
     }
     notes
 }
@@ -124,20 +131,23 @@ fn rule_json(judgement: &Judgement<'_>) -> Value {
         })).collect::<Vec<_>>(),
     });
     extend(&mut value, more);
-    extend(&mut value, match &judgement.finding {
-        RuleFinding::Used => json!({}),
-        RuleFinding::Unused { since } => json!({ "unused_since": second(*since) }),
-        RuleFinding::Redundant { set } => {
-            json!({ "can_go_together": set.iter().map(rule_key_json).collect::<Vec<_>>() })
-        }
-        RuleFinding::Broad { parts } => json!({ "broad": parts.iter().map(|part| {
+    extend(
+        &mut value,
+        match &judgement.finding {
+            RuleFinding::Used => json!({}),
+            RuleFinding::Unused { since } => json!({ "unused_since": second(*since) }),
+            RuleFinding::Redundant { set } => {
+                json!({ "can_go_together": set.iter().map(rule_key_json).collect::<Vec<_>>() })
+            }
+            RuleFinding::Broad { parts } => json!({ "broad": parts.iter().map(|part| {
             json!({ "path": part.path, "says": part.says, "enough": part.enough })
         }).collect::<Vec<_>>() }),
-        RuleFinding::Dead { why } => json!({ "why": why }),
-        RuleFinding::Insufficient(lack) => {
-            json!({ "missing": lack.missing.as_str(), "enough_at": lack.enough_at.map(second) })
-        }
-    });
+            RuleFinding::Dead { why } => json!({ "why": why }),
+            RuleFinding::Insufficient(lack) => {
+                json!({ "missing": lack.missing.as_str(), "enough_at": lack.enough_at.map(second) })
+            }
+        },
+    );
     value
 }
 

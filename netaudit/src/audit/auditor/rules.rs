@@ -57,7 +57,9 @@ impl Auditor {
         for policy in self.cluster.policies() {
             for direction in DIRECTIONS {
                 let counted = pods.get(&(Arc::as_ptr(&policy.id), direction));
-                if counted.is_none() && !everything {
+                let here = counted.is_some() || everything;
+                // Its pods may have gone to other nodes, of whose agents nothing may be known to whoever asks.
+                if !here && !self.usage.knows(&policy.id) {
                     continue;
                 }
                 let (selected, observed) = counted.copied().unwrap_or_default();
@@ -69,6 +71,7 @@ impl Auditor {
                     elements: rule.elements.clone(),
                     possible: rule.can_match(),
                     certain: policy.warnings.is_empty(),
+                    here,
                     observable: rule.is_observable(),
                     selected,
                     observed,

@@ -29,6 +29,8 @@ pub struct RuleUsage {
     pub observed_pod_seconds: f64,
     /// Whether its policy exists and concerns this agent today; history is kept where not.
     pub current: bool,
+    /// Whether its policy exists today.
+    there: bool,
     summary: Arc<str>,
     observable: bool,
     selected: usize,
@@ -109,6 +111,7 @@ impl RuleUsage {
             existing_pod_seconds: 0.0,
             observed_pod_seconds: 0.0,
             current: false,
+            there: false,
             summary: watched.summary.clone(),
             observable: watched.observable,
             selected: 0,
@@ -144,13 +147,14 @@ impl RuleUsage {
     }
 
     pub(super) fn watch(&mut self, watched: &Watched, now: Timestamp) {
-        if self.window.watched == Duration::ZERO && !self.current {
+        if self.window.watched == Duration::ZERO && !self.there {
             // It was known before this run, and nobody watched it until now.
             self.window.from = now;
             self.window.until = now;
         }
         self.rule = watched.rule.clone();
-        self.current = true;
+        self.current = watched.here;
+        self.there = true;
         self.left = None;
         self.observable = watched.observable;
         self.selected = watched.selected;
@@ -176,6 +180,7 @@ impl RuleUsage {
 
     pub(super) fn leave(&mut self) {
         self.current = false;
+        self.there = false;
         (self.selected, self.observed, self.elsewhere) = (0, 0, 0);
         self.left = self.left.or(Some(self.window.until));
     }
@@ -183,7 +188,7 @@ impl RuleUsage {
     /// What was recorded since `until` is still to come: that time counts as watched.
     pub(super) fn resume(&mut self, until: Timestamp) {
         let gap = self.window.from.since(until);
-        if self.current && gap > Duration::ZERO {
+        if self.there && gap > Duration::ZERO {
             self.window.from = until;
             self.window.pass(gap, [self.selected + self.elsewhere, self.observed]);
             self.existing_pod_seconds += gap.as_secs_f64() * self.selected as f64;
@@ -253,7 +258,7 @@ impl RuleUsage {
     /// The window of now as a row; `None` where it was not watched in it.
     pub(super) fn row(&self, lost: u64, unjudged: u64) -> Option<Row> {
         let window = &self.window;
-        if window.watched == Duration::ZERO && window.uses.last.is_none() && !self.current {
+        if window.watched == Duration::ZERO && window.uses.last.is_none() && !self.there {
             return None;
         }
         let mut elements: BTreeMap<u64, (Element, Uses)> = BTreeMap::new();
@@ -266,7 +271,7 @@ impl RuleUsage {
             from: window.from,
             until: window.until,
             index: self.rule.index,
-            current: self.current,
+            current: self.there,
             observable: self.observable,
             summary: self.summary.clone(),
             possible: self.possible,

@@ -23,6 +23,7 @@ fn watched(hash: u64, index: u32) -> Watched {
         possible: true,
         certain: true,
         observable: true,
+        here: true,
         selected: 2,
         observed: 1,
         elsewhere: 0,
