@@ -7,7 +7,7 @@ use foldhash::HashMap;
 use super::{Auditor, Flow, Gap, PeerKind, Subject};
 use crate::{
     audit::{Watched, usage::OtherEnd},
-    model::{Decision, Direction, PolicyId, Timestamp},
+    model::{Decision, Direction, PolicyId, Timestamp, Verdict},
 };
 
 /// How often the pods are counted that policies select on other nodes: they are many, and no flow of theirs is seen here.
@@ -104,18 +104,7 @@ impl Auditor {
     pub(super) fn credit(&mut self, flow: &Flow) {
         let seen = &flow.observation;
         if let Decision::Unknown(gap) = &flow.verdict.decision {
-            match &flow.subject {
-                Subject::Pod(pod) => {
-                    let policies = self.cluster.selected_by(*pod, seen.direction);
-                    let policies: Vec<_> = policies.map(|policy| policy.id.clone()).collect();
-                    self.usage.doubt(policies, seen.direction, seen.count());
-                }
-                // A pod, of which only its name is known.
-                Subject::Unknown { uid: Some(_) } => self.usage.doubt_all(seen.count()),
-                Subject::Unknown { uid: None } if *gap == Gap::NotReady => self.usage.doubt_all(seen.count()),
-                // Nobody whom a policy could select, as far as anybody knows.
-                Subject::Unknown { uid: None } | Subject::Node => {}
-            }
+            self.doubt(&flow.subject, seen.direction, gap, seen.count());
             return;
         }
         let workload = match flow.peer.kind {
@@ -131,5 +120,28 @@ impl Auditor {
             port: flow.port,
         };
         self.usage.credit(&flow.verdict, seen.count(), seen.first()..=seen.at, Some(&other));
+    }
+
+    /// A connection of this subject is open at `at`.
+    pub(super) fn keep(&mut self, subject: &Subject, direction: Direction, verdict: &Verdict, at: Timestamp) {
+        match &verdict.decision {
+            Decision::Unknown(gap) => self.doubt(subject, direction, gap, 1),
+            _ => self.usage.keep(verdict, at),
+        }
+    }
+
+    fn doubt(&mut self, subject: &Subject, direction: Direction, gap: &Gap, times: u64) {
+        match subject {
+            Subject::Pod(pod) => {
+                let policies = self.cluster.selected_by(*pod, direction);
+                let policies: Vec<_> = policies.map(|policy| policy.id.clone()).collect();
+                self.usage.doubt(policies, direction, times);
+            }
+            // A pod, of which only its name is known.
+            Subject::Unknown { uid: Some(_) } => self.usage.doubt_all(times),
+            Subject::Unknown { uid: None } if *gap == Gap::NotReady => self.usage.doubt_all(times),
+            // Nobody whom a policy could select, as far as anybody knows.
+            Subject::Unknown { uid: None } | Subject::Node => {}
+        }
     }
 }

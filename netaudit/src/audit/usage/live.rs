@@ -137,7 +137,8 @@ impl RuleUsage {
             first: uses.first,
             last: uses.last,
             observed_since: since,
-            existing_pod_seconds: seconds(|slice| slice.selected),
+            // Those that this agent was responsible for and did not see are not known any more.
+            existing_pod_seconds: seconds(|slice| slice.observed),
             observed_pod_seconds: seconds(|slice| slice.observed),
             left: Some(now),
             window: Window::new(now, watched.elements.len()),
@@ -252,6 +253,8 @@ impl RuleUsage {
     /// Forgets what ended before `limit`; whether anything is left.
     pub(super) fn forget(&mut self, limit: Timestamp) -> bool {
         self.past.retain(|slice| slice.until > limit);
+        let kept = self.past.iter().map(|slice| slice.from).chain([self.window.from]).min();
+        self.observed_since = self.observed_since.max(kept.unwrap_or(self.observed_since));
         self.left.is_none_or(|left| left > limit)
     }
 
