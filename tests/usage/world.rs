@@ -69,6 +69,8 @@ pub struct World {
     cluster: Cluster,
     changed: bool,
     is_calm: bool,
+    /// What happens more often than all else, by its number in [`World::happen`].
+    often: Option<usize>,
     /// In how many of a hundred steps something happens.
     trouble: u64,
     /// A node on which everything is lost, and until when.
@@ -79,7 +81,7 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(seed: u64) -> Self {
+    pub fn new(seed: u64, often: Option<usize>) -> Self {
         let mut random = Random::new(seed ^ 0x75_5a6e);
         let kinds =
             *random.pick(&[Kinds::NetworkPolicy, Kinds::NetworkPolicy, Kinds::V1Alpha1, Kinds::V1Alpha2]);
@@ -150,6 +152,7 @@ impl World {
             cluster: Cluster::new(),
             changed: true,
             is_calm: false,
+            often,
             trouble,
             storm: None,
             returning: None,
@@ -353,7 +356,11 @@ impl World {
         }
         let node = self.random.below(self.nodes.len());
         let is_running = self.nodes[node].agent.is_some();
-        match self.random.below(11) {
+        let what = match self.often {
+            Some(what) if self.random.percent(70) => what,
+            _ => self.random.below(11),
+        };
+        match what {
             // An agent ends or is killed; it comes back by the next thing of this kind that happens to it.
             0 | 1 if is_running => {
                 self.nodes[node].write(self.now, true);
