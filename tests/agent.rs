@@ -13,3 +13,4 @@ mod overload;
 mod prometheus;
 mod raw_sockets;
 mod translation;
+mod usage;

@@ -12,6 +12,8 @@ mod eval_service;
 mod matrix;
 mod source;
 mod uninstall;
+mod usage;
+mod usage_text;
 mod why;
 
 use std::{io::IsTerminal as _, process::ExitCode};
@@ -36,6 +38,7 @@ enum Command {
     Doctor(doctor::Args),
     Eval(eval::Args),
     Uninstall(uninstall::Args),
+    Usage(usage::Args),
     Why(why::Args),
 }
 
@@ -70,6 +73,7 @@ pub fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Uninstall(args) => uninstall::run(args),
+        Command::Usage(args) => usage::run(args),
         Command::Why(args) => why::run(args),
     };
     match result {

@@ -4,11 +4,21 @@ use std::sync::Arc;
 
 use super::Auditor;
 use crate::{
-    audit::{AcceptedFlows, Flow, PeerKind, Subject, ViolationKey},
+    audit::{AcceptedFlows, Flow, PeerKind, Subject, ViolationKey, Violations},
     model::{Decision, Direction},
 };
 
 impl Auditor {
+    /// Violations by series.
+    pub fn violations(&self) -> &Violations {
+        &self.violations
+    }
+
+    /// Flows that seem blocked though they are allowed, by series.
+    pub fn suspected_blocks(&self) -> &Violations {
+        &self.suspected_blocks
+    }
+
     /// Counts a flow that is denied, or that seems blocked.
     pub(super) fn count_violation(&mut self, flow: &Flow) {
         let Some(mut key) = self.violation(flow) else { return };
