@@ -126,6 +126,7 @@ fn answer(state: &mut State, request: Request) {
     // A scraper that went away meanwhile needs no answer.
     match request {
         Request::Metrics(format, answer) => drop(answer.send(state.metrics(format, state.now()))),
+        Request::Findings(answer) => drop(answer.send(state.findings(state.now()))),
         Request::Usage(answer) => drop(answer.send(state.usage(state.now()))),
         Request::Readiness(answer) => {
             let readiness = Readiness { missing: state.missing(), degraded: state.degraded() };

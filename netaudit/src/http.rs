@@ -26,6 +26,8 @@ pub enum Request {
     Metrics(Format, oneshot::Sender<String>),
     /// Whether it does its work.
     Readiness(oneshot::Sender<Readiness>),
+    /// What was found on flows, as JSON.
+    Findings(oneshot::Sender<String>),
     /// The use of rules.
     Usage(oneshot::Sender<UsageDocuments>),
 }
@@ -59,6 +61,7 @@ pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 pub async fn serve(listener: TcpListener, agent: mpsc::Sender<Request>) -> anyhow::Result<()> {
     let router = Router::new()
         .route("/metrics", get(metrics))
+        .route("/findings", get(findings))
         .route("/usage", get(usage))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
@@ -71,6 +74,14 @@ async fn metrics(State(agent): State<mpsc::Sender<Request>>, headers: HeaderMap)
     let format = Format::accepted(accept);
     match ask(&agent, |answer| Request::Metrics(format, answer)).await {
         Some(text) => ([(header::CONTENT_TYPE, format.content_type())], text).into_response(),
+        None => ending(),
+    }
+}
+
+/// What was found, as `netaudit findings` reads it.
+async fn findings(State(agent): State<mpsc::Sender<Request>>) -> Response {
+    match ask(&agent, Request::Findings).await {
+        Some(text) => ([(header::CONTENT_TYPE, "application/json")], text).into_response(),
         None => ending(),
     }
 }

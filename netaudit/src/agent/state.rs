@@ -30,7 +30,7 @@ use crate::{
     metrics::{self, AgentState, Format, WatchState},
     model::{CgroupId, NetnsCookie, Observation, PacketDrop, Timestamp},
     policy::Warning,
-    report::FlowLog,
+    report::{FlowLog, findings},
     store::{Directory, Found},
 };
 
@@ -445,6 +445,14 @@ impl State {
     pub(super) fn usage(&mut self, now: Timestamp) -> UsageDocuments {
         let (correction, losses) = (self.kernel.wall_correction(), missed(&self.kernel.losses()));
         self.usage_store.documents(self.auditor.usage_mut(), now, correction, losses)
+    }
+
+    /// What was found on flows, as a document.
+    pub(super) fn findings(&mut self, now: Timestamp) -> String {
+        self.drain_batch(now);
+        let findings = findings(&self.auditor, now, self.kernel.wall_correction());
+        // Strings and numbers only.
+        serde_json::to_string(&findings).unwrap_or_default()
     }
 
     /// What is missing for being ready: kinds of objects that have not been listed.

@@ -32,6 +32,7 @@ mod names;
 mod open;
 mod raw_sockets;
 mod resolve;
+mod severity;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod usage;
@@ -49,5 +50,6 @@ pub use histogram::Histogram;
 pub use names::{FRESH_AT_LEAST, NameCounts, Names, STALE, SeenName};
 pub use open::{Open, OpenConnections, OpenCounts};
 pub use raw_sockets::{RawSocketKey, RawSocketSeen, RawSockets};
+pub use severity::FlowSeverity;
 pub use usage::{Evidence, Missing, RuleKey, RuleUsage, RunKey, Usage, Watched};
 pub use violations::{Budget, OTHER, ViolationCount, ViolationKey, Violations};

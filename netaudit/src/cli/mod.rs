@@ -1,6 +1,7 @@
 //! The command line: a file a subcommand. Results go to stdout, logs and errors to stderr.
 
 mod agent;
+mod agents;
 mod diff;
 mod doctor;
 mod ends;
@@ -9,6 +10,7 @@ mod eval_cases;
 mod eval_explain;
 mod eval_flow;
 mod eval_service;
+mod findings;
 mod matrix;
 mod source;
 mod uninstall;
@@ -37,6 +39,7 @@ enum Command {
     Diff(diff::Args),
     Doctor(doctor::Args),
     Eval(eval::Args),
+    Findings(findings::Args),
     Uninstall(uninstall::Args),
     Usage(usage::Args),
     Why(why::Args),
@@ -72,6 +75,7 @@ pub fn main() -> ExitCode {
         Command::Diff(args) => diff::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Eval(args) => eval::run(args),
+        Command::Findings(args) => findings::run(args),
         Command::Uninstall(args) => uninstall::run(args),
         Command::Usage(args) => usage::run(args),
         Command::Why(args) => why::run(args),

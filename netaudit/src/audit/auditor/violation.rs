@@ -19,6 +19,16 @@ impl Auditor {
         &self.suspected_blocks
     }
 
+    /// The name of this agent's node.
+    pub fn node(&self) -> &str {
+        &self.settings.node
+    }
+
+    /// The agent run: the first half of every flow id.
+    pub fn run(&self) -> &str {
+        &self.settings.run
+    }
+
     /// Counts a flow that is denied, or that seems blocked.
     pub(super) fn count_violation(&mut self, flow: &Flow) {
         let Some(mut key) = self.violation(flow) else { return };
