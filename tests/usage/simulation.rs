@@ -10,8 +10,8 @@ use std::{
 };
 
 use netaudit::audit::{
-    Missing, RunKey,
-    usage::{Evidence, Rows, RuleFinding, Run, histories, judge},
+    Missing,
+    usage::{Evidence, Rows, RuleFinding, histories, judge},
 };
 
 use super::world::{NEEDS, SECOND, STEP, WINDOW, World};
@@ -53,21 +53,11 @@ enum Planted {
     Uses,
     /// Half of the window is enough.
     Window,
-    /// A clock that was set back is believed.
-    Clocks,
 }
 
 impl Planted {
-    const ALL: [Self; 8] = [
-        Self::Losses,
-        Self::Doubts,
-        Self::Gaps,
-        Self::Elsewhere,
-        Self::Killed,
-        Self::Uses,
-        Self::Window,
-        Self::Clocks,
-    ];
+    const ALL: [Self; 7] =
+        [Self::Losses, Self::Doubts, Self::Gaps, Self::Elsewhere, Self::Killed, Self::Uses, Self::Window];
 
     /// The rows as they would be with the error.
     fn spoil(self, rows: Rows) -> Rows {
@@ -93,9 +83,6 @@ impl Planted {
             }
             spoilt.rules.insert(key, row);
         }
-        if matches!(self, Self::Clocks) {
-            believe_clocks(&mut spoilt);
-        }
         spoilt
     }
 
@@ -105,7 +92,6 @@ impl Planted {
             Self::Losses => Some(10),
             Self::Doubts => Some(9),
             Self::Killed => Some(2),
-            Self::Clocks => Some(4),
             Self::Gaps | Self::Window => Some(0),
             Self::Nothing | Self::Elsewhere | Self::Uses => None,
         }
@@ -117,24 +103,6 @@ impl Planted {
             _ => NEEDS,
         }
     }
-}
-
-/// Moves the runs of each boot back until they end as the next boot's begin, where they seem to end later.
-fn believe_clocks(rows: &mut Rows) {
-    let mut in_order: Vec<(RunKey, Run)> = rows.runs.clone().into_iter().collect();
-    in_order.sort_by_key(|(key, run)| (key.node.clone(), run.sequence));
-    for n in (1..in_order.len()).rev() {
-        let (later_key, later) = in_order[n].clone();
-        let (key, run) = &in_order[n - 1];
-        if key.node != later_key.node || run.boot == later.boot {
-            continue;
-        }
-        let begins = later.from.0 - later.line + later.wall;
-        let back = (run.written.0 - run.line + run.wall - begins).max(0);
-        let boot = run.boot.clone();
-        in_order.iter_mut().filter(|(_, it)| it.boot == boot).for_each(|(_, it)| it.wall -= back);
-    }
-    rows.runs = in_order.into_iter().collect();
 }
 
 /// Runs one world; the first thing that was said wrongly is the error.

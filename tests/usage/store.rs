@@ -268,3 +268,38 @@ fn what_cannot_be_read_is_said_with_its_place() {
         says(&text.replace("\"NetworkPolicy\"", "\"Nonsense\"")).contains("line 2: unknown kind of policy")
     );
 }
+
+/// A run of node 0 that watched from one second to another of its own line, and when it was watched, on the wall clock.
+fn of_run(rows: &mut Rows, number: u8, boot: &str, (from, until): (i64, i64), (line, wall): (i64, i64)) {
+    let seconds = |time: i64| time * 1_000_000_000;
+    let key = RunKey { node: "node-0".into(), run: format!("run-{number}").into() };
+    let told = Run {
+        from: Timestamp(seconds(from)),
+        boot: boot.into(),
+        line: seconds(line),
+        wall: seconds(wall),
+        ..run(number, seconds(until))
+    };
+    rows.add_run(key.clone(), told);
+    let mut one = simple(1, 0).rules.into_values().next().expect("a row");
+    (one.from, one.until) = (Timestamp(seconds(from)), Timestamp(seconds(until)));
+    rows.add(RowKey { rule: rule(1), run: key, window: Timestamp(0) }, one);
+}
+
+#[test]
+fn what_was_before_a_clock_that_was_set_back_is_no_evidence_and_what_was_used_stays_used() {
+    let since = |first: (&str, (i64, i64), (i64, i64)), second: (&str, (i64, i64), (i64, i64))| {
+        let mut rows = Rows::default();
+        of_run(&mut rows, 1, first.0, first.1, first.2);
+        of_run(&mut rows, 2, second.0, second.1, second.2);
+        let histories = histories(&rows);
+        assert_eq!(histories.rules[0].uses.matches, 2);
+        histories.rules[0].observed_since().map(|at| at.0 / 1_000_000_000)
+    };
+    let right = (0, 0);
+    assert_eq!(since(("a", (1_000, 2_000), right), ("b", (2_500, 3_000), right)), Some(1_000));
+    assert_eq!(since(("a", (1_000, 2_000), right), ("b", (1_500, 3_000), right)), Some(1_500));
+    // In one boot the time since boot tells, whatever the wall clock was: the last one is taken for right.
+    assert_eq!(since(("a", (1_000, 2_000), (0, 0)), ("a", (5_100, 5_200), (3_000, 3_000))), Some(4_000));
+    assert_eq!(since(("a", (1_000, 2_000), (0, 0)), ("a", (2_100, 2_200), (0, -900))), Some(100));
+}

@@ -75,8 +75,8 @@ pub struct World {
     trouble: u64,
     /// A node on which everything is lost, and until when.
     storm: Option<(usize, i64)>,
-    /// A node whose agent is there again by the next step.
-    returning: Option<usize>,
+    /// A node whose agent is there again by the next step, and whether all its pods are others by then.
+    returning: Option<(usize, bool)>,
     sent: i64,
 }
 
@@ -347,8 +347,11 @@ impl World {
 
     /// One thing goes wrong or changes, or none. Returns a node whose agent is killed by the end of the step.
     fn happen(&mut self) -> Option<usize> {
-        if let Some(node) = self.returning.take() {
-            self.return_to_other_pods(node);
+        if let Some((node, are_others)) = self.returning.take() {
+            if are_others {
+                self.other_pods(node);
+            }
+            self.start(node);
             return None;
         }
         if !self.random.percent(self.trouble) {
@@ -366,7 +369,11 @@ impl World {
                 self.nodes[node].write(self.now, true);
                 self.nodes[node].agent = None;
             }
-            2 if is_running => return Some(node),
+            // It is there again before anything else happens.
+            2 if is_running => {
+                self.returning = Some((node, false));
+                return Some(node);
+            }
             0..=2 => self.start(node),
             // It is there again at once.
             3 if is_running => {
@@ -430,7 +437,7 @@ impl World {
             9 if is_running => {
                 self.nodes[node].write(self.now, true);
                 self.nodes[node].agent = None;
-                self.returning = Some(node);
+                self.returning = Some((node, true));
             }
             10 => self.storm = Some((node, self.now + 4 * STEP)),
             _ => {}
@@ -438,8 +445,8 @@ impl World {
         None
     }
 
-    /// An agent that has ended returns, and all pods of its node are others.
-    fn return_to_other_pods(&mut self, node: usize) {
+    /// All pods of a node are others.
+    fn other_pods(&mut self, node: usize) {
         let name = self.nodes[node].name.clone();
         for place in 0..self.pods.len() {
             if self.pods[place].as_ref().is_some_and(|pod| pod["spec"]["nodeName"] == *name) {
@@ -447,7 +454,6 @@ impl World {
             }
         }
         self.changed = true;
-        self.start(node);
     }
 
     /// A rule of another policy is inserted above those of a NetworkPolicy.
