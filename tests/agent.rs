@@ -5,6 +5,7 @@ mod answers;
 mod api_server;
 mod drops;
 mod faults;
+mod findings;
 mod harness;
 mod main_line;
 mod names;
