@@ -1,12 +1,17 @@
 //! The example deployment: its document's steps as written, every row of its tables, and the same with an enforcer.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr},
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Result, ensure};
 
 use super::{
     apps::{S3_USER, service},
-    world::{Pod, World},
+    world::{Line, Pod, World},
 };
 use crate::account::{
     batchivo::{OPEN, by, dns, no_egress, no_ingress},
@@ -307,12 +312,40 @@ pub fn unenforced(world: &mut World, apps: &Apps) -> Result<()> {
     world.attempt(&apps.frontend, &command, "refused", &[closed]).map(drop)
 }
 
-/// Nothing has been stopped yet, on any node, and every flow that passed says so.
-pub fn nothing_enforces(world: &World) -> Result<()> {
-    let passed = || world.lines().filter(|line| line.record.finding.as_deref() == Some("unenforced"));
-    ensure!(passed().count() > 0, "nothing passed that is denied");
-    let silent = passed().find(|line| line.record.finding_cause.as_deref() != Some("nothing enforces"));
+/// Nothing has been stopped yet, on any node, and every flow that passed says so: or that its policies have just come, as long
+/// as that may be why.
+pub fn nothing_enforces(world: &mut World, apps: &Apps) -> Result<()> {
+    const CAUSES: [&str; 3] = ["nothing enforces", "policy just changed", "pod just started"];
+    /// Longer than what is taken for an enforcer's delay.
+    const NO_EXCUSE: Duration = Duration::from_secs(11);
+    let cause = |line: &Line| line.record.finding_cause.clone().unwrap_or_default();
+    let passed = |line: &&Line| line.record.finding.as_deref() == Some("unenforced");
+    ensure!(world.lines().any(|line| passed(&line)), "nothing passed that is denied");
+    let silent = world.lines().filter(passed).find(|line| !CAUSES.contains(&cause(line).as_str()));
     ensure!(silent.is_none(), "no cause is given: {silent:?}");
+
+    thread::sleep(NO_EXCUSE);
+    let before: BTreeSet<String> = world.lines().map(|line| line.record.flow_id.clone()).collect();
+    let flow = Expected::tcp(&apps.redis, &apps.backend, 8000)
+        .egress(no_egress("redis"))
+        .ingress(no_ingress("backend"));
+    world.attempt(&apps.redis, &connect(&apps.backend.ip, 8000), "open", &[flow])?;
+    world.compare("forbidden, and no excuse left")?;
+    let is_new = |line: &&Line| !before.contains(&line.record.flow_id);
+    let causes: Vec<_> = world.lines().filter(passed).filter(is_new).map(cause).collect();
+    ensure!(causes == ["nothing enforces"; 2], "the last ones passed because: {causes:?}");
+    for (pod, direction) in [(&apps.redis, "egress"), (&apps.backend, "ingress")] {
+        let metrics = world.scrape(world.node(&pod.node))?;
+        let is = |label: &str, value: &str, of: &BTreeMap<String, String>| {
+            of.get(label).is_some_and(|it| it == value)
+        };
+        let says = metrics.named("netaudit_enforcement").any(|it| {
+            it.value == 1.0
+                && is("direction", direction, &it.labels)
+                && is("state", "not-enforced", &it.labels)
+        });
+        ensure!(says, "{}'s agent does not say that nothing enforces {direction}", pod.node);
+    }
     Ok(())
 }
 

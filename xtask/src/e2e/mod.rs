@@ -137,7 +137,7 @@ fn scenario(root: &Path, built: &Built, options: &Options) -> Result<()> {
         batchivo::unenforced(&mut world, &apps)?;
         batchivo::admin_jobs(&mut world, &apps, false)?;
         world.compare("forbidden, unenforced")?;
-        batchivo::nothing_enforces(&world)?;
+        batchivo::nothing_enforces(&mut world, &apps)?;
         step("the optional eighth policy");
         let eighth = policies.join("60-admin-jobs-policy.yaml").to_string_lossy().into_owned();
         world.kubectl(&["apply", "-f", &eighth])?;
