@@ -2,6 +2,7 @@
 
 mod answers;
 mod drops;
+mod enforcement;
 mod folded;
 mod identity;
 mod names;
@@ -180,6 +181,7 @@ fn egress(netns: u64, cgroup: u64, local: &str, remote: &str) -> Observation {
         folded: None,
         handshake: NonZeroU32::new(7),
         translated: None,
+        maybe_repeated: false,
     }
 }
 
@@ -223,7 +225,7 @@ fn both_ends_are_named_and_both_directions_judged() {
     assert_eq!(flow.finding, Some(Finding::Unenforced));
     let series = world.auditor.violations().series();
     assert_eq!((&*series[0].0.source_workload, &*series[0].0.destination_workload), ("a", "b"));
-    assert_eq!(&*series[0].0.policy.name, "deny");
+    assert_eq!(series[0].0.policy.as_ref().map(|it| &*it.name), Some("deny"));
 }
 
 #[test]

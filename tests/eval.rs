@@ -1,9 +1,9 @@
 //! `netaudit eval` as a person runs it.
 
-use std::{fs, process::Command};
-
 use serde_json::Value;
 use tempfile::TempDir;
+
+use crate::command::{Run, folder, netaudit, run};
 
 const MANIFESTS: &str = r#"
 apiVersion: networking.k8s.io/v1
@@ -88,28 +88,8 @@ metadata: {name: empty, namespace: shop}
 spec: {clusterIP: 10.96.0.2, selector: {app: nobody}, ports: [{port: 80}]}
 "#;
 
-struct Run {
-    status: i32,
-    out: String,
-    err: String,
-}
-
-fn folder(files: &[(&str, &str)]) -> TempDir {
-    let folder = tempfile::tempdir().expect("a temporary directory");
-    for (name, text) in files {
-        fs::write(folder.path().join(name), text).expect("written");
-    }
-    folder
-}
-
 fn eval(folder: &TempDir, args: &[&str]) -> Run {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_netaudit"));
-    let output = command.arg("eval").arg("-f").arg(folder.path()).args(args).output().expect("netaudit runs");
-    Run {
-        status: output.status.code().expect("not killed"),
-        out: String::from_utf8(output.stdout).expect("text"),
-        err: String::from_utf8(output.stderr).expect("text"),
-    }
+    run(netaudit().arg("eval").arg("-f").arg(folder.path()).args(args))
 }
 
 fn flow(from: &str, to: &str, port: &str) -> Run {

@@ -1,9 +1,10 @@
 //! `netaudit eval` of ends that are not simply a pod: services, what cannot be read, loopback; and of many rules.
 
-use std::{fmt::Write as _, fs, process::Command, time::Instant};
+use std::{fmt::Write as _, time::Instant};
 
 use serde_json::Value;
-use tempfile::TempDir;
+
+use crate::command::{Run, folder, netaudit, run};
 
 const PODS: &str = r#"
 apiVersion: v1
@@ -40,29 +41,9 @@ metadata: {name: web-1, namespace: shop, labels: {app: web, version: 2}}
 status: {podIP: 10.1.0.2}
 ";
 
-struct Run {
-    status: i32,
-    out: String,
-    err: String,
-}
-
-fn folder(files: &[(&str, &str)]) -> TempDir {
-    let folder = tempfile::tempdir().expect("a temporary directory");
-    for (name, text) in files {
-        fs::write(folder.path().join(name), text).expect("written");
-    }
-    folder
-}
-
 fn eval(files: &[(&str, &str)], args: &[&str]) -> Run {
     let folder = folder(files);
-    let mut command = Command::new(env!("CARGO_BIN_EXE_netaudit"));
-    let output = command.arg("eval").arg("-f").arg(folder.path()).args(args).output().expect("netaudit runs");
-    Run {
-        status: output.status.code().expect("not killed"),
-        out: String::from_utf8(output.stdout).expect("text"),
-        err: String::from_utf8(output.stderr).expect("text"),
-    }
+    run(netaudit().arg("eval").arg("-f").arg(folder.path()).args(args))
 }
 
 fn flow(files: &[(&str, &str)], to: &str, port: &str) -> Run {

@@ -3,6 +3,7 @@
 mod agent;
 mod alerts;
 mod audit;
+mod command;
 mod conformance;
 mod deploy;
 mod dns;

@@ -3,11 +3,12 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use serde_json::Value;
 use tempfile::TempDir;
+
+use crate::command::{Run, folder, netaudit, run};
 
 const PODS: &str = r#"
 apiVersion: v1
@@ -90,44 +91,21 @@ spec:
   - {name: updates, action: Accept, to: [{domainNames: ["*.example.com"]}], protocols: [{tcp: {destinationPort: {number: 443}}}]}
 "#;
 
-struct Run {
-    status: i32,
-    out: String,
-    err: String,
-}
-
-fn netaudit(args: &[&Path]) -> Run {
-    let output = Command::new(env!("CARGO_BIN_EXE_netaudit")).args(args).output().expect("netaudit runs");
-    Run {
-        status: output.status.code().expect("not killed"),
-        out: String::from_utf8(output.stdout).expect("text"),
-        err: String::from_utf8(output.stderr).expect("text"),
-    }
-}
-
 fn path(text: &str) -> &Path {
     Path::new(text)
-}
-
-fn folder(files: &[(&str, &str)]) -> TempDir {
-    let folder = tempfile::tempdir().expect("a temporary directory");
-    for (name, text) in files {
-        fs::write(folder.path().join(name), text).expect("written");
-    }
-    folder
 }
 
 fn matrix(files: &[(&str, &str)], args: &[&str]) -> Run {
     let folder = folder(files);
     let mut all = vec![path("eval"), path("--matrix"), path("-f"), folder.path()];
     all.extend(args.iter().map(|it| path(it)));
-    netaudit(&all)
+    run(netaudit().args(&all))
 }
 
 fn diff(old: &Path, new: &Path, args: &[&str]) -> Run {
     let mut all = vec![path("diff"), path("-f"), old, path("-f"), new];
     all.extend(args.iter().map(|it| path(it)));
-    netaudit(&all)
+    run(netaudit().args(&all))
 }
 
 fn batchivo() -> PathBuf {
@@ -240,7 +218,7 @@ fn what_is_invalid_is_unknown_in_the_matrix() {
 
 #[test]
 fn a_matrix_without_pods_is_of_the_labels_that_policies_tell_apart() {
-    let run = netaudit(&[path("eval"), path("--matrix"), path("-f"), &batchivo()]);
+    let run = run(netaudit().args([path("eval"), path("--matrix"), path("-f"), &batchivo()]));
     assert_eq!(run.status, 0, "{}", run.err);
     assert!(run.out.starts_with("there is no Pod, so "), "{}", run.out);
     for line in [
@@ -447,7 +425,7 @@ fn several_old_and_new_sets_need_the_long_form() {
     let pods = folder(&[("pods.yaml", PODS)]);
     let (old, new) = (folder(&[("p.yaml", POLICIES)]), folder(&[("p.yaml", POLICIES)]));
     let args = [path("diff"), path("-f"), pods.path(), old.path(), path("--new"), new.path()];
-    let run = netaudit(&args);
+    let run = run(netaudit().args(args));
     assert_eq!(run.status, 0, "{}{}", run.out, run.err);
 }
 
@@ -456,7 +434,7 @@ fn what_is_asked_wrongly_is_a_failure_that_says_why() {
     let empty = folder(&[("README.txt", "nothing")]);
     let example = batchivo();
     let fails = |args: &[&Path], expected: &str| {
-        let run = netaudit(args);
+        let run = run(netaudit().args(args));
         assert_eq!(run.status, 2, "{args:?}: {}", run.out);
         assert!(run.err.contains(expected), "{args:?}: {}", run.err);
         assert!(run.out.is_empty(), "{}", run.out);

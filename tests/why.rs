@@ -1,13 +1,11 @@
 //! `netaudit why` as a person runs it.
 
-use std::{
-    fs,
-    io::Write as _,
-    process::{Command, Stdio},
-};
+use std::{fs, io::Write as _, process::Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
+
+use crate::command::{Run, netaudit, run};
 
 const MANIFESTS: &str = r#"
 apiVersion: v1
@@ -30,12 +28,6 @@ const ALLOWED_THEN: &str = r#"{"time":"2026-01-01T00:00:00Z","flow_id":"n1-1a/7"
 
 const EXTERNAL: &str = r#"{"time":"2026-01-01T00:00:01Z","flow_id":"n1-1a/8","direction":"egress","subject":{"kind":"pod","namespace":"shop","pod":"web-0"},"peer":{"kind":"external","ip":"203.0.113.9","port":443},"protocol":"TCP","port":443,"outcome":"established","reach":"reached","verdict":"allowed","reason":"not isolated"}"#;
 
-struct Run {
-    status: i32,
-    out: String,
-    err: String,
-}
-
 fn lab() -> TempDir {
     let folder = tempfile::tempdir().expect("a temporary directory");
     let log = format!("somebody else's line with n1-1a/7\n{ALLOWED_THEN}\n{EXTERNAL}\n");
@@ -46,13 +38,7 @@ fn lab() -> TempDir {
 }
 
 fn why(lab: &TempDir, args: &[&str]) -> Run {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_netaudit"));
-    let output = command.current_dir(lab.path()).arg("why").args(args).output().expect("netaudit runs");
-    Run {
-        status: output.status.code().expect("not killed"),
-        out: String::from_utf8(output.stdout).expect("text"),
-        err: String::from_utf8(output.stderr).expect("text"),
-    }
+    run(netaudit().current_dir(lab.path()).arg("why").args(args))
 }
 
 #[test]
@@ -97,7 +83,7 @@ fn without_objects_the_record_alone_is_told_and_json_has_both() {
 
 #[test]
 fn stdin_is_read_too() {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_netaudit"))
+    let mut child = netaudit()
         .args(["why", "n1-1a/8", "--flow-log", "-"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

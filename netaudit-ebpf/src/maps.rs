@@ -51,6 +51,10 @@ pub(crate) use setting;
 #[btf_map]
 pub static RECORDS: RingBuf<FlowRecord, { 8 << 20 }> = RingBuf::new();
 
+/// What an agent keeps here for the one that comes after it: see [`abi::KEPT_TAKEN`] and those beside it.
+#[btf_map]
+pub static KEPT: Array<u64, { abi::KEPT as usize }> = Array::new();
+
 /// What became of records, by [`kind`].
 #[btf_map]
 pub static TALLIES: PerCpuArray<Tally, { kind::COUNT as usize }> = PerCpuArray::new();

@@ -1,13 +1,13 @@
 //! Connections that are open, by a look through all open files: those that hooks told, and those from before the programs.
 //!
 //! ```text
-//!  no hook told it ──look──► FOUND ──next look──► CONFIRMED
-//!                    told as not told before,      told as told, to whoever comes later
-//!                    by both of these looks
+//!  no hook told it ──look──► FOUND, then ──the agent has written all that was found until then──► told
+//!                    told as not told before,                     told as told, to whoever comes later
+//!                    by each look
 //! ```
 //!
-//! So an agent that is killed after a look leaves its finds to the next one, which takes what it is told a second time for new
-//! only if it has not heard of it itself.
+//! So an agent that is killed after a look leaves its finds to the next one. It takes what it is told again for new only if it has
+//! not heard of it itself.
 //!
 //! Which end a connection is, is known from the hook that told it. Of one from before, the kernel keeps three traces:
 //!
@@ -22,11 +22,11 @@ use aya_ebpf::{
     cty::c_void,
     helpers::generated::{bpf_get_socket_cookie, bpf_probe_read_kernel, bpf_seq_write},
 };
-use netaudit_ebpf::abi::{Address, FlowRecord, NO_FIELD, SWITCH_OPEN, flag, kind, open};
+use netaudit_ebpf::abi::{Address, FlowRecord, KEPT_TOLD, NO_FIELD, SWITCH_OPEN, flag, kind, open};
 
 use crate::{
     attempts,
-    maps::{SOCKETS, SWITCHES, setting},
+    maps::{KEPT, SOCKETS, SWITCHES, setting},
     scan::{SOCK_BINDPORT_LOCK, cgroup_of_task, locks_of},
     socket::{Socket, cgroup_id, mark, now, read},
 };
@@ -49,6 +49,12 @@ pub fn is_asked() -> bool {
     SWITCHES.get(SWITCH_OPEN).is_some_and(|on| *on != 0)
 }
 
+/// The moment up to which finds have been told.
+#[inline(always)]
+fn told_until() -> u64 {
+    KEPT.get(KEPT_TOLD).copied().unwrap_or(0)
+}
+
 /// A task has a socket of a connection.
 ///
 /// # Safety
@@ -69,15 +75,15 @@ pub unsafe fn found(seq: *mut seq_file, sk: *mut bpf_sock, connection: u64, task
         }
     };
     let by_hook = mark::ESTABLISHED | mark::ACCEPTED | mark::WATCHED;
-    let told = state.flags & (by_hook | mark::CONFIRMED) != 0;
+    let is_known = state.flags & (by_hook | mark::FOUND) != 0;
+    let told = state.flags & by_hook != 0 || state.is(mark::FOUND) && state.started <= told_until();
     let net: u64 = read(connection + u64::from(setting!(sk_net)));
     state.netns = read(net + u64::from(setting!(net_cookie)));
     if !state.is(mark::ACTOR) {
         identify(state, task);
     }
     let at = now();
-    let is_first = state.flags & (by_hook | mark::FOUND) == 0;
-    if is_first || state.started == 0 {
+    if !is_known || state.started == 0 {
         state.started = at;
     }
     let family: u16 = read(connection + u64::from(setting!(sk_family)));
@@ -87,6 +93,12 @@ pub unsafe fn found(seq: *mut seq_file, sk: *mut bpf_sock, connection: u64, task
         (kind::TCP_ACCEPTED, 0)
     } else {
         end_of(connection, family)
+    };
+    // Which both ends know, so that they are found to be of one connection.
+    let detail = match kind {
+        kind::TCP_ESTABLISHED => first_of(connection, setting!(received_until), setting!(received)),
+        kind::TCP_ACCEPTED => first_of(connection, setting!(sent_until), setting!(sent)),
+        _ => detail,
     };
     // The two bytes in network order.
     let port: u16 = read(connection + u64::from(setting!(sk_peer_port)));
@@ -131,8 +143,8 @@ pub unsafe fn found(seq: *mut seq_file, sk: *mut bpf_sock, connection: u64, task
     // SAFETY: by contract; the record lives on the stack.
     let written = unsafe { bpf_seq_write(seq, (&raw const record).cast(), size_of::<FlowRecord>() as u32) };
     // Where the buffer is full the kernel drops what is half in it, and comes again with this file.
-    if written == 0 && !told {
-        state.flags |= if is_first { mark::FOUND } else { mark::CONFIRMED };
+    if written == 0 && !is_known {
+        state.flags |= mark::FOUND;
     }
 }
 
@@ -148,6 +160,19 @@ pub fn identify(state: &mut Socket, task: u64) {
         bpf_probe_read_kernel(comm, 16, from);
     }
     state.flags |= mark::ACTOR;
+}
+
+/// The sequence number of the first byte of one direction: the kernel keeps where that is by now, and how many that were. 0
+/// where a packet comes between: then this look does not know it.
+#[inline(always)]
+fn first_of(connection: u64, until: u32, count: u32) -> u32 {
+    let (until, count) = (connection + u64::from(until), connection + u64::from(count));
+    // The lower half of the count, as numbers come round.
+    let count_of = || read::<u64>(count) as u32;
+    let first = read::<u32>(until).wrapping_sub(count_of());
+    // The two are written one after the other, which nothing here can lock out.
+    let again = read::<u32>(until).wrapping_sub(count_of());
+    if first == again { first } else { 0 }
 }
 
 /// Which end a connection is of which no hook told: its kind, and where that is not known why.

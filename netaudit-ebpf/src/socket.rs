@@ -47,13 +47,11 @@ pub mod mark {
     pub const ACCEPTED: u32 = 16384;
     /// A connection that no hook told, found by a look.
     pub const FOUND: u32 = 32768;
-    /// Found by another look after that one: whoever made the first has told it.
-    pub const CONFIRMED: u32 = 65536;
     /// A multipath socket that was made, or had no connection yet, when hooks were there: these tell of it.
-    pub const WATCHED: u32 = 131_072;
+    pub const WATCHED: u32 = 65536;
 
     /// What is known of a connection, which the next one of the socket knows nothing of.
-    pub const CONNECTION: u32 = ESTABLISHED | ACCEPTED | FOUND | CONFIRMED;
+    pub const CONNECTION: u32 = ESTABLISHED | ACCEPTED | FOUND;
 }
 
 /// What is kept with each socket that connects, sends, or is bound.

@@ -116,8 +116,6 @@ fn answer(state: &mut State, request: Request) {
     // A scraper that went away meanwhile needs no answer.
     match request {
         Request::Metrics(format, answer) => {
-            // What has happened is counted, however seldom the ring is drained.
-            state.drain(state.now());
             drop(answer.send(state.metrics(format, state.now())));
         }
         Request::Readiness(answer) => {

@@ -59,6 +59,9 @@ pub struct Flags {
     /// socket pays for it
     #[arg(long)]
     pub dns_names: bool,
+    /// A file of accepted flows: known exceptions, each with an owner and an end; read again when it changes
+    #[arg(long, value_name = "FILE")]
+    pub accepted_flows: Option<PathBuf>,
     /// How long a rule must be watched before it can be called unused, such as 7d or 36h [default: 7d]
     #[arg(long, value_name = "DURATION")]
     pub unused_after: Option<String>,
@@ -82,10 +85,12 @@ struct File {
     drain_interval: Option<String>,
     look_every: Option<String>,
     discover_every: Option<String>,
+    accepted_flows: Option<PathBuf>,
     unused_after: Option<String>,
     unused_coverage: Option<f64>,
     violation_series: Option<usize>,
     violation_series_per_namespace: Option<usize>,
+    violation_series_lifetime: Option<String>,
 }
 
 /// Where Kubernetes objects come from.
@@ -126,6 +131,8 @@ pub struct Config {
     pub look_every: Duration,
     /// How often kinds that the API server does not know are looked for again.
     pub discover_every: Duration,
+    /// Where known exceptions are declared.
+    pub accepted_flows: Option<PathBuf>,
     /// How long a rule must be watched before it can be unused.
     pub unused_after: Duration,
     /// The coverage that this takes, 0 to 1.
@@ -134,6 +141,8 @@ pub struct Config {
     pub violation_series: usize,
     /// The same of one source namespace.
     pub violation_series_per_namespace: usize,
+    /// How long a series of violations stays after its last one.
+    pub violation_series_lifetime: Duration,
 }
 
 /// The validated configuration in the file's form, for `--print-config`.
@@ -159,10 +168,13 @@ struct Printed<'a> {
     drain_interval: String,
     look_every: String,
     discover_every: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    accepted_flows: Option<&'a Path>,
     unused_after: String,
     unused_coverage: f64,
     violation_series: usize,
     violation_series_per_namespace: usize,
+    violation_series_lifetime: String,
 }
 
 impl Config {
@@ -241,10 +253,16 @@ impl Config {
             drain_interval,
             look_every,
             discover_every,
+            accepted_flows: flags.accepted_flows.clone().or(file.accepted_flows),
             unused_after: duration("unusedAfter", unused_after, Duration::from_secs(7 * 24 * 3600))?,
             unused_coverage,
             violation_series,
             violation_series_per_namespace,
+            violation_series_lifetime: duration(
+                "violationSeriesLifetime",
+                file.violation_series_lifetime.as_deref(),
+                Duration::from_secs(24 * 3600),
+            )?,
         })
     }
 
@@ -273,10 +291,15 @@ impl Config {
             drain_interval: format!("{:#}", jiff::SignedDuration::try_from(self.drain_interval)?),
             look_every: format!("{:#}", jiff::SignedDuration::try_from(self.look_every)?),
             discover_every: format!("{:#}", jiff::SignedDuration::try_from(self.discover_every)?),
+            accepted_flows: self.accepted_flows.as_deref(),
             unused_after: format!("{:#}", jiff::SignedDuration::try_from(self.unused_after)?),
             unused_coverage: self.unused_coverage,
             violation_series: self.violation_series,
             violation_series_per_namespace: self.violation_series_per_namespace,
+            violation_series_lifetime: format!(
+                "{:#}",
+                jiff::SignedDuration::try_from(self.violation_series_lifetime)?
+            ),
         })?)
     }
 }

@@ -28,6 +28,7 @@ pub mod model;
 pub mod policy;
 
 // Shell.
+pub mod accepted;
 pub mod http;
 pub mod kernel;
 pub mod metrics;

@@ -2,18 +2,15 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use serde_json::Value;
 
-use super::harness::{World, kernel_or_skip, of};
-use crate::lab::{Launch, Place};
+use super::harness::{World, kernel_or_skip, of, python};
+use crate::lab::Place;
 
 /// Connects from `place` to `address`, port 8080.
 fn connect(place: &Place, address: &str) -> Result<()> {
-    let program = format!("import socket; socket.create_connection(('{address}',8080),2).close()");
-    let output = Launch::new("python3", ["-c", &program]).run(place, Duration::from_secs(10))?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
+    python(place, &format!("import socket; socket.create_connection(('{address}',8080),2).close()"))
 }
 
 #[test]
@@ -82,8 +79,7 @@ fn an_address_that_the_node_gets_later_is_its_own_at_once() -> Result<()> {
         world.server.v4
     );
     let kubelet = world.lab.host_place("kubelet")?;
-    let output = Launch::new("python3", ["-c", &program]).run(&kubelet, Duration::from_secs(10))?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    python(&kubelet, &program)?;
     let flows = world.wait_for_flows("the probe at the pod", |flows| !of(flows, "ingress").is_empty())?;
     let probe = of(&flows, "ingress")[0];
     assert_eq!((&probe["verdict"], &probe["reason"]), (&"allowed".into(), &"own node".into()), "{probe:#}");

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use serde_json::Value;
 
-use super::harness::{World, eventually, kernel_or_skip};
-use crate::lab::{Launch, Place, Process};
+use super::harness::{World, eventually, kernel_or_skip, python, python_up, to};
+use crate::lab::{Place, Process};
 
 /// Answers every question; those who ask from port 4000 never.
 const SERVER: &str = "import socket\ns=socket.socket(socket.AF_INET6,socket.SOCK_DGRAM)\ns.bind(('::',53))\n\
@@ -15,25 +15,14 @@ const SERVER: &str = "import socket\ns=socket.socket(socket.AF_INET6,socket.SOCK
 const CLOSED: u16 = 54;
 
 fn serve(world: &World) -> Result<Process> {
-    let log = world.lab.log("dns");
-    let mut server = Launch::new("python3", ["-c", SERVER]).spawn(&world.server.place, &log)?;
-    server.wait_until(Duration::from_secs(15), "bound", || {
-        std::fs::read_to_string(&log).is_ok_and(|text| text == "up\n")
-    })?;
-    Ok(server)
+    python_up(world, "dns", &world.server.place, SERVER)
 }
 
 fn run(place: &Place, program: &str) -> Result<()> {
     let program = format!(
         "import socket\ndef sock(): return socket.socket(socket.AF_INET,socket.SOCK_DGRAM)\n{program}"
     );
-    let output = Launch::new("python3", ["-c", &program]).run(place, Duration::from_secs(20))?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
-}
-
-fn to<'a>(flows: &'a [Value], direction: &str, port: u16) -> Vec<&'a Value> {
-    flows.iter().filter(|flow| flow["direction"] == direction && flow["port"] == port).collect()
+    python(place, &program)
 }
 
 /// Denies the client everything but DNS, and admits only DNS to the server.

@@ -2,10 +2,10 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use serde_json::Value;
 
-use super::harness::{World, eventually, kernel_or_skip};
+use super::harness::{World, eventually, kernel_or_skip, python, python_up, to};
 use crate::lab::{Launch, Owner, Place, PodSpec, ServicePort, ServiceSpec};
 
 /// What the node does with a packet to the server's ports, with connection tracking as every enforcer has it.
@@ -48,28 +48,18 @@ fn attempt(place: &Place, address: IpAddr, ports: &[u16]) -> Result<()> {
         "import socket,threading\ndef go(p):\n try: socket.create_connection(('{address}',p))\n except OSError: pass\n\
          ts=[threading.Thread(target=go,args=(p,)) for p in {ports:?}]\n[t.start() for t in ts]\n[t.join() for t in ts]\n"
     );
-    run(place, &program)
+    python(place, &program)
 }
 
 /// Sends one datagram.
 fn send(place: &Place, address: IpAddr, port: u16) -> Result<()> {
     let family = if address.is_ipv4() { "INET" } else { "INET6" };
-    run(
+    python(
         place,
         &format!(
             "import socket\nsocket.socket(socket.AF_{family},socket.SOCK_DGRAM).sendto(b'x',('{address}',{port}))\n"
         ),
     )
-}
-
-fn run(place: &Place, program: &str) -> Result<()> {
-    let output = Launch::new("python3", ["-c", program]).run(place, Duration::from_secs(20))?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
-}
-
-fn to<'a>(flows: &'a [Value], direction: &str, port: u16) -> Vec<&'a Value> {
-    flows.iter().filter(|flow| flow["direction"] == direction && flow["port"] == port).collect()
 }
 
 fn told(world: &World, told: &str) -> Result<f64> {
@@ -170,6 +160,38 @@ fn a_source_without_an_agent_is_seen_and_datagrams_too() -> Result<()> {
 }
 
 #[test]
+fn a_syn_that_is_sent_again_to_a_closed_port_is_one_flow() -> Result<()> {
+    let Some(world) = filtered("syn-again")? else { return Ok(()) };
+    world.deny_all()?;
+    let _pause = Launch::new("sleep", ["1000"]).spawn(&world.server.place, &world.lab.log("pause"))?;
+    let mut agent = world.agent()?;
+    // Nobody hears the reset, so each comes twice; of the two attempts from one port each is one.
+    let program = format!(
+        "import socket,struct,time\n\
+         to='{}'\na=socket.inet_aton('192.168.50.1')\nb=socket.inet_aton(to)\n\
+         def half(n): return (n&0xffff)+(n>>16)\n\
+         def syn(sequence):\n\
+         \x20def header(check): return struct.pack('>HHIIBBHHH',40000,{CLOSED},sequence,0,5<<4,2,1024,check,0)\n\
+         \x20pseudo=a+b+struct.pack('>BBH',0,6,20)+header(0)\n\
+         \x20total=half(half(sum(struct.unpack('>16H',pseudo))))\n\
+         \x20return header(~total&0xffff)\n\
+         s=socket.socket(socket.AF_INET,socket.SOCK_RAW,socket.IPPROTO_TCP)\n\
+         for sequence in (7,7,8,8,7): s.sendto(syn(sequence),(to,0)); time.sleep(0.1)\n",
+        world.server.v4
+    );
+    python(&world.lab.outside_place(), &program)?;
+    let made = r#"netaudit_records_made_total{kind="drop""#;
+    eventually("each SYN is a record", || Ok(world.metric_sum(made)? == 5.0))?;
+    let flows = world.wait_for_flows("both attempts", |flows| to(flows, "ingress", CLOSED).len() == 2)?;
+    for flow in to(&flows, "ingress", CLOSED) {
+        assert_eq!((&flow["finding"], &flow["closed_port"]), (&"denied-refused".into(), &true.into()));
+        assert_eq!(flow["peer"]["ip"], "192.168.50.1");
+    }
+    assert_eq!(world.metric_sum("netaudit_violations_total{")?, 2.0);
+    agent.terminate(Duration::from_secs(2))
+}
+
+#[test]
 fn a_dropped_answer_is_no_attempt() -> Result<()> {
     let Some(world) = filtered("answer")? else { return Ok(()) };
     let mut agent = world.agent()?;
@@ -177,11 +199,7 @@ fn a_dropped_answer_is_no_attempt() -> Result<()> {
         "import socket\ns=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)\ns.bind(('',{UDP_ANSWER_DROPPED}))\n\
          print('up',flush=True)\n_,a=s.recvfrom(9)\ns.sendto(b'y',a)\n"
     );
-    let log = world.lab.log("answering");
-    let mut server = Launch::new("python3", ["-c", &program]).spawn(&world.server.place, &log)?;
-    server.wait_until(Duration::from_secs(10), "bound", || {
-        std::fs::read_to_string(&log).is_ok_and(|text| text == "up\n")
-    })?;
+    let _server = python_up(&world, "answering", &world.server.place, &program)?;
     send(&world.client.place, world.server.v4.into(), UDP_ANSWER_DROPPED)?;
     eventually("the answer is counted", || Ok(told(&world, "answer")? == 1.0))?;
     let flows = world.wait_for_flows("the question at both ends", |flows| {

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::lab::{Lab, Launch, Owner, Place, Pod, PodSpec, Process, Qos};
@@ -86,12 +86,7 @@ impl World {
             "import socket\ns=socket.create_server(('',{port}))\nprint('up',flush=True)\n\
              while True:\n c,_=s.accept()\n c.close()\n"
         );
-        let log = self.lab.log(&format!("server-{port}"));
-        let mut server = Launch::new("python3", ["-c", &program]).spawn(&self.server.place, &log)?;
-        server.wait_until(PATIENCE, "listening", || {
-            fs::read_to_string(&log).is_ok_and(|text| text == "up\n")
-        })?;
-        Ok(server)
+        python_up(self, &format!("server-{port}"), &self.server.place, &program)
     }
 
     /// Connects `times` from the client to port 8080 of the server, one after the other, and closes.
@@ -105,11 +100,7 @@ impl World {
         let program = format!(
             "import socket\nfor _ in range({times}):\n socket.create_connection(('{address}',{port}),2).close()\n"
         );
-        let output = Launch::new("python3", ["-c", &program]).run(&self.client.place, PATIENCE)?;
-        if !output.status.success() {
-            bail!("the client failed: {}", String::from_utf8_lossy(&output.stderr));
-        }
-        Ok(())
+        python(&self.client.place, &program)
     }
 
     pub fn flow_log(&self) -> PathBuf {
@@ -227,6 +218,32 @@ fn get(path: &str) -> Result<(u16, String)> {
     Ok((status, body.to_owned()))
 }
 
+/// Runs a Python program in `place` to its end.
+pub(super) fn python(place: &Place, program: &str) -> Result<()> {
+    let output = Launch::new("python3", ["-c", program]).run(place, 2 * PATIENCE)?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+/// Starts a Python program in `place`, and returns when it has printed `up`.
+pub(super) fn python_up(world: &World, name: &str, place: &Place, program: &str) -> Result<Process> {
+    up(world, name, place, &Launch::new("python3", ["-c", program]))
+}
+
+/// The same of any program.
+pub(super) fn up(world: &World, name: &str, place: &Place, launch: &Launch) -> Result<Process> {
+    let log = world.lab.log(name);
+    let mut process = launch.spawn(place, &log)?;
+    let is_up = || fs::read_to_string(&log).is_ok_and(|text| text == "up\n");
+    process.wait_until(PATIENCE, "up", is_up)?;
+    Ok(process)
+}
+
+/// The flows of one direction and destination port.
+pub(super) fn to<'a>(flows: &'a [Value], direction: &str, port: u16) -> Vec<&'a Value> {
+    flows.iter().filter(|flow| flow["direction"] == direction && flow["port"] == port).collect()
+}
+
 /// Repeats until `holds`, or fails with `what`.
 pub(super) fn eventually(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
@@ -241,5 +258,5 @@ pub(super) fn eventually(what: &str, mut holds: impl FnMut() -> Result<bool>) ->
 
 /// The flows of one direction and destination port 8080.
 pub(super) fn of<'a>(flows: &'a [Value], direction: &str) -> Vec<&'a Value> {
-    flows.iter().filter(|flow| flow["direction"] == direction && flow["port"] == 8080).collect()
+    to(flows, direction, 8080)
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use anyhow::Result;
 use serde_json::Value;
 
-use super::harness::{NETAUDIT, PATIENCE, World, eventually, kernel_or_skip, of};
+use super::harness::{NETAUDIT, PATIENCE, World, eventually, kernel_or_skip, of, python};
 use crate::lab::{BpfFs, Launch};
 
 #[test]
@@ -153,6 +153,11 @@ fn with_pins_neither_a_kill_nor_an_end_loses_a_flow() -> Result<()> {
     let flows: Vec<_> = world.flows()?.into_iter().filter(|flow| flow["port"] == 8080).collect();
     let ingress = flows.iter().filter(served).count();
     let egress = flows.len() - ingress;
+    let certain = flows.iter().filter(served).filter(|flow| flow["maybe_repeated"] != true);
+    let mut ports: Vec<_> = certain.map(|flow| flow["peer"]["port"].to_string()).collect();
+    ports.sort_unstable();
+    let twice: Vec<_> = ports.windows(2).filter(|pair| pair[0] == pair[1]).collect();
+    assert!(twice.is_empty(), "each that is written again says that it may be: {twice:?}");
     // Those of the last moments before a kill may have been written and not been released.
     assert!(
         egress >= CONNECTIONS && egress + ingress < 3 * CONNECTIONS,
@@ -173,6 +178,69 @@ fn with_pins_neither_a_kill_nor_an_end_loses_a_flow() -> Result<()> {
     assert!(String::from_utf8_lossy(&output.stdout).contains("links"));
     assert!(!files.pins().exists());
     Ok(())
+}
+
+#[test]
+fn what_a_killed_agent_has_written_and_not_released_is_marked_when_it_is_written_again() -> Result<()> {
+    if !kernel_or_skip("repeats") {
+        return Ok(());
+    }
+    let files = BpfFs::mount()?;
+    let world = World::new("repeats")?;
+    let _server = world.serve()?;
+    let pins = files.pins().display().to_string();
+    let launch =
+        Launch::new(NETAUDIT, [world.arguments(), vec!["--pin-directory".to_owned(), pins]].concat());
+    let first = world.agent_by(&launch)?;
+    world.connect(1)?;
+    world.wait_for_flows("first connection", |flows| of(flows, "ingress").len() == 1)?;
+    // Its answer is waited for, in vain: whatever comes meanwhile is written, and kept back.
+    let silent = format!(
+        "import socket\ns=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)\ns.bind(('',8085))\n\
+         c=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)\nc.sendto(b'x',('{}',8085))\n",
+        world.client.v4
+    );
+    let ask = || python(&world.client.place, &silent);
+    // The record before may not have been released at the moment that it was written.
+    std::thread::sleep(Duration::from_millis(500));
+    ask()?;
+    world.connect(10)?;
+    world.wait_for_flows("ten more", |flows| of(flows, "ingress").len() == 11)?;
+    // Dropping kills.
+    drop(first);
+    let before = world.flows()?;
+    assert!(before.iter().all(|flow| flow["maybe_repeated"].is_null()), "{before:#?}");
+    world.connect(5)?;
+    let second = world.agent_by(&launch)?;
+    let count = before.len();
+    let flows = world.wait_for_flows("those of then", |flows| of(&flows[count..], "ingress").len() >= 15)?;
+    let again = of(&flows[count..], "ingress");
+    let marked: Vec<_> = again.iter().map(|flow| flow["maybe_repeated"] == true).collect();
+    assert_eq!(marked, [[true; 10].as_slice(), &[false; 5]].concat(), "{again:#?}");
+    let ports = |flows: &[&Value]| -> BTreeSet<String> {
+        flows.iter().map(|flow| flow["peer"]["port"].to_string()).collect()
+    };
+    assert_eq!(ports(&again[..10]), ports(&of(&before, "ingress")[1..]), "they are the same");
+
+    // Killed at once: what the first one had taken is marked by the third all the same.
+    ask()?;
+    world.connect(1)?;
+    world.wait_for_flows("one more", |flows| of(flows, "ingress").len() == 27)?;
+    drop(second);
+    let count = world.flows()?.len();
+    let mut third = world.agent_by(&launch)?;
+    world.connect(1)?;
+    world.wait_for_flows("last one", |flows| {
+        of(&flows[count..], "ingress").iter().any(|flow| flow["maybe_repeated"].is_null())
+    })?;
+    third.terminate(Duration::from_secs(2))?;
+    // One that ends by itself leaves none.
+    let count = world.flows()?.len();
+    let mut fourth = world.agent_by(&launch)?;
+    world.connect(2)?;
+    let flows = world.wait_for_flows("last two", |flows| of(&flows[count..], "ingress").len() == 2)?;
+    assert!(flows[count..].iter().all(|flow| flow["maybe_repeated"].is_null()), "{:#?}", &flows[count..]);
+    fourth.terminate(Duration::from_secs(2))
 }
 
 #[test]

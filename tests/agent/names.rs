@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::{
-    harness::{NETAUDIT, World, eventually, kernel_or_skip},
+    harness::{NETAUDIT, World, eventually, kernel_or_skip, python, python_up, to},
     prometheus::check_by_promtool,
 };
 use crate::lab::{Launch, Owner, PodSpec, Process, Qos, ServicePort, ServiceSpec};
@@ -78,12 +78,7 @@ fn name_server(world: &mut World) -> Result<Process> {
 fn outside(world: &World) -> Result<Process> {
     let program = "import socket\ns=socket.create_server(('::',443),family=socket.AF_INET6,dualstack_ipv6=True)\n\
                    print('up',flush=True)\nwhile True:\n c,_=s.accept()\n c.close()\n";
-    let log = world.lab.log("outside");
-    let mut server = Launch::new("python3", ["-c", program]).spawn(&world.lab.outside_place(), &log)?;
-    server.wait_until(PATIENCE, "listening", || {
-        std::fs::read_to_string(&log).is_ok_and(|text| text == "up\n")
-    })?;
-    Ok(server)
+    python_up(world, "outside", &world.lab.outside_place(), program)
 }
 
 fn run(world: &World, program: &str) -> Result<()> {
@@ -91,13 +86,11 @@ fn run(world: &World, program: &str) -> Result<()> {
         "import socket\ndef go(ip): socket.create_connection((ip,443),5).close()\n\
          def ask(name): return sorted({{a[4][0] for a in socket.getaddrinfo(name,443)}})\n{program}"
     );
-    let output = Launch::new("python3", ["-c", &program]).run(&world.client.place, PATIENCE)?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
+    python(&world.client.place, &program)
 }
 
 fn out(flows: &[Value]) -> Vec<&Value> {
-    flows.iter().filter(|flow| flow["direction"] == "egress" && flow["port"] == 443).collect()
+    to(flows, "egress", 443)
 }
 
 /// (name, asked for, counts for policies).

@@ -4,7 +4,7 @@ use std::{net::Ipv4Addr, time::Duration};
 
 use anyhow::{Result, bail};
 
-use super::harness::{NETAUDIT, World, eventually, kernel_or_skip, sum};
+use super::harness::{NETAUDIT, World, eventually, kernel_or_skip, python, sum};
 use crate::lab::{Launch, Owner, PodSpec, Process, Qos};
 
 const CONNECTIONS: u32 = 2_000;
@@ -121,8 +121,7 @@ fn an_agent_that_stalls_knows_every_violation_and_every_used_rule() -> Result<()
     // Cgroups were listed again, so that who acts in the late pod is known.
     let program =
         format!("import socket\nsocket.create_connection(('{}',8080),5).close()\n", world.server.v4);
-    let output = Launch::new("python3", ["-c", &program]).run(&late.place, Duration::from_secs(10))?;
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    python(&late.place, &program)?;
     let lines = world.wait_for_flows("the late pod's flow", |lines| {
         lines.iter().any(|line| line["subject"]["workload"] == "late")
     })?;

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::harness::{World, eventually, kernel_or_skip};
-use crate::lab::Launch;
+use super::harness::{World, eventually, kernel_or_skip, python};
 
 #[test]
 fn who_makes_raw_sockets_is_counted_and_logged() -> Result<()> {
@@ -15,8 +14,7 @@ fn who_makes_raw_sockets_is_counted_and_logged() -> Result<()> {
     let world = World::new("raw-sockets")?;
     let mut agent = world.agent()?;
     let program = "import socket\nsocket.socket(socket.AF_INET,socket.SOCK_RAW,socket.IPPROTO_TCP)\n";
-    let output = Launch::new("python3", ["-c", program]).run(&world.client.place, Duration::from_secs(15))?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    python(&world.client.place, program)?;
     let series = r#"netaudit_raw_sockets_total{kind="raw",namespace="shop",workload="client"}"#;
     eventually("it is counted", || Ok(world.metric(series)? == Some(1.0)))?;
     let last = world.metric("netaudit_raw_socket_last_timestamp_seconds{kind=\"raw\"")?;

@@ -1,32 +1,34 @@
 //! Where a connection really went: real nftables and iptables translation, asked and seen, and a proxy in the pod.
 
-use std::{fs, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
-use super::harness::{World, kernel_or_skip};
+use super::harness::{World, kernel_or_skip, python, python_up, up};
 use crate::lab::{Launch, Place, Process};
 
-/// A Service of two endpoints in the outside world, of which policies allow the client the first one.
+/// A Service in the outside world: policies allow the client the first of these endpoints only.
 const NEAR: [&str; 2] = ["203.0.113.5", "2001:db8::5"];
 const FAR: [&str; 2] = ["203.0.113.6", "2001:db8::6"];
 const SERVICE: [&str; 2] = ["10.96.0.77", "fd00:96::77"];
 
-fn endpoints(world: &World) -> Result<()> {
+/// The Service has these endpoints now.
+fn endpoints(world: &World, now: &[[&str; 2]]) -> Result<()> {
     let metadata = json!({"namespace": "shop", "name": "far"});
     let ports = json!([{"name": "t", "port": 80, "targetPort": 8080, "protocol": "TCP"},
                        {"name": "u", "port": 53, "targetPort": 5353, "protocol": "UDP"}]);
     world.lab.write_object(&json!({"apiVersion": "v1", "kind": "Service", "metadata": metadata,
         "spec": {"clusterIP": SERVICE[0], "clusterIPs": SERVICE, "ports": ports}}))?;
-    for (family, near, far) in [("IPv4", NEAR[0], FAR[0]), ("IPv6", NEAR[1], FAR[1])] {
+    for (n, family) in ["IPv4", "IPv6"].into_iter().enumerate() {
+        let ready = |endpoint: &[&str; 2]| json!({"addresses": [endpoint[n]], "conditions": {"ready": true}});
+        let ready: Vec<_> = now.iter().map(ready).collect();
         world.lab.write_object(&json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
             "addressType": family,
             "metadata": {"namespace": "shop", "name": format!("far-{}", family.to_lowercase()),
                          "labels": {"kubernetes.io/service-name": "far"}},
             "ports": [{"name": "t", "port": 8080, "protocol": "TCP"}, {"name": "u", "port": 5353, "protocol": "UDP"}],
-            "endpoints": [{"addresses": [near], "conditions": {"ready": true}},
-                          {"addresses": [far], "conditions": {"ready": true}}]}))?;
+            "endpoints": ready}))?;
     }
     world.lab.write_object(&json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
         "metadata": {"namespace": "shop", "name": "near"},
@@ -48,24 +50,13 @@ fn serve(world: &World, place: &Place) -> Result<Process> {
         s=socket.create_server(('::',8080),family=socket.AF_INET6,dualstack_ipv6=True)\nprint('up',flush=True)\n\
         while True:\n c,_=s.accept(); c.close()\n"
     );
-    let log = world.lab.log("server");
-    let mut server = Launch::new("python3", ["-c", &program]).spawn(place, &log)?;
-    server.wait_until(Duration::from_secs(15), "listening", || {
-        fs::read_to_string(&log).is_ok_and(|text| text == "up\n")
-    })?;
-    Ok(server)
-}
-
-fn run(place: &Place, program: &str) -> Result<()> {
-    let output = Launch::new("python3", ["-c", program]).run(place, Duration::from_secs(20))?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
+    python_up(world, "server", place, &program)
 }
 
 /// One connection and one question to the Service over both families.
 fn ask(world: &World) -> Result<()> {
     let [v4, v6] = SERVICE;
-    run(
+    python(
         &world.client.place,
         &format!(
             "import socket\nfor f,a in ((socket.AF_INET,'{v4}'),(socket.AF_INET6,'{v6}')):\n\
@@ -118,7 +109,7 @@ fn connection_tracking_tells_which_endpoint_was_chosen_by_nftables_and_by_iptabl
     }
     for by in ["nftables", "iptables"] {
         let world = World::new("translation")?;
-        endpoints(&world)?;
+        endpoints(&world, &[NEAR, FAR])?;
         let _server = serve(&world, &world.lab.outside_place())?;
         let mut agent = world.agent()?;
         for (round, to) in [NEAR, FAR].into_iter().enumerate() {
@@ -144,6 +135,36 @@ fn connection_tracking_tells_which_endpoint_was_chosen_by_nftables_and_by_iptabl
         agent.terminate(Duration::from_secs(2))?;
     }
     Ok(())
+}
+
+#[test]
+fn an_open_connection_is_judged_by_the_endpoint_that_it_leads_to_and_not_by_those_of_now() -> Result<()> {
+    if !kernel_or_skip("open and translated") {
+        return Ok(());
+    }
+    let world = World::new("led")?;
+    endpoints(&world, &[FAR])?;
+    let server = "import socket,time\n\
+                  s=socket.create_server(('::',8080),family=socket.AF_INET6,dualstack_ipv6=True)\n\
+                  print('up',flush=True)\nc=[s.accept() for _ in range(2)]\ntime.sleep(600)\n";
+    let _server = python_up(&world, "keeping-server", &world.lab.outside_place(), server)?;
+    translate(&world, "nftables", NEAR)?;
+    let client = format!(
+        "import socket,time\nc=[socket.create_connection((a,80),3) for a in {SERVICE:?}]\nprint('up',flush=True)\n\
+         time.sleep(600)\n"
+    );
+    let _client = python_up(&world, "keeping-client", &world.client.place, &client)?;
+    let mut agent = world.agent()?;
+    let flows = world.wait_for_flows("both connections", |flows| to_service(flows).len() == 2)?;
+    let mut led_to = Vec::new();
+    for flow in to_service(&flows) {
+        assert_eq!((&flow["open_before_start"], &flow["translation"]), (&true.into(), &"conntrack".into()));
+        assert_eq!((&flow["verdict"], &flow["port"]), (&"allowed".into(), &8080.into()), "{flow:#}");
+        led_to.push(flow["peer"]["ip"].as_str().unwrap_or_default());
+    }
+    led_to.sort_unstable();
+    assert_eq!(led_to, ["2001:db8::5", "203.0.113.5"]);
+    agent.terminate(Duration::from_secs(2))
 }
 
 /// What a mesh's init container makes of the pod's namespace: all but the proxy's own connections are redirected to it.
@@ -183,16 +204,12 @@ fn what_a_proxy_in_the_pod_takes_is_proxied_and_what_it_connects_to_is_judged() 
     world.deny_all()?;
     let _server = serve(&world, &world.server.place)?;
     world.client.place.netns.nft(REDIRECT)?;
-    let log = world.lab.log("proxy");
-    let mut proxy =
-        Launch::new("python3", ["-c", PROXY]).user(1337, 1337).spawn(&world.client.place, &log)?;
-    proxy.wait_until(Duration::from_secs(15), "listening", || {
-        fs::read_to_string(&log).is_ok_and(|text| text == "up\n")
-    })?;
+    let proxy = Launch::new("python3", ["-c", PROXY]).user(1337, 1337);
+    let _proxy = up(&world, "proxy", &world.client.place, &proxy)?;
     let mut agent = world.agent()?;
     let addresses = [world.server.v4.to_string(), world.server.v6.to_string()];
     const TIMES: usize = 100;
-    run(
+    python(
         &world.client.place,
         &format!(
             "import socket\nfor a in {addresses:?}:\n for _ in range({TIMES}): socket.create_connection((a,8080),3).recv(1)\n"

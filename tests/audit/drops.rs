@@ -18,6 +18,7 @@ pub(super) fn dropped(source: &str, destination: &str, at: Timestamp) -> PacketD
         sequence: 1,
         opens: true,
         folded: None,
+        maybe_repeated: false,
     }
 }
 
@@ -330,4 +331,26 @@ fn a_datagram_that_waits_at_the_end_is_written() {
     let mut flows = Vec::new();
     world.auditor.finish(&mut flows);
     assert_eq!(flows.len(), 1);
+}
+
+#[test]
+fn a_syn_that_is_sent_again_to_a_closed_port_is_one_flow_however_many_come() {
+    let mut world = World::new(vec![deny_ingress()]);
+    let closed = |port: u16, second| PacketDrop {
+        netns: NetnsCookie(102),
+        reason: DropReason::NO_SOCKET,
+        ..dropped("203.0.113.1:40000", &format!("10.0.0.2:{port}"), t(second))
+    };
+    world.one(ingress(102, 12, "10.0.0.2:80", "10.0.0.1:40000"));
+    // A scan from one port, of which each SYN is sent twice.
+    let mut flows = Vec::new();
+    for second in [20, 21] {
+        for port in 1_000..3_000 {
+            flows.extend(world.drop(closed(port, second)));
+        }
+    }
+    assert_eq!(flows.len(), 2_000);
+    assert!(flows.iter().all(|flow| flow.finding == Some(Finding::DeniedRefused) && flow.closed_port));
+    let other_attempt = PacketDrop { sequence: 2, ..closed(1_000, 22) };
+    assert_eq!(world.drop(other_attempt).len(), 1);
 }

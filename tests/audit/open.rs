@@ -1,10 +1,14 @@
 //! Connections that go on: their rules stay in use, those from before the agent are told once, and those that policies
 //! have come to deny are violations.
 
+use std::num::NonZeroU32;
+
 use netaudit::{
     audit::{Finding, Flow, Open, Tuple, UnenforcedCause},
     cluster::{Kind, Object, ObjectKey},
-    model::{CgroupId, Direction, Exemption, Gap, NetnsCookie, Observation, OpenConnection, Timestamp},
+    model::{
+        CgroupId, Direction, Exemption, Gap, NetnsCookie, Observation, OpenConnection, Timestamp, Translation,
+    },
     report::flow_line,
 };
 use serde_json::{Value, json};
@@ -115,7 +119,10 @@ fn a_denied_one_from_before_is_a_violation_that_says_so() {
     look(&mut world, t(70), &[told(a_to_b())]);
     let violations = world.auditor.violations().series();
     let [(key, count)] = violations[..] else { panic!("{violations:?}") };
-    assert_eq!((&*key.source_workload, &*key.policy.name, count.total, count.last), ("a", "deny", 1, t(10)));
+    assert_eq!(
+        (&*key.source_workload, key.policy.as_ref().map_or("", |it| &*it.name), count.total, count.last),
+        ("a", "deny", 1, t(10))
+    );
     assert_eq!(counts(&world), [(Direction::Egress, "denied", 1)]);
 }
 
@@ -346,7 +353,7 @@ fn whatever_looks_find_in_whatever_order_is_told_and_again_only_where_a_look_mis
                 .map(|socket| {
                     seen_in[*socket as usize] += 1;
                     let seen = Observation { socket: *socket, ..a_to_b() };
-                    // As the kernel has it: from the third time on it is taken for told.
+                    // From when on is up to the flow log; here it takes two looks.
                     OpenConnection { is_told: seen_in[*socket as usize] > 2, ..open(seen) }
                 })
                 .collect();
@@ -417,6 +424,24 @@ fn the_other_end_tells_at_which_port_a_proxy_was_reached() {
 }
 
 #[test]
+fn a_connection_to_oneself_from_the_same_port_hides_none() {
+    let mut world = World::new(vec![deny_egress()]);
+    let denied = Observation { socket: 1, ..egress(101, 11, "10.0.0.1:40000", "10.0.0.2:80") };
+    // Its other end is closed already.
+    let own = Observation {
+        socket: 2,
+        handshake: NonZeroU32::new(8),
+        ..ingress(101, 11, "10.0.0.1:9000", "10.0.0.1:40000")
+    };
+    for (own, denied) in [(Some(own), denied), (None, Observation { socket: 3, handshake: None, ..denied })] {
+        let found: Vec<_> = own.into_iter().chain([denied]).collect();
+        let (flows, _) = look_and_ask(&mut world, &found, None);
+        let of_denied = flows.iter().find(|flow| flow.observation.socket == denied.socket).expect("told");
+        assert_eq!(of_denied.cause, Some(UnenforcedCause::OlderConnection), "{of_denied:?}");
+    }
+}
+
+#[test]
 fn connection_tracking_is_asked_where_endpoints_disagree_and_only_there() {
     let allow = policy(
         "allow",
@@ -439,6 +464,49 @@ fn connection_tracking_is_asked_where_endpoints_disagree_and_only_there() {
     assert_eq!(reason(&flows[0]), Some(Gap::EndpointsDisagree));
     let (_, asked) = look_and_ask(&mut world(), &[a_to_b()], None);
     assert_eq!(asked, 0);
+}
+
+#[test]
+fn the_endpoint_that_it_leads_to_counts_and_not_those_of_now() {
+    let allow = policy(
+        "allow",
+        json!({
+            "podSelector": {"matchLabels": {"app": "a"}}, "policyTypes": ["Egress"],
+            "egress": [{"to": [{"podSelector": {"matchLabels": {"app": "b"}}}]}],
+        }),
+    );
+    let world = |endpoints: &[(&str, &str)]| {
+        let mut objects = vec![allow.clone(), pod("c", Some("10.0.0.3"))];
+        objects.extend(service("b", "10.96.0.1", endpoints, 80));
+        World::new(objects)
+    };
+    let seen = egress(101, 11, "10.0.0.1:40000", "10.96.0.1:80");
+    // b was an endpoint when it began, and c is now; or nobody is.
+    for now in [&[("c", "10.0.0.3")][..], &[]] {
+        let (flows, asked) = look_and_ask(&mut world(now), &[seen], Some("10.0.0.2:80"));
+        let flow = &flows[0];
+        assert!(flow.verdict.is_allowed() && asked == 1, "{now:?}: {flow:?}");
+        assert_eq!(flow.translation, Some(Translation::Conntrack));
+        assert!(flow.peer.service.is_some());
+        let accepted = Observation { socket: 2, ..ingress(102, 12, "10.0.0.2:80", "10.0.0.1:40000") };
+        let mut world = world(now);
+        let (flows, asked) = look_and_ask(&mut world, &[seen, accepted], None);
+        let flow = flows.iter().find(|flow| flow.observation.socket == seen.socket).expect("told");
+        assert!(flow.verdict.is_allowed() && asked == 0, "{now:?}: {flow:?}");
+        assert_eq!(flow.translation, Some(Translation::Destination));
+    }
+    // Nobody knows.
+    let (flows, _) = look_and_ask(&mut world(&[("c", "10.0.0.3")]), &[seen], None);
+    assert_eq!(
+        (flows[0].finding, flows[0].translation),
+        (Some(Finding::Unenforced), Some(Translation::Endpoints))
+    );
+    // The answer is one of the endpoints of now: they are told as ever.
+    let (flows, _) = look_and_ask(&mut world(&[("c", "10.0.0.3")]), &[seen], Some("10.0.0.3:80"));
+    assert_eq!(
+        (flows[0].finding, flows[0].translation),
+        (Some(Finding::Unenforced), Some(Translation::Endpoints))
+    );
 }
 
 #[test]

@@ -321,6 +321,30 @@ fn what_a_pod_redirects_on_its_way_in_is_judged_by_the_port_that_was_asked_for()
 }
 
 #[test]
+fn a_redirect_that_has_not_shown_for_a_day_is_forgotten() {
+    const DAY: i64 = 24 * 3_600;
+    let only_8080 = policy(
+        "in-b",
+        json!({"podSelector": {"matchLabels": {"app": "b"}}, "policyTypes": ["Ingress"],
+               "ingress": [{"ports": [{"port": 8080}]}]}),
+    );
+    let mut world = World::new(vec![only_8080]);
+    let at = |seen: Observation, second| Observation { at: t(second), ..seen };
+    let redirect = |world: &mut World, second| {
+        world.observe(at(egress(101, 11, "10.0.0.1:40000", "10.0.0.2:8080"), second));
+        world.observe(at(ingress(102, 12, "10.0.0.2:15006", "10.0.0.1:40000"), second));
+    };
+    let remote = |second| at(ingress(102, 12, "10.0.0.2:15006", "203.0.113.7:555"), second);
+    redirect(&mut world, 10);
+    // It shows again, half a day later.
+    redirect(&mut world, DAY / 2);
+    world.tick(t(DAY + 100));
+    assert_eq!(reason(&world.one(remote(DAY + 100))), Some(Gap::PortTranslated));
+    world.tick(t(DAY / 2 + DAY + 1));
+    assert!(world.one(remote(DAY / 2 + DAY + 1)).verdict.is_denied());
+}
+
+#[test]
 fn a_service_whose_endpoints_disagree_is_followed_through_a_redirect_too() {
     let mut world = disagreeing();
     world.observe(to_service());

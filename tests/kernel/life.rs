@@ -32,7 +32,10 @@ fn cgroups_that_live_for_an_instant_keep_their_names() {
     }
     stage.wait(|events| events.len() >= 200);
     for (id, path) in made {
-        let born = stage.events.iter().position(|event| *event == Event::Cgroup { id, path: path.clone() });
+        let born = stage.events.iter().position(|event| {
+            let made = matches!(event, Event::Cgroup { made: Some(_), .. });
+            made && matches!(event, Event::Cgroup { id: of, path: at, .. } if (*of, at) == (id, &path))
+        });
         let died = stage
             .events
             .iter()
@@ -96,7 +99,10 @@ fn what_was_there_before_is_scanned_and_servers_are_marked() {
     let mut stage = Stage::attach(root);
     let events = stage.kernel.scan().unwrap();
     let id = pod.cgroup.id();
-    assert!(events.contains(&Event::Cgroup { id, path: path_of(&pod.cgroup.path) }), "{events:#?}");
+    assert!(
+        events.contains(&Event::Cgroup { id, path: path_of(&pod.cgroup.path), made: None }),
+        "{events:#?}"
+    );
     assert!(
         events.contains(&Event::Task { netns: pod.netns, cgroup: id, pid: pod.pid as u32 }),
         "{events:#?}"

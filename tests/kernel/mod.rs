@@ -9,6 +9,7 @@ mod doctor;
 mod drops;
 mod life;
 mod open;
+mod open_pairs;
 mod open_sockets;
 mod outcomes;
 mod overload;

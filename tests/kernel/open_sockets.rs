@@ -125,9 +125,19 @@ impl Held {
         self.process.pid as u32
     }
 
-    /// Lets it go on with `then`, and returns when that is done.
+    /// Lets it go on, and returns when that is done.
     pub fn next(&mut self) {
+        self.go_on();
+        self.wait();
+    }
+
+    /// Lets it go on.
+    pub fn go_on(&mut self) {
         self.line.write_all(b"x").unwrap();
+    }
+
+    /// Returns when it has done what it was to go on with.
+    pub fn wait(&mut self) {
         self.line.read_exact(&mut [0]).unwrap();
     }
 }

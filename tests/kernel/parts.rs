@@ -173,14 +173,15 @@ fn in_a_cgroup_namespace_the_whole_is_found() {
             let expected = root.as_deref().unwrap_or(&mount);
             assert_eq!((kernel.cgroup_root(), kernel.cgroup_mount()), (expected, &*mount));
             let scanned = kernel.scan().map_err(io::Error::other)?;
-            assert!(scanned.contains(&Event::Cgroup { id, path: path.clone() }), "{scanned:#?}");
+            assert!(scanned.contains(&Event::Cgroup { id, path: path.clone(), made: None }), "{scanned:#?}");
             // What is made is told by the same path, wherever it was made.
             let child = own.path().join("child");
             fs::create_dir(&child)?;
             let id = id_of(&child)?;
             fs::remove_dir(&child)?;
             let events = drain(&mut kernel);
-            assert!(events.contains(&Event::Cgroup { id, path: format!("{path}/child") }), "{events:#?}");
+            let child = (id, format!("{path}/child"));
+            assert!(events.iter().filter_map(born).any(|born| born == child), "{events:#?}");
             assert!(events.iter().filter_map(gone).any(|gone| gone == id), "{events:#?}");
         }
         Ok(())
@@ -218,8 +219,12 @@ fn a_part_without_a_node_is_refused_unless_it_is_asked_for() {
             let mut kernel = Kernel::load(&options).map_err(io::Error::other)?;
             assert_eq!((kernel.cgroup_root(), kernel.cgroup_mount()), (root, own.path()));
             let scanned = kernel.scan().map_err(io::Error::other)?;
-            assert!(scanned.contains(&Event::Cgroup { id: id_of(&below)?, path: "/below".to_owned() }));
-            let root_is_listed = scanned.contains(&Event::Cgroup { id, path: "/".to_owned() });
+            assert!(scanned.contains(&Event::Cgroup {
+                id: id_of(&below)?,
+                path: "/below".to_owned(),
+                made: None
+            }));
+            let root_is_listed = scanned.contains(&Event::Cgroup { id, path: "/".to_owned(), made: None });
             assert_eq!(root_is_listed, root == own.path(), "{scanned:#?}");
             let (child, outside) = (root.join("child"), own.path().join("belo"));
             fs::create_dir(&child)?;
@@ -317,7 +322,7 @@ fn drain(kernel: &mut Kernel) -> Vec<Event> {
 
 fn born(event: &Event) -> Option<(CgroupId, String)> {
     match event {
-        Event::Cgroup { id, path } => Some((*id, path.clone())),
+        Event::Cgroup { id, path, .. } => Some((*id, path.clone())),
         _ => None,
     }
 }

@@ -132,6 +132,8 @@ fn a_killed_run_leaves_its_records_to_the_next() {
     pod.run(|| connect(40));
     let flows = stage.expect(&pod, 2 * (20 + 30 + 40));
     assert!(told(&stage.events).values().all(|times| *times == 1), "{flows:#?}");
+    assert_eq!(maybe_repeated(&flows), 2 * 20, "those that had been read");
+    assert!(flows[..40].iter().all(|flow| flow.maybe_repeated));
     assert_eq!(stage.kernel.losses(), []);
     stage.kernel.release(stage.kernel.position());
     assert_eq!(stage.kernel.unreleased(), 0.0);
@@ -140,6 +142,36 @@ fn a_killed_run_leaves_its_records_to_the_next() {
     let mut stage = Stage::with(root, options(&files));
     stage.drain();
     assert_eq!(stage.flows(&pod), [], "all of them were released");
+}
+
+fn maybe_repeated(flows: &[Observation]) -> usize {
+    flows.iter().filter(|flow| flow.maybe_repeated).count()
+}
+
+#[test]
+fn what_a_run_had_read_stays_marked_for_all_that_come_after_and_for_another_version() {
+    if !ready() {
+        return;
+    }
+    let files = BpfFs::mount().unwrap();
+    let mut stage = Stage::with(Stage::root(), options(&files));
+    let pod = stage.pod("busy");
+    pod.run(|| connect(10));
+    assert_eq!(maybe_repeated(&stage.expect(&pod, 20)), 0);
+    let (root, _) = stage.kill();
+    pod.run(|| connect(10));
+    // Killed before it has come as far as the one before it.
+    let mut stage = Stage::with(root, options(&files));
+    assert_eq!(stage.kernel.drain(5, &mut |_| {}), 5);
+    let (root, _) = stage.kill();
+    let newer = Options { ring_bytes: 2 << 20, overlap: Duration::from_secs(60), ..options(&files) };
+    let mut stage = Stage::with(root, newer);
+    assert!(!stage.kernel.is_resumed());
+    let flows = stage.expect(&pod, 40);
+    assert!(flows[..20].iter().all(|flow| flow.maybe_repeated), "{flows:#?}");
+    assert_eq!(maybe_repeated(&flows), 20, "the others nobody has read");
+    pod.run(|| connect(1));
+    assert_eq!(maybe_repeated(&stage.expect(&pod, 42)), 20);
 }
 
 #[test]
@@ -197,7 +229,7 @@ fn cgroups_that_ended_meanwhile_are_still_named() {
 
     let mut stage = Stage::with(root, options(&files));
     let scanned = stage.kernel.scan().unwrap();
-    assert!(scanned.contains(&Event::Cgroup { id, path: path_of(&container) }), "{scanned:#?}");
+    assert!(scanned.contains(&Event::Cgroup { id, path: path_of(&container), made: None }), "{scanned:#?}");
     stage.drain();
     assert!(
         stage.events.iter().any(|event| matches!(event, Event::CgroupGone { id: gone, .. } if *gone == id))

@@ -138,7 +138,7 @@ fn wait_until_writable(socket: &OwnedFd) -> io::Result<()> {
     check(unsafe { libc::poll(&raw mut waited, 1, 60_000) })
 }
 
-fn send_first(socket: &OwnedFd, to: SocketAddr, flags: i32) -> io::Result<()> {
+pub fn send_first(socket: &OwnedFd, to: SocketAddr, flags: i32) -> io::Result<()> {
     let (storage, length) = raw(to);
     // SAFETY: the address and the byte are as long as said.
     let sent = unsafe {

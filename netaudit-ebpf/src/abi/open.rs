@@ -1,7 +1,8 @@
 //! Connections that are open: what a look through all open sockets writes of each, as a [`super::FlowRecord`].
 //!
 //! Its `kind` is `TCP_ESTABLISHED` or `TCP_ACCEPTED` by the end that the socket is, or [`UNKNOWN_END`]; `at` is the moment of the
-//! look, `started` when the connection was told to begin, or else when it was first found.
+//! look, `started` when the connection was told to begin, or else when it was first found. `detail` is 0 where the sequence number could
+//! not be read at this moment.
 
 /// The kind of one of which nothing says whether it connected or was accepted: `detail` says why.
 pub const UNKNOWN_END: u32 = 0;

@@ -119,6 +119,14 @@ pub struct Settings {
     pub inet6: u32,
     /// `ipv6_pinfo.mcast_oif`
     pub arrival6: u32,
+    /// `tcp_sock.snd_una`
+    pub sent_until: u32,
+    /// `tcp_sock.bytes_acked`, by which `snd_una` has grown
+    pub sent: u32,
+    /// `tcp_sock.rcv_nxt`
+    pub received_until: u32,
+    /// `tcp_sock.bytes_received`, by which `rcv_nxt` has grown
+    pub received: u32,
     /// The kernel's numbers of [`DROP_REASONS`]; 0 for one that it does not have.
     pub drop_reasons: [u32; DROP_REASONS.len()],
     /// Bytes in the ring at which the reader is woken; 0 for never.
@@ -153,4 +161,13 @@ pub const SWITCH_OPEN: u32 = 1;
 /// How many switches there are.
 pub const SWITCHES: u32 = 2;
 
-const _: () = assert!(size_of::<Settings>() == 288);
+/// Index into the map of what agents keep for those that come after them: up to where records have been taken out of the ring, in bytes.
+pub const KEPT_TAKEN: u32 = 0;
+
+/// Index into that map: connections that looks found up to then, in nanoseconds since boot, have been told.
+pub const KEPT_TOLD: u32 = 1;
+
+/// How many numbers are kept.
+pub const KEPT: u32 = 2;
+
+const _: () = assert!(size_of::<Settings>() == 304);

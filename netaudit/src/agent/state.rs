@@ -6,11 +6,13 @@ use super::progress::Progress;
 use looks::Looks;
 use std::{
     collections::HashSet,
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use crate::{
+    accepted::AcceptedFile,
     audit::{Auditor, Budget, Flow, RawSocketSeen, Settings, Subject, Tuple},
     cluster::{Cluster, Kind},
     config::{Config, Source},
@@ -75,6 +77,7 @@ pub(super) struct State {
     cgroups_lost: u64,
     addresses_read: Option<Timestamp>,
     address_news: Option<AddressNews>,
+    accepted: Option<AcceptedFile>,
     looks: Looks,
     /// When a cgroup was last made: its processes may not be in their namespace yet.
     cgroup_made: Option<Timestamp>,
@@ -96,6 +99,7 @@ impl State {
             budget: Budget {
                 series: config.violation_series,
                 per_namespace: config.violation_series_per_namespace,
+                lifetime: config.violation_series_lifetime,
             },
             unused_after: config.unused_after,
             unused_coverage: config.unused_coverage,
@@ -139,6 +143,7 @@ impl State {
             cgroups_lost: of_cgroups(&losses_before),
             addresses_read: None,
             address_news,
+            accepted: config.accepted_flows.as_deref().map(AcceptedFile::new),
             looks: Looks::new(config.look_every, now),
             cgroup_made: None,
             started: now,
@@ -149,6 +154,7 @@ impl State {
 
     /// Learns of the cgroups, namespaces and addresses that exist already.
     pub(super) fn start(&mut self, now: Timestamp) {
+        self.read_accepted();
         self.read_addresses(now);
         match self.kernel.scan() {
             Ok(events) => {
@@ -215,16 +221,15 @@ impl State {
 
     /// Asks where flows went of which only that is missing.
     fn translate(&mut self, now: Timestamp) {
-        let Some(conntrack) = &mut self.conntrack else { return };
-        let mut ask = |tuple: &Tuple| conntrack.destination(tuple.protocol, tuple.source, tuple.destination);
-        self.auditor.translate(&mut ask, now, &mut self.told.flows);
+        self.auditor.translate(&mut asking(&mut self.conntrack), now, &mut self.told.flows);
     }
 
     /// Gives the room of records that are done with back to the kernel.
     fn release(&mut self) {
+        let (handed, done) = self.flow_log.as_ref().map_or((0, 0), |log| (log.handed(), log.done()));
+        self.told_open(done);
         let Some(progress) = &mut self.progress else { return };
         progress.took(self.kernel.position(), self.auditor.taken());
-        let (handed, done) = self.flow_log.as_ref().map_or((0, 0), |log| (log.handed(), log.done()));
         progress.judged(self.auditor.settled(), handed);
         let kernel = &mut self.kernel;
         progress.release(done, |position| {
@@ -376,8 +381,22 @@ impl State {
         }
     }
 
+    /// Reads the file of accepted flows again if it says something else by now.
+    fn read_accepted(&mut self) {
+        let Some(file) = &mut self.accepted else { return };
+        match file.changed() {
+            Ok(Some(accepted)) => {
+                tracing::info!(exceptions = accepted.0.len(), "accepted flows are read");
+                self.auditor.set_accepted(accepted);
+            }
+            Ok(None) => {}
+            Err(error) => tracing::error!("{error:#}: what was accepted before is accepted still"),
+        }
+    }
+
     /// A second passed.
     pub(super) fn tick(&mut self, now: Timestamp) {
+        self.read_accepted();
         if self.addresses_read.is_none_or(|read| now.since(read) >= ADDRESSES_EVERY || now < read) {
             self.read_addresses(now);
         }
@@ -421,6 +440,7 @@ impl State {
         self.hand_on();
         let unwritten = self.flow_log.take().map_or(0, |log| log.finish(LAST_WRITE));
         if unwritten == 0 {
+            self.told_open(u64::MAX);
             self.kernel.release(self.kernel.position());
         }
         // With the flow log taken, these are the kernel's and the auditor's only.
@@ -535,12 +555,22 @@ fn take(auditor: &mut Auditor, event: Event, now: Timestamp, Told { flows, raw_s
         Event::RawSocket(seen) => auditor.observe_raw_socket(&seen, now, raw_sockets),
         Event::Drop(seen) => auditor.observe_drop(&seen, now, flows),
         Event::Dns(answer) => auditor.observe_dns(&answer),
-        Event::Cgroup { id, path } => auditor.attribution_mut().cgroup(id, &path),
+        Event::Cgroup { id, path, made } => {
+            auditor.attribution_mut().cgroup(id, &path);
+            if let Some(made) = made {
+                auditor.attribution_mut().cgroup_made(id, made);
+            }
+        }
         // Comes out of folds only.
         Event::FoldedSubject { .. } => {}
         Event::CgroupGone { id, at } => auditor.attribution_mut().cgroup_gone(id, at),
         Event::Task { netns, cgroup, .. } => auditor.attribution_mut().pair(netns, cgroup),
     }
+}
+
+/// Asks connection tracking where a flow went; where there is none, nobody knows.
+fn asking(conntrack: &mut Option<Conntrack>) -> impl FnMut(&Tuple) -> Option<SocketAddr> {
+    move |tuple| conntrack.as_mut()?.destination(tuple.protocol, tuple.source, tuple.destination)
 }
 
 /// Records that were made and that nobody can judge.

@@ -97,6 +97,8 @@ pub struct Attribution {
     cgroups_of_pod: HashMap<Arc<str>, usize>,
     /// Those of them that still exist.
     live_of_pod: HashMap<Arc<str>, usize>,
+    /// When the first cgroup of a pod was made, where that was seen: the pod started then.
+    started: HashMap<Arc<str>, Timestamp>,
     namespaces: HashMap<NetnsCookie, Named>,
     namespaces_of_pod: HashMap<Arc<str>, Vec<NetnsCookie>>,
     gone: VecDeque<Gone>,
@@ -110,6 +112,7 @@ impl Attribution {
             cgroups: HashMap::default(),
             cgroups_of_pod: HashMap::default(),
             live_of_pod: HashMap::default(),
+            started: HashMap::default(),
             namespaces: HashMap::default(),
             namespaces_of_pod: HashMap::default(),
             gone: VecDeque::new(),
@@ -129,6 +132,20 @@ impl Attribution {
             }
             self.release(&old.uid);
         }
+    }
+
+    /// A cgroup that was told was made at `at`, before all others of its pod or after.
+    pub fn cgroup_made(&mut self, id: CgroupId, at: Timestamp) {
+        let Some(Cgroup { pod: Some(pod), .. }) = self.cgroups.get(&id) else { return };
+        // One of several: the pod was there before it.
+        if self.cgroups_of_pod.get(&pod.uid) == Some(&1) {
+            self.started.insert(pod.uid.clone(), at);
+        }
+    }
+
+    /// When the pod with this UID (or config hash) started; `None` where it did before the agent.
+    pub fn started(&self, uid: &str) -> Option<Timestamp> {
+        self.started.get(uid).copied()
     }
 
     /// A cgroup was removed at `at`. It stays known for a minute.
@@ -245,6 +262,7 @@ impl Attribution {
         *count -= 1;
         if *count == 0 {
             self.cgroups_of_pod.remove(uid);
+            self.started.remove(uid);
             for netns in self.namespaces_of_pod.remove(uid).unwrap_or_default() {
                 self.namespaces.remove(&netns);
             }

@@ -2,6 +2,7 @@
 
 mod answers;
 mod drops;
+mod enforced;
 mod evidence;
 mod folded;
 mod names;
@@ -23,14 +24,14 @@ use foldhash::{HashMap, HashSet};
 pub use names::DnsServers;
 
 use super::{
-    Attribution, Budget, Counts, Evidence, Flow, FlowId, OpenConnections, Owner, Peer, PeerKind, RawSockets,
-    Subject, Usage, Violations,
+    AcceptedFlows, Attribution, Budget, Counts, Evidence, Flow, FlowId, OpenConnections, Owner, Peer,
+    PeerKind, RawSockets, Subject, Usage, Violations,
     datagrams::{Datagrams, Held},
-    drops::Drops,
+    drops::{ClosedPorts, Drops},
     enforcement::Enforcement,
     finding::{FIRST_RETRANSMISSION, Finding, finding, reach},
     handshakes::Handshakes,
-    resolve::{self, Judged, NodeView, judge_node, judge_pod},
+    resolve::{self, Judged, NodeView, canonical, judge_node, judge_pod},
 };
 use crate::{
     cluster::{Cluster, Pod, PodId},
@@ -40,7 +41,6 @@ use crate::{
     },
 };
 use drops::Proof;
-use evidence::canonical;
 
 pub use translated::Tuple;
 
@@ -116,6 +116,7 @@ pub struct Auditor {
     pending: HashMap<(u64, u32), Observation>,
     sees_drops: bool,
     drops: Drops,
+    closed_ports: ClosedPorts,
     held_drops: VecDeque<Waiting<PacketDrop>>,
     drops_unjudged: u64,
     datagrams: Datagrams,
@@ -123,8 +124,8 @@ pub struct Auditor {
     asks_for_translations: bool,
     /// Those that wait for [`Auditor::translate`].
     asking: Vec<Waiting<Observation>>,
-    /// Ports to which pods' own namespaces redirect connections.
-    redirects: HashSet<(NetnsCookie, u16)>,
+    /// Ports to which pods' own namespaces redirect connections, and when that last showed.
+    redirects: HashMap<(NetnsCookie, u16), Timestamp>,
     held_raw_sockets: VecDeque<Waiting<RawSocket>>,
     raw_sockets: RawSockets,
     /// Only where DNS answers are seen.
@@ -137,6 +138,8 @@ pub struct Auditor {
     usage: Usage,
     usage_generation: Option<u64>,
     violations: Violations,
+    suspected_blocks: Violations,
+    accepted: AcceptedFlows,
     enforcement: Enforcement,
     last_loss: Option<Timestamp>,
     ready: bool,
@@ -158,13 +161,14 @@ impl Auditor {
             pending: HashMap::default(),
             sees_drops: false,
             drops: Drops::default(),
+            closed_ports: ClosedPorts::default(),
             held_drops: VecDeque::new(),
             drops_unjudged: 0,
             datagrams: Datagrams::default(),
             handshakes: Handshakes::default(),
             asks_for_translations: false,
             asking: Vec::new(),
-            redirects: HashSet::default(),
+            redirects: HashMap::default(),
             held_raw_sockets: VecDeque::new(),
             raw_sockets: RawSockets::default(),
             names: None,
@@ -176,6 +180,8 @@ impl Auditor {
             usage: Usage::default(),
             usage_generation: None,
             violations: Violations::new(settings.budget),
+            suspected_blocks: Violations::new(settings.budget),
+            accepted: AcceptedFlows::default(),
             enforcement: Enforcement::default(),
             last_loss: None,
             ready: false,
@@ -250,6 +256,11 @@ impl Auditor {
     /// Violations by series.
     pub fn violations(&self) -> &Violations {
         &self.violations
+    }
+
+    /// Flows that seem blocked though they are allowed, by series.
+    pub fn suspected_blocks(&self) -> &Violations {
+        &self.suspected_blocks
     }
 
     /// What it takes to call a rule unused, with the losses so far.
@@ -347,9 +358,12 @@ impl Auditor {
         self.host_connections.retain(|_, at| now.since(*at) < PAIR_MEMORY);
         self.bound.retain(|_, pod| self.cluster.pod(*pod).is_some());
         self.attribution.expire(now, |uid| self.cluster.pod_by_uid(uid).is_some());
-        self.expire_redirects();
+        self.expire_redirects(now);
         self.cluster.expire(now);
         self.expire_names(now);
+        self.enforcement.expire(now);
+        self.violations.expire(now);
+        self.suspected_blocks.expire(now);
         self.watch_rules(now);
         self.usage.tick(now);
     }
@@ -517,16 +531,13 @@ impl Auditor {
         judged: Judged,
         Proof { stopped_by, closed_port }: Proof,
     ) -> Flow {
-        let (direction, other_end) = (seen.direction, judged.other_end.as_deref());
         let reach = reach(seen, stopped_by.is_some());
-        self.enforcement.learn(direction, reach, seen.found_closed_port(), &judged.verdict, other_end);
-        let finding = finding(seen, reach, &judged.verdict, other_end);
+        let finding = finding(seen, reach, &judged.verdict, judged.other_end.as_deref());
+        let cause = self.learn_enforcement(seen, &subject, &judged, reach, finding);
         let mut flow = self.name(seen, subject, judged, reach, finding);
         flow.stopped_by = stopped_by;
         flow.closed_port = closed_port;
-        flow.cause = finding
-            .filter(|finding| *finding == Finding::Unenforced)
-            .and_then(|_| self.enforcement.cause(direction));
+        flow.cause = cause;
         self.counts.flow(&flow);
         self.usage.credit(&flow.verdict, seen.count(), seen.first()..=seen.at);
         self.count_violation(&flow);
@@ -564,13 +575,6 @@ impl Auditor {
             translation: judged.translation,
             verdict: judged.verdict,
             other_end: judged.other_end,
-        }
-    }
-
-    fn count_violation(&mut self, flow: &Flow) {
-        if let Some(key) = self.violation(flow) {
-            let seen = &flow.observation;
-            self.violations.count(key, self.is_bare_source(flow), seen.count(), seen.at);
         }
     }
 }

@@ -3,7 +3,9 @@
 //! A drop comes before its attempt's outcome, by up to the minutes that the kernel goes on trying, so drops are kept by
 //! protocol and source port. Which of them belongs to an attempt is the auditor's to say: it knows addresses.
 
-use foldhash::HashMap;
+use std::{collections::VecDeque, net::SocketAddr};
+
+use foldhash::{HashMap, HashSet};
 use smallvec::SmallVec;
 
 use crate::model::{PacketDrop, Protocol, Timestamp};
@@ -98,6 +100,43 @@ impl Drops {
     }
 }
 
+/// SYNs that found a closed port, of which some are sent again: its answer was lost. The same one is known by its number.
+#[derive(Debug, Default)]
+pub(super) struct ClosedPorts {
+    known: HashSet<Syn>,
+    order: VecDeque<(Timestamp, Syn)>,
+}
+
+/// What is the same when a SYN is sent again.
+type Syn = (SocketAddr, SocketAddr, u32);
+
+/// SYNs to closed ports that are remembered. Who forgets one tells it twice.
+const ROOM_OF_CLOSED_PORTS: usize = 16_384;
+
+impl ClosedPorts {
+    /// Whether this one was not sent before.
+    pub fn is_new(&mut self, seen: &PacketDrop) -> bool {
+        let syn = (seen.source, seen.destination, seen.sequence);
+        let is_new = self.known.insert(syn);
+        if is_new {
+            if self.order.len() >= ROOM_OF_CLOSED_PORTS
+                && let Some((_, oldest)) = self.order.pop_front()
+            {
+                self.known.remove(&oldest);
+            }
+            self.order.push_back((seen.at, syn));
+        }
+        is_new
+    }
+
+    /// Forgets what is older than `limit`: nobody sends it again.
+    pub fn expire(&mut self, limit: Timestamp) {
+        while let Some((_, syn)) = self.order.pop_front_if(|(at, _)| *at < limit) {
+            self.known.remove(&syn);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,6 +153,7 @@ mod tests {
             sequence,
             opens: true,
             folded: None,
+            maybe_repeated: false,
         }
     }
 
@@ -165,5 +205,27 @@ mod tests {
         }
         assert!(drops.remember(&dropped("10.0.0.1:40001", 1, 0)));
         assert_eq!((drops.len(), drops.forgotten()), (ROOM_OF_PORT + 1, 1));
+    }
+
+    #[test]
+    fn a_syn_to_a_closed_port_is_new_once_and_memory_is_bounded() {
+        let mut closed_ports = ClosedPorts::default();
+        let first = dropped("203.0.113.1:40000", 1, 0);
+        let sent_again = PacketDrop { at: Timestamp::from_seconds(1), ..first };
+        assert!(closed_ports.is_new(&first) && !closed_ports.is_new(&sent_again));
+        assert!(closed_ports.is_new(&dropped("203.0.113.1:40000", 2, 1)), "another attempt from its port");
+        assert!(closed_ports.is_new(&dropped("203.0.113.2:40000", 1, 1)));
+        let other_port = PacketDrop { destination: "10.0.0.2:81".parse().unwrap(), ..first };
+        assert!(closed_ports.is_new(&other_port), "a scan from one port");
+        for sequence in 100..100 + ROOM_OF_CLOSED_PORTS as u32 {
+            assert!(closed_ports.is_new(&dropped("203.0.113.1:40000", sequence, 2)));
+        }
+        assert_eq!(
+            (closed_ports.known.len(), closed_ports.order.len()),
+            (ROOM_OF_CLOSED_PORTS, ROOM_OF_CLOSED_PORTS)
+        );
+        assert!(closed_ports.is_new(&first), "the oldest are forgotten");
+        closed_ports.expire(Timestamp::from_seconds(3));
+        assert_eq!((closed_ports.known.len(), closed_ports.order.len()), (0, 0));
     }
 }

@@ -16,6 +16,7 @@
 //! observe_open ──► resolve ──► judge again: its rules are in use; a flow only where it was never told, or is denied by now
 //! ```
 
+mod accepted;
 mod attribute;
 mod auditor;
 mod counts;
@@ -26,6 +27,7 @@ mod enforcement;
 mod finding;
 mod flow;
 mod handshakes;
+mod histogram;
 mod names;
 mod open;
 mod raw_sockets;
@@ -35,13 +37,15 @@ pub(crate) mod testing;
 mod usage;
 mod violations;
 
+pub use accepted::{Accepted, AcceptedFlows, End as AcceptedEnd, Flows};
 pub use attribute::{Attribution, Owner, PodCgroup};
 pub use auditor::{Auditor, DnsServers, Settings, Tuple};
 pub use counts::{Counts, FlowKey};
 pub use dns::{DnsReading, UnreadableDns, is_truncated, read_dns};
-pub use enforcement::UnenforcedCause;
+pub use enforcement::{Enforced, Enforcement, Isolated, Tried, UnenforcedCause};
 pub use finding::{Finding, finding, reach};
 pub use flow::{ActorKind, Flow, FlowId, Peer, PeerKind, Subject};
+pub use histogram::Histogram;
 pub use names::{FRESH_AT_LEAST, NameCounts, Names, STALE, SeenName};
 pub use open::{Open, OpenConnections, OpenCounts};
 pub use raw_sockets::{RawSocketKey, RawSocketSeen, RawSockets};

@@ -4,7 +4,8 @@
 //!
 //! 1. an address that was rewritten at the socket is already the endpoint's;
 //! 2. a Service address is judged by all endpoints of its slices, where they agree (target ports!);
-//! 3. where they do not, the node's connection tracking is asked, by whoever calls: [`Judged::asks_for_translation`];
+//! 3. where they do not, the node's connection tracking is asked, by whoever calls: [`Judged::asks_for_translation`]. Of a
+//!    connection that is open for long it is asked first, since the endpoints were others: [`Judged::may_have_led_elsewhere`];
 //! 4. or the other end has shown itself. Both come as [`Observation::translated`].
 //!
 //! Above that the verdict is `unknown: endpoints disagree`.
@@ -15,6 +16,7 @@ use std::{
 };
 
 use foldhash::HashSet;
+use smallvec::SmallVec;
 
 use super::{Peer, PeerKind, SeenName};
 use crate::{
@@ -44,6 +46,17 @@ impl Judged {
             && seen.translated.is_none()
             && self.verdict.decision == Decision::Unknown(Gap::EndpointsDisagree)
     }
+
+    /// Whether it is judged by the endpoints that a Service has now, or has none.
+    pub fn may_have_led_elsewhere(&self, seen: &Observation) -> bool {
+        seen.direction == Direction::Egress
+            && seen.translated.is_none()
+            && (self.translation == Some(Translation::Endpoints)
+                || matches!(
+                    self.verdict.decision,
+                    Decision::Unknown(Gap::EndpointsDisagree | Gap::NoEndpoints)
+                ))
+    }
 }
 
 /// What the caller knows of the node itself, which is in no Kubernetes object.
@@ -72,8 +85,10 @@ pub(super) fn judge_pod(
     }
     let mut carried = *seen;
     if let Some(Translated { to, by }) = seen.translated {
-        // What is the same for all endpoints is told the same way, whether or not the other end was seen.
-        if by != Translation::Proxy {
+        // What is the same for all endpoints is told the same way, whether or not the other end was seen. One that is none of
+        // them any more is not judged by them.
+        let is_one = |all: &[Backend]| all.iter().any(|backend| backend.address() == to);
+        if by != Translation::Proxy && backends(cluster, seen, node).is_some_and(|all| is_one(&all)) {
             let judged = judge_as_addressed(cluster, pod, seen, node);
             if judged.translation == Some(Translation::Endpoints) {
                 return judged;
@@ -155,13 +170,23 @@ fn judge_as_addressed(cluster: &mut Cluster, pod: PodId, seen: &Observation, nod
     }
 }
 
-/// The Service behind a port of a node's address, if that is what `seen` asked for.
-pub(super) fn at_node_port(
+/// The endpoints of the Service that `seen` asked for, if it did.
+pub(super) fn backends(
     cluster: &Cluster,
     seen: &Observation,
     node: &NodeView<'_>,
-    ip: IpAddr,
-) -> Option<Endpoint> {
+) -> Option<SmallVec<[Backend; 4]>> {
+    let ip = seen.peer_ip();
+    let endpoint = at_node_port(cluster, seen, node, ip)
+        .unwrap_or_else(|| cluster.resolve(ip, seen.remote.port(), seen.protocol, seen.at));
+    match endpoint {
+        Endpoint::Service { backends, .. } => Some(backends),
+        _ => None,
+    }
+}
+
+/// The Service behind a port of a node's address, if that is what `seen` asked for.
+fn at_node_port(cluster: &Cluster, seen: &Observation, node: &NodeView<'_>, ip: IpAddr) -> Option<Endpoint> {
     let behind = cluster.node_port(seen.remote.port(), seen.protocol, ip, seen.at)?;
     let is_node = node.own_addresses.contains(&ip)
         || matches!(cluster.resolve(ip, seen.remote.port(), seen.protocol, seen.at), Endpoint::Node(_));
@@ -286,6 +311,11 @@ fn agree(a: &Verdict, b: &Verdict) -> bool {
     }
 }
 
+/// A mapped v4 address in its own form.
+pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
 fn asked_for(seen: &Observation) -> SocketAddr {
     seen.requested.unwrap_or(seen.remote)
 }
@@ -295,8 +325,7 @@ fn asked(seen: &Observation, judged: SocketAddr) -> Option<SocketAddr> {
     if seen.direction == Direction::Ingress {
         return None;
     }
-    let asked = asked_for(seen);
-    let asked = SocketAddr::new(asked.ip().to_canonical(), asked.port());
+    let asked = canonical(asked_for(seen));
     (asked != judged).then_some(asked)
 }
 

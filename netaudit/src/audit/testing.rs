@@ -26,5 +26,6 @@ pub(crate) fn observation() -> Observation {
         folded: None,
         handshake: None,
         translated: None,
+        maybe_repeated: false,
     }
 }

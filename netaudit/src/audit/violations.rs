@@ -1,14 +1,14 @@
-//! Violations by who, to whom and how they ended, in a bounded number of series.
+//! Violations by who, to whom and how they ended, in a bounded number of series. And suspected blocks, in the same way.
 //!
 //! When the budget is spent, peers fold into `other` first, then ports. The source workload stays, so that who did it is
 //! told, but for bare pods, whose names have no bound: beyond three times the quota they are `other` too. Each source
 //! namespace has a quota, so that one scanner cannot hide another's violations.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use foldhash::HashMap;
 
-use super::Finding;
+use super::{Finding, FlowId, UnenforcedCause};
 use crate::model::{Direction, PolicyId, Protocol, Timestamp};
 
 /// Stands for everything that has no series of its own.
@@ -33,8 +33,12 @@ pub struct ViolationKey {
     pub port: Option<u16>,
     /// What became of it.
     pub finding: Finding,
-    /// The deciding policy: the first in order of name where several isolate.
-    pub policy: Arc<PolicyId>,
+    /// Why it passed, where that is what became of it and it is known.
+    pub cause: Option<UnenforcedCause>,
+    /// The deciding policy: the first in order of name where several isolate. `None` where none denies it: a suspected block.
+    pub policy: Option<Arc<PolicyId>>,
+    /// The name of the exception that accepts it.
+    pub accepted: Option<Arc<str>>,
 }
 
 impl ViolationKey {
@@ -48,13 +52,15 @@ impl ViolationKey {
     }
 }
 
-/// How many violations, and when the last one was.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// How many violations, and which was the last.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ViolationCount {
     /// Denied flows.
     pub total: u64,
     /// Time of the last one.
     pub last: Timestamp,
+    /// The last one, in the flow log.
+    pub flow: FlowId,
 }
 
 /// How many series may exist.
@@ -64,11 +70,13 @@ pub struct Budget {
     pub series: usize,
     /// Series with full labels of one source namespace.
     pub per_namespace: usize,
+    /// How long a series stays after its last violation.
+    pub lifetime: Duration,
 }
 
 impl Default for Budget {
     fn default() -> Self {
-        Self { series: 10_000, per_namespace: 1_000 }
+        Self { series: 10_000, per_namespace: 1_000, lifetime: Duration::from_secs(24 * 3_600) }
     }
 }
 
@@ -88,16 +96,34 @@ impl Violations {
         Self { budget, series: HashMap::default(), of_namespace: HashMap::default(), folded: 0 }
     }
 
-    /// Counts some, the last of them at `at`. `bare` says that the source is a pod without a controller.
-    pub fn count(&mut self, key: ViolationKey, bare: bool, times: u64, at: Timestamp) {
+    /// Counts some, the last of them `flow` at `at`. `bare` says that the source is a pod without a controller.
+    pub fn count(&mut self, key: ViolationKey, bare: bool, times: u64, at: Timestamp, flow: &FlowId) {
         let key = self.admit(key, bare, times);
         if let Some(count) = self.series.get_mut(&key) {
             count.total += times;
-            count.last = count.last.max(at);
+            if at >= count.last {
+                count.last = at;
+                count.flow = flow.clone();
+            }
             return;
         }
         *self.of_namespace.entry(key.source_namespace.clone()).or_default() += 1;
-        self.series.insert(key, ViolationCount { total: times, last: at });
+        self.series.insert(key, ViolationCount { total: times, last: at, flow: flow.clone() });
+    }
+
+    /// Ends series of which there has been nothing new for their lifetime: their room is for others.
+    pub fn expire(&mut self, now: Timestamp) {
+        let (lifetime, of_namespace) = (self.budget.lifetime, &mut self.of_namespace);
+        self.series.retain(|key, count| {
+            let keep = now.since(count.last) < lifetime;
+            if !keep && let Some(series) = of_namespace.get_mut(&key.source_namespace) {
+                *series -= 1;
+                if *series == 0 {
+                    of_namespace.remove(&key.source_namespace);
+                }
+            }
+            keep
+        });
     }
 
     /// The key itself while there is room for it, else the least folded form that has room or exists.
@@ -138,10 +164,10 @@ impl Violations {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod testing {
     use super::*;
 
-    fn key(namespace: &str, workload: &str, destination: &str, port: u16) -> ViolationKey {
+    pub fn key(namespace: &str, workload: &str, destination: &str, port: u16) -> ViolationKey {
         ViolationKey {
             direction: Direction::Egress,
             source_namespace: namespace.into(),
@@ -151,8 +177,25 @@ mod tests {
             protocol: Protocol::Tcp,
             port: Some(port),
             finding: Finding::Unenforced,
-            policy: PolicyId { kind: "NetworkPolicy", namespace: "shop".into(), name: "deny".into() }.into(),
+            cause: None,
+            accepted: None,
+            policy: Some(
+                PolicyId { kind: "NetworkPolicy", namespace: "shop".into(), name: "deny".into() }.into(),
+            ),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{testing::key, *};
+
+    fn budget(series: usize, per_namespace: usize) -> Budget {
+        Budget { series, per_namespace, ..Budget::default() }
+    }
+
+    fn flow(sequence: u64) -> FlowId {
+        FlowId { run: "worker-1-run".into(), sequence }
     }
 
     fn total(violations: &Violations) -> u64 {
@@ -161,9 +204,15 @@ mod tests {
 
     #[test]
     fn a_port_scan_folds_and_neither_the_count_nor_the_source_is_lost() {
-        let mut violations = Violations::new(Budget { series: 100, per_namespace: 10 });
+        let mut violations = Violations::new(budget(100, 10));
         for port in 1..=65_535 {
-            violations.count(key("scan", "scanner", "db", port), false, 1, Timestamp(i64::from(port)));
+            violations.count(
+                key("scan", "scanner", "db", port),
+                false,
+                1,
+                Timestamp(i64::from(port)),
+                &flow(1),
+            );
         }
         assert_eq!(total(&violations), 65_535);
         assert!(violations.series().len() <= 21, "{}", violations.series().len());
@@ -173,9 +222,9 @@ mod tests {
 
     #[test]
     fn ever_new_bare_pods_are_bounded_too() {
-        let mut violations = Violations::new(Budget { series: 100, per_namespace: 10 });
+        let mut violations = Violations::new(budget(100, 10));
         for pod in 0..10_000 {
-            violations.count(key("jobs", &format!("job-{pod}"), "db", 1), true, 1, Timestamp(0));
+            violations.count(key("jobs", &format!("job-{pod}"), "db", 1), true, 1, Timestamp(0), &flow(1));
         }
         assert_eq!(total(&violations), 10_000);
         assert!(violations.series().len() <= 31, "{}", violations.series().len());
@@ -183,31 +232,32 @@ mod tests {
 
     #[test]
     fn one_scanner_does_not_hide_another_namespace() {
-        let mut violations = Violations::new(Budget { series: 100, per_namespace: 10 });
+        let mut violations = Violations::new(budget(100, 10));
         for port in 1..=1_000 {
-            violations.count(key("scan", "scanner", "db", port), false, 1, Timestamp(0));
+            violations.count(key("scan", "scanner", "db", port), false, 1, Timestamp(0), &flow(1));
         }
-        violations.count(key("quiet", "curious", "db", 5432), false, 1, Timestamp(1));
+        violations.count(key("quiet", "curious", "db", 5432), false, 1, Timestamp(1), &flow(1));
         assert!(violations.series().iter().any(|(k, _)| **k == key("quiet", "curious", "db", 5432)));
     }
 
     #[test]
     fn several_at_once_count_each() {
-        let mut violations = Violations::new(Budget { series: 1, per_namespace: 1 });
-        violations.count(key("a", "w", "db", 1), false, 5, Timestamp(7));
-        violations.count(key("a", "w", "db", 1), false, 2, Timestamp(3));
-        violations.count(key("a", "w", "db", 2), false, 4, Timestamp(1));
+        let mut violations = Violations::new(budget(1, 1));
+        violations.count(key("a", "w", "db", 1), false, 5, Timestamp(7), &flow(5));
+        violations.count(key("a", "w", "db", 1), false, 2, Timestamp(3), &flow(1));
+        violations.count(key("a", "w", "db", 2), false, 4, Timestamp(1), &flow(1));
         assert_eq!((total(&violations), violations.folded()), (11, 4));
-        let first = violations.series().into_iter().find(|(key, _)| key.port == Some(1)).map(|it| *it.1);
-        assert_eq!(first, Some(ViolationCount { total: 7, last: Timestamp(7) }));
+        let first =
+            violations.series().into_iter().find(|(key, _)| key.port == Some(1)).map(|it| it.1.clone());
+        assert_eq!(first, Some(ViolationCount { total: 7, last: Timestamp(7), flow: flow(5) }));
     }
 
     #[test]
     fn peers_fold_before_ports() {
-        let mut violations = Violations::new(Budget { series: 100, per_namespace: 1 });
-        violations.count(key("a", "w", "db", 1), false, 1, Timestamp(0));
-        violations.count(key("a", "w", "db", 2), false, 1, Timestamp(0));
-        violations.count(key("a", "w", "db", 3), false, 1, Timestamp(0));
+        let mut violations = Violations::new(budget(100, 1));
+        violations.count(key("a", "w", "db", 1), false, 1, Timestamp(0), &flow(1));
+        violations.count(key("a", "w", "db", 2), false, 1, Timestamp(0), &flow(1));
+        violations.count(key("a", "w", "db", 3), false, 1, Timestamp(0), &flow(1));
         let labels: Vec<_> = violations
             .series()
             .iter()
@@ -217,5 +267,27 @@ mod tests {
             labels,
             [(OTHER.to_owned(), None), (OTHER.to_owned(), Some(2)), ("db".to_owned(), Some(1))]
         );
+    }
+
+    #[test]
+    fn what_has_not_happened_for_long_makes_room() {
+        let mut violations = Violations::new(budget(10, 2));
+        let hours = |hours: i64| Timestamp::from_seconds(hours * 3_600);
+        for (port, at) in [(1, 0), (2, 20), (3, 21)] {
+            violations.count(key("a", "w", "db", port), false, 1, hours(at), &flow(1));
+        }
+        assert_eq!(violations.folded(), 1);
+        violations.expire(hours(24));
+        let ports = |violations: &Violations| -> Vec<_> {
+            violations.series().iter().map(|(key, _)| key.port).collect()
+        };
+        // The one that found no room is in another peer's name, which comes first.
+        assert_eq!(ports(&violations), [Some(3), Some(2)]);
+        // A quota that is free again.
+        violations.expire(hours(44));
+        violations.count(key("a", "w", "db", 4), false, 1, hours(44), &flow(2));
+        assert_eq!((ports(&violations), violations.folded()), (vec![Some(3), Some(4)], 1));
+        violations.expire(hours(100));
+        assert!(violations.series().is_empty() && violations.of_namespace.is_empty());
     }
 }

@@ -10,6 +10,7 @@
 //! ```
 
 mod addresses;
+mod changes;
 mod counts;
 mod ends;
 mod kinds;
@@ -24,7 +25,12 @@ mod tests;
 mod translation;
 mod verdict;
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use foldhash::{HashMap, HashSet};
 use smallvec::SmallVec;
@@ -32,6 +38,7 @@ use smallvec::SmallVec;
 pub use self::objects::{Broken, Kind, Namespace, Node, Object, ObjectKey, Pod, Service, Workload};
 use self::{
     addresses::{Addresses, Owner},
+    changes::Changes,
     names::Names,
     networks::PodNetworks,
     pods::Pods,
@@ -50,7 +57,7 @@ pub const REMEMBERED: Duration = Duration::from_secs(600);
 
 /// A pod in the index. Valid for at least [`REMEMBERED`] after the pod's deletion; never given to another pod.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct PodId(u32);
+pub struct PodId(pub(crate) u32);
 
 /// What an address stands for at a given time.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -85,6 +92,13 @@ pub struct Backend {
     pub port: u16,
     /// The pod that owns the address; `None` for a node, a hostNetwork pod or an address outside the cluster.
     pub pod: Option<PodId>,
+}
+
+impl Backend {
+    /// Where it is reached; a mapped v4 address in its own form.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::new(self.ip.to_canonical(), self.port)
+    }
 }
 
 /// The other end of a flow, as the caller resolved it.
@@ -143,6 +157,7 @@ pub struct Cluster {
     duplicates: BTreeMap<ObjectKey, Warning>,
     policies: Policies,
     evaluator: Evaluator,
+    changes: Changes,
     fixed: Fixed,
 }
 
@@ -182,7 +197,7 @@ impl Cluster {
             self.forget_broken(&broken, now);
         }
         match object {
-            Object::Namespace(namespace) => self.apply_namespace(namespace),
+            Object::Namespace(namespace) => self.apply_namespace(namespace, now),
             Object::Pod(pod) => self.apply_pod(pod, now),
             Object::Node(node) => self.apply_node(node, now),
             Object::Service(service) => self.apply_service(service, now),
@@ -195,11 +210,11 @@ impl Cluster {
             }
             Object::NetworkPolicy(policy) => {
                 let key = ObjectKey::new(Kind::NetworkPolicy, &policy.namespace, &policy.name);
-                return self.apply_policy(key, Declared::Network(policy));
+                return self.apply_policy(key, Declared::Network(policy), now);
             }
             Object::ClusterPolicy(policy) => {
                 let key = ObjectKey::new(policy.kind.into(), "", &policy.name);
-                return self.apply_policy(key, Declared::Cluster(policy));
+                return self.apply_policy(key, Declared::Cluster(policy), now);
             }
             Object::Foreign(kind, policy) => {
                 let key = ObjectKey::new(kind, &policy.namespace, &policy.name);
@@ -258,6 +273,7 @@ impl Cluster {
             },
             _ => match self.declared.remove(key) {
                 Some(entry) => {
+                    self.changes.policy_removed(key, now);
                     self.policies.remove(&entry.compiled.id);
                     true
                 }
@@ -298,6 +314,7 @@ impl Cluster {
             }
             warnings.extend(self.apply(object, now));
         }
+        self.changes.listed(kind);
         warnings
     }
 
@@ -347,13 +364,18 @@ impl Cluster {
         let before = (self.pods.len(), self.addresses.len());
         self.pods.expire(limit);
         self.addresses.expire(limit);
+        self.changes.expire(limit);
         self.generation += u64::from(before != (self.pods.len(), self.addresses.len()));
     }
 
-    fn apply_namespace(&mut self, mut namespace: Namespace) {
+    fn apply_namespace(&mut self, mut namespace: Namespace, now: Timestamp) {
         // The API server gives every namespace this label, whatever its manifest says (SetDefaults_Namespace).
         namespace.labels = namespace.labels.with(METADATA_NAME, &namespace.name);
-        if self.namespaces.get(&namespace.name) != Some(&namespace) {
+        let known = self.namespaces.get(&namespace.name);
+        if known != Some(&namespace) {
+            if known.is_some() {
+                self.changes.namespace(&namespace.name, now);
+            }
             self.policies.put_namespace(&NamespaceView {
                 name: namespace.name.clone(),
                 labels: namespace.labels.clone(),
@@ -383,6 +405,9 @@ impl Cluster {
                     .chain(slot.seen.iter().copied().filter(|_| pod.completed))
                     .collect();
                 let owner = owner_of(&slot.pod, id);
+                if slot.pod.labels != pod.labels {
+                    self.changes.pod(id, now);
+                }
                 self.release(&gone, &owner, now);
             }
         }
@@ -444,13 +469,14 @@ impl Cluster {
         self.generation += 1;
     }
 
-    fn apply_policy(&mut self, key: ObjectKey, declared: Declared) -> Vec<Warning> {
+    fn apply_policy(&mut self, key: ObjectKey, declared: Declared, now: Timestamp) -> Vec<Warning> {
         if let Some(known) = self.declared.get(&key).filter(|known| known.declared == declared) {
             return known.compiled.warnings.clone();
         }
         let compiled = Arc::new(declared.compile());
         let warnings = compiled.warnings.clone();
         self.policies.put(compiled.clone());
+        self.changes.policy(&key, now);
         self.declared.insert(key, PolicyEntry { declared, compiled });
         self.generation += 1;
         warnings

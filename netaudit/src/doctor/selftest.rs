@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::{
     kernel::{Event, Kernel},
-    model::{Comm, Direction, Observation, Outcome, RawSocketKind},
+    model::{Comm, Direction, Observation, OpenConnection, Outcome, RawSocketKind},
 };
 
 /// Something that the self-test does.
@@ -284,22 +284,23 @@ fn old_connection(kernel: &mut Kernel, before: &Before, own: &Comm) -> Result {
     if let Err(error) = looked {
         return Result::Unseen(error);
     }
-    let is_found = |direction: Direction, local: SocketAddr, remote: SocketAddr| {
-        found.iter().any(|open| {
+    let find = |direction: Direction, local: SocketAddr, remote: SocketAddr| {
+        let is_it = |open: &&OpenConnection| {
             let seen = &open.seen;
             (open.unknown_end, open.is_told, seen.direction) == (None, false, direction)
                 && (seen.local, seen.remote, seen.actor.comm) == (local, remote, *own)
-        })
+        };
+        found.iter().find(is_it).map(|open| open.seen.handshake)
     };
     for (client, server) in ends {
-        for (direction, local, remote) in
-            [(Direction::Egress, client, server), (Direction::Ingress, server, client)]
-        {
-            if !is_found(direction, local, remote) {
-                return Result::Unseen(format!(
-                    "no {direction} end of {client} to {server} with its process"
-                ));
-            }
+        let found = [find(Direction::Egress, client, server), find(Direction::Ingress, server, client)];
+        let [Some(made), Some(accepted)] = found else {
+            return Result::Unseen(format!("not both ends of {client} to {server} with their process"));
+        };
+        if made.is_none() || made != accepted {
+            return Result::Unseen(format!(
+                "nothing tells that the ends of {client} to {server} are of one connection"
+            ));
         }
     }
     Result::Works

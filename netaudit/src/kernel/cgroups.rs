@@ -87,7 +87,8 @@ impl Hierarchy {
                 Err(_) => continue,
             };
             first = false;
-            found.push(Event::Cgroup { id: CgroupId(meta.ino()), path: relative(&self.mount, &directory) });
+            let path = relative(&self.mount, &directory);
+            found.push(Event::Cgroup { id: CgroupId(meta.ino()), path, made: None });
             open.extend(
                 entries
                     .flatten()

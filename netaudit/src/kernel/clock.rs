@@ -31,6 +31,11 @@ impl Clock {
         Timestamp(i64::try_from(boot).unwrap_or(i64::MAX).saturating_add(self.offset))
     }
 
+    /// The inverse of [`Clock::wall`].
+    pub fn since_boot(&self, time: Timestamp) -> u64 {
+        u64::try_from(time.0.saturating_sub(self.offset)).unwrap_or(0)
+    }
+
     /// This moment.
     pub fn time(&self) -> Timestamp {
         self.wall(Self::boot())

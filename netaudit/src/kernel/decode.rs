@@ -177,6 +177,7 @@ pub(super) fn observation(record: &FlowRecord, clock: &Clock) -> Observation {
         handshake: NonZeroU32::new(record.detail).filter(|_| is_made),
         folded: None,
         translated: None,
+        maybe_repeated: false,
     }
 }
 
@@ -230,6 +231,7 @@ pub(super) fn packet_drop(record: &DropRecord, clock: &Clock) -> Result<PacketDr
         // A SYN without an ACK opens; of a datagram only connection tracking can say so.
         opens: protocol == Protocol::Tcp || record.tracked == 1,
         folded: None,
+        maybe_repeated: false,
     })
 }
 
@@ -274,17 +276,19 @@ fn local_address(record: &FlowRecord, v4: bool) -> SocketAddr {
 pub fn decode_removed(bytes: &[u8]) -> Option<Event> {
     let record: CgroupRecord =
         take(bytes).filter(|record: &CgroupRecord| record.kind == kind::CGROUP_REMOVED)?;
-    cgroup_path(&record).ok()
+    let path = cgroup_path(&record).ok()?;
+    Some(Event::Cgroup { id: CgroupId(record.id), path, made: None })
 }
 
 fn cgroup(record: &CgroupRecord, clock: &Clock) -> Result<Event, DecodeError> {
     if record.kind == kind::CGROUP_REMOVED {
         return Ok(Event::CgroupGone { id: CgroupId(record.id), at: clock.wall(record.at) });
     }
-    cgroup_path(record)
+    let made = Some(clock.wall(record.at));
+    cgroup_path(record).map(|path| Event::Cgroup { id: CgroupId(record.id), path, made })
 }
 
-fn cgroup_path(record: &CgroupRecord) -> Result<Event, DecodeError> {
+fn cgroup_path(record: &CgroupRecord) -> Result<String, DecodeError> {
     let length = record.length as usize;
     // A path that ends at the last byte of its room was cut, and would name another cgroup.
     if length == 0 || length >= CGROUP_PATH - 1 {
@@ -292,7 +296,7 @@ fn cgroup_path(record: &CgroupRecord) -> Result<Event, DecodeError> {
     }
     let path = std::str::from_utf8(&record.path[..length]).map_err(|_| DecodeError::Path)?;
     let path = below(path, record.below).ok_or(DecodeError::Path)?;
-    Ok(Event::Cgroup { id: CgroupId(record.id), path: path.to_owned() })
+    Ok(path.to_owned())
 }
 
 /// The last components of `path`, which are those below the watched cgroup; all of it where `levels` is 0.

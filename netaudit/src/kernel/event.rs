@@ -23,6 +23,8 @@ pub enum Event {
         id: CgroupId,
         /// Its path from [`Kernel::cgroup_mount`](super::Kernel::cgroup_mount), such as `/kubepods/burstable/pod<uid>/<container>`.
         path: String,
+        /// When it was made, unless it comes from a scan.
+        made: Option<Timestamp>,
     },
     /// A cgroup is gone. Flows of its processes may still follow.
     CgroupGone {

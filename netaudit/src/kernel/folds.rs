@@ -273,6 +273,7 @@ mod tests {
             folded: Some(Folded { count: NonZeroU64::new(4).unwrap(), first: Timestamp(1_500) }),
             handshake: None,
             translated: None,
+            maybe_repeated: false,
         };
         assert_eq!(seen, Some(expected));
         assert_eq!((expected.count(), expected.first()), (4, Timestamp(1_500)));

@@ -13,8 +13,9 @@ use netaudit_ebpf::abi;
 use super::{
     Clock, Event, LoadError, RecordCount,
     folds::{self, Folds},
+    kept::{self, Kept},
     pins::{Generation, PinError},
-    ring::Ring,
+    ring::{Position, Ring},
     tallies::{self, Tallies, sum},
 };
 use crate::model::Timestamp;
@@ -138,7 +139,11 @@ fn map(generation: &Generation, name: &str) -> io::Result<MapData> {
 }
 
 fn ring(generation: &Generation) -> io::Result<Ring> {
-    Ring::new(Map::RingBuf(map(generation, "RECORDS")?))
+    // One of a version that did not keep it may have told of everything.
+    let taken = map(generation, kept::MAP).map(Map::Array).map_or(Ok(Position::new(usize::MAX)), |map| {
+        Kept::new(map).map(|kept| kept.taken()).map_err(io::Error::other)
+    });
+    Ring::new(Map::RingBuf(map(generation, "RECORDS")?), taken?)
 }
 
 fn open(generation: Generation, span: Span) -> io::Result<Former> {

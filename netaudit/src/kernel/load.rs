@@ -163,7 +163,7 @@ const CORE: [(&str, Hook); 13] = [
 ];
 
 /// All maps, by name: what a run that takes over programs needs of them, and what the programs keep for themselves.
-const MAPS: [&str; 22] = [
+const MAPS: [&str; 23] = [
     "ATTEMPTS",
     "AYA_LOGS",
     "DNS_COUNTS",
@@ -178,6 +178,7 @@ const MAPS: [&str; 22] = [
     "FOLDS_BY_SUBJECT_A",
     "FOLDS_BY_SUBJECT_B",
     "FOLD_COUNTS",
+    "KEPT",
     "NAMESPACES",
     "PATHS",
     "PEERS",

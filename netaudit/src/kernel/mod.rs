@@ -31,6 +31,7 @@ mod first;
 mod folds;
 mod former;
 mod host;
+mod kept;
 mod load;
 mod open;
 mod outcome;
@@ -79,6 +80,7 @@ use dns::DnsCounts;
 use drops::Drops;
 use folds::Folds;
 use former::{Former, Formers, Span};
+use kept::Kept;
 use load::{Loaded, Pinned};
 use reader::Reader;
 use ring::Ring;
@@ -158,6 +160,7 @@ pub struct Kernel {
     hierarchy: Hierarchy,
     features: Vec<Feature>,
     ring: Ring,
+    kept: Kept,
     tallies: Tallies,
     folds: Folds,
     /// Links of which aya knows nothing, where they are not pinned.
@@ -166,6 +169,8 @@ pub struct Kernel {
     dns: DnsCounts,
     host_netns: NetnsCookie,
     clock: Clock,
+    /// When this run began.
+    loaded: Timestamp,
     undecodable: u64,
     ready: OnceLock<io::Result<AsyncFd<OwnedFd>>>,
     /// What the programs say of themselves; hardly ever anything.
@@ -192,7 +197,8 @@ impl Kernel {
         let host_netns = own_netns().map_err(LoadError::Netns)?;
         let Loaded { mut ebpf, folds, links, hierarchy, features, pinned } = load::load(options, host_netns)?;
         let ring = ebpf.take_map("RECORDS").ok_or(LoadError::Lacks("RECORDS"))?;
-        let ring = Ring::new(ring).map_err(LoadError::Ring)?;
+        let kept = Kept::new(ebpf.take_map(kept::MAP).ok_or(LoadError::Lacks(kept::MAP))?)?;
+        let ring = Ring::new(ring, kept.taken()).map_err(LoadError::Ring)?;
         let tallies = ebpf.take_map(tallies::MAP).ok_or(LoadError::Lacks(tallies::MAP))?;
         let tallies = Tallies::new(tallies)?;
         let drops = Drops::new(&mut ebpf)?;
@@ -201,18 +207,21 @@ impl Kernel {
         let log = EbpfLogger::init(&mut ebpf)
             .inspect_err(|error| tracing::warn!(%error, "the eBPF programs' log cannot be read"))
             .ok();
+        let clock = Clock::now();
         let mut kernel = Self {
             ebpf,
             hierarchy,
             features,
             ring,
+            kept,
             tallies,
             folds,
             _links: links,
             drops,
             dns,
             host_netns,
-            clock: Clock::now(),
+            clock,
+            loaded: clock.time(),
             undecodable: 0,
             ready: OnceLock::new(),
             log,
@@ -330,8 +339,9 @@ impl Kernel {
         self.iterate("scan_files").map(drop)
     }
 
-    /// Begins a look at all open connections, of which those that no hook told are told as such by two looks; after that they
-    /// are taken for told. It also does what [`Kernel::look_for_raw_sockets`] does. `None` where the kernel cannot look.
+    /// Begins a look at all open connections. Those that no hook told are told as such by each look, until somebody
+    /// [says](Kernel::told_open) that they are told. It also does what [`Kernel::look_for_raw_sockets`] does. `None` where the kernel
+    /// cannot look.
     ///
     /// # Errors
     ///
@@ -341,7 +351,16 @@ impl Kernel {
         load::switch(&mut self.ebpf, abi::SWITCH_OPEN, true)
             .map_err(|error| ScanError::Switch(error.into()))?;
         let Some(file) = self.open_iterator(NAME)? else { return Ok(None) };
-        Look::begin(file, self.clock).map(Some).map_err(|error| ScanError::Read(NAME, error))
+        Look::begin(file, self.clock, self.loaded).map(Some).map_err(|error| ScanError::Read(NAME, error))
+    }
+
+    /// Whatever looks found up to `until` has been told, for good: looks take it for told from now on, those of later runs too.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn told_open(&mut self, until: Timestamp) -> Result<(), MapError> {
+        self.kept.tell(self.clock.since_boot(until))
     }
 
     /// Runs an iterator to its end; returns what it wrote. Nothing where the kernel does not have it.
@@ -383,7 +402,7 @@ impl Kernel {
     /// Takes up to `max` records out of the ring, passes what they say to `sink` in their order, and returns how many
     /// it took. Call it every 10 to 50 ms, and when [`Kernel::ready`] tells that the ring fills up.
     ///
-    /// Where the programs are pinned, the room of these records is given back to the kernel with [`Kernel::release`] only.
+    /// What an earlier run may have told of already says so. Where the programs are pinned, the room of these records is given back to the kernel with [`Kernel::release`] only.
     pub fn drain(&mut self, max: usize, sink: &mut dyn FnMut(Event)) -> usize {
         if let Some(log) = &mut self.log {
             log.flush();
@@ -419,6 +438,8 @@ impl Kernel {
         taken += reader.read(&mut self.ring, self.span, max.saturating_sub(taken));
         if self.pinned.is_none() {
             self.ring.release(self.ring.position());
+        } else if let Err(error) = self.kept.take(self.ring.position()) {
+            tracing::warn!(%error, "if this agent is killed, the next one may tell some flows again without saying so");
         }
         taken
     }

@@ -18,7 +18,7 @@ use super::{
     btf::{BtfError, Field, Types},
     decode,
 };
-use crate::model::{OpenConnection, Protocol};
+use crate::model::{Observation, OpenConnection, Protocol, Timestamp};
 
 /// What the kernel gives at once: the size of its own buffer.
 const CHUNK: usize = 32 << 10;
@@ -60,6 +60,8 @@ pub fn feature(sockets: &Feature, ends: Result<(), BtfError>) -> Feature {
 pub struct Look {
     chunks: Receiver<io::Result<Vec<u8>>>,
     clock: Clock,
+    /// When this agent run began: what was found before, another one may have told.
+    run: Timestamp,
     chunk: Vec<u8>,
     /// How many bytes of it are taken.
     taken: usize,
@@ -82,10 +84,10 @@ impl Look {
     /// # Errors
     ///
     /// When no thread can be had.
-    pub(super) fn begin(file: File, clock: Clock) -> io::Result<Self> {
+    pub(super) fn begin(file: File, clock: Clock, run: Timestamp) -> io::Result<Self> {
         let (sender, chunks) = sync_channel(WAITING);
         thread::Builder::new().name("look".to_owned()).spawn(move || read(file, &sender))?;
-        Ok(Self { chunks, clock, chunk: Vec::new(), taken: 0 })
+        Ok(Self { chunks, clock, run, chunk: Vec::new(), taken: 0 })
     }
 
     /// Takes up to `max` connections of those that were found so far, without waiting for more.
@@ -131,7 +133,8 @@ impl Look {
     fn next(&mut self, sink: &mut dyn FnMut(OpenConnection)) {
         let rest = self.chunk.get(self.taken..).unwrap_or_default();
         if let Some(found) = rest.get(..size_of::<FlowRecord>()).and_then(|it| open_of(it, &self.clock)) {
-            sink(found);
+            let maybe_repeated = !found.is_told && found.seen.at < self.run;
+            sink(OpenConnection { seen: Observation { maybe_repeated, ..found.seen }, ..found });
         }
         self.taken += size_of::<FlowRecord>();
     }
@@ -141,7 +144,8 @@ fn open_of(bytes: &[u8], clock: &Clock) -> Option<OpenConnection> {
     let record = decode::take_flow(bytes)?;
     let unknown_end =
         (record.kind == open::UNKNOWN_END).then(|| open::reason(record.detail).unwrap_or("kernel"));
-    let mut seen = decode::observation(&FlowRecord { detail: 0, ..record }, clock);
+    let detail = if unknown_end.is_some() { 0 } else { record.detail };
+    let mut seen = decode::observation(&FlowRecord { detail, ..record }, clock);
     seen.protocol = Protocol::Tcp;
     seen.waited = Duration::ZERO;
     Some(OpenConnection {

@@ -18,14 +18,20 @@ impl Reader<'_> {
         while taken < max {
             let Some(record) = ring.next() else { break };
             taken += 1;
-            match decode(record, self.clock) {
+            let decoded = decode(record, self.clock);
+            let maybe_repeated = ring.is_read_again();
+            match decoded {
                 Ok(event) if !span.holds(&event) => {}
-                Ok(Event::Cgroup { id, path }) => {
-                    (self.sink)(Event::Cgroup { id, path: self.hierarchy.path_from_mount(path) });
+                Ok(Event::Cgroup { id, path, made }) => {
+                    (self.sink)(Event::Cgroup { id, path: self.hierarchy.path_from_mount(path), made });
                 }
-                Ok(event) => {
-                    match &event {
-                        Event::Flow(seen) => self.drops.meet(seen.netns),
+                Ok(mut event) => {
+                    match &mut event {
+                        Event::Flow(seen) => {
+                            seen.maybe_repeated = maybe_repeated;
+                            self.drops.meet(seen.netns);
+                        }
+                        Event::Drop(seen) => seen.maybe_repeated = maybe_repeated,
                         Event::RawSocket(seen) => self.drops.meet(seen.netns),
                         _ => {}
                     }

@@ -27,6 +27,11 @@ impl Position {
         Self(bytes)
     }
 
+    /// How many bytes it is after.
+    pub const fn bytes(self) -> usize {
+        self.0
+    }
+
     /// How many bytes lie between an earlier position and this one.
     pub fn since(self, earlier: Self) -> usize {
         self.0.wrapping_sub(earlier.0)
@@ -41,6 +46,8 @@ pub struct Ring {
     page: usize,
     mask: usize,
     read: usize,
+    /// Up to where an earlier reader has read.
+    read_before: usize,
     /// The producer's position as it was last seen.
     written: usize,
     released: usize,
@@ -50,12 +57,12 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// Begins where the ring was last released.
+    /// Begins where the ring was last released. An earlier reader has read up to `read_before`, which may be further.
     ///
     /// # Errors
     ///
     /// When `map` is no ring, or its pages cannot be mapped.
-    pub fn new(map: Map) -> io::Result<Self> {
+    pub fn new(map: Map, read_before: Position) -> io::Result<Self> {
         let Map::RingBuf(map) = map else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the map is no ring"));
         };
@@ -75,6 +82,7 @@ impl Ring {
             page,
             mask: size - 1,
             read: released,
+            read_before: read_before.0.min(written),
             written,
             released,
             corrupt: 0,
@@ -114,6 +122,11 @@ impl Ring {
     /// Up to where records have been read.
     pub fn position(&self) -> Position {
         Position(self.read)
+    }
+
+    /// Whether the record that was read last had been read by an earlier reader.
+    pub fn is_read_again(&self) -> bool {
+        self.read <= self.read_before
     }
 
     /// Up to where they have been released.

@@ -1,10 +1,18 @@
 //! Which families the agent exports, and where each number comes from.
 
+use std::time::{Duration, SystemTime};
+
 use prometheus_client::registry::Unit;
 
-use super::family::{Family, Labels};
+use super::{
+    enforcement::enforcement,
+    family::{Family, Labels, Value},
+};
 use crate::{
-    audit::{Auditor, Missing, NameCounts, Names, RawSocketKey, RuleUsage, ViolationKey},
+    audit::{
+        Accepted, Auditor, Missing, NameCounts, Names, RawSocketKey, RuleUsage, UnenforcedCause,
+        ViolationCount, ViolationKey,
+    },
     cluster::Kind,
     kernel::{DnsCount, DropCount, Feature, Lookups, Loss, RecordCount},
     model::{Direction, Timestamp},
@@ -53,8 +61,14 @@ pub struct AgentState<'a> {
 
 impl AgentState<'_> {
     /// A time as Prometheus wants it: seconds of today's wall clock.
-    fn wall_seconds(&self, time: Timestamp) -> f64 {
+    pub(super) fn wall_seconds(&self, time: Timestamp) -> f64 {
         Timestamp(time.0.saturating_add(self.correction)).as_seconds()
+    }
+
+    /// The same as exemplars want it.
+    fn wall_time(&self, time: Timestamp) -> SystemTime {
+        let nanoseconds = u64::try_from(time.0.saturating_add(self.correction)).unwrap_or(0);
+        SystemTime::UNIX_EPOCH + Duration::from_nanos(nanoseconds)
     }
 }
 
@@ -62,6 +76,8 @@ pub(super) fn families(state: &AgentState<'_>) -> Vec<Family> {
     let mut families = vec![build_info(), start(state)];
     families.extend(flows(state));
     families.extend(violations(state));
+    families.extend(accepted(state));
+    families.extend(enforcement(state));
     families.extend(rules(state));
     families.extend(open(state));
     families.extend(health(state));
@@ -102,12 +118,17 @@ fn flows(state: &AgentState<'_>) -> [Family; 2] {
     ]
 }
 
-fn violations(state: &AgentState<'_>) -> [Family; 3] {
+fn violations(state: &AgentState<'_>) -> [Family; 5] {
     let violations = state.auditor.violations();
     let series = violations.series();
+    let suspected = state.auditor.suspected_blocks().series();
+    let total = |count: &ViolationCount| {
+        let by = vec![("flow_id", count.flow.to_string())];
+        Value::Named { total: count.total as f64, by, at: state.wall_time(count.last) }
+    };
     [
         Family::counter("netaudit_violations", "Denied flows, whatever became of them")
-            .with_all(series.iter().map(|(key, count)| (violation_labels(key), count.total as f64))),
+            .with_values(series.iter().map(|(key, count)| (violation_labels(key), total(count)))),
         Family::gauge(
             "netaudit_violation_last_timestamp",
             "Time of the last denied flow of this series; alert on this one, since a counter born at 1 has no increase",
@@ -119,10 +140,41 @@ fn violations(state: &AgentState<'_>) -> [Family; 3] {
             "Denied flows that were counted with folded labels, since the budget of series is spent",
         )
         .with(vec![], violations.folded() as f64),
+        Family::counter("netaudit_suspected_blocks", "Allowed flows that something on their way seems to have stopped")
+            .with_values(suspected.iter().map(|(key, count)| (ends(key), total(count)))),
+        Family::gauge("netaudit_suspected_block_last_timestamp", "Time of the last suspected block of this series")
+            .unit(Unit::Seconds)
+            .with_all(suspected.iter().map(|(key, count)| (ends(key), state.wall_seconds(count.last)))),
+    ]
+}
+
+/// Exceptions, and those that are over: whoever stands for one wants to know.
+fn accepted(state: &AgentState<'_>) -> [Family; 2] {
+    let accepted = &state.auditor.accepted().0;
+    let labels = |it: &Accepted| vec![("name", it.name.to_string()), ("owner", it.owner.to_string())];
+    let now = Timestamp(state.now.0.saturating_add(state.correction));
+    [
+        Family::gauge("netaudit_accepted_expires_timestamp", "Until when an exception accepts violations")
+            .unit(Unit::Seconds)
+            .with_all(accepted.iter().map(|it| (labels(it), it.until.as_seconds()))),
+        Family::gauge(
+            "netaudit_accepted_expired",
+            "Whether an exception is over: what it accepted counts in full again",
+        )
+        .with_all(accepted.iter().map(|it| (labels(it), f64::from(u8::from(it.until <= now))))),
     ]
 }
 
 fn violation_labels(key: &ViolationKey) -> Labels {
+    let mut labels = ends(key);
+    labels.push(("finding", key.finding.to_string()));
+    labels.push(("policy", key.policy.as_ref().map(ToString::to_string).unwrap_or_default()));
+    labels.push(("cause", key.cause.map_or("", UnenforcedCause::as_str).to_owned()));
+    labels.push(("accepted", key.accepted.as_deref().unwrap_or_default().to_owned()));
+    labels
+}
+
+fn ends(key: &ViolationKey) -> Labels {
     vec![
         ("direction", key.direction.to_string()),
         ("source_namespace", key.source_namespace.to_string()),
@@ -131,8 +183,6 @@ fn violation_labels(key: &ViolationKey) -> Labels {
         ("destination_workload", key.destination_workload.to_string()),
         ("protocol", key.protocol.to_string()),
         ("port", key.port.map_or_else(|| crate::audit::OTHER.to_owned(), |port| port.to_string())),
-        ("finding", key.finding.to_string()),
-        ("policy", key.policy.to_string()),
     ]
 }
 
@@ -202,7 +252,7 @@ fn unused(state: &AgentState<'_>, rules: &[&RuleUsage]) -> [Family; 2] {
     for usage in rules {
         let missing = match usage.unused(state.now, &needs) {
             Ok(is_unused) => {
-                unused.samples.push((rule_labels(usage), f64::from(u8::from(is_unused))));
+                unused = unused.with(rule_labels(usage), f64::from(u8::from(is_unused)));
                 None
             }
             Err(missing) => Some(missing),
@@ -210,7 +260,7 @@ fn unused(state: &AgentState<'_>, rules: &[&RuleUsage]) -> [Family; 2] {
         for kind in Missing::ALL {
             let mut labels = rule_labels(usage);
             labels.push(("missing", kind.as_str().to_owned()));
-            evidence.samples.push((labels, f64::from(u8::from(missing == Some(kind)))));
+            evidence = evidence.with(labels, f64::from(u8::from(missing == Some(kind))));
         }
     }
     [unused, evidence]

@@ -1,11 +1,15 @@
 //! Metric families as plain values, and their way into prometheus-client's encoders.
 
+use std::{sync::atomic::AtomicU64, time::SystemTime};
+
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, NoLabelSet},
-    metrics::MetricType,
+    encoding::{DescriptorEncoder, EncodeMetric as _, MetricEncoder, NoLabelSet},
+    metrics::{MetricType, exemplar::CounterWithExemplar},
     registry::Unit,
 };
+
+use crate::audit::Histogram;
 
 /// Label names are ours, label values come from the cluster.
 pub(super) type Labels = Vec<(&'static str, String)>;
@@ -15,6 +19,20 @@ pub(super) type Labels = Vec<(&'static str, String)>;
 pub(super) enum Kind {
     Counter,
     Gauge,
+    Histogram,
+}
+
+/// What one series is now.
+#[derive(Clone, PartialEq, Debug)]
+pub(super) enum Value {
+    Number(f64),
+    /// A counter whose latest increment is named: only OpenMetrics has room for that.
+    Named {
+        total: f64,
+        by: Labels,
+        at: SystemTime,
+    },
+    Ranges(Histogram),
 }
 
 /// One metric family with its samples.
@@ -25,16 +43,24 @@ pub(super) struct Family {
     pub help: &'static str,
     pub unit: Option<Unit>,
     pub kind: Kind,
-    pub samples: Vec<(Labels, f64)>,
+    pub samples: Vec<(Labels, Value)>,
 }
 
 impl Family {
+    fn new(kind: Kind, name: &'static str, help: &'static str) -> Self {
+        Self { name, help, unit: None, kind, samples: Vec::new() }
+    }
+
     pub fn counter(name: &'static str, help: &'static str) -> Self {
-        Self { name, help, unit: None, kind: Kind::Counter, samples: Vec::new() }
+        Self::new(Kind::Counter, name, help)
     }
 
     pub fn gauge(name: &'static str, help: &'static str) -> Self {
-        Self { name, help, unit: None, kind: Kind::Gauge, samples: Vec::new() }
+        Self::new(Kind::Gauge, name, help)
+    }
+
+    pub fn histogram(name: &'static str, help: &'static str) -> Self {
+        Self::new(Kind::Histogram, name, help)
     }
 
     pub fn unit(self, unit: Unit) -> Self {
@@ -42,11 +68,15 @@ impl Family {
     }
 
     pub fn with(mut self, labels: Labels, value: f64) -> Self {
-        self.samples.push((labels, value));
+        self.samples.push((labels, Value::Number(value)));
         self
     }
 
-    pub fn with_all(mut self, samples: impl IntoIterator<Item = (Labels, f64)>) -> Self {
+    pub fn with_all(self, samples: impl IntoIterator<Item = (Labels, f64)>) -> Self {
+        self.with_values(samples.into_iter().map(|(labels, value)| (labels, Value::Number(value))))
+    }
+
+    pub fn with_values(mut self, samples: impl IntoIterator<Item = (Labels, Value)>) -> Self {
         self.samples.extend(samples);
         self
     }
@@ -68,17 +98,34 @@ impl Collector for Families {
             let kind = match family.kind {
                 Kind::Counter => MetricType::Counter,
                 Kind::Gauge => MetricType::Gauge,
+                Kind::Histogram => MetricType::Histogram,
             };
             let mut metric =
                 encoder.encode_descriptor(family.name, family.help, family.unit.as_ref(), kind)?;
             for (labels, value) in &family.samples {
-                let mut sample = metric.encode_family(labels)?;
-                match family.kind {
-                    Kind::Counter => sample.encode_counter::<NoLabelSet, f64, f64>(value, None)?,
-                    Kind::Gauge => sample.encode_gauge(value)?,
-                }
+                encode(family.kind, value, metric.encode_family(labels)?)?;
             }
         }
         Ok(())
+    }
+}
+
+fn encode(kind: Kind, value: &Value, mut sample: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
+    match value {
+        Value::Number(value) if kind == Kind::Counter => {
+            sample.encode_counter::<NoLabelSet, f64, f64>(value, None)
+        }
+        Value::Number(value) => sample.encode_gauge(value),
+        Value::Named { total, by, at } => {
+            let counter = CounterWithExemplar::<Labels, f64, AtomicU64>::default();
+            // What is named is the last one of them.
+            counter.inc_by(*total - 1.0, None, None);
+            counter.inc_by(1.0, Some(by.clone()), Some(*at));
+            counter.encode(sample)
+        }
+        Value::Ranges(histogram) => {
+            let ranges: Vec<(f64, u64)> = histogram.ranges().collect();
+            sample.encode_histogram::<NoLabelSet>(histogram.sum(), histogram.count(), &ranges, None)
+        }
     }
 }

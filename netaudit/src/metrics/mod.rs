@@ -3,6 +3,7 @@
 //! Names, labels and meaning are an API, described in the README. Every label's values are bounded: there is no address, no
 //! pod name and no ephemeral port.
 
+mod enforcement;
 mod families;
 mod family;
 

@@ -237,6 +237,8 @@ pub struct Observation {
     pub folded: Option<Folded>,
     /// Where its packets went, where that is known and another address than the socket's.
     pub translated: Option<Translated>,
+    /// Whether an earlier agent run, which ended before it was done with this record, may have told of it.
+    pub maybe_repeated: bool,
 }
 
 /// Where packets went that were addressed to somewhere else.
@@ -338,6 +340,8 @@ pub struct PacketDrop {
     /// Where there were too many to tell of each: how many alike this one stands for. Then the source's port and the
     /// sequence number are 0.
     pub folded: Option<Folded>,
+    /// As of an [`Observation`].
+    pub maybe_repeated: bool,
 }
 
 impl PacketDrop {

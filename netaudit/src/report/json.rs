@@ -20,6 +20,8 @@ struct Line<'a> {
     last_time: Option<String>,
     flow_id: String,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
+    maybe_repeated: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     folded: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     count: Option<u64>,
@@ -167,6 +169,7 @@ pub fn flow_line(flow: &Flow, cluster: &Cluster, node: &str, correction: i64, li
         time: time(seen.first()),
         last_time: seen.folded.map(|_| time(seen.at)),
         flow_id: flow.id.to_string(),
+        maybe_repeated: seen.maybe_repeated,
         folded: seen.folded.is_some(),
         count: seen.folded.map(|folded| folded.count.get()),
         open_before_start: flow.open == Some(Open::BeforeStart),

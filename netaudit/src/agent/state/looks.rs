@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::State;
+use super::{State, asking};
 use crate::{
-    audit::Tuple,
     kernel::{Look, Looked},
-    model::Timestamp,
+    model::{OpenConnection, Timestamp},
+    report::FlowLog,
 };
 
 /// Open connections that are taken, or judged, at once: they may all come together, and nothing waits for them.
@@ -15,10 +15,19 @@ const BATCH: usize = 512;
 /// What is under way.
 #[derive(Debug)]
 enum Stage {
-    /// Connections are being found.
-    Finding(Look),
-    /// All were found, and are being judged.
-    Judging,
+    /// Connections are being found: with when the latest one was.
+    Finding(Look, Option<Timestamp>),
+    /// All until then were found, and are being judged.
+    Judging(Option<Timestamp>),
+}
+
+/// A look that has been judged, and has not been written yet.
+#[derive(Clone, Copy, Debug)]
+struct Unwritten {
+    /// When the latest connection was found.
+    until: Timestamp,
+    /// Flows that the flow log will have written then.
+    flows: u64,
 }
 
 /// When was looked, and what is under way.
@@ -30,11 +39,12 @@ pub(super) struct Looks {
     /// When packet sockets were looked for before that.
     raw_sockets: Timestamp,
     stage: Option<Stage>,
+    unwritten: Option<Unwritten>,
 }
 
 impl Looks {
     pub fn new(every: Duration, now: Timestamp) -> Self {
-        Self { every, begun: None, raw_sockets: now, stage: None }
+        Self { every, begun: None, raw_sockets: now, stage: None, unwritten: None }
     }
 }
 
@@ -57,7 +67,7 @@ impl State {
         match begun {
             Ok(Some(look)) => {
                 auditor.begin_look();
-                looks.stage = Some(Stage::Finding(look));
+                looks.stage = Some(Stage::Finding(look, None));
             }
             Ok(None) => {}
             Err(error) => tracing::warn!(%error, "open sockets could not be looked through"),
@@ -66,29 +76,28 @@ impl State {
 
     /// Takes, or judges, a few of the connections of the look that is under way. Returns how many at least.
     pub(super) fn take_open(&mut self) -> usize {
-        let mut done = 0;
+        let (mut done, mut judged) = (0, None);
         let Self { looks, auditor, told, conntrack, .. } = self;
         match &mut looks.stage {
             None => return 0,
-            Some(Stage::Finding(look)) => {
-                let mut observe = |open| {
+            Some(Stage::Finding(look, latest)) => {
+                let mut observe = |open: OpenConnection| {
                     done += 1;
+                    *latest = (*latest).max(Some(open.looked));
                     auditor.observe_open(&open, &mut told.flows);
                 };
                 match look.take(BATCH, &mut observe) {
                     Looked::InPart => {}
-                    Looked::Whole => looks.stage = Some(Stage::Judging),
+                    Looked::Whole => looks.stage = Some(Stage::Judging(*latest)),
                     Looked::Failed(error) => {
                         tracing::warn!(%error, "not all open sockets could be looked through");
                         looks.stage = None;
                     }
                 }
             }
-            Some(Stage::Judging) => {
-                let mut ask = |tuple: &Tuple| {
-                    conntrack.as_mut()?.destination(tuple.protocol, tuple.source, tuple.destination)
-                };
-                if auditor.judge_look(BATCH, &mut ask, &mut told.flows) {
+            Some(Stage::Judging(latest)) => {
+                if auditor.judge_look(BATCH, &mut asking(conntrack), &mut told.flows) {
+                    judged = *latest;
                     looks.stage = None;
                 } else {
                     done = BATCH;
@@ -96,6 +105,21 @@ impl State {
             }
         }
         self.hand_on();
+        // A look whose flows are not written by the next one is waited for first.
+        if let (Some(until), None) = (judged, self.looks.unwritten) {
+            let flows = self.flow_log.as_ref().map_or(0, FlowLog::handed);
+            self.looks.unwritten = Some(Unwritten { until, flows });
+        }
         done
+    }
+
+    /// Says that what looks have found is told, once the first `written` flows are written or given up.
+    pub(super) fn told_open(&mut self, written: u64) {
+        let Some(Unwritten { until, .. }) = self.looks.unwritten.take_if(|it| it.flows <= written) else {
+            return;
+        };
+        if let Err(error) = self.kernel.told_open(until) {
+            tracing::warn!(%error, "the next run will tell open connections again");
+        }
     }
 }

@@ -11,8 +11,7 @@ use smallvec::SmallVec;
 use super::{
     Auditor, FIRST_RETRANSMISSION, HOLD_PAIR, HOLD_START, HOLD_SUBJECT, MAX_WAITING, PENDING_MEMORY, Subject,
     Waiting,
-    evidence::canonical,
-    resolve::{self, NodeView, judge_pod},
+    resolve::{self, NodeView, canonical, judge_pod},
 };
 use crate::{
     audit::{Flow, Owner, datagrams::HOLD_DROP},
@@ -35,9 +34,11 @@ impl Auditor {
     pub fn observe_drop(&mut self, seen: &PacketDrop, now: Timestamp, flows: &mut Vec<Flow>) {
         self.taken += 1;
         let seen = canonical_ends(seen);
+        // The kernel tells a SYN to a closed port each time that it is sent: to know of it there would cost every refused attempt.
+        let is_repeated = seen.found_closed_port() && !self.closed_ports.is_new(&seen);
         // Where its attempt cannot be of this node, no outcome will ask for it.
         let is_new = !self.may_be_from_here(&seen) || self.drops.remember(&seen);
-        if is_new {
+        if is_new && !is_repeated {
             self.judge_or_hold_drop(seen, self.taken, now, flows);
         }
     }
@@ -249,32 +250,26 @@ impl Auditor {
     /// Whether a packet of this attempt can have had that destination: the one that was asked for, or where a Service
     /// leads from there.
     fn leads_to(&self, seen: &Observation, destination: SocketAddr) -> bool {
-        let is_it =
-            |backend: &Backend| SocketAddr::new(backend.ip.to_canonical(), backend.port) == destination;
+        let is_it = |backend: &Backend| backend.address() == destination;
         canonical(seen.remote) == destination
             || self.backends(seen).is_some_and(|backends| backends.iter().any(is_it))
     }
 
     /// The endpoints of the Service that an attempt asked for, if it did.
     pub(super) fn backends(&self, seen: &Observation) -> Option<SmallVec<[Backend; 4]>> {
-        let remote = canonical(seen.remote);
         let node = NodeView {
             name: &self.settings.node,
             own_addresses: &self.own_addresses,
             paired_with_host: false,
             names: &[],
         };
-        let endpoint = resolve::at_node_port(&self.cluster, seen, &node, remote.ip())
-            .unwrap_or_else(|| self.cluster.resolve(remote.ip(), remote.port(), seen.protocol, seen.at));
-        match endpoint {
-            Endpoint::Service { backends, .. } => Some(backends),
-            _ => None,
-        }
+        resolve::backends(&self.cluster, seen, &node)
     }
 
     /// Forgets drops whose attempts must have ended.
     pub(super) fn expire_drops(&mut self, now: Timestamp) {
         self.drops.expire(now.minus(PENDING_MEMORY));
+        self.closed_ports.expire(now.minus(PENDING_MEMORY));
     }
 }
 
@@ -326,5 +321,6 @@ fn attempt(drop: &PacketDrop) -> Observation {
         handshake: None,
         folded: drop.folded,
         translated: None,
+        maybe_repeated: drop.maybe_repeated,
     }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use super::{Auditor, MAX_WAITING, Owner, Subject};
 use crate::{
-    audit::ActorKind,
+    audit::{ActorKind, resolve::canonical},
     cluster::{Endpoint, Pod, PodId},
     model::{Direction, Observation, Outcome, Protocol, Timestamp},
 };
@@ -180,8 +180,4 @@ fn is_of_one_host(ip: IpAddr) -> bool {
         IpAddr::V6(ip) => ip.is_unicast_link_local(),
     };
     !(shared || ip.is_unspecified() || ip.is_loopback() || ip.is_multicast())
-}
-
-pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
 }

@@ -10,17 +10,17 @@
 //! Each is judged anew, by the policies of now and by who its ends are now, unless the peer's address has gone to
 //! somebody else since. All are gathered first, since one end tells where the other one leads.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, num::NonZeroU32};
 
 use foldhash::HashMap;
 
-use super::{Auditor, Subject, Tuple, evidence::canonical, reach};
+use super::{Auditor, Subject, Tuple, reach};
 use crate::{
     audit::{
         Finding, Flow, Open, OpenConnections, UnenforcedCause,
         finding::finding,
         open::{Before, MOST, Met, PEER_GONE},
-        resolve::Judged,
+        resolve::{Judged, canonical},
     },
     cluster::Endpoint,
     model::{Direction, Observation, OpenConnection, Timestamp, Translated, Translation},
@@ -32,7 +32,7 @@ enum Which {
     #[default]
     None,
     One(usize),
-    /// Addresses that mean nothing outside of their namespaces.
+    /// More than can belong together.
     Several,
 }
 
@@ -50,34 +50,25 @@ impl Which {
 pub(super) struct Gathered {
     all: Vec<(OpenConnection, Met)>,
     judged: usize,
-    /// The end that connected and the one that accepted, by the address of the former.
-    ends: HashMap<SocketAddr, (Which, Which)>,
+    /// The end that connected and the one that accepted, by the address of the former and the number of their handshake: a
+    /// program may use its address for several connections at once, but chooses no number.
+    ends: HashMap<(SocketAddr, NonZeroU32), (Which, Which)>,
 }
 
 impl Gathered {
     fn add(&mut self, open: &OpenConnection, met: Met) {
         let index = self.all.len();
-        let seen = &open.seen;
-        match seen.direction {
-            Direction::Egress => {
-                let (made, _) = self.ends.entry(canonical(seen.local)).or_default();
-                *made = made.and(index);
-            }
-            Direction::Ingress => {
-                let (_, accepted) = self.ends.entry(canonical(seen.remote)).or_default();
-                *accepted = accepted.and(index);
-            }
+        if let Some(connection) = connection(&open.seen) {
+            let (made, accepted) = self.ends.entry(connection).or_default();
+            let end = if open.seen.direction == Direction::Egress { made } else { accepted };
+            *end = end.and(index);
         }
         self.all.push((*open, met));
     }
 
     /// Both ends of the connection that `seen` is one of, the one that connected first, if a look found both.
     fn both(&self, seen: &Observation) -> Option<(Observation, Observation)> {
-        let client = match seen.direction {
-            Direction::Egress => seen.local,
-            Direction::Ingress => seen.remote,
-        };
-        let (Which::One(made), Which::One(accepted)) = *self.ends.get(&canonical(client))? else {
+        let (Which::One(made), Which::One(accepted)) = *self.ends.get(&connection(seen)?)? else {
             return None;
         };
         let of = |index: usize| self.all.get(index).map(|(open, _)| as_of(open));
@@ -207,7 +198,9 @@ impl Auditor {
         let from_node = seen.direction == Direction::Ingress && self.own_addresses.contains(&seen.peer_ip());
         let paired_with_host = from_node && self.is_paired(&seen);
         let mut judged = self.judge_ends(&seen, &subject, paired_with_host);
-        if judged.asks_for_translation(&seen)
+        // The endpoints of now say little of where it went then.
+        if matches!(subject, Subject::Pod(_))
+            && judged.may_have_led_elsewhere(&seen)
             && let Some(tuple) = self.tuple(&seen)
             && let Some(to) = ask(&tuple).map(canonical).filter(|to| *to != tuple.destination)
         {
@@ -261,6 +254,15 @@ impl Auditor {
         self.count_violation(&flow);
         flow
     }
+}
+
+/// What both ends of a connection have in common, and no other has: where it comes from, and the number of its handshake.
+fn connection(seen: &Observation) -> Option<(SocketAddr, NonZeroU32)> {
+    let client = match seen.direction {
+        Direction::Egress => seen.local,
+        Direction::Ingress => seen.remote,
+    };
+    Some((canonical(client), seen.handshake?))
 }
 
 /// The connection as of the look.

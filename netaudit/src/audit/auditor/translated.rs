@@ -1,16 +1,22 @@
 //! Where flows went whose address was translated after the socket: by the other end, or by whom one can ask.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
-use super::{Auditor, Subject, Waiting, evidence::canonical};
+use super::{Auditor, Subject, Waiting};
 use crate::{
-    audit::{Flow, Owner, datagrams::Held},
-    cluster::Endpoint,
+    audit::{Flow, Owner, datagrams::Held, resolve::canonical},
+    cluster::{Backend, Endpoint},
     model::{Direction, NetnsCookie, Observation, Outcome, Protocol, Timestamp, Translated, Translation},
 };
 
 /// Ports that pods' namespaces redirect to, of which more are not remembered.
 const MAX_REDIRECTS: usize = 16_384;
+
+/// How long one is remembered of which nothing shows any more: as long as pods of one node may not talk to each other.
+const REDIRECT_MEMORY: Duration = Duration::from_hours(24);
 
 /// A flow as the node's connection tracking knows it before any translation.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -103,7 +109,7 @@ impl Auditor {
         if reached != to {
             accepted.local = reached;
             accepted.translated = Some(Translated { to, by: Translation::Proxy });
-            self.remember_redirect(accepted.netns, to.port());
+            self.remember_redirect(accepted.netns, to.port(), accepted.at);
         }
     }
 
@@ -112,7 +118,7 @@ impl Auditor {
     fn reached(&self, seen: &Observation, to: SocketAddr) -> SocketAddr {
         let asked = canonical(seen.remote);
         let backends = self.backends(seen).unwrap_or_default();
-        let there = backends.iter().map(|backend| SocketAddr::new(backend.ip.to_canonical(), backend.port));
+        let there = backends.iter().map(Backend::address);
         let mut there = there.filter(|address| address.ip() == to.ip());
         if asked.ip() == to.ip() {
             asked
@@ -124,9 +130,10 @@ impl Auditor {
     }
 
     /// A pod's namespace redirects connections to this port of its own.
-    fn remember_redirect(&mut self, netns: NetnsCookie, port: u16) {
-        if self.redirects.len() < MAX_REDIRECTS {
-            self.redirects.insert((netns, port));
+    fn remember_redirect(&mut self, netns: NetnsCookie, port: u16, at: Timestamp) {
+        let key = (netns, port);
+        if self.redirects.len() < MAX_REDIRECTS || self.redirects.contains_key(&key) {
+            self.redirects.insert(key, at);
         }
     }
 
@@ -135,13 +142,15 @@ impl Auditor {
         seen.outcome == Outcome::Accepted
             && seen.translated.is_none()
             && !seen.peer_ip().is_loopback()
-            && self.redirects.contains(&(seen.netns, seen.local.port()))
+            && self.redirects.contains_key(&(seen.netns, seen.local.port()))
     }
 
-    /// Forgets the redirects of namespaces that are gone.
-    pub(super) fn expire_redirects(&mut self) {
+    /// Forgets the redirects of namespaces that are gone, and those that have not shown for long.
+    pub(super) fn expire_redirects(&mut self, now: Timestamp) {
         let Self { redirects, attribution, .. } = self;
-        redirects.retain(|(netns, _)| attribution.owner(*netns) != Owner::Unknown);
+        redirects.retain(|(netns, _), at| {
+            attribution.owner(*netns) != Owner::Unknown && now.since(*at) < REDIRECT_MEMORY
+        });
     }
 
     /// Judges the connections of which no other end was seen until `now`.

@@ -1,16 +1,40 @@
-//! A denied flow as a series of violations.
+//! A denied flow as a series of violations, and one that seems blocked as one of those.
 
 use std::sync::Arc;
 
 use super::Auditor;
 use crate::{
-    audit::{Flow, PeerKind, Subject, ViolationKey},
+    audit::{AcceptedFlows, Flow, PeerKind, Subject, ViolationKey},
     model::{Decision, Direction},
 };
 
 impl Auditor {
-    pub(super) fn violation(&self, flow: &Flow) -> Option<ViolationKey> {
-        let Decision::Denied(denial) = &flow.verdict.decision else { return None };
+    /// Counts a flow that is denied, or that seems blocked.
+    pub(super) fn count_violation(&mut self, flow: &Flow) {
+        let Some(mut key) = self.violation(flow) else { return };
+        let seen = &flow.observation;
+        key.accepted = self.accepted.accept(&key, seen.at);
+        let bare = self.is_bare_source(flow);
+        let series = if key.policy.is_some() { &mut self.violations } else { &mut self.suspected_blocks };
+        series.count(key, bare, seen.count(), seen.at, &flow.id);
+    }
+
+    /// The exceptions that hold from now on. What was counted before stays as it was.
+    pub fn set_accepted(&mut self, accepted: AcceptedFlows) {
+        self.accepted = accepted;
+    }
+
+    /// The exceptions that hold, and those that are over.
+    pub fn accepted(&self) -> &AcceptedFlows {
+        &self.accepted
+    }
+
+    fn violation(&self, flow: &Flow) -> Option<ViolationKey> {
+        let policy = match &flow.verdict.decision {
+            Decision::Denied(denial) => Some(denial.policies().next()?.clone()),
+            Decision::Allowed(_) if flow.finding.is_some() => None,
+            Decision::Allowed(_) | Decision::Unknown(_) => return None,
+        };
         let subject = match flow.subject {
             Subject::Pod(id) => self.workload(&PeerKind::Pod(id), None),
             Subject::Node | Subject::Unknown { .. } => self.workload(&PeerKind::Node(None), None),
@@ -29,12 +53,14 @@ impl Auditor {
             protocol: flow.observation.protocol,
             port: Some(flow.port),
             finding: flow.finding?,
-            policy: denial.policies().next()?.clone(),
+            cause: flow.cause,
+            policy,
+            accepted: None,
         })
     }
 
     /// Whether the source is a pod without a controller, whose name has no bound.
-    pub(super) fn is_bare_source(&self, flow: &Flow) -> bool {
+    fn is_bare_source(&self, flow: &Flow) -> bool {
         let source = match (flow.observation.direction, &flow.subject, &flow.peer.kind) {
             (Direction::Egress, Subject::Pod(id), _) | (Direction::Ingress, _, PeerKind::Pod(id)) => *id,
             _ => return false,

@@ -58,6 +58,7 @@ fn an_established_flow_keeps_every_field() {
             folded: None,
             handshake: None,
             translated: None,
+            maybe_repeated: false,
         }
     );
 }
@@ -104,7 +105,7 @@ fn cgroups_come_with_their_path_and_go() {
     let path = "/kubepods/burstable/pod1/abc";
     assert_eq!(
         decode(&encode_cgroup(kind::CGROUP_MADE, 5, 8, path), &clock),
-        Ok(Event::Cgroup { id: CgroupId(8), path: path.to_owned() })
+        Ok(Event::Cgroup { id: CgroupId(8), path: path.to_owned(), made: Some(Timestamp(6)) })
     );
     assert_eq!(
         decode(&encode_cgroup(kind::CGROUP_REMOVED, 5, 8, path), &clock),
@@ -161,6 +162,7 @@ fn a_drop_keeps_every_field_and_its_reason_has_a_name() {
         sequence: 0,
         opens: false,
         folded: None,
+        maybe_repeated: false,
     };
     assert_eq!(told(record), Ok(Event::Drop(expected)));
     let tracked = told(DropRecord { tracked: 1, ..record });

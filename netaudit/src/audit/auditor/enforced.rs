@@ -1,0 +1,65 @@
+//! What a flow tells about enforcement on this node.
+
+use super::Auditor;
+use crate::{
+    audit::{Enforcement, Finding, Isolated, PeerKind, Subject, Tried, UnenforcedCause, resolve::Judged},
+    cluster::PodId,
+    model::{Decision, Direction, Observation, Reach, Verdict},
+};
+
+impl Auditor {
+    /// What is known of the enforcement of policies on this node.
+    pub fn enforcement(&self) -> &Enforcement {
+        &self.enforcement
+    }
+
+    /// Learns from a flow, and says why it passed where that is what it is.
+    pub(super) fn learn_enforcement(
+        &mut self,
+        seen: &Observation,
+        subject: &Subject,
+        judged: &Judged,
+        reach: Reach,
+        finding: Option<Finding>,
+    ) -> Option<UnenforcedCause> {
+        let (own, others) = match seen.direction {
+            Direction::Egress => (Direction::Egress, Direction::Ingress),
+            Direction::Ingress => (Direction::Ingress, Direction::Egress),
+        };
+        let isolated = match subject {
+            Subject::Pod(pod) => self.isolated(own, *pod, &judged.verdict),
+            Subject::Node | Subject::Unknown { .. } => None,
+        };
+        let mut tried = Tried {
+            at: seen.at,
+            count: seen.count(),
+            reach,
+            refused: seen.found_closed_port(),
+            denied: [isolated, None],
+        };
+        // What passes is told by the other end itself. Another node's enforcer says nothing of this one's.
+        if tried.is_stopped()
+            && let PeerKind::Pod(peer) = judged.peer.kind
+            && let Some(verdict) = judged.other_end.as_deref()
+            && self.cluster.pod(peer).is_some_and(|pod| self.is_here(pod))
+        {
+            tried.denied[1] = self.isolated(others, peer, verdict);
+        }
+        self.enforcement.learn(&tried);
+        if finding == Some(Finding::Unenforced) {
+            self.enforcement.cause(&isolated?, seen.first())
+        } else {
+            None
+        }
+    }
+
+    /// The pod that a verdict isolates, if it denies.
+    fn isolated(&self, direction: Direction, pod: PodId, verdict: &Verdict) -> Option<Isolated> {
+        let Decision::Denied(denial) = &verdict.decision else { return None };
+        let object = self.cluster.pod(pod)?;
+        let hash = object.config_hash.as_deref();
+        let started = self.attribution.started(&object.uid).or_else(|| self.attribution.started(hash?));
+        let changed = self.cluster.isolation_changed(pod, denial.policies());
+        Some(Isolated { direction, pod, started, changed })
+    }
+}

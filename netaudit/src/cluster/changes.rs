@@ -1,0 +1,78 @@
+//! When what decides verdicts last changed, as the watch told it: an enforcer hears of it no sooner.
+
+use std::sync::Arc;
+
+use foldhash::{HashMap, HashSet};
+
+use super::{Cluster, Kind, ObjectKey, PodId};
+use crate::model::{PolicyId, Timestamp};
+
+/// Changes since the first complete lists. What was there at first has no time.
+#[derive(Default)]
+pub(super) struct Changes {
+    listed: HashSet<Kind>,
+    policies: HashMap<ObjectKey, Timestamp>,
+    /// Policies that went, by namespace: what they allowed is denied by those that stay.
+    removed: HashMap<Arc<str>, Timestamp>,
+    relabelled_namespaces: HashMap<Arc<str>, Timestamp>,
+    relabelled_pods: HashMap<PodId, Timestamp>,
+}
+
+impl Changes {
+    /// A kind has been listed completely.
+    pub fn listed(&mut self, kind: Kind) {
+        self.listed.insert(kind);
+    }
+
+    /// A policy came or changed.
+    pub fn policy(&mut self, key: &ObjectKey, now: Timestamp) {
+        if self.listed.contains(&key.kind) {
+            self.policies.insert(key.clone(), now);
+        }
+    }
+
+    /// A policy went.
+    pub fn policy_removed(&mut self, key: &ObjectKey, now: Timestamp) {
+        self.policies.remove(key);
+        self.removed.insert(key.namespace.clone(), now);
+    }
+
+    /// A namespace that was known has other labels now.
+    pub fn namespace(&mut self, name: &Arc<str>, now: Timestamp) {
+        self.relabelled_namespaces.insert(name.clone(), now);
+    }
+
+    /// A pod that was known has other labels now.
+    pub fn pod(&mut self, pod: PodId, now: Timestamp) {
+        self.relabelled_pods.insert(pod, now);
+    }
+
+    /// Forgets changes from before `limit`.
+    pub fn expire(&mut self, limit: Timestamp) {
+        self.policies.retain(|_, at| *at >= limit);
+        self.removed.retain(|_, at| *at >= limit);
+        self.relabelled_namespaces.retain(|_, at| *at >= limit);
+        self.relabelled_pods.retain(|_, at| *at >= limit);
+    }
+}
+
+impl Cluster {
+    /// When `policies` last began to decide about a pod as they do, by a change of theirs, of the pod's or its namespace's
+    /// labels, or by another policy that went; `None` where that is longer ago than [`super::REMEMBERED`], or was so when the
+    /// objects were first listed.
+    pub fn isolation_changed<'a>(
+        &self,
+        pod: PodId,
+        policies: impl Iterator<Item = &'a Arc<PolicyId>>,
+    ) -> Option<Timestamp> {
+        let changes = &self.changes;
+        let of_policies = policies.filter_map(|id| {
+            let kind = Kind::from_name(id.kind)?;
+            let changed = changes.policies.get(&ObjectKey::new(kind, &id.namespace, &id.name));
+            changed.max(changes.removed.get(&id.namespace)).copied()
+        });
+        let namespace = self.pod(pod).map(|pod| &pod.namespace);
+        let relabelled = namespace.and_then(|namespace| changes.relabelled_namespaces.get(namespace));
+        of_policies.chain(relabelled.copied()).chain(changes.relabelled_pods.get(&pod).copied()).max()
+    }
+}

@@ -1,0 +1,70 @@
+//! Whether policies are enforced on this node, and how soon.
+
+use prometheus_client::registry::Unit;
+
+use super::{
+    AgentState,
+    family::{Family, Labels, Value},
+};
+use crate::{
+    audit::{Enforced, Histogram},
+    model::Direction,
+};
+
+const DIRECTIONS: [Direction; 2] = [Direction::Egress, Direction::Ingress];
+
+fn of(direction: Direction) -> Labels {
+    vec![("direction", direction.to_string())]
+}
+
+pub(super) fn enforcement(state: &AgentState<'_>) -> [Family; 5] {
+    let known = state.auditor.enforcement();
+    let states = DIRECTIONS.into_iter().flat_map(|direction| {
+        Enforced::ALL.map(|each| {
+            let mut labels = of(direction);
+            labels.push(("state", each.as_str().to_owned()));
+            (labels, f64::from(u8::from(known.state(direction).0 == each)))
+        })
+    });
+    let since = DIRECTIONS
+        .into_iter()
+        .filter_map(|direction| Some((of(direction), state.wall_seconds(known.state(direction).1?))));
+    let fates = DIRECTIONS.into_iter().flat_map(|direction| {
+        let (stopped, passed, excused) = known.counts(direction);
+        [("stopped", stopped), ("passed", passed), ("excused", excused)].map(|(fate, count)| {
+            let mut labels = of(direction);
+            labels.push(("fate", fate.to_owned()));
+            (labels, count as f64)
+        })
+    });
+    let ranges = |each: fn(&crate::audit::Enforcement, Direction) -> &Histogram| {
+        DIRECTIONS.map(|direction| (of(direction), Value::Ranges(each(known, direction).clone())))
+    };
+    [
+        Family::gauge(
+            "netaudit_enforcement",
+            "1 for what denied flows have shown of the enforcement of policies on this node, by direction, else 0: untested, enforced, partly or not-enforced",
+        )
+        .with_all(states),
+        Family::gauge("netaudit_enforcement_since_timestamp", "Since when this is what they show")
+            .unit(Unit::Seconds)
+            .with_all(since),
+        Family::counter(
+            "netaudit_enforcement_evidence",
+            "Denied flows whose end tells of enforcement: stopped, passed, or passed while the pod or the policy was new (excused)",
+        )
+        .with_all(fates),
+        Family::histogram(
+            "netaudit_pod_start_exposure",
+            "How long after their start pods stayed open: the last denied flow that passed before the first that was stopped",
+        )
+        .unit(Unit::Seconds)
+        .with_values(ranges(|known, direction| known.start_exposures(direction))),
+        Family::histogram(
+            "netaudit_policy_change_exposure",
+            "How long a change of policy took to bite: the last denied flow that passed after it before the first that was stopped",
+        )
+        .unit(Unit::Seconds)
+        .with_values(ranges(|known, direction| known.change_exposures(direction))),
+    ]
+}
