@@ -121,6 +121,47 @@ fn every_alert_says_what_it_is_and_has_a_runbook() -> Result<()> {
     Ok(())
 }
 
+/// Blocks of PromQL in a runbook.
+pub fn queries(runbook: &str) -> Vec<&str> {
+    runbook.split("```promql\n").skip(1).filter_map(|rest| Some(rest.split_once("\n```")?.0)).collect()
+}
+
+#[test]
+fn links_of_the_runbooks_lead_somewhere() -> Result<()> {
+    let directory = deploy().join("runbooks");
+    for rule in rules()? {
+        let alert = text(&rule["alert"], "alert")?;
+        for rest in runbook(alert)?.split("](").skip(1) {
+            let link = rest.split(')').next().unwrap_or_default();
+            let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let page =
+                fs::read_to_string(directory.join(path)).with_context(|| format!("{alert}: {link}"))?;
+            let mut titles = page.lines().filter(|line| line.starts_with('#'));
+            let leads = |title: &str| {
+                title
+                    .trim_start_matches(['#', ' '])
+                    .to_lowercase()
+                    .replace(['`', ':', ','], "")
+                    .replace(' ', "-")
+                    == anchor
+            };
+            assert!(anchor.is_empty() || titles.any(leads), "{alert}: no such title: {link}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn the_rules_look_for_the_job_that_the_pod_monitor_makes() -> Result<()> {
+    let monitor = &documents(&deploy().join("components/podmonitor/podmonitor.yaml"))?[0];
+    let part = |key: &str| text(&monitor["metadata"][key], key);
+    // The operator names the job by the monitor; promtool's cases of NetauditAgentDown have this one.
+    let job = format!("{}/{}", part("namespace")?, part("name")?);
+    let cases = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/alerts/agent.yaml"))?;
+    assert!(cases.contains(&format!("series: 'up{{instance=\"worker-1\", job=\"{job}\"}}'")), "{job}");
+    Ok(())
+}
+
 /// Files of cases for promtool.
 fn cases() -> Result<Vec<PathBuf>> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/alerts");

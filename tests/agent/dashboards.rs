@@ -10,7 +10,7 @@ use super::{
     prometheus::{query, query_range, start},
 };
 use crate::{
-    alerts::{programs_or_skip, rules},
+    alerts::{programs_or_skip, queries, rules, runbook},
     deploy::deploy,
     lab::Launch,
 };
@@ -177,11 +177,14 @@ fn every_query_of_the_dashboards_and_alerts_is_answered() -> Result<()> {
 
     let exported = world.get("/metrics")?.1;
     for rule in rules()? {
-        let expression = rule["expr"].as_str().context("an expression")?;
-        ensure!(query(&world, expression)?["status"] == "success", "{expression}");
-        for metric in metrics(expression) {
-            let exists = exported.lines().any(|line| line.starts_with(&format!("# TYPE {metric} ")));
-            ensure!(exists, "no agent has {metric}, which {} asks for", rule["alert"]);
+        let alert = rule["alert"].as_str().context("a name")?;
+        let page = runbook(alert)?;
+        for expression in rule["expr"].as_str().into_iter().chain(queries(&page)) {
+            ensure!(query(&world, expression)?["status"] == "success", "{alert}: {expression}");
+            for metric in metrics(expression) {
+                let exists = exported.lines().any(|line| line.starts_with(&format!("# TYPE {metric} ")));
+                ensure!(exists, "no agent has {metric}, which {alert} asks for");
+            }
         }
     }
     let on_the_list: BTreeSet<&str> = EMPTY.iter().map(|(metric, _)| *metric).collect();
