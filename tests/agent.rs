@@ -15,3 +15,4 @@ mod overload;
 mod prometheus;
 mod raw_sockets;
 mod translation;
+mod usage;

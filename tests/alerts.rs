@@ -8,6 +8,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use netaudit::{
+    audit::{Finding, FlowSeverity, UnenforcedCause, ViolationKey},
+    model::{Direction, Protocol},
+};
 use serde_json::Value;
 
 use crate::deploy::{deploy, documents};
@@ -124,6 +128,42 @@ fn every_alert_says_what_it_is_and_has_a_runbook() -> Result<()> {
 /// Blocks of PromQL in a runbook.
 pub fn queries(runbook: &str) -> Vec<&str> {
     runbook.split("```promql\n").skip(1).filter_map(|rest| Some(rest.split_once("\n```")?.0)).collect()
+}
+
+#[test]
+fn an_alert_weighs_what_the_command_line_says() -> Result<()> {
+    let new = Some(UnenforcedCause::PodJustStarted);
+    let older = Some(UnenforcedCause::OlderThanPolicy);
+    let alerts = [
+        ("NetauditUnenforced", Finding::Unenforced, None, false),
+        ("NetauditUnenforced", Finding::Unenforced, Some(UnenforcedCause::NothingEnforces), false),
+        ("NetauditUnenforcedBriefly", Finding::Unenforced, new, false),
+        ("NetauditUnenforcedOlder", Finding::Unenforced, older, false),
+        ("NetauditDeniedRefused", Finding::DeniedRefused, None, false),
+        ("NetauditBlocked", Finding::Blocked, None, false),
+        ("NetauditAttempted", Finding::Attempted, None, false),
+        ("NetauditSuspectedBlock", Finding::SuspectedBlock, None, false),
+        ("NetauditAccepted", Finding::Unenforced, None, true),
+    ];
+    let rules = rules()?;
+    for (alert, finding, cause, accepted) in alerts {
+        let key = ViolationKey {
+            direction: Direction::Egress,
+            source_namespace: "shop".into(),
+            source_workload: "web".into(),
+            destination_namespace: "shop".into(),
+            destination_workload: "db".into(),
+            protocol: Protocol::Tcp,
+            port: Some(5432),
+            finding,
+            cause,
+            policy: None,
+            accepted: accepted.then(|| "known".into()),
+        };
+        let rule = rules.iter().find(|rule| rule["alert"] == alert).with_context(|| alert.to_owned())?;
+        assert_eq!(rule["labels"]["severity"], FlowSeverity::of(&key).as_str(), "{alert}");
+    }
+    Ok(())
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod identity;
 mod names;
 mod open;
 mod translated;
+mod usage;
 
 use std::{net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
 

@@ -248,7 +248,7 @@ fn the_daemon_set_has_the_powers_it_needs_and_no_more() -> Result<()> {
         .iter()
         .map(|volume| volume.host_path.as_ref().map_or("another kind of volume", |host| &*host.path))
         .collect();
-    assert_eq!(host_paths, ["/sys/fs/cgroup", "/sys/fs/bpf"]);
+    assert_eq!(host_paths, ["/sys/fs/cgroup", "/sys/fs/bpf", "/var/lib/netaudit"]);
     assert_eq!((pod.containers.len(), pod.init_containers.is_none()), (1, true));
     assert_eq!((pod.host_network, pod.host_pid), (Some(true), Some(true)));
     let container = &pod.containers[0];
@@ -277,7 +277,9 @@ fn the_daemon_set_has_the_powers_it_needs_and_no_more() -> Result<()> {
     let mounts = container.volume_mounts.as_ref().context("mounts")?;
     let writable = mounts.iter().filter(|mount| mount.read_only != Some(true));
     let writable: Vec<&str> = writable.map(|mount| &*mount.mount_path).collect();
-    assert_eq!(writable, ["/sys/fs/bpf"], "nothing else can be written to");
+    assert_eq!(writable, ["/sys/fs/bpf", "/var/lib/netaudit"], "nothing else can be written to");
+    let state = "--state-directory=/var/lib/netaudit";
+    assert!(container.args.iter().flatten().any(|argument| *argument == state));
     let pins = format!("--pin-directory={DEFAULT_PIN_DIRECTORY}");
     assert!(container.args.iter().flatten().any(|argument| *argument == pins));
     let node_name = container.env.iter().flatten().find(|variable| variable.name == "NODE_NAME");

@@ -18,4 +18,5 @@ mod policy;
 mod policy_laws;
 mod semantics;
 mod symbolic;
+mod usage;
 mod why;

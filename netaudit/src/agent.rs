@@ -8,6 +8,7 @@
 mod pace;
 mod progress;
 mod state;
+mod usage_store;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -25,6 +26,7 @@ use crate::{
     http::{self, Readiness, Request},
     kernel::{Kernel, Options},
     report::FlowLog,
+    store::Directory,
     watch::{self, Update},
 };
 use pace::Pace;
@@ -47,6 +49,14 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             FlowLog::open(target, &config.node).with_context(|| format!("cannot open the flow log {target}"))
         })
         .transpose()?;
+    let stored = match &config.state_directory {
+        Some(path) => {
+            let (directory, found) =
+                Directory::open(path).context("choose another with --state-directory")?;
+            Some((path.clone(), directory, found))
+        }
+        None => None,
+    };
     let options = Options {
         cgroup_root: config.cgroup_root.clone(),
         ring_bytes: config.ring_bytes,
@@ -65,7 +75,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     drop(update_sender);
 
     let drain_interval = config.drain_interval;
-    let mut state = State::new(config, kernel, flow_log);
+    let mut state = State::new(config, kernel, flow_log, stored);
     state.start(state.now());
     give_back_memory();
     let mut pace = Pace::new(drain_interval);
@@ -115,9 +125,9 @@ fn give_back_memory() {
 fn answer(state: &mut State, request: Request) {
     // A scraper that went away meanwhile needs no answer.
     match request {
-        Request::Metrics(format, answer) => {
-            drop(answer.send(state.metrics(format, state.now())));
-        }
+        Request::Metrics(format, answer) => drop(answer.send(state.metrics(format, state.now()))),
+        Request::Findings(answer) => drop(answer.send(state.findings(state.now()))),
+        Request::Usage(answer) => drop(answer.send(state.usage(state.now()))),
         Request::Readiness(answer) => {
             let readiness = Readiness { missing: state.missing(), degraded: state.degraded() };
             drop(answer.send(readiness));

@@ -55,6 +55,10 @@ pub struct Flags {
     /// agent, until `netaudit uninstall` [default: none, everything ends with the agent]
     #[arg(long, value_name = "DIR")]
     pub pin_directory: Option<PathBuf>,
+    /// Directory in which what is known of rules' use outlives the agent and the node's restarts [default: none, it ends with the
+    /// agent]
+    #[arg(long, value_name = "DIR")]
+    pub state_directory: Option<PathBuf>,
     /// Read the DNS answers that pods get, so that addresses outside the cluster have names. Every packet that reaches a
     /// socket pays for it
     #[arg(long)]
@@ -79,6 +83,7 @@ struct File {
     cgroup_root: Option<PathBuf>,
     ring_bytes: Option<u32>,
     pin_directory: Option<PathBuf>,
+    state_directory: Option<PathBuf>,
     fold_keys: Option<u32>,
     dns_names: Option<bool>,
     dns_servers: Option<Vec<String>>,
@@ -119,6 +124,8 @@ pub struct Config {
     pub ring_bytes: u32,
     /// Where programs and records outlive the agent, if they do.
     pub pin_directory: Option<PathBuf>,
+    /// Where what is known of rules' use outlives the agent, if it does.
+    pub state_directory: Option<PathBuf>,
     /// How many keys the kernel folds flows by for which the ring has no room.
     pub fold_keys: u32,
     /// Whether DNS answers are read.
@@ -162,6 +169,8 @@ struct Printed<'a> {
     ring_bytes: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     pin_directory: Option<&'a Path>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state_directory: Option<&'a Path>,
     fold_keys: u32,
     dns_names: bool,
     dns_servers: Vec<String>,
@@ -214,18 +223,18 @@ impl Config {
             bail!("foldKeys is {fold_keys}: it must be from {} to {}", FOLD_KEYS.start(), FOLD_KEYS.end());
         }
         let drain_interval =
-            duration("drainInterval", file.drain_interval.as_deref(), Duration::from_millis(20))?;
+            duration_or("drainInterval", file.drain_interval.as_deref(), Duration::from_millis(20))?;
         if !(Duration::from_millis(1)..=Duration::from_secs(1)).contains(&drain_interval) {
             bail!("drainInterval is {drain_interval:?}: it must be from 1ms to 1s");
         }
         // A look goes through every file that is open on the node.
-        let look_every = duration("lookEvery", file.look_every.as_deref(), Duration::from_secs(30))?;
+        let look_every = duration_or("lookEvery", file.look_every.as_deref(), Duration::from_secs(30))?;
         if look_every < Duration::from_secs(1) {
             bail!("lookEvery is {look_every:?}: it must be at least 1s");
         }
         // Every agent of a cluster asks, for each kind of policy that is not installed: often is too often.
         let discover_every =
-            duration("discoverEvery", file.discover_every.as_deref(), Duration::from_secs(300))?;
+            duration_or("discoverEvery", file.discover_every.as_deref(), Duration::from_secs(300))?;
         if discover_every < Duration::from_secs(1) {
             bail!("discoverEvery is {discover_every:?}: it must be at least 1s");
         }
@@ -247,6 +256,7 @@ impl Config {
             cgroup_root: flags.cgroup_root.clone().or(file.cgroup_root),
             ring_bytes,
             pin_directory: flags.pin_directory.clone().or(file.pin_directory),
+            state_directory: flags.state_directory.clone().or(file.state_directory),
             fold_keys,
             dns_names: flags.dns_names || file.dns_names.unwrap_or(false),
             dns_servers: dns_servers(file.dns_servers)?,
@@ -254,11 +264,11 @@ impl Config {
             look_every,
             discover_every,
             accepted_flows: flags.accepted_flows.clone().or(file.accepted_flows),
-            unused_after: duration("unusedAfter", unused_after, Duration::from_secs(7 * 24 * 3600))?,
+            unused_after: duration_or("unusedAfter", unused_after, Duration::from_secs(7 * 24 * 3600))?,
             unused_coverage,
             violation_series,
             violation_series_per_namespace,
-            violation_series_lifetime: duration(
+            violation_series_lifetime: duration_or(
                 "violationSeriesLifetime",
                 file.violation_series_lifetime.as_deref(),
                 Duration::from_secs(24 * 3600),
@@ -281,6 +291,7 @@ impl Config {
             cgroup_root: self.cgroup_root.as_deref(),
             ring_bytes: self.ring_bytes,
             pin_directory: self.pin_directory.as_deref(),
+            state_directory: self.state_directory.as_deref(),
             fold_keys: self.fold_keys,
             dns_names: self.dns_names,
             dns_servers: {
@@ -330,8 +341,12 @@ fn parse(text: &str) -> anyhow::Result<File> {
     Ok(serde_saphyr::from_str(text)?)
 }
 
-fn duration(key: &str, text: Option<&str>, default: Duration) -> anyhow::Result<Duration> {
-    let Some(text) = text else { return Ok(default) };
+fn duration_or(key: &str, text: Option<&str>, default: Duration) -> anyhow::Result<Duration> {
+    text.map_or(Ok(default), |text| duration(key, text))
+}
+
+/// A duration as people write it; `key` is what it is the value of, for the error.
+pub(crate) fn duration(key: &str, text: &str) -> anyhow::Result<Duration> {
     let wrong = || format!("{key} is {text:?}: it must be a duration such as 20ms, 36h or 7d");
     // Days are 24 hours here: jiff's own durations rightly refuse to say how long a day is.
     if let Some(days) = text.trim().strip_suffix('d')
@@ -367,7 +382,7 @@ mod tests {
         for yaml in [
             "manifests: /m\nflowLog: '-'\n",
             "kubeconfig: /k\npinDirectory: /sys/fs/bpf/x\ndrainInterval: 50ms\nunusedAfter: 36h\n",
-            "kubeconfig: /k\nfoldKeys: 70000\ndrainInterval: 50ms\nunusedAfter: 36h\n",
+            "kubeconfig: /k\nstateDirectory: /var/lib/x\nfoldKeys: 70000\ndrainInterval: 50ms\nunusedAfter: 36h\n",
             "dnsNames: true\ndnsServers: [openshift-dns, 10.0.0.2, '::ffff:10.0.0.3', 'fd00::a']\n",
             "dnsServers: []\n",
             "# nothing\n",

@@ -1,8 +1,8 @@
-//! `/metrics`, `/healthz` and `/readyz`.
+//! `/metrics`, `/usage`, `/healthz` and `/readyz`.
 //!
 //! Handlers hold no state: each asks the agent's loop, which owns everything, and waits for its answer.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::PathBuf};
 
 use anyhow::Context as _;
 use axum::{
@@ -17,7 +17,7 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-use crate::metrics::Format;
+use crate::{metrics::Format, store};
 
 /// What a handler asks of the agent's loop.
 #[derive(Debug)]
@@ -26,6 +26,19 @@ pub enum Request {
     Metrics(Format, oneshot::Sender<String>),
     /// Whether it does its work.
     Readiness(oneshot::Sender<Readiness>),
+    /// What was found on flows, as JSON.
+    Findings(oneshot::Sender<String>),
+    /// The use of rules.
+    Usage(oneshot::Sender<UsageDocuments>),
+}
+
+/// What an agent knows of the use of rules, as documents of rows.
+#[derive(Debug)]
+pub struct UsageDocuments {
+    /// Where more of them are, in files.
+    pub directory: Option<PathBuf>,
+    /// Those of now.
+    pub text: Vec<Vec<u8>>,
 }
 
 /// Whether the agent does its work, and what it lacks.
@@ -48,6 +61,8 @@ pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 pub async fn serve(listener: TcpListener, agent: mpsc::Sender<Request>) -> anyhow::Result<()> {
     let router = Router::new()
         .route("/metrics", get(metrics))
+        .route("/findings", get(findings))
+        .route("/usage", get(usage))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .with_state(agent);
@@ -60,6 +75,34 @@ async fn metrics(State(agent): State<mpsc::Sender<Request>>, headers: HeaderMap)
     match ask(&agent, |answer| Request::Metrics(format, answer)).await {
         Some(text) => ([(header::CONTENT_TYPE, format.content_type())], text).into_response(),
         None => ending(),
+    }
+}
+
+/// What was found, as `netaudit findings` reads it.
+async fn findings(State(agent): State<mpsc::Sender<Request>>) -> Response {
+    match ask(&agent, Request::Findings).await {
+        Some(text) => ([(header::CONTENT_TYPE, "application/json")], text).into_response(),
+        None => ending(),
+    }
+}
+
+/// All rows, as `netaudit usage` reads them.
+async fn usage(State(agent): State<mpsc::Sender<Request>>) -> Response {
+    let Some(UsageDocuments { directory, text }) = ask(&agent, Request::Usage).await else { return ending() };
+    let stored = match directory {
+        Some(path) => tokio::task::spawn_blocking(move || store::texts(&path)).await,
+        None => Ok(Ok(Vec::new())),
+    };
+    match stored {
+        Ok(Ok(stored)) => {
+            let body: Vec<u8> = stored.into_iter().chain(text).flatten().collect();
+            ([(header::CONTENT_TYPE, "application/jsonl")], body).into_response()
+        }
+        Ok(Err(error)) => {
+            let text = format!("{:#}\n", anyhow::Error::from(error));
+            (StatusCode::INTERNAL_SERVER_ERROR, text).into_response()
+        }
+        Err(_) => ending(),
     }
 }
 

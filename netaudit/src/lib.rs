@@ -14,7 +14,8 @@
 //!
 //! The core ([`model`], [`cluster`], [`policy`], [`audit`]) is pure: no IO, no clock, no logging, no async; time is an
 //! argument. Nothing in it knows Kubernetes clients. `.clippy.toml` names what it must not call, and the attributes below
-//! make that an error. The shell ([`kernel`], [`watch`], [`metrics`], [`http`], [`report`]) depends on the core and never on each
+//! make that an error. The shell ([`kernel`], [`watch`], [`metrics`], [`http`], [`report`],
+//! [`store`]) depends on the core and never on each
 //! other; [`agent`] wires them: async chooses the next action, synchronous code applies it.
 
 // Core, in reading order.
@@ -33,6 +34,7 @@ pub mod http;
 pub mod kernel;
 pub mod metrics;
 pub mod report;
+pub mod store;
 pub mod watch;
 
 // Wiring.

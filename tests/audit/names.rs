@@ -191,7 +191,7 @@ fn a_rule_for_names_is_never_called_unused() {
     let needs = world.auditor.evidence();
     let rules: Vec<_> = world.auditor.usage().current().into_iter().collect();
     let of = |path: &str| rules.iter().find(|usage| usage.rule.path() == path).unwrap();
-    let unused = |path: &str| of(path).unused(t(100_000), &needs);
+    let unused = |path: &str| world.auditor.usage().unused(of(path), t(100_000), &needs);
     assert_eq!(unused("egress[0]"), Err(netaudit::audit::Missing::Sensor));
     assert_ne!(unused("egress[1]"), Err(netaudit::audit::Missing::Sensor));
 }

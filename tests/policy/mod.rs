@@ -1,17 +1,17 @@
 //! A second evaluator of the policies, written from the API's text alone, and what compares the real one with it on
 //! clusters made by chance. Both are asked the same: an answer that differs is a case of its own, made small and printed.
 
-mod case;
+pub mod case;
 mod compare;
 mod fuzz;
-mod generate;
+pub mod generate;
 mod generate_policies;
 mod matching;
 mod mutants;
 mod mutants_network_policy;
 mod mutants_tiers;
-mod naive;
-mod random;
+pub mod naive;
+pub mod random;
 mod real;
 mod shrink;
 mod suites;

@@ -1,5 +1,5 @@
-//! `cargo xtask fuzz`: the evaluator of policies against a plain one, on clusters made by chance, and the reader of DNS
-//! answers on hostile ones, for as long as one likes.
+//! `cargo xtask fuzz`: the evaluator of policies against a plain one, on clusters made by chance, the reader of DNS
+//! answers on hostile ones, and the use of rules against what really happened, for as long as one likes.
 
 use std::{path::Path, process::Command};
 
@@ -31,6 +31,15 @@ pub enum Task {
         #[arg(long, default_value_t = 1_000_000)]
         cases: u32,
     },
+    /// Watch clusters in which much goes wrong: no rule may be called unused that was used
+    Usage {
+        /// Clusters
+        #[arg(long, default_value_t = 10_000)]
+        seeds: u64,
+        /// The first cluster's seed
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+    },
     /// Plant errors in a copy of the evaluator's text, and show which the comparison finds
     Mutants {
         /// How many
@@ -46,6 +55,11 @@ pub fn fuzz(root: &Path, task: &Task) -> Result<()> {
     let (flows, seed, most) = match task {
         Task::Policy { flows, seed, most } => (flows, seed, most),
         Task::Mutants { count } => return mutate(root, *count),
+        Task::Usage { seeds, seed } => {
+            let mut test = long_run(root, "usage::simulation::long_run");
+            test.env("NETAUDIT_FUZZ_SEEDS", seeds.to_string());
+            return run(test.env("NETAUDIT_FUZZ_SEED", seed.to_string()));
+        }
         Task::Dns { cases } => {
             let mut test = long_run(root, "dns::reading::long_run");
             return run(test.env("NETAUDIT_FUZZ_CASES", cases.to_string()));

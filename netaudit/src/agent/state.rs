@@ -1,27 +1,37 @@
 //! The state of the agent's loop, and what happens to it. Nothing here waits.
 
 mod looks;
+mod losses;
+mod objects;
+mod raw_sockets;
 
-use super::progress::Progress;
+use super::{
+    progress::Progress,
+    usage_store::{Beginning, UsageStore},
+};
 use looks::Looks;
+use losses::{missed, of_cgroups};
+use raw_sockets::log_raw_socket;
 use std::{
     collections::HashSet,
     net::SocketAddr,
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use crate::{
     accepted::AcceptedFile,
-    audit::{Auditor, Budget, Flow, RawSocketSeen, Settings, Subject, Tuple},
-    cluster::{Cluster, Kind},
+    audit::{Auditor, Budget, Flow, RawSocketSeen, Settings, Tuple, usage_window},
+    cluster::Kind,
     config::{Config, Source},
+    http::UsageDocuments,
     kernel::{self, AddressNews, Conntrack, Event, Kernel, Loss, losses, own_addresses},
     metrics::{self, AgentState, Format, WatchState},
     model::{CgroupId, NetnsCookie, Observation, PacketDrop, Timestamp},
     policy::Warning,
-    report::FlowLog,
-    watch::Update,
+    report::{FlowLog, findings},
+    store::{Directory, Found},
 };
 
 /// Records taken from the ring and judged at once.
@@ -66,6 +76,7 @@ pub(super) struct State {
     conntrack: Option<Conntrack>,
     auditor: Auditor,
     flow_log: Option<FlowLog>,
+    usage_store: UsageStore,
     watches: Vec<Watch>,
     records: u64,
     unseen_before: u64,
@@ -89,7 +100,12 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(config: Config, kernel: Kernel, flow_log: Option<FlowLog>) -> Self {
+    pub(super) fn new(
+        config: Config,
+        kernel: Kernel,
+        flow_log: Option<FlowLog>,
+        stored: Option<(PathBuf, Directory, Found)>,
+    ) -> Self {
         let now = kernel.now();
         let node: Arc<str> = config.node.as_str().into();
         let mut auditor = Auditor::new(Settings {
@@ -119,6 +135,18 @@ impl State {
             .ok();
         let progress = kernel.is_pinned().then(Progress::default);
         let (losses_before, taken_before) = (kernel.losses(), kernel.taken_before());
+        let beginning = Beginning {
+            key: auditor.usage().run().clone(),
+            from: now,
+            line: kernel.line(),
+            correction: kernel.wall_correction(),
+            losses: missed(&losses_before),
+            records_go_on: kernel.is_resumed(),
+            unused_after: config.unused_after,
+            window: usage_window(config.unused_after),
+        };
+        let (usage_store, restored) = UsageStore::new(beginning, stored);
+        auditor.usage_mut().restore(restored.histories, restored.resumed);
         let watches = Kind::ALL.map(|kind| Watch {
             kind,
             state: WatchState { kind: kind.as_str(), ready: false, errors: 0, failing: None },
@@ -133,9 +161,10 @@ impl State {
             conntrack,
             auditor,
             flow_log,
+            usage_store,
             watches: watches.into(),
             records: taken_before,
-            // What an earlier run has lost is none of the losses of this one, in which no rule has been watched before.
+            // What was lost since an earlier run's end is restored with what that run watched.
             unseen_before: missed(&losses_before),
             progress,
             // Half of what there is room for.
@@ -317,70 +346,6 @@ impl State {
         }
     }
 
-    /// An object changed, or its source told a fault.
-    pub(super) fn update(&mut self, update: Update, now: Timestamp) {
-        let cluster = self.auditor.cluster_mut();
-        let (listed, warnings) = match update {
-            Update::Reset { kind, objects } => (vec![kind], cluster.reset(kind, objects, now)),
-            Update::Apply(object) => (vec![], cluster.apply(object, now)),
-            Update::Delete(key) => {
-                cluster.delete(&key, now);
-                (vec![], vec![])
-            }
-            Update::Files(loaded) => {
-                // What cannot be parsed is among the objects, as broken ones, and so among the warnings.
-                let passed_over: Vec<_> = loaded.passed_over.iter().map(Warning::from).collect();
-                let mut warnings = cluster.reset_all(loaded.into_objects(), now);
-                warnings.extend(passed_over);
-                (Kind::ALL.to_vec(), warnings)
-            }
-            Update::Fault { kind, error } => {
-                self.fault(kind, error, now);
-                return;
-            }
-        };
-        self.warn(warnings, !listed.is_empty());
-        for watch in self.watches.iter_mut().filter(|watch| listed.contains(&watch.kind)) {
-            watch.state.ready = true;
-            watch.state.failing = None;
-        }
-        if self.watches.iter().all(|watch| watch.state.ready) {
-            self.auditor.set_ready();
-        }
-        self.auditor.objects_changed(now, &mut self.told.flows);
-        self.translate(now);
-        self.hand_on();
-    }
-
-    /// Logs what has not been logged yet. What a complete list no longer brings is forgotten.
-    fn warn(&mut self, warnings: Vec<Warning>, complete: bool) {
-        if complete {
-            let still: HashSet<&Warning> = self.auditor.cluster().warnings().chain(&warnings).collect();
-            self.warned.retain(|said| still.contains(said));
-        }
-        for warning in warnings {
-            if !self.warned.contains(&warning) {
-                tracing::warn!("{warning}");
-                self.warned.insert(warning);
-            }
-        }
-    }
-
-    fn fault(&mut self, kind: Kind, error: String, now: Timestamp) {
-        for watch in self.watches.iter_mut().filter(|watch| watch.kind == kind) {
-            watch.state.errors += 1;
-            watch.last_fault = Some(now);
-            if watch.state.failing.is_none() {
-                tracing::error!(
-                    kind = kind.as_str(),
-                    error,
-                    "the watch has a fault: what is known stays known"
-                );
-            }
-            watch.state.failing = Some(error.clone());
-        }
-    }
-
     /// Reads the file of accepted flows again if it says something else by now.
     fn read_accepted(&mut self) {
         let Some(file) = &mut self.accepted else { return };
@@ -416,11 +381,13 @@ impl State {
         let unseen = missed(&losses) + self.kernel.undecodable();
         if unseen > self.unseen_before {
             tracing::warn!(lost = unseen - self.unseen_before, "records were lost");
+            self.auditor.lost(unseen - self.unseen_before);
             self.unseen_before = unseen;
-            self.auditor.lost(now);
         }
         self.auditor.tick(now, &mut self.told.flows);
         self.translate(now);
+        let correction = self.kernel.wall_correction();
+        self.usage_store.tick(self.auditor.usage_mut(), now, correction, missed(&losses));
         self.auditor.name_raw_sockets(now, &mut self.told.raw_sockets);
         self.hand_on();
     }
@@ -443,8 +410,11 @@ impl State {
             self.told_open(u64::MAX);
             self.kernel.release(self.kernel.position());
         }
+        let (correction, losses) = (self.kernel.wall_correction(), missed(&self.kernel.losses()));
+        let losses_in_all = self.losses();
+        self.usage_store.finish(self.auditor.usage_mut(), now, correction, losses, LAST_WRITE);
         // With the flow log taken, these are the kernel's and the auditor's only.
-        let lost = unwritten + self.losses().iter().map(|loss| loss.count).sum::<u64>();
+        let lost = unwritten + losses_in_all.iter().map(|loss| loss.count).sum::<u64>();
         tracing::info!(records = self.records, flows = self.auditor.counts().total(), lost, "ended");
     }
 
@@ -462,12 +432,27 @@ impl State {
             dns: &self.kernel.dns_counts(),
             lookups: self.conntrack.as_ref().map(Conntrack::lookups),
             watches: &watches,
+            usage_faults: self.usage_store.faults(),
             records: self.records,
             started: self.started,
             now,
             correction: self.kernel.wall_correction(),
         };
         metrics::render(&state, format)
+    }
+
+    /// The rows of usage that this agent has.
+    pub(super) fn usage(&mut self, now: Timestamp) -> UsageDocuments {
+        let (correction, losses) = (self.kernel.wall_correction(), missed(&self.kernel.losses()));
+        self.usage_store.documents(self.auditor.usage_mut(), now, correction, losses)
+    }
+
+    /// What was found on flows, as a document.
+    pub(super) fn findings(&mut self, now: Timestamp) -> String {
+        self.drain_batch(now);
+        let findings = findings(&self.auditor, now, self.kernel.wall_correction());
+        // Strings and numbers only.
+        serde_json::to_string(&findings).unwrap_or_default()
     }
 
     /// What is missing for being ready: kinds of objects that have not been listed.
@@ -495,6 +480,7 @@ impl State {
         absent
             .chain(failing)
             .chain(flow_log.map(|fault| format!("the flow log is not written: {fault}")))
+            .chain(self.usage_store.failing().map(|fault| format!("usage of rules is not stored: {fault}")))
             .collect()
     }
 
@@ -571,41 +557,4 @@ fn take(auditor: &mut Auditor, event: Event, now: Timestamp, Told { flows, raw_s
 /// Asks connection tracking where a flow went; where there is none, nobody knows.
 fn asking(conntrack: &mut Option<Conntrack>) -> impl FnMut(&Tuple) -> Option<SocketAddr> {
     move |tuple| conntrack.as_mut()?.destination(tuple.protocol, tuple.source, tuple.destination)
-}
-
-/// Records that were made and that nobody can judge.
-fn missed(losses: &[Loss]) -> u64 {
-    // An attempt that was to be told as pending is told again with its outcome. Names are never known to be all, so rules
-    // that need them are not called unused anyway.
-    let is_flow = |loss: &&Loss| !matches!(loss.cause, "tcp-pending" | "dns-answer" | "dns-limited");
-    losses.iter().filter(is_flow).map(|loss| loss.count).sum()
-}
-
-/// Lost records of cgroups.
-fn of_cgroups(losses: &[Loss]) -> u64 {
-    let is_of_cgroup = |loss: &&Loss| matches!(loss.cause, "cgroup-made" | "cgroup-removed");
-    losses.iter().filter(is_of_cgroup).map(|loss| loss.count).sum()
-}
-
-/// One line of the agent's own log: policies do not speak of such sockets, so they are no flows.
-fn log_raw_socket(
-    RawSocketSeen { seen, subject, key, actor_pod, actor_container }: &RawSocketSeen,
-    cluster: &Cluster,
-) {
-    let pod = match subject {
-        Subject::Pod(id) => cluster.pod(*id).map(|pod| &*pod.name),
-        Subject::Node | Subject::Unknown { .. } => None,
-    };
-    tracing::warn!(
-        kind = key.kind.as_str(),
-        protocol = seen.protocol,
-        namespace = &*key.namespace,
-        workload = &*key.workload,
-        pod,
-        actor_pod_uid = actor_pod.as_deref(),
-        container = actor_container.as_deref(),
-        pid = seen.actor.pid,
-        comm = %seen.actor.comm,
-        "a raw socket was made: nobody sees whom it talks to"
-    );
 }

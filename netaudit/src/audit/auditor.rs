@@ -25,7 +25,7 @@ pub use names::DnsServers;
 
 use super::{
     AcceptedFlows, Attribution, Budget, Counts, Evidence, Flow, FlowId, OpenConnections, Owner, Peer,
-    PeerKind, RawSockets, Subject, Usage, Violations,
+    PeerKind, RawSockets, RunKey, Subject, Usage, Violations,
     datagrams::{Datagrams, Held},
     drops::{ClosedPorts, Drops},
     enforcement::Enforcement,
@@ -36,12 +36,13 @@ use super::{
 use crate::{
     cluster::{Cluster, Pod, PodId},
     model::{
-        Direction, Gap, NetnsCookie, Observation, Outcome, PacketDrop, Protocol, RawSocket, Reach, Timestamp,
-        Verdict,
+        Direction, Gap, NetnsCookie, Observation, Outcome, PacketDrop, PolicyId, Protocol, RawSocket, Reach,
+        Timestamp, Verdict,
     },
 };
 use drops::Proof;
 
+pub use rules::usage_window;
 pub use translated::Tuple;
 
 /// How long a record waits for its namespace, its pod or its peer to become known: in a healthy cluster a watch is
@@ -137,11 +138,14 @@ pub struct Auditor {
     counts: Counts,
     usage: Usage,
     usage_generation: Option<u64>,
+    /// When pods that this agent is not responsible for were last counted.
+    counted_elsewhere: Option<Timestamp>,
+    /// How many of them each policy selects.
+    selected_elsewhere: HashMap<(Arc<PolicyId>, Direction), usize>,
     violations: Violations,
     suspected_blocks: Violations,
     accepted: AcceptedFlows,
     enforcement: Enforcement,
-    last_loss: Option<Timestamp>,
     ready: bool,
     pending_dropped: u64,
     pairs_dropped: u64,
@@ -177,13 +181,17 @@ impl Auditor {
             bound: HashMap::default(),
             sequence: 0,
             counts: Counts::default(),
-            usage: Usage::default(),
+            usage: Usage::new(
+                RunKey { node: settings.node.clone(), run: settings.run.clone() },
+                usage_window(settings.unused_after),
+            ),
             usage_generation: None,
+            counted_elsewhere: None,
+            selected_elsewhere: HashMap::default(),
             violations: Violations::new(settings.budget),
             suspected_blocks: Violations::new(settings.budget),
             accepted: AcceptedFlows::default(),
             enforcement: Enforcement::default(),
-            last_loss: None,
             ready: false,
             pending_dropped: 0,
             pairs_dropped: 0,
@@ -219,9 +227,9 @@ impl Auditor {
         self.own_addresses.extend(own.flat_map(|node| node.ips.iter().copied()));
     }
 
-    /// Records were lost at `at`: rules that are watched since before cannot be called unused.
-    pub fn lost(&mut self, at: Timestamp) {
-        self.last_loss = self.last_loss.max(Some(at));
+    /// So many records were lost: rules that are watched cannot be called unused until that is long enough ago.
+    pub fn lost(&mut self, count: u64) {
+        self.usage.lost(count);
     }
 
     /// Every kind of object has been listed completely. Until then records wait.
@@ -253,23 +261,14 @@ impl Auditor {
         &self.usage
     }
 
-    /// Violations by series.
-    pub fn violations(&self) -> &Violations {
-        &self.violations
+    /// Rules and their use, to take what is to be stored, and to tell what was.
+    pub fn usage_mut(&mut self) -> &mut Usage {
+        &mut self.usage
     }
 
-    /// Flows that seem blocked though they are allowed, by series.
-    pub fn suspected_blocks(&self) -> &Violations {
-        &self.suspected_blocks
-    }
-
-    /// What it takes to call a rule unused, with the losses so far.
+    /// What it takes to call a rule unused.
     pub fn evidence(&self) -> Evidence {
-        Evidence {
-            window: self.settings.unused_after,
-            coverage: self.settings.unused_coverage,
-            last_loss: self.last_loss,
-        }
+        Evidence { window: self.settings.unused_after, coverage: self.settings.unused_coverage }
     }
 
     /// Records that wait for somebody to become known, and attempts without an outcome.
@@ -539,7 +538,7 @@ impl Auditor {
         flow.closed_port = closed_port;
         flow.cause = cause;
         self.counts.flow(&flow);
-        self.usage.credit(&flow.verdict, seen.count(), seen.first()..=seen.at);
+        self.credit(&flow);
         self.count_violation(&flow);
         flow
     }

@@ -32,14 +32,15 @@ mod names;
 mod open;
 mod raw_sockets;
 mod resolve;
+mod severity;
 #[cfg(test)]
 pub(crate) mod testing;
-mod usage;
+pub mod usage;
 mod violations;
 
 pub use accepted::{Accepted, AcceptedFlows, End as AcceptedEnd, Flows};
 pub use attribute::{Attribution, Owner, PodCgroup};
-pub use auditor::{Auditor, DnsServers, Settings, Tuple};
+pub use auditor::{Auditor, DnsServers, Settings, Tuple, usage_window};
 pub use counts::{Counts, FlowKey};
 pub use dns::{DnsReading, UnreadableDns, is_truncated, read_dns};
 pub use enforcement::{Enforced, Enforcement, Isolated, Tried, UnenforcedCause};
@@ -49,5 +50,6 @@ pub use histogram::Histogram;
 pub use names::{FRESH_AT_LEAST, NameCounts, Names, STALE, SeenName};
 pub use open::{Open, OpenConnections, OpenCounts};
 pub use raw_sockets::{RawSocketKey, RawSocketSeen, RawSockets};
-pub use usage::{Evidence, Missing, RuleKey, RuleUsage, Usage, Watched};
+pub use severity::FlowSeverity;
+pub use usage::{Evidence, Missing, RuleKey, RuleUsage, RunKey, Usage, Watched};
 pub use violations::{Budget, OTHER, ViolationCount, ViolationKey, Violations};

@@ -1,10 +1,42 @@
 //! How often each rule allowed something, since when it was watched, and how much of what it selects was watched.
+//!
+//! ```text
+//! watch, tick, credit, keep, doubt, lost ──► Usage: the window of now ──rows──► Rows ──merge──► Rows of many agents
+//!                                               │ at its end                                       │
+//!                                               └─► closed rows, for whoever stores them           └─► histories, findings
+//! ```
 
-use std::{ops::RangeInclusive, sync::Arc, time::Duration};
+mod cover;
+mod evidence;
+mod findings;
+mod history;
+mod live;
+mod restore;
+mod row;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeSet, net::IpAddr, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use foldhash::{HashMap, HashSet};
 
-use crate::model::{Direction, PolicyId, RuleId, RuleMatch, Timestamp, Verdict};
+pub use evidence::{Coverage, Evidence, Lack, Missing, Slice, coverage, unused_since};
+pub use findings::{Judgement, RuleFinding, Severity, judge};
+pub use history::{Histories, History, histories};
+pub use live::RuleUsage;
+pub use restore::{Restored, next_sequence, restore};
+pub use row::{Row, RowKey, Rows, Run, RunKey, TogetherKey, Touched, Uses};
+
+use crate::{
+    model::{Cause, Decision, Direction, PolicyId, Protocol, RuleId, RuleMatch, Timestamp, Verdict},
+    policy::Element,
+};
+
+/// Sets of rules that are counted at once before they are put together by content: a bound on memory.
+const MOST_SETS: usize = 4_096;
+
+/// Windows that one step of time may pass; of a longer one the rest is in the last.
+const MOST_WINDOWS: usize = 1_000;
 
 /// A rule's identity: policy, direction and content hash. Today's position is not part of it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -28,191 +60,280 @@ impl From<&RuleId> for RuleKey {
 pub struct Watched {
     /// The rule with its position of today.
     pub rule: Arc<RuleId>,
+    /// What it allows, in one line.
+    pub summary: Arc<str>,
+    /// Whether it can match anything at all.
+    pub possible: bool,
+    /// Whether it is certain whom its policy selects and what it means. Otherwise what it allows is not known, and so not whether
+    /// it was used.
+    pub certain: bool,
+    /// Its elements with the hashes of their content: those of `from` or `to`, then those of `ports`.
+    pub elements: Arc<[(u64, Element)]>,
     /// Whether any sensor can see what it allows; none sees SCTP.
     pub observable: bool,
-    /// Running pods that its policy selects, wherever they run (as far as this agent is responsible for them).
+    /// Whether it concerns this agent. Otherwise it is only watched on where it did before.
+    pub here: bool,
+    /// Running pods that its policy selects, as far as this agent is responsible for them.
     pub selected: usize,
     /// Those of them whose flows this agent sees.
     pub observed: usize,
+    /// Other pods of the cluster that its policy selects.
+    pub elsewhere: usize,
 }
 
-/// What is known of one rule's use.
-#[derive(Clone, Debug)]
-pub struct RuleUsage {
-    /// The rule with its position of today.
-    pub rule: Arc<RuleId>,
-    /// Flows that it allowed, alone or with others.
-    pub matches: u64,
-    /// Flows that it alone allowed.
-    pub sole_matches: u64,
-    /// The first match, or when a connection that it allows was first found open.
-    pub first: Option<Timestamp>,
-    /// The last match, or when a connection that it allows was last found open.
-    pub last: Option<Timestamp>,
-    /// Since when this agent watches it.
-    pub observed_since: Timestamp,
-    /// Pod-seconds of the selected pods since then.
-    pub existing_pod_seconds: f64,
-    /// Pod-seconds of those that this agent watched.
-    pub observed_pod_seconds: f64,
-    /// Whether its policy exists and concerns this agent today; history is kept where not.
-    pub current: bool,
-    observable: bool,
-    selected: usize,
-    observed: usize,
-}
-
-impl RuleUsage {
-    fn new(watched: &Watched, since: Timestamp) -> Self {
-        Self {
-            rule: watched.rule.clone(),
-            matches: 0,
-            sole_matches: 0,
-            first: None,
-            last: None,
-            observed_since: since,
-            existing_pod_seconds: 0.0,
-            observed_pod_seconds: 0.0,
-            current: true,
-            observable: watched.observable,
-            selected: watched.selected,
-            observed: watched.observed,
-        }
-    }
-
-    /// Observed ÷ existing pod-seconds, from 0 to 1; 0 while no pod that the rule selects has existed.
-    pub fn coverage(&self) -> f64 {
-        if self.existing_pod_seconds > 0.0 {
-            self.observed_pod_seconds / self.existing_pod_seconds
-        } else {
-            0.0
-        }
-    }
-
-    /// Whether it can be called unused, or what is missing for saying so either way.
-    pub fn unused(&self, now: Timestamp, needs: &Evidence) -> Result<bool, Missing> {
-        // Without a match where it allows a connection that began before the agent did.
-        if self.last.is_some() {
-            return Ok(false);
-        }
-        if !self.observable {
-            return Err(Missing::Sensor);
-        }
-        let since = self.observed_since.max(now.minus(needs.window));
-        if needs.lost_since(since) {
-            return Err(Missing::Loss);
-        }
-        if now.since(self.observed_since) < needs.window {
-            return Err(Missing::Window);
-        }
-        if self.coverage() < needs.coverage {
-            return Err(Missing::Coverage);
-        }
-        Ok(true)
-    }
-}
-
-/// What it takes to call a rule unused.
+/// The other end of a flow, and its port: what a rule's use is compared with to say that the rule is broad.
 #[derive(Clone, Copy, Debug)]
-pub struct Evidence {
-    /// How long it must have been watched.
-    pub window: Duration,
-    /// The least coverage, from 0 to 1.
-    pub coverage: f64,
-    /// When a record was last lost, if ever: a loss inside the window may hide a match.
-    pub last_loss: Option<Timestamp>,
+pub struct OtherEnd<'a> {
+    /// Namespace and workload, where it is a pod.
+    pub workload: Option<&'a (Arc<str>, Arc<str>)>,
+    /// Its address.
+    pub address: IpAddr,
+    /// The transport protocol.
+    pub protocol: Protocol,
+    /// The destination's port.
+    pub port: u16,
 }
 
-impl Evidence {
-    fn lost_since(&self, since: Timestamp) -> bool {
-        self.last_loss.is_some_and(|loss| loss >= since)
-    }
+/// What an earlier run of this node's agent left, which this one goes on from.
+#[derive(Clone, Debug)]
+pub struct Resumed {
+    /// Until when it watched, on this run's time line.
+    pub until: Timestamp,
+    /// Records that were lost since.
+    pub lost: u64,
+    /// The rules that it watched at its end.
+    pub rules: HashSet<RuleKey>,
 }
 
-/// What is missing for calling a rule unused.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Missing {
-    /// It has not been watched for long enough.
-    Window,
-    /// Too little of what it selects was watched.
-    Coverage,
-    /// Records were lost in the window.
-    Loss,
-    /// Nothing can see what it allows: SCTP. It is unobservable, not unused.
-    Sensor,
-}
-
-impl Missing {
-    /// Every value.
-    pub const ALL: [Self; 4] = [Self::Window, Self::Coverage, Self::Loss, Self::Sensor];
-
-    /// The metric label.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Window => "window",
-            Self::Coverage => "coverage",
-            Self::Loss => "loss",
-            Self::Sensor => "sensor",
-        }
-    }
-}
-
-/// The use of every rule that was ever watched by this agent run.
-#[derive(Debug, Default)]
+/// The use of every rule that was ever watched by this agent run, and what is known from those before it.
+#[derive(Debug)]
 pub struct Usage {
+    run: RunKey,
+    window: Duration,
     rules: HashMap<RuleKey, RuleUsage>,
+    /// Those of the rules.
+    policies: HashSet<Arc<PolicyId>>,
+    /// By the place of their list, which is kept, so that it stays theirs.
+    sets: HashMap<usize, (Arc<[RuleMatch]>, Uses)>,
+    together: HashMap<BTreeSet<RuleKey>, Uses>,
+    /// Flows without a verdict in this window, by who could have allowed them.
+    unjudged: HashMap<(Arc<PolicyId>, Direction), u64>,
+    unjudged_of_anybody: u64,
+    lost: u64,
+    resumed: Option<Resumed>,
     ticked: Option<Timestamp>,
+    closed: Vec<Rows>,
+}
+
+impl Default for Usage {
+    fn default() -> Self {
+        Self::new(RunKey { node: "".into(), run: "".into() }, Duration::from_secs(3_600))
+    }
 }
 
 impl Usage {
+    /// Knows no rule yet. Windows are `window` long.
+    pub fn new(run: RunKey, window: Duration) -> Self {
+        Self {
+            run,
+            window,
+            rules: HashMap::default(),
+            policies: HashSet::default(),
+            sets: HashMap::default(),
+            together: HashMap::default(),
+            unjudged: HashMap::default(),
+            unjudged_of_anybody: 0,
+            lost: 0,
+            resumed: None,
+            ticked: None,
+            closed: Vec::new(),
+        }
+    }
+
+    /// Goes on from what earlier runs have told, before anything is watched. `resumed` is set where no time has passed
+    /// unseen since: what was recorded meanwhile is still to come.
+    pub fn restore(&mut self, histories: Vec<(RuleKey, RuleUsage)>, resumed: Option<Resumed>) {
+        self.policies.extend(histories.iter().map(|(key, _)| key.policy.clone()));
+        self.rules.extend(histories);
+        self.lost += resumed.as_ref().map_or(0, |resumed| resumed.lost);
+        self.resumed = resumed;
+    }
+
     /// The rules to watch from `now` on. Those that are missing keep their history and are no longer current.
     pub fn watch(&mut self, watched: impl IntoIterator<Item = Watched>, now: Timestamp) {
         self.tick(now);
-        let current = self.rules.iter().filter(|(_, usage)| usage.current);
-        let before: HashSet<RuleKey> = current.map(|(key, _)| key.clone()).collect();
-        for usage in self.rules.values_mut() {
-            usage.current = false;
-            usage.selected = 0;
-            usage.observed = 0;
-        }
+        self.gather_sets();
+        let mut seen: HashSet<RuleKey> = HashSet::default();
         for rule in watched {
-            let usage =
-                self.rules.entry(RuleKey::from(&*rule.rule)).or_insert_with(|| RuleUsage::new(&rule, now));
-            // Two identical rules of one policy share an identity: the first position is shown.
-            if !usage.current || rule.rule.index < usage.rule.index {
-                usage.rule = rule.rule;
+            let key = RuleKey::from(&*rule.rule);
+            if !rule.here && !self.rules.contains_key(&key) {
+                continue;
             }
-            usage.current = true;
-            usage.observable = rule.observable;
-            usage.selected = rule.selected;
-            usage.observed = rule.observed;
+            self.policies.insert(key.policy.clone());
+            let usage = self.rules.entry(key.clone()).or_insert_with(|| RuleUsage::new(&rule, now));
+            let is_first = seen.insert(key);
+            // Two identical rules of one policy share an identity: the first position is shown.
+            if is_first || rule.rule.index < usage.rule.index {
+                usage.watch(&rule, now);
+            }
         }
-        for (key, usage) in self.rules.iter_mut().filter(|(_, usage)| usage.current) {
-            if !before.contains(key) {
-                // It was away: nobody watched it meanwhile, so the time before proves nothing.
-                usage.observed_since = now;
-                usage.existing_pod_seconds = 0.0;
-                usage.observed_pod_seconds = 0.0;
+        // Nothing can match the others now, which is known and so no gap.
+        let gone = self.rules.iter_mut().filter(|(key, _)| !seen.contains(*key));
+        gone.for_each(|(_, usage)| usage.leave());
+    }
+
+    /// All objects are known: what was recorded since an earlier run's end can be judged, so that time counts as watched.
+    pub fn resume(&mut self) {
+        let Some(resumed) = self.resumed.take() else { return };
+        for (key, usage) in &mut self.rules {
+            if resumed.rules.contains(key) {
+                usage.resume(resumed.until);
             }
         }
     }
 
-    /// Adds the time since the last call to the pod-seconds of every rule.
+    /// Adds the time since the last call to the pod-seconds of every rule. Windows that end in it are closed.
     pub fn tick(&mut self, now: Timestamp) {
-        let seconds = self.ticked.map_or(0.0, |last| now.since(last).as_secs_f64());
-        self.ticked = Some(now);
-        for usage in self.rules.values_mut() {
-            usage.existing_pod_seconds += seconds * usage.selected as f64;
-            usage.observed_pod_seconds += seconds * usage.observed as f64;
+        let Some(mut last) = self.ticked else {
+            self.ticked = Some(now);
+            return;
+        };
+        for _ in 0..MOST_WINDOWS {
+            let end = self.window_of(last).plus(self.window);
+            if now < end {
+                break;
+            }
+            self.pass(last, end);
+            last = end;
+            self.close(end);
         }
+        self.pass(last, now);
+    }
+
+    fn pass(&mut self, last: Timestamp, now: Timestamp) {
+        // A line that steps back is none of ours: nothing passes until it is where it was.
+        if now > last {
+            self.rules.values_mut().for_each(|usage| usage.pass(now.since(last), now));
+            self.ticked = Some(now);
+        }
+    }
+
+    /// The window that holds this time begins then.
+    fn window_of(&self, at: Timestamp) -> Timestamp {
+        let length = i64::try_from(self.window.as_nanos()).unwrap_or(i64::MAX).max(1);
+        Timestamp(at.0.div_euclid(length).saturating_mul(length))
+    }
+
+    fn close(&mut self, end: Timestamp) {
+        let rows = self.rows_of(self.window_of(Timestamp(end.0 - 1)));
+        self.closed.push(rows);
+        let (lost, unjudged) = (self.lost, std::mem::take(&mut self.unjudged));
+        let anybody = std::mem::take(&mut self.unjudged_of_anybody);
+        self.lost = 0;
+        self.together.clear();
+        for (key, usage) in &mut self.rules {
+            let doubts = unjudged.get(&(key.policy.clone(), key.direction)).copied().unwrap_or(0);
+            usage.close(end, lost > 0, anybody + doubts > 0);
+        }
+    }
+
+    /// Forgets what is older than `age`: slices, and rules that have not been there for as long.
+    pub fn forget(&mut self, now: Timestamp, age: Duration) {
+        let limit = now.minus(age);
+        self.rules.retain(|_, usage| usage.forget(limit));
+        self.policies = self.rules.keys().map(|key| key.policy.clone()).collect();
+    }
+
+    /// Windows that have ended, each handed out once.
+    pub fn take_closed(&mut self) -> Vec<Rows> {
+        std::mem::take(&mut self.closed)
+    }
+
+    /// The rows of the window that goes on, as of the last [`Usage::tick`].
+    pub fn rows(&mut self) -> Rows {
+        self.gather_sets();
+        self.ticked.map(|ticked| self.rows_of(self.window_of(ticked))).unwrap_or_default()
+    }
+
+    /// Whether a rule of this policy is watched, or was.
+    pub fn knows(&self, policy: &Arc<PolicyId>) -> bool {
+        self.policies.contains(policy)
+    }
+
+    /// Which run this is.
+    pub fn run(&self) -> &RunKey {
+        &self.run
+    }
+
+    fn rows_of(&mut self, window: Timestamp) -> Rows {
+        self.gather_sets();
+        let mut rows = Rows::default();
+        for (key, usage) in &self.rules {
+            let unjudged = self.doubts(key);
+            if let Some(row) = usage.row(self.lost, unjudged) {
+                rows.rules.insert(RowKey { rule: key.clone(), run: self.run.clone(), window }, row);
+            }
+        }
+        for (rules, uses) in &self.together {
+            let key = TogetherKey { rules: rules.clone(), run: self.run.clone(), window };
+            rows.together.insert(key, *uses);
+        }
+        rows
+    }
+
+    /// Flows in this window without a verdict, which a rule may have allowed.
+    fn doubts(&self, key: &RuleKey) -> u64 {
+        let of_policy = self.unjudged.get(&(key.policy.clone(), key.direction)).copied().unwrap_or(0);
+        of_policy.saturating_add(self.unjudged_of_anybody)
+    }
+
+    /// So many records were lost: any rule may have been used by them.
+    pub fn lost(&mut self, count: u64) {
+        self.lost = self.lost.saturating_add(count);
+    }
+
+    /// So many flows have no verdict: a rule of these policies for that direction may have allowed them.
+    pub fn doubt(
+        &mut self,
+        policies: impl IntoIterator<Item = Arc<PolicyId>>,
+        direction: Direction,
+        times: u64,
+    ) {
+        for policy in policies {
+            let count = self.unjudged.entry((policy, direction)).or_default();
+            *count = count.saturating_add(times);
+        }
+    }
+
+    /// So many flows have no verdict and nobody who is known: any rule may have allowed them.
+    pub fn doubt_all(&mut self, times: u64) {
+        self.unjudged_of_anybody = self.unjudged_of_anybody.saturating_add(times);
     }
 
     /// So many flows were judged, the first and last of which began at these times: every rule that had a part in them was
     /// used. Of a tier with an order one rule alone counts.
-    pub fn credit(&mut self, verdict: &Verdict, times: u64, span: RangeInclusive<Timestamp>) {
+    pub fn credit(
+        &mut self,
+        verdict: &Verdict,
+        times: u64,
+        span: RangeInclusive<Timestamp>,
+        other: Option<&OtherEnd<'_>>,
+    ) {
         let rules = verdict.rules();
-        self.credit_rules(rules, rules.len() == 1, times, &span);
-        self.credit_rules(verdict.denying_rule().into_iter().chain(&verdict.passed), true, times, &span);
+        self.credit_rules(rules, rules.len() == 1, times, &span, other);
+        let deciding = verdict.denying_rule().into_iter().chain(&verdict.passed);
+        self.credit_rules(deciding, true, times, &span, other);
+        if let Decision::Allowed(Cause::Rules(set)) = &verdict.decision
+            && set.len() > 1
+        {
+            if self.sets.len() >= MOST_SETS {
+                self.gather_sets();
+            }
+            // While the list is kept here no other has its place.
+            let (_, uses) =
+                self.sets.entry(set.as_ptr().addr()).or_insert_with(|| (set.clone(), Uses::default()));
+            uses.add(times, &span);
+        }
     }
 
     fn credit_rules<'a>(
@@ -221,24 +342,28 @@ impl Usage {
         sole: bool,
         times: u64,
         span: &RangeInclusive<Timestamp>,
+        other: Option<&OtherEnd<'_>>,
     ) {
-        let (began, ended) = (*span.start(), *span.end());
         for matched in rules {
-            let Some(usage) = self.rules.get_mut(&RuleKey::from(&*matched.rule)) else { continue };
-            usage.matches += times;
-            usage.sole_matches += if sole { times } else { 0 };
-            usage.first = Some(usage.first.map_or(began, |first| first.min(began)));
-            usage.last = Some(usage.last.map_or(ended, |last| last.max(ended)));
+            if let Some(usage) = self.rules.get_mut(&RuleKey::from(&*matched.rule)) {
+                usage.credit(matched, sole, times, span, other);
+            }
         }
     }
 
     /// A connection with this verdict is open at `at`: what has a part in it is in use. Matches count flows, so it is none.
     pub fn keep(&mut self, verdict: &Verdict, at: Timestamp) {
-        let rules = verdict.rules().iter().chain(verdict.denying_rule()).chain(&verdict.passed);
-        for matched in rules {
-            let Some(usage) = self.rules.get_mut(&RuleKey::from(&*matched.rule)) else { continue };
-            usage.first = Some(usage.first.map_or(at, |first| first.min(at)));
-            usage.last = Some(usage.last.map_or(at, |last| last.max(at)));
+        self.credit(verdict, 0, at..=at, None);
+    }
+
+    /// Puts sets of rules together that are of the same rules by content.
+    fn gather_sets(&mut self) {
+        for (_, (set, uses)) in self.sets.drain() {
+            let rules: BTreeSet<RuleKey> = set.iter().map(|it| RuleKey::from(&*it.rule)).collect();
+            // Two identical rules of one policy are one.
+            if rules.len() > 1 {
+                self.together.entry(rules).or_default().plus(&uses);
+            }
         }
     }
 
@@ -254,149 +379,10 @@ impl Usage {
         });
         rules
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::{Action, Cause, Decision, Denial};
-
-    fn rule(hash: u64, index: u32) -> Arc<RuleId> {
-        let policy = PolicyId { kind: "NetworkPolicy", namespace: "shop".into(), name: "p".into() };
-        Arc::new(RuleId {
-            policy: policy.into(),
-            direction: Direction::Egress,
-            hash,
-            index,
-            action: Action::Allow,
-            name: "".into(),
-        })
-    }
-
-    fn watched(hash: u64, index: u32) -> Watched {
-        Watched { rule: rule(hash, index), observable: true, selected: 2, observed: 1 }
-    }
-
-    fn allowed(hashes: &[u64]) -> Verdict {
-        let matched = |hash: &u64| RuleMatch { rule: rule(*hash, 0), peer: None, port: None };
-        Verdict::plain(Decision::Allowed(Cause::Rules(hashes.iter().map(matched).collect())))
-    }
-
-    const T: fn(i64) -> Timestamp = Timestamp::from_seconds;
-
-    #[test]
-    fn history_survives_a_rule_inserted_above() {
-        let mut usage = Usage::default();
-        usage.watch([watched(0xa, 0)], T(0));
-        usage.credit(&allowed(&[0xa]), 1, T(5)..=T(5));
-        usage.watch([watched(0xb, 0), watched(0xa, 1)], T(10));
-        let rules = usage.current();
-        assert_eq!((rules[0].rule.hash, rules[0].matches), (0xb, 0));
-        assert_eq!((rules[1].rule.hash, rules[1].matches, rules[1].rule.index), (0xa, 1, 1));
-        assert_eq!(rules[1].observed_since, T(0));
-        assert_eq!(rules[1].last, Some(T(5)));
-    }
-
-    #[test]
-    fn a_removed_rule_is_not_shown_and_comes_back_with_its_history() {
-        let mut usage = Usage::default();
-        usage.watch([watched(0xa, 0)], T(0));
-        usage.credit(&allowed(&[0xa]), 1, T(1)..=T(1));
-        usage.watch([], T(2));
-        assert!(usage.current().is_empty());
-        usage.watch([watched(0xa, 0)], T(3));
-        assert_eq!(usage.current()[0].matches, 1);
-        assert_eq!(usage.current()[0].observed_since, T(3), "but nobody watched it meanwhile");
-    }
-
-    #[test]
-    fn sole_matches_are_those_of_one_rule() {
-        let mut usage = Usage::default();
-        usage.watch([watched(0xa, 0), watched(0xb, 1)], T(0));
-        usage.credit(&allowed(&[0xa, 0xb]), 1, T(1)..=T(1));
-        usage.credit(&allowed(&[0xa]), 1, T(2)..=T(2));
-        let counts: Vec<_> = usage.current().iter().map(|u| (u.matches, u.sole_matches)).collect();
-        assert_eq!(counts, [(2, 1), (1, 0)]);
-    }
-
-    #[test]
-    fn several_flows_at_once_count_each_and_span_their_time() {
-        let mut usage = Usage::default();
-        usage.watch([watched(0xa, 0)], T(0));
-        usage.credit(&allowed(&[0xa]), 1, T(3)..=T(3));
-        usage.credit(&allowed(&[0xa]), 7, T(2)..=T(5));
-        let found = usage.current()[0];
-        assert_eq!((found.matches, found.sole_matches), (8, 8));
-        assert_eq!((found.first, found.last), (Some(T(2)), Some(T(5))));
-    }
-
-    #[test]
-    fn an_open_connection_keeps_its_rule_in_use_and_is_no_match() {
-        let mut usage = Usage::default();
-        usage.watch([Watched { observed: 2, ..watched(0xa, 0) }, watched(0xb, 1)], T(0));
-        usage.keep(&allowed(&[0xa]), T(40));
-        usage.keep(&allowed(&[0xa]), T(70));
-        usage.tick(T(100));
-        let found = usage.current()[0];
-        assert_eq!((found.matches, found.sole_matches), (0, 0));
-        assert_eq!((found.first, found.last), (Some(T(40)), Some(T(70))));
-        let needs = Evidence { window: Duration::from_secs(50), coverage: 0.5, last_loss: None };
-        assert_eq!(found.unused(T(100), &needs), Ok(false));
-        assert_eq!(usage.current()[1].unused(T(100), &needs), Ok(true));
-    }
-
-    #[test]
-    fn a_rule_that_denies_and_one_that_passes_are_used_too() {
-        let mut usage = Usage::default();
-        usage.watch([watched(0xa, 0), watched(0xb, 1)], T(0));
-        let matched = |hash| RuleMatch { rule: rule(hash, 0), peer: None, port: None };
-        let mut denied = Verdict::plain(Decision::Denied(Denial::Rule(matched(0xa))));
-        denied.passed.push(matched(0xb));
-        usage.credit(&denied, 1, T(1)..=T(1));
-        let counts: Vec<_> = usage.current().iter().map(|u| (u.matches, u.sole_matches)).collect();
-        assert_eq!(counts, [(1, 1), (1, 1)]);
-    }
-
-    #[test]
-    fn coverage_is_observed_by_existing_pod_seconds() {
-        let mut usage = Usage::default();
-        usage.watch([watched(0xa, 0)], T(0));
-        usage.tick(T(10));
-        assert_eq!(usage.current()[0].existing_pod_seconds, 20.0);
-        assert_eq!(usage.current()[0].coverage(), 0.5);
-    }
-
-    #[test]
-    fn unused_needs_window_coverage_and_no_loss() {
-        let mut usage = Usage::default();
-        usage.watch([Watched { observed: 2, ..watched(0xa, 0) }], T(0));
-        usage.tick(T(100));
-        let unused = |window, coverage, last_loss| {
-            let needs = Evidence { window: Duration::from_secs(window), coverage, last_loss };
-            usage.current()[0].unused(T(100), &needs)
-        };
-        assert_eq!(unused(100, 0.99, None), Ok(true));
-        assert_eq!(unused(101, 0.99, None), Err(Missing::Window));
-        assert_eq!(unused(100, 1.01, None), Err(Missing::Coverage));
-        assert_eq!(unused(100, 0.99, Some(T(50))), Err(Missing::Loss));
-        assert_eq!(unused(100, 0.99, Some(T(-1))), Ok(true), "lost before it was watched");
-        assert_eq!(unused(40, 0.99, Some(T(50))), Ok(true), "lost before the window");
-    }
-
-    #[test]
-    fn what_no_sensor_sees_is_not_called_unused() {
-        let mut usage = Usage::default();
-        usage.watch([Watched { observable: false, observed: 2, ..watched(0xa, 0) }], T(0));
-        usage.tick(T(100));
-        let needs = Evidence { window: Duration::from_secs(1), coverage: 0.9, last_loss: None };
-        assert_eq!(usage.current()[0].unused(T(100), &needs), Err(Missing::Sensor));
-    }
-
-    #[test]
-    fn a_clock_that_steps_back_takes_nothing_away() {
-        let mut usage = Usage::default();
-        usage.watch([watched(0xa, 0)], T(100));
-        usage.tick(T(50));
-        assert_eq!(usage.current()[0].existing_pod_seconds, 0.0);
+    /// Whether this rule can be called unused, or what is missing for saying so either way.
+    pub fn unused(&self, usage: &RuleUsage, now: Timestamp, needs: &Evidence) -> Result<bool, Missing> {
+        let unjudged = self.doubts(&RuleKey::from(&*usage.rule));
+        usage.unused(self.lost > 0, unjudged > 0, now, needs)
     }
 }

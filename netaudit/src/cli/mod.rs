@@ -1,6 +1,7 @@
 //! The command line: a file a subcommand. Results go to stdout, logs and errors to stderr.
 
 mod agent;
+mod agents;
 mod diff;
 mod doctor;
 mod ends;
@@ -9,9 +10,12 @@ mod eval_cases;
 mod eval_explain;
 mod eval_flow;
 mod eval_service;
+mod findings;
 mod matrix;
 mod source;
 mod uninstall;
+mod usage;
+mod usage_text;
 mod why;
 
 use std::{io::IsTerminal as _, process::ExitCode};
@@ -35,7 +39,9 @@ enum Command {
     Diff(diff::Args),
     Doctor(doctor::Args),
     Eval(eval::Args),
+    Findings(findings::Args),
     Uninstall(uninstall::Args),
+    Usage(usage::Args),
     Why(why::Args),
 }
 
@@ -69,7 +75,9 @@ pub fn main() -> ExitCode {
         Command::Diff(args) => diff::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Eval(args) => eval::run(args),
+        Command::Findings(args) => findings::run(args),
         Command::Uninstall(args) => uninstall::run(args),
+        Command::Usage(args) => usage::run(args),
         Command::Why(args) => why::run(args),
     };
     match result {

@@ -4,7 +4,7 @@
 //! ownership is a binding with a beginning and an end. What the agent saw in the kernel (authored) beats what the API
 //! server says, whose edges are fuzzy: it tells of an address after the pod has it, and of the end after it has ended.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use foldhash::HashMap;
 use smallvec::SmallVec;
@@ -61,6 +61,9 @@ pub(super) enum Found<'a> {
     Nobody,
 }
 
+/// By how much the API server's clock may be ahead of the node's.
+const CLOCKS_APART: Duration = Duration::from_secs(60);
+
 /// All bindings by address.
 #[derive(Default)]
 pub(super) struct Addresses {
@@ -77,6 +80,8 @@ impl Addresses {
         if bindings.iter().any(|it| it.is_open() && !it.authored && it.owner == owner) {
             return;
         }
+        // One that comes from a clock which disagrees with ours tells nothing.
+        let created = created.filter(|created| created.since(now) <= CLOCKS_APART);
         let mut from = created.unwrap_or(Timestamp::MIN);
         if let Owner::Pod(_) | Owner::Broken { .. } = owner {
             for other in bindings.iter().filter(|it| matches!(it.owner, Owner::Pod(_)) && it.owner != owner) {

@@ -26,6 +26,11 @@ impl Clock {
         Self { offset }
     }
 
+    /// How far this line is ahead of the time since boot, in nanoseconds.
+    pub fn ahead(&self) -> i64 {
+        self.offset
+    }
+
     /// The time of a kernel stamp, which is in nanoseconds since boot.
     pub fn wall(&self, boot: u64) -> Timestamp {
         Timestamp(i64::try_from(boot).unwrap_or(i64::MAX).saturating_add(self.offset))

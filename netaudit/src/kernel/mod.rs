@@ -289,6 +289,11 @@ impl Kernel {
         self.clock.correction()
     }
 
+    /// How far that line is ahead of the time since boot, in nanoseconds.
+    pub fn line(&self) -> i64 {
+        self.clock.ahead()
+    }
+
     /// What this kernel has of the optional hooks.
     pub fn features(&self) -> &[Feature] {
         &self.features

@@ -47,6 +47,8 @@ pub struct AgentState<'a> {
     pub lookups: Option<Lookups>,
     /// Sources of objects.
     pub watches: &'a [WatchState],
+    /// Writes of usage that failed, and files of it that could not be read.
+    pub usage_faults: (u64, u64),
     /// Kernel records taken from the ring.
     pub records: u64,
     /// What became of kernel records.
@@ -230,7 +232,7 @@ fn rules(state: &AgentState<'_>) -> Vec<Family> {
             "netaudit_rule_coverage_ratio",
             "Observed by existing pod-seconds of the pods that this rule's policy selects, since it is watched",
         )
-        .with_all(each(|usage| Some(usage.coverage()))),
+        .with_all(rules.iter().map(|usage| (rule_labels(usage), usage.coverage(state.now)))),
     ];
     // Only who sees everything can say that something is unused.
     if state.auditor.is_only_agent() {
@@ -247,10 +249,10 @@ fn unused(state: &AgentState<'_>, rules: &[&RuleUsage]) -> [Family; 2] {
     );
     let mut evidence = Family::gauge(
         "netaudit_rule_evidence",
-        "1 for what is missing to call this rule unused or not: window, coverage or loss",
+        "1 for what is missing to call this rule unused or not: window, coverage, loss, verdicts or sensor",
     );
     for usage in rules {
-        let missing = match usage.unused(state.now, &needs) {
+        let missing = match state.auditor.usage().unused(usage, state.now, &needs) {
             Ok(is_unused) => {
                 unused = unused.with(rule_labels(usage), f64::from(u8::from(is_unused)));
                 None
@@ -345,6 +347,12 @@ fn health(state: &AgentState<'_>) -> Vec<Family> {
                     .series()
                     .map(|(key, _, last)| (raw_labels(key), state.wall_seconds(last))),
             ),
+        Family::counter(
+            "netaudit_usage_store_faults",
+            "Faults of the state directory: writes that failed, and files that could not be read and were set aside",
+        )
+        .with(vec![("fault", "write failed".to_owned())], state.usage_faults.0 as f64)
+        .with(vec![("fault", "damaged".to_owned())], state.usage_faults.1 as f64),
         Family::gauge("netaudit_hook_attached", "Whether an optional kernel hook is attached").with_all(
             state.features.iter().map(|feature| {
                 (vec![("hook", feature.name.to_owned())], f64::from(u8::from(feature.absent.is_none())))

@@ -19,5 +19,5 @@ pub use net::{Direction, Protocol};
 pub use open::OpenConnection;
 pub use time::Timestamp;
 pub use verdict::{
-    Action, Cause, Decision, Denial, Exemption, Gap, NearMiss, PolicyId, RuleId, RuleMatch, Verdict,
+    Action, Cause, Decision, Denial, Elements, Exemption, Gap, NearMiss, PolicyId, RuleId, RuleMatch, Verdict,
 };

@@ -1,6 +1,10 @@
 //! What the declared policies say of a flow, as data that names its cause.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
 
 use smallvec::SmallVec;
 
@@ -86,8 +90,8 @@ impl fmt::Display for RuleId {
     }
 }
 
-/// A rule that allowed a flow, and by which of its elements.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+/// A rule that allowed a flow, and by which of its elements. Two are equal by the rule and the first elements that matched.
+#[derive(Clone, Debug)]
 pub struct RuleMatch {
     /// The rule.
     pub rule: Arc<RuleId>,
@@ -95,6 +99,67 @@ pub struct RuleMatch {
     pub peer: Option<u32>,
     /// Index into `ports` of the first element that matched; `None` where the rule names no ports.
     pub port: Option<u32>,
+    /// Every element that matches.
+    pub elements: Elements,
+}
+
+impl PartialEq for RuleMatch {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.rule, self.peer, self.port) == (&other.rule, other.peer, other.port)
+    }
+}
+
+impl Eq for RuleMatch {}
+
+impl Hash for RuleMatch {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (&self.rule, self.peer, self.port).hash(state);
+    }
+}
+
+/// Which elements of a rule match, by their places in `from`/`to` and in `ports`. Of those after the 64th only the first that
+/// matches is known.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Elements {
+    peers: u64,
+    ports: u64,
+}
+
+impl Elements {
+    /// These, as far as they are there.
+    pub fn of(peer: Option<u32>, port: Option<u32>) -> Self {
+        let bit = |index: Option<u32>| index.and_then(|index| 1_u64.checked_shl(index)).unwrap_or(0);
+        Self { peers: bit(peer), ports: bit(port) }
+    }
+
+    /// One of `from` or `to` more.
+    pub fn add_peer(&mut self, index: u32) {
+        self.peers |= Self::of(Some(index), None).peers;
+    }
+
+    /// One of `ports` more.
+    pub fn add_port(&mut self, index: u32) {
+        self.ports |= Self::of(None, Some(index)).ports;
+    }
+
+    /// Their places in `from` or `to`, in order.
+    pub fn peers(self) -> impl Iterator<Item = u32> {
+        bits(self.peers)
+    }
+
+    /// Their places in `ports`, in order.
+    pub fn ports(self) -> impl Iterator<Item = u32> {
+        bits(self.ports)
+    }
+}
+
+fn bits(mut mask: u64) -> impl Iterator<Item = u32> {
+    std::iter::from_fn(move || {
+        let place = mask.trailing_zeros();
+        // Takes the lowest bit away.
+        mask &= mask.checked_sub(1)?;
+        Some(place)
+    })
 }
 
 impl RuleMatch {

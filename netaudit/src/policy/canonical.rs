@@ -30,6 +30,26 @@ pub(super) fn cluster_hash(direction: Direction, rule: &declared::ClusterRule) -
     digest(&text)
 }
 
+/// The same for one element of `from` or `to`.
+pub(super) fn peer_hash(declared: &declared::Peer) -> u64 {
+    digest(&peer(declared))
+}
+
+/// The same for one element of `ports`. A peer's text begins otherwise, so the two never meet.
+pub(super) fn port_hash(declared: &declared::Port) -> u64 {
+    digest(&format!("port {}", port(declared)))
+}
+
+/// The same for an element of a cluster-wide policy's `from` or `to`.
+pub(super) fn cluster_peer_hash(declared: &declared::ClusterPeer) -> u64 {
+    digest(&cluster_peer(declared))
+}
+
+/// The same for an element of a cluster-wide policy's ports.
+pub(super) fn cluster_port_hash(declared: &declared::ClusterPort) -> u64 {
+    digest(&format!("port {}", cluster_port(declared)))
+}
+
 fn digest(text: &str) -> u64 {
     let digest = Sha256::digest(text.as_bytes());
     digest[..8].iter().fold(0, |hash, byte| hash << 8 | u64::from(*byte))

@@ -76,13 +76,12 @@ impl What<'_> {
 }
 
 impl Answer<'_> {
-    pub fn to_verdict(&self, caveats: Arc<[Arc<str>]>, generation: u64) -> Verdict {
+    pub fn to_verdict(&self, asked: &Asked<'_>, caveats: Arc<[Arc<str>]>, generation: u64) -> Verdict {
+        let to_match = |hit: &Hit<'_>| hit.to_match(&asked.peer, |port| names_port(asked, port));
         let decision = match &self.what {
-            What::Allowed(hits) => {
-                Decision::Allowed(Cause::Rules(hits.iter().map(|it| it.to_match()).collect()))
-            }
+            What::Allowed(hits) => Decision::Allowed(Cause::Rules(hits.iter().map(to_match).collect())),
             What::NotIsolated => Decision::Allowed(Cause::NotIsolated),
-            What::DeniedBy(hit) => Decision::Denied(Denial::Rule(hit.to_match())),
+            What::DeniedBy(hit) => Decision::Denied(Denial::Rule(to_match(hit))),
             What::Isolated(misses) => {
                 let miss = |(loaded, near): &(&Loaded, Option<u32>)| NearMiss {
                     policy: loaded.policy.id.clone(),
@@ -92,7 +91,7 @@ impl Answer<'_> {
             }
             What::Unknown(gap) => Decision::Unknown(gap.clone()),
         };
-        let passed: SmallVec<[RuleMatch; 1]> = self.passed.iter().map(|it| it.to_match()).collect();
+        let passed: SmallVec<[RuleMatch; 1]> = self.passed.iter().map(to_match).collect();
         Verdict { decision, passed, caveats, generation }
     }
 }
@@ -320,7 +319,7 @@ fn ask<'a>(asked: &Asked<'a>, rule: &'a Rule, with: &'a LoadedRule) -> Found<'a>
         PortFound::Yes(port) => (port, true),
         PortFound::Maybe(port) => (Some(port), false),
     };
-    let hit = Hit { rule, peer, port };
+    let hit = Hit { rule, peer, port, with };
     if peer_is_certain && port_is_certain {
         return Found::Match(hit);
     }

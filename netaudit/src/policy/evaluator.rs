@@ -210,7 +210,7 @@ impl Evaluator {
             "the quick way says something else: {question:?}"
         );
         let caveats = self.judged(question).caveats.clone();
-        answer.to_verdict(caveats, self.rules.generation())
+        answer.to_verdict(&asked, caveats, self.rules.generation())
     }
 
     /// An identity as rules look at it: its namespace, labels and named ports.

@@ -11,7 +11,7 @@ use super::{
     domains::{DomainPattern, KnownNames},
     words::{Vocabulary, Word, WordSelector},
 };
-use crate::model::{Direction, Gap, RuleMatch};
+use crate::model::{Direction, Elements, Gap, RuleMatch};
 
 /// A policy, loaded.
 pub(super) struct Loaded {
@@ -313,6 +313,12 @@ impl LoadedRule {
 }
 
 impl LoadedRule {
+    /// Whether the element at this position of [`Rule::peers`], which is no range, means a peer for certain.
+    fn surely_meets(&self, position: u32, peer: &PeerView<'_>) -> bool {
+        let is_it = |listed: &&LoadedPeer| listed.position == position && !listed.doubtful;
+        self.peers.iter().find(is_it).is_some_and(|listed| listed.matches(peer) == Certainty::Yes)
+    }
+
     /// Whether an address alone says if the rule means a peer.
     pub fn has_only_ranges(&self) -> bool {
         self.peers.is_empty() && !self.matches_everybody
@@ -486,12 +492,29 @@ pub(super) struct Hit<'a> {
     pub peer: Option<u32>,
     /// Position in [`Rule::ports`].
     pub port: Option<u32>,
+    /// The rule as it is loaded.
+    pub with: &'a LoadedRule,
 }
 
 impl Hit<'_> {
-    pub fn to_match(self) -> RuleMatch {
+    /// With every element that matches; `names_port` says whether one of `ports` does.
+    pub fn to_match(self, peer: &PeerView<'_>, names_port: impl Fn(&PortMatch) -> bool) -> RuleMatch {
+        let rule = self.rule;
         // The peer's place is the one in the declared list, as one element can stand for several matchers here.
-        let peer = self.peer.map(|position| self.rule.peers[position as usize].index);
-        RuleMatch { rule: self.rule.id.clone(), peer, port: self.port }
+        let first = self.peer.map(|position| rule.peers[position as usize].index);
+        let mut elements = Elements::of(first, self.port);
+        // Most rules have one of each.
+        if rule.peers.len() > 1 {
+            let matching = (0..).zip(&rule.peers).filter(|(position, it)| match &it.matcher {
+                Matcher::Block(block) => it.doubt.is_none() && peer.is_in(block),
+                _ => self.with.surely_meets(*position, peer),
+            });
+            matching.for_each(|(_, it)| elements.add_peer(it.index));
+        }
+        if rule.ports.len() > 1 {
+            let matching = (0..).zip(&rule.ports).filter(|(_, it)| it.doubt.is_none() && names_port(it));
+            matching.for_each(|(position, _)| elements.add_port(position));
+        }
+        RuleMatch { rule: rule.id.clone(), peer: first, port: self.port, elements }
     }
 }

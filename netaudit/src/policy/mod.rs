@@ -35,7 +35,7 @@ use std::{fmt, sync::Arc};
 
 pub use self::{
     certainty::Certainty,
-    compile::{CompiledPolicy, Rule, Tier},
+    compile::{CompiledPolicy, Element, Rule, Span, Tier},
     domains::{KnownNames, normal as normal_name},
     evaluator::{Evaluator, IdentityId, NodeId, PeerEnd, Question},
     explain::{Explanation, PartTrace, PeerFacts, PodFacts, PolicyTrace, RuleTrace, Says, explain},

@@ -163,7 +163,7 @@ impl Auditor {
             return;
         }
         self.open.judged(seen.socket, seen.direction, &judged.verdict, is_found);
-        self.usage.keep(&judged.verdict, open.looked);
+        self.keep(&subject, seen.direction, &judged.verdict, open.looked);
         let tell = match met {
             _ if is_found => Some(Open::BeforeStart),
             Met::Before(Before::Undecided) if judged.verdict.is_denied() => Some(Open::BeforeStart),

@@ -1,24 +1,43 @@
-//! Which rules are watched, and by how many pods.
+//! Which rules are watched, by how many pods, and which flows they had a part in.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use foldhash::HashMap;
 
-use super::Auditor;
+use super::{Auditor, Flow, Gap, PeerKind, Subject};
 use crate::{
-    audit::Watched,
-    model::{Direction, PolicyId, Timestamp},
+    audit::{Watched, usage::OtherEnd},
+    model::{Decision, Direction, PolicyId, Timestamp, Verdict},
 };
+
+/// How often the pods are counted that policies select on other nodes: they are many, and no flow of theirs is seen here.
+const COUNT_ELSEWHERE: Duration = Duration::from_secs(10);
+
+const DIRECTIONS: [Direction; 2] = [Direction::Egress, Direction::Ingress];
+
+/// How long a window of usage is where a rule must be watched for `unused_after`: short enough that what is missing in one does not
+/// keep all others from counting for much longer than that, long enough that rows are few.
+pub fn usage_window(unused_after: Duration) -> Duration {
+    (unused_after / 24).clamp(Duration::from_secs(1), Duration::from_secs(24 * 3_600))
+}
 
 impl Auditor {
     /// Brings the watched rules up to the objects of now. Called when objects changed and at every tick.
     pub fn watch_rules(&mut self, now: Timestamp) {
-        if self.usage_generation == Some(self.cluster.generation()) {
+        let everything = self.is_only_agent();
+        let count_elsewhere = !everything
+            && self.counted_elsewhere.is_none_or(|at| now.since(at) >= COUNT_ELSEWHERE || now < at);
+        if self.usage_generation == Some(self.cluster.generation()) && !count_elsewhere {
             return;
         }
         self.usage_generation = Some(self.cluster.generation());
         self.refresh_own_addresses();
-        let everything = self.is_only_agent();
+        if count_elsewhere {
+            self.counted_elsewhere = Some(now);
+            self.count_elsewhere();
+        } else if everything {
+            self.selected_elsewhere.clear();
+        }
         // (existing, observed) pods by policy and direction: one pass over pods, not pods × policies.
         let mut pods: HashMap<(*const PolicyId, Direction), (usize, usize)> = HashMap::default();
         for (id, pod) in self.cluster.pods() {
@@ -26,7 +45,7 @@ impl Auditor {
             if !(here || everything) || pod.completed || pod.host_network {
                 continue;
             }
-            for direction in [Direction::Egress, Direction::Ingress] {
+            for direction in DIRECTIONS {
                 for policy in self.cluster.selected_by(id, direction) {
                     let (existing, observed) = pods.entry((Arc::as_ptr(&policy.id), direction)).or_default();
                     *existing += 1;
@@ -36,21 +55,93 @@ impl Auditor {
         }
         let mut watched = Vec::new();
         for policy in self.cluster.policies() {
-            for direction in [Direction::Egress, Direction::Ingress] {
+            for direction in DIRECTIONS {
                 let counted = pods.get(&(Arc::as_ptr(&policy.id), direction));
-                if counted.is_none() && !everything {
+                let here = counted.is_some() || everything;
+                // Its pods may have gone to other nodes, of whose agents nothing may be known to whoever asks.
+                if !here && !self.usage.knows(&policy.id) {
                     continue;
                 }
                 let (selected, observed) = counted.copied().unwrap_or_default();
+                let elsewhere = self.selected_elsewhere.get(&(policy.id.clone(), direction));
                 let rules = policy.rules(direction).iter();
                 watched.extend(rules.map(|rule| Watched {
                     rule: rule.id.clone(),
+                    summary: rule.summary.as_str().into(),
+                    elements: rule.elements.clone(),
+                    possible: rule.can_match(),
+                    certain: policy.warnings.is_empty(),
+                    here,
                     observable: rule.is_observable(),
                     selected,
                     observed,
+                    elsewhere: elsewhere.copied().unwrap_or(0),
                 }));
             }
         }
         self.usage.watch(watched, now);
+        if self.ready {
+            self.usage.resume();
+        }
+    }
+
+    fn count_elsewhere(&mut self) {
+        let mut selected: HashMap<(Arc<PolicyId>, Direction), usize> = HashMap::default();
+        for (id, pod) in self.cluster.pods() {
+            if self.is_here(pod) || pod.completed || pod.host_network {
+                continue;
+            }
+            for direction in DIRECTIONS {
+                for policy in self.cluster.selected_by(id, direction) {
+                    *selected.entry((policy.id.clone(), direction)).or_default() += 1;
+                }
+            }
+        }
+        self.selected_elsewhere = selected;
+    }
+
+    /// Counts a flow for every rule that had a part in it, or against what is known of those that may have had one.
+    pub(super) fn credit(&mut self, flow: &Flow) {
+        let seen = &flow.observation;
+        if let Decision::Unknown(gap) = &flow.verdict.decision {
+            self.doubt(&flow.subject, seen.direction, gap, seen.count());
+            return;
+        }
+        let workload = match flow.peer.kind {
+            PeerKind::Pod(id) => {
+                self.cluster.pod(id).map(|pod| (pod.namespace.clone(), pod.workload.name.clone()))
+            }
+            _ => None,
+        };
+        let other = OtherEnd {
+            workload: workload.as_ref(),
+            address: flow.peer.ip,
+            protocol: seen.protocol,
+            port: flow.port,
+        };
+        self.usage.credit(&flow.verdict, seen.count(), seen.first()..=seen.at, Some(&other));
+    }
+
+    /// A connection of this subject is open at `at`.
+    pub(super) fn keep(&mut self, subject: &Subject, direction: Direction, verdict: &Verdict, at: Timestamp) {
+        match &verdict.decision {
+            Decision::Unknown(gap) => self.doubt(subject, direction, gap, 1),
+            _ => self.usage.keep(verdict, at),
+        }
+    }
+
+    fn doubt(&mut self, subject: &Subject, direction: Direction, gap: &Gap, times: u64) {
+        match subject {
+            Subject::Pod(pod) => {
+                let policies = self.cluster.selected_by(*pod, direction);
+                let policies: Vec<_> = policies.map(|policy| policy.id.clone()).collect();
+                self.usage.doubt(policies, direction, times);
+            }
+            // A pod, of which only its name is known.
+            Subject::Unknown { uid: Some(_) } => self.usage.doubt_all(times),
+            Subject::Unknown { uid: None } if *gap == Gap::NotReady => self.usage.doubt_all(times),
+            // Nobody whom a policy could select, as far as anybody knows.
+            Subject::Unknown { uid: None } | Subject::Node => {}
+        }
     }
 }

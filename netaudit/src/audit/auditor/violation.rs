@@ -4,11 +4,31 @@ use std::sync::Arc;
 
 use super::Auditor;
 use crate::{
-    audit::{AcceptedFlows, Flow, PeerKind, Subject, ViolationKey},
+    audit::{AcceptedFlows, Flow, PeerKind, Subject, ViolationKey, Violations},
     model::{Decision, Direction},
 };
 
 impl Auditor {
+    /// Violations by series.
+    pub fn violations(&self) -> &Violations {
+        &self.violations
+    }
+
+    /// Flows that seem blocked though they are allowed, by series.
+    pub fn suspected_blocks(&self) -> &Violations {
+        &self.suspected_blocks
+    }
+
+    /// The name of this agent's node.
+    pub fn node(&self) -> &str {
+        &self.settings.node
+    }
+
+    /// The agent run: the first half of every flow id.
+    pub fn run(&self) -> &str {
+        &self.settings.run
+    }
+
     /// Counts a flow that is denied, or that seems blocked.
     pub(super) fn count_violation(&mut self, flow: &Flow) {
         let Some(mut key) = self.violation(flow) else { return };

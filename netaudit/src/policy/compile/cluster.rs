@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::{
     CompiledPolicy, Flaws, Matcher, NamespaceScope, Peer, PodScope, PortMatch, Rule, Tier, canonical,
     declared,
+    elements::elements,
     parts::{compile_block, compile_cluster_port},
     summary,
 };
@@ -241,7 +242,13 @@ fn rule_of(
         action,
         name: declared.name.as_str().into(),
     };
-    let mut rule = Rule { id: Arc::new(id), summary: String::new(), doubt, peers, ports };
+    let declared_ports = &ports[ports.len().saturating_sub(declared.ports.len())..];
+    let elements = elements(
+        direction,
+        (&peers, declared.peers.iter().map(canonical::cluster_peer_hash).collect()),
+        (declared_ports, declared.ports.iter().map(canonical::cluster_port_hash).collect()),
+    );
+    let mut rule = Rule { id: Arc::new(id), summary: String::new(), elements, doubt, peers, ports };
     rule.summary = summary::of(&rule);
     rule
 }

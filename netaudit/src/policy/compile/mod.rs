@@ -5,6 +5,7 @@
 //! doubtful part would decide.
 
 mod cluster;
+mod elements;
 mod network;
 mod parts;
 #[cfg(test)]
@@ -14,6 +15,7 @@ use std::{fmt, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 
+pub use self::elements::{Element, Span};
 pub(super) use self::parts::parse_cidr;
 use super::{
     Certainty, Labels, NamespaceView, Warning, canonical, declared, domains::DomainPattern,
@@ -79,6 +81,8 @@ pub struct Rule {
     pub id: Arc<RuleId>,
     /// What it allows, in one line: `to app=postgres TCP 5432`.
     pub summary: String,
+    /// The elements that it declares, with hashes of their content: those of `from` or `to`, then those of `ports`.
+    pub elements: Arc<[(u64, Element)]>,
     /// Set where what it does is not certain, or not that it counts: why.
     pub(super) doubt: Option<Arc<str>>,
     /// Empty: everybody.
@@ -95,6 +99,13 @@ impl Rule {
             return false;
         }
         self.ports.is_empty() || self.ports.iter().any(|it| it.protocol != Some(Protocol::Sctp))
+    }
+}
+
+impl Rule {
+    /// Whether it can match anything: the API says of some peers that they mean nobody.
+    pub fn can_match(&self) -> bool {
+        self.peers.is_empty() || self.peers.iter().any(|it| !matches!(it.matcher, Matcher::Nobody))
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{
     Certainty, CompiledPolicy, Flaws, Matcher, NamespaceScope, Peer, PodScope, PortMatch, Rule, Tier,
     canonical, declared,
+    elements::elements,
     parts::{compile_block, compile_port},
     summary,
 };
@@ -126,7 +127,13 @@ fn compile_rule(
         action: Action::Allow,
         name: "".into(),
     };
-    let mut rule = Rule { id: Arc::new(id), summary: String::new(), doubt: None, peers, ports };
+    let declared_ports = &ports[ports.len().saturating_sub(declared.ports.len())..];
+    let elements = elements(
+        direction,
+        (&peers, declared.peers.iter().map(canonical::peer_hash).collect()),
+        (declared_ports, declared.ports.iter().map(canonical::port_hash).collect()),
+    );
+    let mut rule = Rule { id: Arc::new(id), summary: String::new(), elements, doubt: None, peers, ports };
     rule.summary = summary::of(&rule);
     rule
 }

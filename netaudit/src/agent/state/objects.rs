@@ -1,0 +1,72 @@
+//! What happens to the state when objects change, or their source has a fault.
+
+use std::collections::HashSet;
+
+use super::State;
+use crate::{cluster::Kind, model::Timestamp, policy::Warning, watch::Update};
+
+impl State {
+    /// An object changed, or its source told a fault.
+    pub(in crate::agent) fn update(&mut self, update: Update, now: Timestamp) {
+        let cluster = self.auditor.cluster_mut();
+        let (listed, warnings) = match update {
+            Update::Reset { kind, objects } => (vec![kind], cluster.reset(kind, objects, now)),
+            Update::Apply(object) => (vec![], cluster.apply(object, now)),
+            Update::Delete(key) => {
+                cluster.delete(&key, now);
+                (vec![], vec![])
+            }
+            Update::Files(loaded) => {
+                // What cannot be parsed is among the objects, as broken ones, and so among the warnings.
+                let passed_over: Vec<_> = loaded.passed_over.iter().map(Warning::from).collect();
+                let mut warnings = cluster.reset_all(loaded.into_objects(), now);
+                warnings.extend(passed_over);
+                (Kind::ALL.to_vec(), warnings)
+            }
+            Update::Fault { kind, error } => {
+                self.fault(kind, error, now);
+                return;
+            }
+        };
+        self.warn(warnings, !listed.is_empty());
+        for watch in self.watches.iter_mut().filter(|watch| listed.contains(&watch.kind)) {
+            watch.state.ready = true;
+            watch.state.failing = None;
+        }
+        if self.watches.iter().all(|watch| watch.state.ready) {
+            self.auditor.set_ready();
+        }
+        self.auditor.objects_changed(now, &mut self.told.flows);
+        self.translate(now);
+        self.hand_on();
+    }
+
+    /// Logs what has not been logged yet. What a complete list no longer brings is forgotten.
+    fn warn(&mut self, warnings: Vec<Warning>, complete: bool) {
+        if complete {
+            let still: HashSet<&Warning> = self.auditor.cluster().warnings().chain(&warnings).collect();
+            self.warned.retain(|said| still.contains(said));
+        }
+        for warning in warnings {
+            if !self.warned.contains(&warning) {
+                tracing::warn!("{warning}");
+                self.warned.insert(warning);
+            }
+        }
+    }
+
+    fn fault(&mut self, kind: Kind, error: String, now: Timestamp) {
+        for watch in self.watches.iter_mut().filter(|watch| watch.kind == kind) {
+            watch.state.errors += 1;
+            watch.last_fault = Some(now);
+            if watch.state.failing.is_none() {
+                tracing::error!(
+                    kind = kind.as_str(),
+                    error,
+                    "the watch has a fault: what is known stays known"
+                );
+            }
+            watch.state.failing = Some(error.clone());
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! `netaudit usage`: which declared allowances nobody uses, from the rows of any number of agents.
+
+use std::{
+    io::{self, Write as _},
+    path::Path,
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+use clap::ValueEnum;
+
+use super::{
+    Exit,
+    usage_text::{json, table},
+};
+use crate::{
+    audit::usage::{Evidence, Rows, Severity, histories, judge},
+    config,
+    store::{self, document},
+};
+
+/// How long an agent may take to answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+
+/// How long its answer may be, in bytes.
+const LONGEST_ANSWER: usize = 1 << 30;
+
+/// Which rules are used, and which could go: unused, redundant, broad, dead, or what is missing for saying so
+///
+/// Reads rows from agents and puts them together; the same rows given twice count once. Exit status: 0 no finding of the severity that
+/// --fail-on names, 1 there are such, 2 failure.
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// Agents (http://ADDRESS:PORT), state directories, and files of rows that an agent's /usage gave
+    #[arg(value_name = "URL|FILE|DIR", default_value = "http://127.0.0.1:9464")]
+    sources: Vec<String>,
+    /// How long a rule must have been watched, such as 7d or 36h; longer than the period of any job that it is for
+    #[arg(long, value_name = "DURATION", default_value = "7d")]
+    window: String,
+    /// How much of what a rule selects must have been watched, from 0 to 1
+    #[arg(long, value_name = "RATIO", default_value_t = 0.999)]
+    coverage: f64,
+    /// Only rules of policies in this namespace
+    #[arg(long, short = 'n', value_name = "NAMESPACE")]
+    namespace: Option<String>,
+    /// How to print the answer
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+    /// The least severity that makes the exit status 1
+    #[arg(long, value_enum, default_value_t = FailOn::Warning)]
+    fail_on: FailOn,
+}
+
+/// How to print the answer.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people.
+    Table,
+    /// One JSON object.
+    Json,
+    /// The same as YAML.
+    Yaml,
+    /// The rows, put together: to be read again by this command.
+    Rows,
+}
+
+/// What makes the exit status 1.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum FailOn {
+    /// Broad rules and missing evidence too.
+    Info,
+    /// Rules that are unused, redundant or dead.
+    Warning,
+    /// Nothing.
+    Never,
+}
+
+/// Runs the command.
+pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
+    if !(0.0..=1.0).contains(&args.coverage) {
+        bail!("--coverage is {}: it must be from 0 to 1", args.coverage);
+    }
+    let needs = Evidence { window: config::duration("--window", &args.window)?, coverage: args.coverage };
+    let mut rows = Rows::default();
+    for source in &args.sources {
+        rows.merge(read(source)?);
+    }
+    if let Some(namespace) = &args.namespace {
+        rows.rules.retain(|key, _| *key.rule.policy.namespace == **namespace);
+        rows.together.retain(|key, _| key.rules.iter().any(|it| *it.policy.namespace == **namespace));
+    }
+    let mut out = io::stdout().lock();
+    if args.output == Output::Rows {
+        out.write_all(&document::write(&rows))?;
+        return Ok(Exit::Clean);
+    }
+    let histories = histories(&rows);
+    let judged = judge(&histories, &needs);
+    match args.output {
+        Output::Table => table(&mut out, &histories, &judged, &needs)?,
+        Output::Json => writeln!(out, "{:#}", json(&histories, &judged, &needs))?,
+        Output::Yaml => write!(out, "{}", serde_saphyr::to_string(&json(&histories, &judged, &needs))?)?,
+        Output::Rows => {}
+    }
+    let least = match args.fail_on {
+        FailOn::Info => Severity::Info,
+        FailOn::Warning => Severity::Warning,
+        FailOn::Never => return Ok(Exit::Clean),
+    };
+    let is_found = judged.iter().any(|it| it.finding.severity().is_some_and(|severity| severity >= least));
+    Ok(if is_found { Exit::Findings } else { Exit::Clean })
+}
+
+fn read(source: &str) -> anyhow::Result<Rows> {
+    if source.starts_with("http://") {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let text =
+            runtime.block_on(fetch(source)).with_context(|| format!("cannot ask the agent at {source}"))?;
+        return document::read(&text).with_context(|| format!("in the answer of {source}"));
+    }
+    if source.contains("://") {
+        bail!(
+            "{source}: only http:// is spoken here; for another way fetch /usage with what speaks it (kubectl get --raw, curl) and name the file"
+        );
+    }
+    store::read(Path::new(source))
+}
+
+/// Asks an agent for its rows.
+async fn fetch(source: &str) -> anyhow::Result<Vec<u8>> {
+    use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+    let asked = match source.trim_end_matches('/') {
+        url if url.ends_with("/usage") => url.to_owned(),
+        url => format!("{url}/usage"),
+    };
+    let uri: axum::http::Uri = asked.parse().with_context(|| format!("{asked} is no URL"))?;
+    let client = Client::builder(TokioExecutor::new()).build_http::<axum::body::Body>();
+    let answer = async {
+        let response = client.get(uri).await?;
+        let status = response.status();
+        let body = axum::body::to_bytes(axum::body::Body::new(response.into_body()), LONGEST_ANSWER).await?;
+        if !status.is_success() {
+            bail!("it answers {status}: {}", super::one_line(String::from_utf8_lossy(&body).trim_end()));
+        }
+        Ok(body.to_vec())
+    };
+    let answered = tokio::time::timeout(ANSWER_WITHIN, answer).await;
+    answered.map_err(|_| anyhow::anyhow!("no answer within {ANSWER_WITHIN:?}"))?
+}

@@ -1,0 +1,202 @@
+//! What is counted of rules and their elements, and what is found of it.
+
+use netaudit::{
+    audit::usage::{Evidence, Rows, RuleFinding, Run, Uses, histories, judge},
+    cluster::Object,
+    model::Timestamp,
+};
+use serde_json::{Value, json};
+
+use super::{World, a_to_b, egress, policy, t};
+
+/// Everything that was counted so far, as an agent tells it at `now`.
+struct Told {
+    rows: Rows,
+}
+
+impl Told {
+    fn new() -> Self {
+        Self { rows: Rows::default() }
+    }
+
+    fn take(&mut self, world: &mut World, now: Timestamp) {
+        world.tick(now);
+        let usage = world.auditor.usage_mut();
+        let run = Run {
+            written: now,
+            from: t(0),
+            sequence: 1,
+            boot: "boot".into(),
+            line: 0,
+            wall: 0,
+            ended: false,
+            losses: 0,
+        };
+        for mut rows in usage.take_closed().into_iter().chain([usage.rows()]) {
+            rows.add_run(usage.run().clone(), run.clone());
+            self.rows.merge(rows);
+        }
+    }
+
+    /// (`egress[0]`, what is found) of each rule.
+    fn findings(&self) -> Vec<(String, RuleFinding)> {
+        let needs = Evidence { window: std::time::Duration::from_secs(60), coverage: 0.99 };
+        let histories = histories(&self.rows);
+        let judged = judge(&histories, &needs);
+        let path = |it: &netaudit::audit::usage::History| format!("{}[{}]", it.key.direction, it.index);
+        judged.iter().map(|it| (path(it.history), it.finding.clone())).collect()
+    }
+
+    fn words(&self) -> Vec<(String, &'static str)> {
+        self.findings().into_iter().map(|(path, finding)| (path, finding.as_str())).collect()
+    }
+
+    /// (`to[0]`, matches) of the elements of the rule at this place.
+    fn elements(&self, index: u32) -> Vec<(String, u64)> {
+        let histories = histories(&self.rows);
+        let rule = histories.rules.iter().find(|it| it.index == index && it.current).expect("a rule");
+        let mut elements: Vec<(String, u64)> = rule
+            .elements
+            .values()
+            .map(|(element, uses): &(_, Uses)| (element.path(), uses.matches))
+            .collect();
+        elements.sort();
+        elements
+    }
+}
+
+fn of_a(rules: Value) -> Object {
+    let spec =
+        json!({"podSelector": {"matchLabels": {"app": "a"}}, "policyTypes": ["Egress"], "egress": rules});
+    policy("of-a", spec)
+}
+
+fn is<'a>(words: &'a [(String, &'static str)]) -> Vec<(&'a str, &'static str)> {
+    words.iter().map(|(path, word)| (path.as_str(), *word)).collect()
+}
+
+#[test]
+fn every_element_that_matches_counts_and_is_known_by_its_content() {
+    let to_b = json!({"podSelector": {"matchLabels": {"app": "b"}}});
+    let net = json!({"ipBlock": {"cidr": "10.0.0.0/8"}});
+    let other = json!({"ipBlock": {"cidr": "192.0.2.0/24"}});
+    let ports = json!([{"port": 80}, {"port": 8000, "endPort": 9000}, {"port": 70, "endPort": 90}]);
+    let mut world = World::new(vec![of_a(json!([{"to": [to_b, net, other], "ports": ports}]))]);
+    let mut told = Told::new();
+    world.one(a_to_b());
+    told.take(&mut world, t(20));
+
+    let expected = |all: [(&str, u64); 6]| all.map(|(path, count)| (path.to_owned(), count)).to_vec();
+    assert_eq!(
+        told.elements(0),
+        expected([
+            ("ports[0]", 1),
+            ("ports[1]", 0),
+            ("ports[2]", 1),
+            ("to[0]", 1),
+            ("to[1]", 1),
+            ("to[2]", 0),
+        ])
+    );
+    // In another order, below another rule.
+    let turned = json!([{"port": 70, "endPort": 90}, {"port": 80}, {"port": 8000, "endPort": 9000}]);
+    let rules = json!([{"to": [{"namespaceSelector": {}}]}, {"to": [other, net, to_b], "ports": turned}]);
+    world.apply(of_a(rules), t(21));
+    world.one(netaudit::model::Observation { at: t(30), socket: 2, ..a_to_b() });
+    told.take(&mut world, t(40));
+    assert_eq!(
+        told.elements(1),
+        expected([
+            ("ports[0]", 2),
+            ("ports[1]", 2),
+            ("ports[2]", 0),
+            ("to[0]", 0),
+            ("to[1]", 2),
+            ("to[2]", 2),
+        ])
+    );
+}
+
+#[test]
+fn of_rules_that_match_the_same_flows_all_but_the_fewest_can_go() {
+    let rules = json!([
+        {"to": [{"podSelector": {"matchLabels": {"app": "b"}}}], "ports": [{"port": 80}]},
+        {"to": [{"ipBlock": {"cidr": "10.0.0.2/32"}}], "ports": [{"port": 80}, {"port": 81}]},
+        {"to": [{"podSelector": {}}], "ports": [{"port": 81}]},
+        {"to": [{"ipBlock": {"cidr": "192.0.2.7/32"}}], "ports": [{"port": 443}]},
+        {"to": [{"ipBlock": {"cidr": "192.0.2.8/32"}}], "ports": [{"port": 443}]},
+    ]);
+    let mut world = World::new(vec![of_a(rules)]);
+    let mut told = Told::new();
+    world.one(a_to_b());
+    world.one(egress(101, 11, "10.0.0.1:40001", "10.0.0.2:81"));
+    world.one(egress(101, 11, "10.0.0.1:40002", "192.0.2.7:443"));
+    for second in 1..9 {
+        told.take(&mut world, t(second * 10));
+    }
+    // The second is enough for the flows of the first three.
+    assert_eq!(
+        is(&told.words()),
+        [
+            ("egress[0]", "redundant"),
+            ("egress[1]", "used"),
+            ("egress[2]", "redundant"),
+            ("egress[3]", "used"),
+            ("egress[4]", "unused"),
+        ]
+    );
+    let RuleFinding::Redundant { set } = &told.findings()[0].1 else { panic!("redundant") };
+    assert_eq!(set.len(), 2, "both together");
+}
+
+#[test]
+fn what_is_wider_than_what_matched_is_broad_and_says_what_is_enough() {
+    let rules = json!([
+        {"to": [{"ipBlock": {"cidr": "192.0.0.0/8"}}], "ports": [{"port": 1, "endPort": 1000}]},
+        {"to": [{"podSelector": {"matchLabels": {"app": "b"}}}]},
+    ]);
+    let mut world = World::new(vec![of_a(rules)]);
+    let mut told = Told::new();
+    world.one(a_to_b());
+    world.one(egress(101, 11, "10.0.0.1:40001", "192.0.2.6:443"));
+    world.one(egress(101, 11, "10.0.0.1:40002", "192.0.2.7:444"));
+    told.take(&mut world, t(30));
+    assert_eq!(is(&told.words()), [("egress[0]", "used"), ("egress[1]", "used")], "too early to say");
+    told.take(&mut world, t(80));
+    let parts: Vec<String> = told
+        .findings()
+        .into_iter()
+        .flat_map(|(_, finding)| match finding {
+            RuleFinding::Broad { parts } => parts,
+            other => panic!("{other:?}"),
+        })
+        .map(|part| format!("{} {}: {}", part.path, part.says, part.enough.join(" ")))
+        .collect();
+    assert_eq!(
+        parts,
+        ["to[0] 192.0.0.0/8: 192.0.2.6/31", "ports[0] TCP 1-1000: 443 444", "ports every port: TCP 80",]
+    );
+}
+
+#[test]
+fn a_rule_that_selects_nobody_is_dead_and_one_of_a_pod_elsewhere_lacks_coverage() {
+    let nobody = json!({"podSelector": {"matchLabels": {"app": "nobody"}}, "egress": [{}]});
+    let mut world = World::new(vec![policy("nobody", nobody), of_a(json!([{"ports": [{"port": 1}]}]))]);
+    let mut told = Told::new();
+    told.take(&mut world, t(1));
+    told.take(&mut world, t(80));
+    assert_eq!(is(&told.words()), [("egress[0]", "dead"), ("egress[0]", "unused")], "{:?}", told.findings());
+    let mut elsewhere = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"namespace": "shop", "name": "far", "uid": super::uid("far"), "labels": {"app": "a"}},
+        "spec": {"nodeName": "node-2", "containers": [{"name": "c"}]},
+        "status": {"phase": "Running", "podIP": "10.0.1.9", "podIPs": [{"ip": "10.0.1.9"}]},
+    });
+    world.apply(super::object(elsewhere.clone()), t(81));
+    told.take(&mut world, t(100));
+    assert_eq!(told.words()[1].1, "insufficient evidence");
+    elsewhere["status"]["phase"] = "Succeeded".into();
+    world.apply(super::object(elsewhere), t(101));
+    told.take(&mut world, t(180));
+    assert_eq!(told.words()[1].1, "unused");
+}

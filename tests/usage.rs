@@ -1,0 +1,7 @@
+//! Usage of rules: rows that merge, what is stored, and a simulation in which nothing that was used is called unused.
+
+mod agents;
+mod ledger;
+mod simulation;
+mod store;
+mod world;
