@@ -7,6 +7,7 @@ mod api_server;
 mod dashboards;
 mod drops;
 mod faults;
+mod findings;
 mod harness;
 mod main_line;
 mod names;

@@ -116,7 +116,10 @@ fn until(text: &str) -> anyhow::Result<Timestamp> {
             format!("until is {text:?}: it must be a day such as 2027-03-31 or a time such as 2027-03-31T18:00:00Z")
         })?,
     };
-    Ok(Timestamp(i64::try_from(time.as_nanosecond()).context("until is too far away")?))
+    let nanoseconds = i64::try_from(time.as_nanosecond()).ok();
+    nanoseconds
+        .map(Timestamp)
+        .with_context(|| format!("until is {text:?}: the last year that can be told is 2261"))
 }
 
 /// The file, read again when it changes.
@@ -188,6 +191,10 @@ accepted:
             (with(plain), "accepted[0] (a): it says nothing of the flows"),
             (with("why: '', owner: o, until: 2027-01-01, ports: [1]"), "why is empty"),
             (with("why: w, owner: o, until: someday, ports: [1]"), "until is \"someday\": it must be a day"),
+            (
+                with("why: w, owner: o, until: 2999-01-01, ports: [1]"),
+                "the last year that can be told is 2261",
+            ),
             (with(&format!("{plain}, direction: up")), "direction is \"up\""),
             (with(&format!("{plain}, protocol: SCTP")), "protocol is \"SCTP\""),
             (with(&format!("{plain}, ports: [0]")), "no flow goes there"),

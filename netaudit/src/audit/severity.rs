@@ -30,10 +30,15 @@ impl FlowSeverity {
             return Self::Info;
         }
         match (key.finding, key.cause) {
-            // It ends by itself, and it was open for that long.
+            // It ends by itself, as soon as the enforcer has heard of it.
             (
                 Finding::Unenforced,
                 Some(UnenforcedCause::PodJustStarted | UnenforcedCause::PolicyJustChanged),
+            ) => Self::Info,
+            // Enforcers let it live on, and nothing new comes of it.
+            (
+                Finding::Unenforced,
+                Some(UnenforcedCause::OlderConnection | UnenforcedCause::OlderThanPolicy),
             ) => Self::Warning,
             (Finding::Unenforced, _) => Self::Critical,
             (Finding::DeniedRefused | Finding::SuspectedBlock, _) => Self::Warning,
@@ -59,7 +64,9 @@ mod tests {
             of(Finding::Unenforced, Some(UnenforcedCause::NothingEnforces), false),
             FlowSeverity::Critical
         );
-        assert_eq!(of(Finding::Unenforced, new, false), FlowSeverity::Warning);
+        assert_eq!(of(Finding::Unenforced, new, false), FlowSeverity::Info);
+        let older = Some(UnenforcedCause::OlderConnection);
+        assert_eq!(of(Finding::Unenforced, older, false), FlowSeverity::Warning);
         assert_eq!(of(Finding::DeniedRefused, None, false), FlowSeverity::Warning);
         assert_eq!(of(Finding::Blocked, None, false), FlowSeverity::Info);
         assert_eq!(of(Finding::Unenforced, None, true), FlowSeverity::Info);

@@ -50,9 +50,9 @@ enum Output {
 /// What makes the exit status 1.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum FailOn {
-    /// Blocked and accepted flows too.
+    /// What was blocked or is accepted too, and what passed while a pod or a policy was new.
     Info,
-    /// Suspected blocks, and what passed while a pod or policy was new, or found a closed port.
+    /// Suspected blocks, what found a closed port, and connections that are older than what denies them.
     Warning,
     /// Only what passed without an excuse.
     Critical,

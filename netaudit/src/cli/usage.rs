@@ -3,14 +3,13 @@
 use std::{
     io::{self, Write as _},
     path::Path,
-    time::Duration,
 };
 
 use anyhow::{Context as _, bail};
 use clap::ValueEnum;
 
 use super::{
-    Exit,
+    Exit, agents,
     usage_text::{json, table},
 };
 use crate::{
@@ -18,12 +17,6 @@ use crate::{
     config,
     store::{self, document},
 };
-
-/// How long an agent may take to answer.
-const ANSWER_WITHIN: Duration = Duration::from_secs(60);
-
-/// How long its answer may be, in bytes.
-const LONGEST_ANSWER: usize = 1 << 30;
 
 /// Which rules are used, and which could go: unused, redundant, broad, dead, or what is missing for saying so
 ///
@@ -112,38 +105,9 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
 }
 
 fn read(source: &str) -> anyhow::Result<Rows> {
-    if source.starts_with("http://") {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let text =
-            runtime.block_on(fetch(source)).with_context(|| format!("cannot ask the agent at {source}"))?;
+    if source.contains("://") {
+        let text = agents::ask(source, "/usage")?;
         return document::read(&text).with_context(|| format!("in the answer of {source}"));
     }
-    if source.contains("://") {
-        bail!(
-            "{source}: only http:// is spoken here; for another way fetch /usage with what speaks it (kubectl get --raw, curl) and name the file"
-        );
-    }
     store::read(Path::new(source))
-}
-
-/// Asks an agent for its rows.
-async fn fetch(source: &str) -> anyhow::Result<Vec<u8>> {
-    use hyper_util::{client::legacy::Client, rt::TokioExecutor};
-    let asked = match source.trim_end_matches('/') {
-        url if url.ends_with("/usage") => url.to_owned(),
-        url => format!("{url}/usage"),
-    };
-    let uri: axum::http::Uri = asked.parse().with_context(|| format!("{asked} is no URL"))?;
-    let client = Client::builder(TokioExecutor::new()).build_http::<axum::body::Body>();
-    let answer = async {
-        let response = client.get(uri).await?;
-        let status = response.status();
-        let body = axum::body::to_bytes(axum::body::Body::new(response.into_body()), LONGEST_ANSWER).await?;
-        if !status.is_success() {
-            bail!("it answers {status}: {}", super::one_line(String::from_utf8_lossy(&body).trim_end()));
-        }
-        Ok(body.to_vec())
-    };
-    let answered = tokio::time::timeout(ANSWER_WITHIN, answer).await;
-    answered.map_err(|_| anyhow::anyhow!("no answer within {ANSWER_WITHIN:?}"))?
 }
