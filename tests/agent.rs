@@ -1,8 +1,10 @@
 //! The real agent binary on a laid-out node.
 
 mod actors;
+mod alerting;
 mod answers;
 mod api_server;
+mod dashboards;
 mod drops;
 mod faults;
 mod findings;

@@ -18,12 +18,13 @@ use k8s_openapi::{
 use netaudit::{cluster::Kind, kernel::DEFAULT_PIN_DIRECTORY};
 use serde_json::Value;
 
-fn deploy() -> PathBuf {
+/// The directory of everything that is installed.
+pub fn deploy() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy")
 }
 
 /// The documents of a YAML file.
-fn documents(path: &Path) -> Result<Vec<Value>> {
+pub fn documents(path: &Path) -> Result<Vec<Value>> {
     let text = fs::read_to_string(path).with_context(|| format!("reading {path:?}"))?;
     text.split("\n---\n")
         .map(|part| serde_saphyr::from_str(part).with_context(|| format!("{path:?}")))

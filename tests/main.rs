@@ -1,6 +1,7 @@
 //! netaudit's integration tests: one binary, a module per part.
 
 mod agent;
+mod alerts;
 mod audit;
 mod command;
 mod conformance;

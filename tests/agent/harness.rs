@@ -77,16 +77,28 @@ impl World {
 
     /// A server on port 8080 of the server pod.
     pub fn serve(&self) -> Result<Process> {
-        let program = "import socket\ns=socket.create_server(('',8080))\nprint('up',flush=True)\n\
-                       while True:\n c,_=s.accept()\n c.close()\n";
-        python_up(self, "server", &self.server.place, program)
+        self.serve_on(8080)
     }
 
-    /// Connects `times` from the client to the server, one after the other, and closes.
+    /// A server on this port of the server pod.
+    pub fn serve_on(&self, port: u16) -> Result<Process> {
+        let program = format!(
+            "import socket\ns=socket.create_server(('',{port}))\nprint('up',flush=True)\n\
+             while True:\n c,_=s.accept()\n c.close()\n"
+        );
+        python_up(self, &format!("server-{port}"), &self.server.place, &program)
+    }
+
+    /// Connects `times` from the client to port 8080 of the server, one after the other, and closes.
     pub fn connect(&self, times: usize) -> Result<()> {
+        self.connect_to(8080, times)
+    }
+
+    /// The same to another port.
+    pub fn connect_to(&self, port: u16, times: usize) -> Result<()> {
         let address = self.server.v4;
         let program = format!(
-            "import socket\nfor _ in range({times}):\n socket.create_connection(('{address}',8080),2).close()\n"
+            "import socket\nfor _ in range({times}):\n socket.create_connection(('{address}',{port}),2).close()\n"
         );
         python(&self.client.place, &program)
     }

@@ -8,10 +8,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::harness::{LISTEN, World, eventually, kernel_or_skip};
-use crate::lab::Launch;
+use crate::lab::{Launch, Process};
 
 const QUERIES: &str = "127.0.0.1:9090";
 
@@ -28,20 +28,7 @@ fn prometheus_scrapes_what_the_readme_promises() -> Result<()> {
     eventually("violations are counted", || Ok(world.metric("netaudit_violations_total{")? == Some(3.0)))?;
     check_by_promtool(&world.get("/metrics")?.1)?;
 
-    let config = world.lab.directory().join("prometheus.yml");
-    fs::write(
-        &config,
-        format!(
-            "global: {{scrape_interval: 1s}}\nscrape_configs: [{{job_name: netaudit, static_configs: [{{targets: ['{LISTEN}']}}]}}]\n"
-        ),
-    )?;
-    let arguments = [
-        format!("--config.file={}", config.display()),
-        format!("--storage.tsdb.path={}", world.lab.data("prometheus")?.display()),
-        format!("--web.listen-address={QUERIES}"),
-    ];
-    let mut prometheus = Launch::new("prometheus", arguments)
-        .spawn(&world.lab.host_place("prometheus")?, &world.lab.log("prometheus"))?;
+    let mut prometheus = start(&world, json!({}))?;
     eventually("the violation is in Prometheus", || {
         prometheus.check()?;
         let answer =
@@ -74,17 +61,45 @@ pub(super) fn check_by_promtool(metrics: &str) -> Result<()> {
     Ok(())
 }
 
+/// Starts a Prometheus beside the agent that scrapes it each second; `more` is further configuration, such as rules.
+pub(super) fn start(world: &World, more: Value) -> Result<Process> {
+    let mut config = json!({
+        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "scrape_configs": [{"job_name": "netaudit", "honor_labels": true, "static_configs": [{"targets": [LISTEN]}]}],
+    });
+    for (key, value) in more.as_object().context("configuration is an object")? {
+        config[key] = value.clone();
+    }
+    // JSON is YAML.
+    let path = world.lab.directory().join("prometheus.yml");
+    fs::write(&path, config.to_string())?;
+    let arguments = [
+        format!("--config.file={}", path.display()),
+        format!("--storage.tsdb.path={}", world.lab.data("prometheus")?.display()),
+        format!("--web.listen-address={QUERIES}"),
+    ];
+    Launch::new("prometheus", arguments)
+        .spawn(&world.lab.host_place("prometheus")?, &world.lab.log("prometheus"))
+}
+
 /// An instant query, asked from the node's network namespace.
-fn query(world: &World, expression: &str) -> Result<Value> {
-    let output = Launch::new(
-        "curl",
-        [
-            "-sS",
-            "--data-urlencode",
-            &format!("query={expression}"),
-            &format!("http://{QUERIES}/api/v1/query"),
-        ],
-    )
-    .run(&world.lab.host_place("curl")?, Duration::from_secs(10))?;
-    Ok(serde_json::from_slice(&output.stdout)?)
+pub(super) fn query(world: &World, expression: &str) -> Result<Value> {
+    ask(world, "query", &[&format!("query={expression}")])
+}
+
+/// The same over the last `seconds`, a value each second.
+pub(super) fn query_range(world: &World, expression: &str, seconds: u64) -> Result<Value> {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
+    let query = format!("query={expression}");
+    ask(world, "query_range", &[&query, &format!("start={}", now - seconds), &format!("end={now}"), "step=1"])
+}
+
+fn ask(world: &World, endpoint: &str, parameters: &[&str]) -> Result<Value> {
+    let url = format!("http://{QUERIES}/api/v1/{endpoint}");
+    let mut arguments = vec!["-sS", &url];
+    arguments.extend(parameters.iter().flat_map(|parameter| ["--data-urlencode", parameter]));
+    let output =
+        Launch::new("curl", arguments).run(&world.lab.host_place("curl")?, Duration::from_secs(10))?;
+    serde_json::from_slice(&output.stdout)
+        .with_context(|| format!("{url} said {:?}", String::from_utf8_lossy(&output.stdout)))
 }

@@ -94,7 +94,8 @@ fn whatever_changes_what_is_denied_is_a_change_of_policy() {
     };
     let allow = || policy("allow", json!({"podSelector": {}, "policyTypes": ["Egress"], "egress": [{}]}));
     let wider = json!({"podSelector": {"matchExpressions": [{"key": "app", "operator": "Exists"}]}, "policyTypes": ["Egress"]});
-    let changes: [(&str, Box<dyn Fn(&mut World, Timestamp)>); 4] = [
+    type Change<'a> = Box<dyn Fn(&mut World, Timestamp) + 'a>;
+    let changes: [(&str, Change<'_>); 4] = [
         ("the policy", Box::new(|world, now| world.apply(policy("deny", wider.clone()), now))),
         ("the pod's labels", Box::new(|world, now| world.apply(other_labels(), now))),
         (

@@ -6,6 +6,7 @@ use anyhow::{Result, bail, ensure};
 
 use crate::{
     build_ebpf::clippy_ebpf,
+    dashboards,
     process::{cargo, command, run},
     setup::{CARGO_DENY, install_crate},
 };
@@ -17,7 +18,7 @@ const MAX_LINES: usize = 600;
 pub fn lint(root: &Path) -> Result<()> {
     let warnings =
         |variable: &str, arguments: &[&str]| run(cargo(root, arguments).env(variable, "-D warnings"));
-    let checks: [(&str, Result<()>); 6] = [
+    let checks: [(&str, Result<()>); 7] = [
         ("format", run(&mut cargo(root, ["fmt", "--all", "--check"]))),
         (
             "clippy",
@@ -35,6 +36,7 @@ pub fn lint(root: &Path) -> Result<()> {
             ),
         ),
         ("licences, bans and sources", deny(root)),
+        ("dashboards", dashboards::check(root)),
         ("file length", file_lengths(root)),
     ];
     let mut failed = Vec::new();
@@ -58,7 +60,8 @@ fn deny(root: &Path) -> Result<()> {
 }
 
 fn file_lengths(root: &Path) -> Result<()> {
-    let files = command(root, "git", ["ls-files", "-z", "*.rs", "*.md", "*.yaml", "*.py"]).output()?;
+    let files =
+        command(root, "git", ["ls-files", "-z", "*.rs", "*.md", "*.yaml", "*.py", "*.json"]).output()?;
     let mut long = Vec::new();
     for name in String::from_utf8_lossy(&files.stdout).split_terminator('\0') {
         // A file that git still lists may have been removed from the tree.

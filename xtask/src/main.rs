@@ -13,6 +13,7 @@ mod bench;
 mod build_ebpf;
 mod certificate;
 mod cluster;
+mod dashboards;
 mod demo;
 mod dist;
 mod e2e;

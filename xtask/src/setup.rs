@@ -31,6 +31,7 @@ pub const PACKAGES: &[(&str, &str)] = &[
     ("postgresql", "PostgreSQL"),
     ("dnsmasq-base", "the name server"),
     ("prometheus", "a real Prometheus and promtool"),
+    ("prometheus-alertmanager", "a real Alertmanager and amtool"),
     ("etcd-server", "the store of a real API server, for tests"),
     ("containerd", "the cluster's containers"),
     ("runc", "the same"),

@@ -37,7 +37,7 @@ pub fn test(root: &Path, options: &Options) -> Result<()> {
     build_ebpf(root)?;
     println!("test: unit and integration tests, on the kernel's real hooks");
     let mut tests = cargo(root, ["test", "--workspace", "--locked"]);
-    tests.env("NETAUDIT_REQUIRE_KERNEL", "1");
+    tests.env("NETAUDIT_REQUIRE_KERNEL", "1").env("NETAUDIT_REQUIRE_PROGRAMS", "1");
     let mut left_out = Vec::new();
     let with_cluster = programs::can_be_had()?;
     if with_cluster {
