@@ -1,12 +1,12 @@
 //! What goes wrong or changes under traffic: the API server, the agent, a policy.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     thread,
     time::{Duration, SystemTime},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::json;
 
 use super::{
@@ -15,7 +15,10 @@ use super::{
     services::Webs,
     world::{Line, NAMESPACE, Pod, World},
 };
-use crate::{account::ledger::nanoseconds, cluster};
+use crate::{
+    account::ledger::nanoseconds,
+    cluster::{self, Machine},
+};
 
 /// Traffic that goes on by itself in a pod, whether or not anybody can reach the API server.
 struct Traffic {
@@ -143,25 +146,34 @@ pub fn policy_changes(world: &mut World, apps: &Apps) -> Result<()> {
     world.forget()
 }
 
-/// Agents are replaced under traffic. The programs go on meanwhile, so nothing is missing and nothing told twice; the new
-/// agents count rules from when they began, and say so.
+/// Agents are replaced under traffic. The programs go on meanwhile, so nothing is missing and nothing told twice; what was known
+/// of rules goes on too, as it is kept on the node.
 pub fn agents_replaced(world: &mut World, apps: &Apps, webs: &Webs) -> Result<()> {
     const PAUSE: f64 = 0.1;
     let traffic = Traffic::start(world, &apps.stranger, &webs.far, 8080, 200, PAUSE)?;
     thread::sleep(Duration::from_secs(1));
-    let before = nanoseconds(SystemTime::now());
+    let mut known = Vec::new();
+    for node in &world.cluster.nodes {
+        known.push((node.clone(), rules(world, node)?));
+    }
     world.kubectl(&["-n", NAMESPACE, "rollout", "restart", "daemonset/netaudit-agent"])?;
     world.rollout_collecting()?;
     let after = nanoseconds(SystemTime::now());
-    for node in world.cluster.nodes.clone() {
-        let metrics = world.scrape(&node)?;
-        let since = |sample: &crate::account::record::Sample| (sample.value * 1e9) as u128;
-        let oldest = metrics
-            .named("netaudit_rule_observed_since_timestamp_seconds")
-            .map(since)
-            .min()
-            .with_context(|| format!("no rules on {}", node.name))?;
-        ensure!(oldest >= before, "the new agent on {} claims to have watched before it began", node.name);
+    for (node, before) in known {
+        ensure!(!before.is_empty(), "no rules on {}", node.name);
+        let now = rules(world, &node)?;
+        for (rule, (since, matches)) in before {
+            let found = now.get(&rule).copied();
+            let goes_on = found.is_some_and(|(since_now, matches_now)| {
+                // The wall clock is read anew by each run.
+                (since_now - since).abs() < 1.0 && matches_now >= matches
+            });
+            ensure!(
+                goes_on,
+                "{}: {rule:?} was watched since {since} with {matches} matches, and is now: {found:?}",
+                node.name
+            );
+        }
     }
     let lines = traffic.finish(world, "egress")?;
     let sockets: BTreeSet<&str> = lines.iter().map(|line| line.record.time.as_str()).collect();
@@ -171,4 +183,19 @@ pub fn agents_replaced(world: &mut World, apps: &Apps, webs: &Webs) -> Result<()
     ensure!(lines.len() == traffic.count, "{} of {} flows are told", lines.len(), traffic.count);
     ensure!(lines.iter().all(|line| line.record.verdict == "allowed"), "a flow is not judged right");
     world.forget()
+}
+
+/// Since when each rule is watched by a node's agent, and its matches, by its labels.
+fn rules(world: &World, node: &Machine) -> Result<BTreeMap<BTreeMap<String, String>, (f64, f64)>> {
+    let metrics = world.scrape(node)?;
+    let mut rules = BTreeMap::new();
+    for sample in metrics.named("netaudit_rule_observed_since_timestamp_seconds") {
+        rules.insert(sample.labels.clone(), (sample.value, 0.0));
+    }
+    for sample in metrics.named("netaudit_rule_matches_total") {
+        if let Some((_, matches)) = rules.get_mut(&sample.labels) {
+            *matches = sample.value;
+        }
+    }
+    Ok(rules)
 }
