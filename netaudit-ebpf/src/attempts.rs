@@ -1,8 +1,9 @@
-//! The state of TCP sockets that have called `connect`, until they are closed.
+//! The state of TCP sockets that have called `connect` or were accepted, until they are closed.
 //!
 //! Memory of a socket's own costs an attempt a microsecond, most of it for the kernel's books: half of what all the
-//! programs cost a refused connect. So here are slots to be had for a compare and exchange, each for the sockets whose
-//! cookies end alike; cookies are given out in order. Whoever finds its slot taken has its state in [`SOCKETS`].
+//! programs cost a refused connect, and it costs an accepted connection as much. So here are slots to be had for a compare
+//! and exchange, each for the sockets whose cookies end alike; cookies are given out in order. Whoever finds its slot taken
+//! has its state in [`SOCKETS`].
 
 use core::intrinsics::{AtomicOrdering, atomic_cxchg};
 
@@ -38,22 +39,51 @@ fn slot(cookie: u64) -> Option<*mut Slot> {
 /// As for [`SocketStorage::get`](crate::maps::SocketStorage::get).
 #[inline(always)]
 pub unsafe fn begin(cookie: u64, socket: *mut bpf_sock) -> Option<&'static mut Socket> {
-    // SAFETY: a slot of the map, and by contract.
+    if let Some(state) = claim(cookie) {
+        return Some(state);
+    }
+    // SAFETY: by contract.
     unsafe {
-        if let Some(slot) = slot(cookie) {
-            let owner = exchange(slot, 0, cookie);
-            if owner == 0 {
-                (*slot).state.flags = 0;
-            }
-            if owner == 0 || owner == cookie {
-                return Some(&mut (*slot).state);
-            }
-        }
         let state = SOCKETS.get_or_create(socket)?;
         if is_path(address_of(socket)) {
             state.flags |= mark::PATH;
         }
         Some(state)
+    }
+}
+
+/// As [`begin`], of an accepted socket: nothing is lost without it. Calls `in_slot` where it is in a slot, which wants to be
+/// given back.
+///
+/// # Safety
+///
+/// As for [`SocketStorage::get`](crate::maps::SocketStorage::get).
+#[inline(always)]
+pub unsafe fn accept(
+    cookie: u64,
+    socket: *mut bpf_sock,
+    in_slot: impl FnOnce(),
+) -> Option<&'static mut Socket> {
+    let state = claim(cookie);
+    if state.is_some() {
+        in_slot();
+        return state;
+    }
+    // SAFETY: by contract.
+    unsafe { SOCKETS.get_or_add(socket) }
+}
+
+/// The state in the socket's slot, which is its own now; `None` where it is another's.
+#[inline(always)]
+fn claim(cookie: u64) -> Option<&'static mut Socket> {
+    let slot = slot(cookie)?;
+    let owner = exchange(slot, 0, cookie);
+    // SAFETY: a slot of the map, and this socket's.
+    unsafe {
+        if owner == 0 {
+            (*slot).state.flags = 0;
+        }
+        if owner == 0 || owner == cookie { Some(&mut (*slot).state) } else { None }
     }
 }
 

@@ -14,6 +14,7 @@ mod attempts;
 mod cgroup;
 mod dns;
 mod drops;
+mod listeners;
 mod maps;
 mod open;
 mod overload;
@@ -112,12 +113,12 @@ fn on_bind6(ctx: SockContext) -> i32 {
     ALLOW
 }
 
-/// Marks what may become a listener or a UDP server with its opener.
+/// Marks what may become a UDP server with its opener. Whoever listens on TCP is known when it does.
 #[inline(always)]
 fn bound(ctx: &SockContext) {
     // SAFETY: the verifier checks the fields.
     let protocol = unsafe { (*ctx.sock).protocol };
-    if protocol != IPPROTO_TCP && protocol != IPPROTO_UDP {
+    if protocol != IPPROTO_UDP {
         return;
     }
     // SAFETY: the context is the socket in this type of program, and the helper takes it.

@@ -23,6 +23,7 @@ use netaudit_ebpf::abi::{
 use crate::{
     attempts::Slot,
     drops::{DropKey, Told},
+    listeners::{Listener, Place},
     overload::fold,
     rate::Rate,
     raw::RawKey,
@@ -92,9 +93,13 @@ pub static SWITCHES: Array<u32, { abi::SWITCHES as usize }> = Array::new();
 #[btf_map]
 pub static PEERS: LruHashMap<PeerKey, Peer, 32768> = LruHashMap::new();
 
-/// TCP sockets that called `connect`, see [`crate::attempts`].
+/// TCP sockets that called `connect` or were accepted, see [`crate::attempts`].
 #[btf_map]
 pub static ATTEMPTS: Array<Slot, { abi::ATTEMPTS as usize }> = Array::new();
+
+/// TCP listeners by where they are, see [`crate::listeners`]. Those that nobody asks for are forgotten first.
+#[btf_map]
+pub static LISTENERS: LruHashMap<Place, Listener, 8192> = LruHashMap::new();
 
 /// Attempts of multipath sockets that have no slot, and of which no SYN was sent, by the cookie of the path: see
 /// [`crate::tcp::release_paths`].
@@ -133,7 +138,7 @@ pub static DNS_COUNTS: PerCpuArray<u64, { dns::COUNT as usize }> = PerCpuArray::
 #[btf_map]
 pub static NAMESPACES: LruHashMap<u64, u8, 16384> = LruHashMap::new();
 
-/// State of a socket, which accepted sockets inherit from their listener.
+/// State of a socket, of which accepted sockets get a copy if their listener has any.
 #[btf_map]
 pub static SOCKETS: SocketStorage = SocketStorage::new();
 

@@ -19,15 +19,14 @@
 
 use aya_ebpf::{
     bindings::{bpf_sock, seq_file},
-    cty::c_void,
-    helpers::generated::{bpf_get_socket_cookie, bpf_probe_read_kernel, bpf_seq_write},
+    helpers::generated::{bpf_get_socket_cookie, bpf_seq_write},
 };
 use netaudit_ebpf::abi::{Address, FlowRecord, KEPT_TOLD, NO_FIELD, SWITCH_OPEN, flag, kind, open};
 
 use crate::{
     attempts,
     maps::{KEPT, SOCKETS, SWITCHES, setting},
-    scan::{SOCK_BINDPORT_LOCK, cgroup_of_task, locks_of},
+    scan::{SOCK_BINDPORT_LOCK, cgroup_of_task, comm_of_task, locks_of, pid_of_task},
     socket::{Socket, cgroup_id, mark, now, read},
 };
 
@@ -152,13 +151,8 @@ pub unsafe fn found(seq: *mut seq_file, sk: *mut bpf_sock, connection: u64, task
 #[inline(always)]
 pub fn identify(state: &mut Socket, task: u64) {
     state.cgroup = cgroup_id(cgroup_of_task(task));
-    state.pid = read(task + u64::from(setting!(task_tgid)));
-    let comm = (&raw mut state.comm).cast::<c_void>();
-    let from = (task + u64::from(setting!(task_comm))) as *const c_void;
-    // SAFETY: the target is 16 bytes long.
-    unsafe {
-        bpf_probe_read_kernel(comm, 16, from);
-    }
+    state.pid = pid_of_task(task);
+    state.comm = comm_of_task(task);
     state.flags |= mark::ACTOR;
 }
 

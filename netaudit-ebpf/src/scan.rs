@@ -11,6 +11,7 @@ use netaudit_ebpf::abi::{self, Address, TaskRecord};
 
 use crate::{
     cgroup::levels_below,
+    listeners,
     maps::{SOCKETS, setting},
     open,
     raw::{self, RawKey},
@@ -53,7 +54,7 @@ pub unsafe fn task(ctx: *mut IterTask) {
     }
     let task = address_of(task);
     let pid: u32 = read(task + u64::from(setting!(task_pid)));
-    let tgid: u32 = read(task + u64::from(setting!(task_tgid)));
+    let tgid = pid_of_task(task);
     if pid != tgid {
         return;
     }
@@ -84,6 +85,18 @@ pub unsafe fn task(ctx: *mut IterTask) {
 pub fn cgroup_of_task(task: u64) -> u64 {
     let set: u64 = read(task + u64::from(setting!(task_cgroups)));
     read(set + u64::from(setting!(default_cgroup)))
+}
+
+/// The process that `task` is of.
+#[inline(always)]
+pub fn pid_of_task(task: u64) -> u32 {
+    read(task + u64::from(setting!(task_tgid)))
+}
+
+/// The command name of `task`.
+#[inline(always)]
+pub fn comm_of_task(task: u64) -> [u8; 16] {
+    read(task + u64::from(setting!(task_comm)))
 }
 
 /// `struct socket` up to its `sk`; the agent checks the offset in the kernel's BTF before it loads this program.
@@ -166,7 +179,7 @@ pub unsafe fn file(ctx: *mut IterTaskFile) {
     }
     if protocol == IPPROTO_TCP && state == TCP_LISTEN {
         // SAFETY: the verifier knows `sk` for a socket.
-        return unsafe { serves(sk, address, task) };
+        return unsafe { listeners::found(sk, address, task) };
     }
     let mut connection = address;
     if protocol == IPPROTO_MPTCP {
@@ -200,7 +213,7 @@ unsafe fn first_path(sk: *mut bpf_sock, address: u64, state: u8) -> Option<u64> 
     if first == 0 { None } else { Some(first) }
 }
 
-/// A TCP listener, or a UDP socket with a port of its own.
+/// A UDP socket with a port of its own.
 ///
 /// # Safety
 ///
@@ -265,7 +278,7 @@ fn found_raw(task: u64, socket: u64, kind: u32, protocol: u32) {
     let key = RawKey {
         netns: read(net + u64::from(setting!(net_cookie))),
         cgroup: cgroup_id(cgroup),
-        pid: read(task + u64::from(setting!(task_tgid))),
+        pid: pid_of_task(task),
         socket: kind,
     };
     raw::found(key, protocol, |comm| {

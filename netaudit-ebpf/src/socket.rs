@@ -17,7 +17,7 @@ use crate::{maps::setting, udp::Ports};
 pub mod mark {
     /// The identity is that of a program that bound or connected the socket.
     pub const ACTOR: u32 = 1;
-    /// Bound by its program: a listener, or a UDP socket that may serve.
+    /// UDP: bound by its program, so that it may serve.
     pub const BOUND: u32 = 2;
     /// TCP: `connect` was called, and no SYN has been sent yet.
     pub const CONNECTING: u32 = 4;

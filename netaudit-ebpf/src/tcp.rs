@@ -17,7 +17,8 @@ use aya_ebpf::{
     bindings::{
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_RTO_CB,
         BPF_SOCK_OPS_RTO_CB_FLAG, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
-        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, BPF_TCP_SYN_RECV, BPF_TCP_SYN_SENT, bpf_sock,
+        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB, BPF_TCP_CLOSE, BPF_TCP_LISTEN,
+        BPF_TCP_SYN_RECV, BPF_TCP_SYN_SENT, bpf_sock,
     },
     helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie},
     programs::{SockAddrContext, SockContext, SockOpsContext},
@@ -25,10 +26,12 @@ use aya_ebpf::{
 use netaudit_ebpf::abi::{Address, FlowRecord, detail, flag, kind};
 
 use crate::{
-    attempts,
+    attempts, listeners,
     maps::{PATHS, SOCKETS, emit_flow, setting},
     socket::{Queued, Socket, address_of, cgroup_of, mark, now, queued_error, read},
 };
+
+const AF_INET: u32 = 2;
 
 /// `connect` on a TCP socket, in the caller's context.
 #[inline(always)]
@@ -83,13 +86,15 @@ pub fn release_paths(ctx: &SockContext) {
     }
 }
 
-/// The socket is being released. If its attempt sent no SYN, that is the end of it; a socket in any other state goes
-/// through [`operation`] afterwards.
+/// The socket is being released: a listener; or one whose attempt, if it sent no SYN, ends here. A socket in any other state
+/// goes through [`operation`] afterwards.
 #[inline(always)]
 pub fn release(ctx: &SockContext) {
     // SAFETY: the verifier checks the access.
-    if unsafe { (*ctx.sock).state } != BPF_TCP_CLOSE {
-        return;
+    match unsafe { (*ctx.sock).state } {
+        BPF_TCP_LISTEN => return listeners::release(ctx),
+        BPF_TCP_CLOSE => {}
+        _ => return,
     }
     // SAFETY: the helper takes this context.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
@@ -144,6 +149,11 @@ fn emit_failed(state: &Socket, cookie: u64) {
 pub fn operation(ctx: &SockOpsContext) {
     match ctx.op() {
         BPF_SOCK_OPS_TCP_CONNECT_CB => connecting(ctx),
+        BPF_SOCK_OPS_TCP_LISTEN_CB => {
+            if let Some(socket) = socket_of(ctx) {
+                listeners::begin(ctx, socket);
+            }
+        }
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => established(ctx),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => accepted(ctx),
         BPF_SOCK_OPS_RTO_CB => timer(ctx),
@@ -195,9 +205,13 @@ fn connecting(ctx: &SockOpsContext) {
         let _ = PATHS.remove(cookie);
     }
     state.flags = state.flags & !mark::CONNECTING | mark::SYN_SENT;
-    // Other programs own flags of this socket too: add to them, and never take away.
-    let flags = ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTO_CB_FLAG;
-    let _ = ctx.set_cb_flags(flags as i32);
+    ask_for(ctx, BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTO_CB_FLAG);
+}
+
+/// Has the kernel call for these events of the socket too. Other programs own flags of it: adds to them, and never takes away.
+#[inline(always)]
+fn ask_for(ctx: &SockOpsContext, flags: u32) {
+    let _ = ctx.set_cb_flags((ctx.cb_flags() | flags) as i32);
 }
 
 #[inline(always)]
@@ -304,31 +318,32 @@ fn emit_attempt(ctx: &SockOpsContext, cookie: u64, state: &Socket, kind: u32, de
     });
 }
 
-/// A listener's connection finished its handshake. Its state is a copy of the listener's. Or an attempt that met
-/// another one halfway did, and its state is its own.
+/// A listener's connection finished its handshake. Or an attempt that met another one halfway did, and its state is its own.
 #[inline(always)]
 fn accepted(ctx: &SockOpsContext) {
     let Some(socket) = socket_of(ctx) else { return };
     let cookie = cookie_of(ctx);
     let at = now();
+    // SAFETY: the helper takes this context.
+    let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
     let state = if let Some(state) = halfway(ctx, cookie) {
         emit_attempt(ctx, cookie, state, kind::TCP_ESTABLISHED, first_received(ctx), flag::ANSWERED);
         state.flags = state.flags & !(mark::SYN_SENT | mark::PENDING) | mark::ESTABLISHED;
         Some(state)
     } else {
-        // A listener that nothing marked leaves none; a look must still know that this connection is told.
         // SAFETY: a socket of the context, tested for null.
-        let mut state = unsafe { SOCKETS.get_or_add(socket) };
+        let mut state = match unsafe { SOCKETS.get(socket) } {
+            None => of_listener(ctx, socket, cookie, netns),
+            copied => copied,
+        };
         if let Some(state) = &mut state {
             // What else the listener was is nothing to its connections.
-            let attempt = mark::CONNECTING | mark::SYN_SENT | mark::PENDING;
-            state.flags = state.flags & !(attempt | mark::CONNECTION) | mark::ACCEPTED;
+            state.flags = state.flags & mark::ACTOR | mark::ACCEPTED;
             state.started = at;
+            state.sequence = 0;
         }
         state
     };
-    // SAFETY: the helper takes this context.
-    let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
     let actor = state.filter(|state| state.is(mark::ACTOR));
     // Known even for a listener that nothing marked.
     let cgroup = if actor.is_some() { 0 } else { cgroup_of(address_of(socket)) };
@@ -356,6 +371,26 @@ fn accepted(ctx: &SockOpsContext) {
     });
 }
 
+/// State for the connection of a listener that has none to copy. A look must know that it is told, even where nobody knows the
+/// listener.
+#[inline(always)]
+fn of_listener(
+    ctx: &SockOpsContext,
+    socket: *mut bpf_sock,
+    cookie: u64,
+    netns: u64,
+) -> Option<&'static mut Socket> {
+    // Of one that no process takes, nothing else shows the end.
+    let in_slot = || ask_for(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
+    // SAFETY: the caller took `socket` from the context, and tested it for null.
+    let state = unsafe { attempts::accept(cookie, socket, in_slot) }?;
+    // SAFETY: the verifier checks the access.
+    let (family, port) = unsafe { ((*ctx.ops).family, (*ctx.ops).local_port) };
+    let address = address_of(socket);
+    listeners::tell(state, address, netns, local_address(ctx), port as u16, family == AF_INET);
+    Some(state)
+}
+
 /// The attempt of a socket that is said to accept, if it has one that is open: it has met another one halfway.
 #[inline(always)]
 fn halfway(ctx: &SockOpsContext, cookie: u64) -> Option<&'static mut Socket> {
@@ -373,20 +408,31 @@ fn halfway(ctx: &SockOpsContext, cookie: u64) -> Option<&'static mut Socket> {
 /// `record` must point to a record.
 #[inline(always)]
 unsafe fn tell_ends(ctx: &SockOpsContext, record: *mut FlowRecord) {
-    const AF_INET: u32 = 2;
     // SAFETY: by contract; the verifier checks the context's fields.
     unsafe {
         let ops = ctx.ops;
-        if (*ops).family == AF_INET {
-            (*record).local = Address::v4((*ops).local_ip4);
-            (*record).remote = Address::v4((*ops).remote_ip4);
+        (*record).local = local_address(ctx);
+        (*record).remote = if (*ops).family == AF_INET {
+            Address::v4((*ops).remote_ip4)
         } else {
-            (*record).local = words(&raw const (*ops).local_ip6);
-            (*record).remote = words(&raw const (*ops).remote_ip6);
-        }
+            words(&raw const (*ops).remote_ip6)
+        };
         (*record).local_port = (*ops).local_port as u16;
         // The port's two bytes stand in the upper half of the word.
         (*record).remote_port = u32::from_be((*ops).remote_port) as u16;
+    }
+}
+
+#[inline(always)]
+fn local_address(ctx: &SockOpsContext) -> Address {
+    // SAFETY: the verifier checks the context's fields.
+    unsafe {
+        let ops = ctx.ops;
+        if (*ops).family == AF_INET {
+            Address::v4((*ops).local_ip4)
+        } else {
+            words(&raw const (*ops).local_ip6)
+        }
     }
 }
 

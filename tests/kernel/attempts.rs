@@ -1,13 +1,13 @@
-//! Where the state of a connecting socket is kept: in a slot that is given away with the socket, or where that is taken with
-//! the socket itself. Neither shows in what is told.
+//! Where the state of a socket that connects, or was accepted, is kept: in a slot that is given away with the socket, or
+//! where that is taken with the socket itself. Neither shows in what is told.
 
-use std::{io, net::TcpStream, path::PathBuf};
+use std::{io, net::TcpStream, path::PathBuf, time::Duration};
 
 use netaudit::{
     kernel::Options,
     model::{Direction, Outcome},
 };
-use rustix::net::accept;
+use rustix::net::{accept, sockopt::set_socket_linger};
 
 use super::{
     open_sockets::{Ways, disconnect, hold, look},
@@ -119,10 +119,29 @@ fn nothing_is_kept_of_a_socket_that_is_gone() {
         let listener = Ways::at("127.0.0.1:1001").listen()?;
         Ok((TcpStream::connect("127.0.0.1:1001")?, accept(&listener)?, listener))
     });
-    assert_eq!(held(&files), 1);
+    // Both ends'.
+    assert_eq!(held(&files), 2);
     drop(open);
     stage.drain();
     assert_eq!(held(&files), 0);
+    // Nobody accepts these: one that its client resets, and one that its listener leaves behind.
+    let mut queue = hold(&pod, |line| {
+        let listener = Ways::at("127.0.0.1:1003").listen()?;
+        let (resets, stays) = (TcpStream::connect("127.0.0.1:1003")?, TcpStream::connect("127.0.0.1:1003")?);
+        line.done()?;
+        set_socket_linger(&resets, Some(Duration::ZERO))?;
+        drop(resets);
+        line.done()?;
+        drop(listener);
+        Ok(stays)
+    });
+    assert_eq!(held(&files), 4);
+    queue.next();
+    assert_eq!(held(&files), 2);
+    queue.next();
+    // The listener's end resets the client too.
+    assert_eq!(held(&files), 0);
+    drop(queue);
     drop((pod, far));
 }
 

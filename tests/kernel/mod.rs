@@ -8,6 +8,7 @@ mod dns;
 mod doctor;
 mod drops;
 mod life;
+mod listeners;
 mod open;
 mod open_pairs;
 mod open_sockets;

@@ -96,7 +96,7 @@ pub mod level {
     pub const COUNT: u32 = 2;
 }
 
-/// Slots for the state of TCP sockets that have called `connect` and are not closed: a power of two. 128 bytes each.
+/// Slots for the state of TCP sockets that have called `connect` or were accepted, and are not closed: a power of two. 128 bytes each.
 pub const ATTEMPTS: u32 = 16_384;
 
 /// Keys that one map of folds has room for.

@@ -105,6 +105,16 @@ pub struct Settings {
     pub sk_peer6: u32,
     /// `sock.skc_dport`
     pub sk_peer_port: u32,
+    /// The byte of `sock` that holds `skc_reuseport`.
+    pub sk_reuse_port: u32,
+    /// How far `skc_reuseport` stands from the low end of that byte, in bits.
+    pub sk_reuse_port_shift: u32,
+    /// `sock.skc_bound_dev_if`
+    pub sk_device: u32,
+    /// The byte of `inet_sock` that holds whether it takes what is meant for any address; [`NO_FIELD`] where that is not known
+    pub is_transparent: u32,
+    /// How far that bit stands from the low end of that byte.
+    pub is_transparent_shift: u32,
     /// `sock.sk_max_ack_backlog`
     pub sk_backlog: u32,
     /// `inet_connection_sock.icsk_bind_hash`; [`NO_FIELD`] where one of those that follow is missing
@@ -131,8 +141,6 @@ pub struct Settings {
     pub drop_reasons: [u32; DROP_REASONS.len()],
     /// Bytes in the ring at which the reader is woken; 0 for never.
     pub wake_at: u32,
-    /// Zero.
-    pub reserved: u32,
     /// How long after it was told a UDP flow that still goes on is told again, in steps of [`TICK_SHIFT`].
     pub udp_retell: u32,
     /// The id of the cgroup at and below which everything is told; 0 where that is all of them.
@@ -170,4 +178,4 @@ pub const KEPT_TOLD: u32 = 1;
 /// How many numbers are kept.
 pub const KEPT: u32 = 2;
 
-const _: () = assert!(size_of::<Settings>() == 304);
+const _: () = assert!(size_of::<Settings>() == 320);

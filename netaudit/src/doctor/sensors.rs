@@ -41,7 +41,7 @@ pub const SENSORS: &[Sensor] = &[
         direction: Some(Direction::Ingress),
         protocol: Some(Protocol::Tcp),
         what: "a listener accepts",
-        programs: &["on_sock_ops", "on_bind4", "on_bind6"],
+        programs: &["on_sock_ops", "on_release"],
         seen: "every accepted connection, with the listener's process",
         unseen: "attempts that end before the handshake does, unless a filter of this node stops them; their source's node sees \
                  those of pods",

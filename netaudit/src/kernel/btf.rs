@@ -226,6 +226,9 @@ pub fn settings(types: &Types<'_>, wake_at: u32, udp_retell: u32) -> Result<Sett
     let is_mptcp = types.field("tcp_sock", "is_mptcp").and_then(|is| Ok((is, byte("mptcp_sock", "first")?)));
     let (is_mptcp, is_mptcp_shift, mptcp_first) =
         is_mptcp.map_or((NO_FIELD, 0, 0), |(is, first)| (is.byte(), is.bit % 8, first));
+    let reuse_port = types.field("sock", "__sk_common.skc_reuseport")?;
+    let (is_transparent, is_transparent_shift) =
+        transparent(types).map_or((NO_FIELD, 0), |bit| (bit / 8, bit % 8));
     Ok(Settings {
         sk_err: byte("sock", "sk_err")?,
         sk_err_soft: byte("sock", "sk_err_soft")?,
@@ -251,6 +254,11 @@ pub fn settings(types: &Types<'_>, wake_at: u32, udp_retell: u32) -> Result<Sett
         sk_peer4: byte("sock", "__sk_common.skc_daddr")?,
         sk_peer6: byte("sock", "__sk_common.skc_v6_daddr")?,
         sk_peer_port: byte("sock", "__sk_common.skc_dport")?,
+        sk_reuse_port: reuse_port.byte(),
+        sk_reuse_port_shift: reuse_port.bit % 8,
+        sk_device: byte("sock", "__sk_common.skc_bound_dev_if")?,
+        is_transparent,
+        is_transparent_shift,
         sk_net: byte("sock", "__sk_common.skc_net.net")?,
         net_cookie: byte("net", "net_cookie")?,
         cgroup_node: byte("cgroup", "kn")?,
@@ -277,6 +285,14 @@ pub fn settings(types: &Types<'_>, wake_at: u32, udp_retell: u32) -> Result<Sett
         // What follows is of optional programs: see `drops::settings`.
         ..Settings::default()
     })
+}
+
+/// The bit of an `inet_sock` that `IP_TRANSPARENT` sets; `None` where it is in neither of its two places.
+fn transparent(types: &Types<'_>) -> Option<u32> {
+    // `INET_FLAGS_TRANSPARENT` since 6.6, of an enumeration without a name.
+    const FLAG: u32 = 15;
+    let flags = types.field("inet_sock", "inet_flags").map(|flags| flags.bit + FLAG);
+    flags.or_else(|_| types.field("inet_sock", "transparent").map(|field| field.bit)).ok()
 }
 
 #[cfg(test)]

@@ -163,7 +163,7 @@ const CORE: [(&str, Hook); 13] = [
 ];
 
 /// All maps, by name: what a run that takes over programs needs of them, and what the programs keep for themselves.
-const MAPS: [&str; 23] = [
+const MAPS: [&str; 24] = [
     "ATTEMPTS",
     "AYA_LOGS",
     "DNS_COUNTS",
@@ -179,6 +179,7 @@ const MAPS: [&str; 23] = [
     "FOLDS_BY_SUBJECT_B",
     "FOLD_COUNTS",
     "KEPT",
+    "LISTENERS",
     "NAMESPACES",
     "PATHS",
     "PEERS",

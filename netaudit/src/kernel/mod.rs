@@ -101,8 +101,8 @@ pub struct Options {
     /// How long programs of another version or with other settings, which are pinned there too, go on beside the new ones: as
     /// long as the kernel tries to connect.
     pub overlap: Duration,
-    /// For how many connecting TCP sockets there are slots for their state, at most and by default [`abi::ATTEMPTS`]; without one
-    /// it costs the attempt a microsecond more.
+    /// For how many TCP sockets that connect or were accepted there are slots for their state, at most and by default
+    /// [`abi::ATTEMPTS`]; without one it costs the connection a microsecond more.
     pub attempts: u32,
     /// How many keys flows are folded by that find no room in the ring, until they are taken.
     pub fold_keys: u32,
