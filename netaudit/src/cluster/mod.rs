@@ -273,7 +273,7 @@ impl Cluster {
             },
             _ => match self.declared.remove(key) {
                 Some(entry) => {
-                    self.changes.policy_removed(key, now);
+                    self.changes.policy_removed(&entry.compiled.id, now);
                     self.policies.remove(&entry.compiled.id);
                     true
                 }
@@ -476,7 +476,7 @@ impl Cluster {
         let compiled = Arc::new(declared.compile());
         let warnings = compiled.warnings.clone();
         self.policies.put(compiled.clone());
-        self.changes.policy(&key, now);
+        self.changes.policy(key.kind, &compiled.id, now);
         self.declared.insert(key, PolicyEntry { declared, compiled });
         self.generation += 1;
         warnings

@@ -97,7 +97,8 @@ impl Touched {
 }
 
 fn insert<T: Ord + Clone>(set: &mut BTreeSet<T>, item: &T, too_many: &mut bool) {
-    if set.contains(item) {
+    // Nothing is said of more than are remembered, so that which they are is worth no search for every flow.
+    if *too_many || set.contains(item) {
         return;
     }
     if set.len() < MOST_TOUCHED {
