@@ -477,12 +477,13 @@ fn only_the_subjects_own_direction_credits_a_rule() {
     );
     let mut world = World::new(vec![both]);
     world.one(a_to_b());
-    let matches = |world: &World| -> Vec<_> {
+    let matches = |world: &mut World| -> Vec<_> {
+        world.auditor.usage_mut().settle();
         world.auditor.usage().current().iter().map(|usage| (usage.rule.direction, usage.matches)).collect()
     };
-    assert_eq!(matches(&world), [(Direction::Egress, 1), (Direction::Ingress, 0)]);
+    assert_eq!(matches(&mut world), [(Direction::Egress, 1), (Direction::Ingress, 0)]);
     world.one(ingress(102, 12, "10.0.0.2:80", "10.0.0.1:40000"));
-    assert_eq!(matches(&world), [(Direction::Egress, 1), (Direction::Ingress, 1)]);
+    assert_eq!(matches(&mut world), [(Direction::Egress, 1), (Direction::Ingress, 1)]);
 }
 
 #[test]

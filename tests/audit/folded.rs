@@ -50,6 +50,7 @@ fn each_flow_of_a_fold_counts_for_rules_violations_and_totals() {
     assert_eq!(flows.len(), 2, "one each");
     assert_eq!(flows[1].finding, Some(Finding::DeniedRefused));
 
+    world.auditor.usage_mut().settle();
     let usage = world.auditor.usage().current();
     assert_eq!((usage[0].matches, usage[0].sole_matches), (1_000, 1_000));
     assert_eq!((usage[0].first, usage[0].last), (Some(t(5)), Some(t(10))));

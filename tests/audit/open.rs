@@ -47,7 +47,8 @@ fn both_ways() -> Object {
 }
 
 /// (direction, matches, last match) of every rule.
-fn usage(world: &World) -> Vec<(Direction, u64, Option<Timestamp>)> {
+fn usage(world: &mut World) -> Vec<(Direction, u64, Option<Timestamp>)> {
+    world.auditor.usage_mut().settle();
     let rules = world.auditor.usage().current().into_iter();
     rules.map(|usage| (usage.rule.direction, usage.matches, usage.last)).collect()
 }
@@ -68,14 +69,14 @@ fn each_end_credits_its_own_direction_for_as_long_as_it_lives_and_matches_nothin
     let mut world = World::new(vec![both_ways()]);
     let (ours, theirs) = (a_to_b(), ingress(102, 12, "10.0.0.2:80", "10.0.0.1:40000"));
     world.one(ours);
-    assert_eq!(usage(&world), [(Direction::Egress, 1, Some(t(10))), (Direction::Ingress, 0, None)]);
+    assert_eq!(usage(&mut world), [(Direction::Egress, 1, Some(t(10))), (Direction::Ingress, 0, None)]);
     for second in [40, 70, 100] {
         assert_eq!(look(&mut world, t(second), &[told(ours)]).len(), 0);
-        assert_eq!(usage(&world)[0], (Direction::Egress, 1, Some(t(second))));
+        assert_eq!(usage(&mut world)[0], (Direction::Egress, 1, Some(t(second))));
     }
     look(&mut world, t(130), &[told(Observation { socket: 7, ..theirs })]);
     assert_eq!(
-        usage(&world),
+        usage(&mut world),
         [(Direction::Egress, 1, Some(t(100))), (Direction::Ingress, 0, Some(t(130)))],
         "the one is closed"
     );
@@ -95,7 +96,7 @@ fn one_from_before_is_told_once_with_its_time_and_is_no_flow_of_now() {
     assert_eq!((&line["verdict"], &line["peer"]["pod"]), (&json!("allowed"), &json!("b")));
     assert_eq!(line["time"], json!(t(10).to_string()));
     assert!(line["open_since"].is_null() && line["finding_cause"].is_null());
-    assert_eq!(usage(&world)[0], (Direction::Egress, 0, Some(t(10))), "a rule in use, without a match");
+    assert_eq!(usage(&mut world)[0], (Direction::Egress, 0, Some(t(10))), "a rule in use, without a match");
     assert_eq!(world.auditor.counts().total(), 0);
     let found: Vec<_> = world.auditor.open_connections().found().judged().filter(|it| it.2 > 0).collect();
     assert_eq!(found, [(Direction::Egress, "allowed", 1)]);
@@ -103,7 +104,7 @@ fn one_from_before_is_told_once_with_its_time_and_is_no_flow_of_now() {
     assert_eq!(look(&mut world, t(40), &[open(a_to_b())]).len(), 0);
     assert_eq!(look(&mut world, t(70), &[told(a_to_b())]).len(), 0);
     assert_eq!(world.auditor.open_connections().found().total(), 1);
-    assert_eq!(usage(&world)[0].2, Some(t(70)));
+    assert_eq!(usage(&mut world)[0].2, Some(t(70)));
 }
 
 #[test]
@@ -213,7 +214,7 @@ fn an_end_that_is_not_known_is_counted_and_nothing_is_said_of_it() {
     let unjudged: Vec<_> =
         world.auditor.open_connections().counts().unjudged().filter(|it| it.1 > 0).collect();
     assert_eq!((unjudged, counts(&world)), (vec![("ambiguous", 1)], vec![]));
-    assert!(usage(&world).iter().all(|(_, matches, last)| *matches == 0 && last.is_none()));
+    assert!(usage(&mut world).iter().all(|(_, matches, last)| *matches == 0 && last.is_none()));
 }
 
 #[test]
@@ -228,7 +229,7 @@ fn one_to_a_pod_that_is_gone_says_nothing_of_whoever_has_its_address() {
     look(&mut world, t(40), &[told(a_to_b())]);
     world.auditor.cluster_mut().delete(&ObjectKey::new(Kind::Pod, "shop", "b"), t(50));
     assert_eq!(look(&mut world, t(70), &[told(a_to_b())]).len(), 0);
-    assert_eq!(usage(&world)[0].2, Some(t(40)), "nobody has the address");
+    assert_eq!(usage(&mut world)[0].2, Some(t(40)), "nobody has the address");
     world.apply(b_again(80), t(81));
     world.apply(deny_egress(), t(82));
     world.auditor.cluster_mut().delete(&ObjectKey::new(Kind::NetworkPolicy, "shop", "both"), t(82));
@@ -253,7 +254,7 @@ fn a_service_address_is_judged_by_its_endpoints_of_now() {
     let flows = look(&mut world, t(10), &[open(seen)]);
     assert_eq!((flows[0].port, flows[0].peer.service.is_some()), (8080, true));
     look(&mut world, t(40), &[told(seen)]);
-    assert_eq!(usage(&world)[0], (Direction::Egress, 0, Some(t(40))));
+    assert_eq!(usage(&mut world)[0], (Direction::Egress, 0, Some(t(40))));
 }
 
 #[test]
@@ -397,10 +398,10 @@ fn a_way_to_a_proxy_in_the_pod_is_no_use_of_a_rule_and_the_proxys_own_connection
     let (flows, _) = look_and_ask(&mut world, &[to_proxy, at_proxy], None);
     assert_eq!(exemption(&flows[0]), Some(Exemption::Proxied));
     assert_eq!(line(&world, &flows[0])["translation"], "proxy");
-    assert_eq!(usage(&world)[0], (Direction::Egress, 0, None));
+    assert_eq!(usage(&mut world)[0], (Direction::Egress, 0, None));
     let upstream = Observation { socket: 3, ..egress(101, 11, "10.0.0.1:40001", "10.0.0.2:80") };
     look_and_ask(&mut world, &[at_proxy, to_proxy, upstream], None);
-    assert_eq!(usage(&world)[0], (Direction::Egress, 0, Some(t(10))));
+    assert_eq!(usage(&mut world)[0], (Direction::Egress, 0, Some(t(10))));
 }
 
 #[test]
@@ -416,7 +417,7 @@ fn the_other_end_tells_at_which_port_a_proxy_was_reached() {
     let (flows, _) = look_and_ask(&mut world, &[at_proxy, made], None);
     let inward = flows.iter().find(|flow| flow.observation.direction == Direction::Ingress).expect("told");
     assert!(inward.verdict.is_allowed(), "{inward:?}");
-    assert_eq!((inward.port, usage(&world)[0]), (80, (Direction::Ingress, 0, Some(t(10)))));
+    assert_eq!((inward.port, usage(&mut world)[0]), (80, (Direction::Ingress, 0, Some(t(10)))));
     // Of a client elsewhere only the proxy's port shows.
     let elsewhere = Observation { socket: 3, ..ingress(102, 12, "10.0.0.2:15006", "203.0.113.1:40000") };
     let (flows, _) = look_and_ask(&mut world, &[elsewhere], None);

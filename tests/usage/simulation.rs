@@ -154,9 +154,11 @@ fn look(world: &mut World, planted: Planted, said: &mut Said) -> Result<(), Stri
         }
     }
     // Who sees everything says so in metrics.
-    for node in &world.nodes {
-        let Some(agent) = node.agent.as_ref().filter(|agent| agent.auditor.is_only_agent()) else { continue };
-        let (now, usage) = (node.line(world.now), agent.auditor.usage());
+    for node in &mut world.nodes {
+        let line = node.line(world.now);
+        let Some(agent) = node.agent.as_mut().filter(|agent| agent.auditor.is_only_agent()) else { continue };
+        agent.auditor.usage_mut().settle();
+        let (now, usage) = (line, agent.auditor.usage());
         for rule in usage.current() {
             let key = (&*rule.rule).into();
             let used = world.ledger.between(&key, world.now - window + 10 * SECOND, world.now);

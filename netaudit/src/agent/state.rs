@@ -423,6 +423,7 @@ impl State {
         self.drain_batch(now);
         let record_counts = self.kernel.record_counts();
         let watches: Vec<_> = self.watches.iter().map(|watch| watch.state.clone()).collect();
+        self.auditor.usage_mut().settle();
         let state = AgentState {
             auditor: &self.auditor,
             losses: &self.losses_with(losses(&record_counts)),

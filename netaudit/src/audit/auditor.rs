@@ -256,7 +256,7 @@ impl Auditor {
         &self.counts
     }
 
-    /// Rules and their use.
+    /// Rules and their use, as [settled](Usage::settle).
     pub fn usage(&self) -> &Usage {
         &self.usage
     }

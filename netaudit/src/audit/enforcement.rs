@@ -131,7 +131,8 @@ impl Tried {
         }
     }
 
-    fn is_passed(&self) -> bool {
+    /// Whether nothing stopped it.
+    pub fn is_passed(&self) -> bool {
         match self.reach {
             Reach::Reached => true,
             Reach::Rejected => self.refused,

@@ -13,6 +13,7 @@ mod history;
 mod live;
 mod restore;
 mod row;
+mod tally;
 #[cfg(test)]
 mod tests;
 
@@ -27,13 +28,12 @@ pub use live::RuleUsage;
 pub use restore::{Restored, next_sequence, restore};
 pub use row::{Row, RowKey, Rows, Run, RunKey, TogetherKey, Touched, Uses};
 
+use tally::{Tallies, Tally};
+
 use crate::{
-    model::{Cause, Decision, Direction, PolicyId, Protocol, RuleId, RuleMatch, Timestamp, Verdict},
+    model::{Direction, PolicyId, Protocol, RuleId, RuleMatch, Timestamp, Verdict},
     policy::Element,
 };
-
-/// Sets of rules that are counted at once before they are put together by content: a bound on memory.
-const MOST_SETS: usize = 4_096;
 
 /// Windows that one step of time may pass; of a longer one the rest is in the last.
 const MOST_WINDOWS: usize = 1_000;
@@ -113,8 +113,8 @@ pub struct Usage {
     rules: HashMap<RuleKey, RuleUsage>,
     /// Those of the rules.
     policies: HashSet<Arc<PolicyId>>,
-    /// By the place of their list, which is kept, so that it stays theirs.
-    sets: HashMap<usize, (Arc<[RuleMatch]>, Uses)>,
+    /// What the rules have not been told of yet.
+    tallies: Tallies,
     together: HashMap<BTreeSet<RuleKey>, Uses>,
     /// Flows without a verdict in this window, by who could have allowed them.
     unjudged: HashMap<(Arc<PolicyId>, Direction), u64>,
@@ -139,7 +139,7 @@ impl Usage {
             window,
             rules: HashMap::default(),
             policies: HashSet::default(),
-            sets: HashMap::default(),
+            tallies: Tallies::default(),
             together: HashMap::default(),
             unjudged: HashMap::default(),
             unjudged_of_anybody: 0,
@@ -162,7 +162,7 @@ impl Usage {
     /// The rules to watch from `now` on. Those that are missing keep their history and are no longer current.
     pub fn watch(&mut self, watched: impl IntoIterator<Item = Watched>, now: Timestamp) {
         self.tick(now);
-        self.gather_sets();
+        self.settle();
         let mut seen: HashSet<RuleKey> = HashSet::default();
         for rule in watched {
             let key = RuleKey::from(&*rule.rule);
@@ -251,7 +251,7 @@ impl Usage {
 
     /// The rows of the window that goes on, as of the last [`Usage::tick`].
     pub fn rows(&mut self) -> Rows {
-        self.gather_sets();
+        self.settle();
         self.ticked.map(|ticked| self.rows_of(self.window_of(ticked))).unwrap_or_default()
     }
 
@@ -266,7 +266,7 @@ impl Usage {
     }
 
     fn rows_of(&mut self, window: Timestamp) -> Rows {
-        self.gather_sets();
+        self.settle();
         let mut rows = Rows::default();
         for (key, usage) in &self.rules {
             let unjudged = self.doubts(key);
@@ -314,25 +314,37 @@ impl Usage {
     /// used. Of a tier with an order one rule alone counts.
     pub fn credit(
         &mut self,
-        verdict: &Verdict,
+        verdict: &Arc<Verdict>,
         times: u64,
         span: RangeInclusive<Timestamp>,
         other: Option<&OtherEnd<'_>>,
     ) {
-        let rules = verdict.rules();
-        self.credit_rules(rules, rules.len() == 1, times, &span, other);
-        let deciding = verdict.denying_rule().into_iter().chain(&verdict.passed);
-        self.credit_rules(deciding, true, times, &span, other);
-        if let Decision::Allowed(Cause::Rules(set)) = &verdict.decision
-            && set.len() > 1
-        {
-            if self.sets.len() >= MOST_SETS {
-                self.gather_sets();
+        let names_rules =
+            !verdict.rules().is_empty() || verdict.denying_rule().is_some() || !verdict.passed.is_empty();
+        if names_rules && self.tallies.add(verdict, times, &span, other) {
+            self.settle();
+        }
+    }
+
+    /// A connection with this verdict is open at `at`: what has a part in it is in use. Matches count flows, so it is none.
+    pub fn keep(&mut self, verdict: &Arc<Verdict>, at: Timestamp) {
+        self.credit(verdict, 0, at..=at, None);
+    }
+
+    /// Tells each rule what it was used for since the last time. What is read of rules is as of then.
+    pub fn settle(&mut self) {
+        for tally in self.tallies.take() {
+            let rules = tally.verdict.rules();
+            self.credit_rules(rules, rules.len() == 1, &tally);
+            let deciding = tally.verdict.denying_rule().into_iter().chain(&tally.verdict.passed);
+            self.credit_rules(deciding, true, &tally);
+            if rules.len() > 1 {
+                let rules: BTreeSet<RuleKey> = rules.iter().map(|it| RuleKey::from(&*it.rule)).collect();
+                // Two identical rules of one policy are one.
+                if rules.len() > 1 {
+                    self.together.entry(rules).or_default().plus(&tally.uses);
+                }
             }
-            // While the list is kept here no other has its place.
-            let (_, uses) =
-                self.sets.entry(set.as_ptr().addr()).or_insert_with(|| (set.clone(), Uses::default()));
-            uses.add(times, &span);
         }
     }
 
@@ -340,35 +352,18 @@ impl Usage {
         &mut self,
         rules: impl IntoIterator<Item = &'a RuleMatch>,
         sole: bool,
-        times: u64,
-        span: &RangeInclusive<Timestamp>,
-        other: Option<&OtherEnd<'_>>,
+        tally: &Tally,
     ) {
         for matched in rules {
             if let Some(usage) = self.rules.get_mut(&RuleKey::from(&*matched.rule)) {
-                usage.credit(matched, sole, times, span, other);
+                usage.credit(matched, sole, tally);
             }
         }
     }
 
-    /// A connection with this verdict is open at `at`: what has a part in it is in use. Matches count flows, so it is none.
-    pub fn keep(&mut self, verdict: &Verdict, at: Timestamp) {
-        self.credit(verdict, 0, at..=at, None);
-    }
-
-    /// Puts sets of rules together that are of the same rules by content.
-    fn gather_sets(&mut self) {
-        for (_, (set, uses)) in self.sets.drain() {
-            let rules: BTreeSet<RuleKey> = set.iter().map(|it| RuleKey::from(&*it.rule)).collect();
-            // Two identical rules of one policy are one.
-            if rules.len() > 1 {
-                self.together.entry(rules).or_default().plus(&uses);
-            }
-        }
-    }
-
-    /// The rules that are current, in order of policy, direction and position.
+    /// The rules that are current, in order of policy, direction and position, as [settled](Self::settle).
     pub fn current(&self) -> Vec<&RuleUsage> {
+        debug_assert!(self.tallies.is_empty(), "read before it was settled");
         let mut rules: Vec<_> = self.rules.values().filter(|usage| usage.current).collect();
         rules.sort_by(|a, b| {
             (&a.rule.policy, a.rule.direction, a.rule.index).cmp(&(

@@ -26,17 +26,22 @@ impl Auditor {
             Direction::Egress => (Direction::Egress, Direction::Ingress),
             Direction::Ingress => (Direction::Ingress, Direction::Egress),
         };
-        let isolated = match subject {
-            Subject::Pod(pod) => self.isolated(own, *pod, &judged.verdict),
-            Subject::Node | Subject::Unknown { .. } => None,
-        };
         let mut tried = Tried {
             at: seen.at,
             count: seen.count(),
             reach,
             refused: seen.found_closed_port(),
-            denied: [isolated, None],
+            denied: [None, None],
         };
+        // Most flows are allowed, or their end proves nothing: since when a pod is isolated is not looked up for those.
+        if !tried.is_stopped() && !tried.is_passed() {
+            return None;
+        }
+        let isolated = match subject {
+            Subject::Pod(pod) => self.isolated(own, *pod, &judged.verdict),
+            Subject::Node | Subject::Unknown { .. } => None,
+        };
+        tried.denied[0] = isolated;
         // What passes is told by the other end itself. Another node's enforcer says nothing of this one's.
         if tried.is_stopped()
             && let PeerKind::Pod(peer) = judged.peer.kind

@@ -123,7 +123,13 @@ impl Auditor {
     }
 
     /// A connection of this subject is open at `at`.
-    pub(super) fn keep(&mut self, subject: &Subject, direction: Direction, verdict: &Verdict, at: Timestamp) {
+    pub(super) fn keep(
+        &mut self,
+        subject: &Subject,
+        direction: Direction,
+        verdict: &Arc<Verdict>,
+        at: Timestamp,
+    ) {
         match &verdict.decision {
             Decision::Unknown(gap) => self.doubt(subject, direction, gap, 1),
             _ => self.usage.keep(verdict, at),

@@ -1,8 +1,8 @@
 //! One rule as this agent run watches it: the window of now, and what is known from before.
 
-use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use super::{Evidence, Missing, OtherEnd, Row, Slice, Touched, Uses, Watched, unused_since};
+use super::{Evidence, Missing, Row, Slice, Tally, Touched, Uses, Watched, unused_since};
 use crate::{
     model::{RuleId, RuleMatch, Timestamp},
     policy::{Element, Span},
@@ -204,23 +204,18 @@ impl RuleUsage {
         self.observed_pod_seconds += time.as_secs_f64() * self.observed as f64;
     }
 
-    pub(super) fn credit(
-        &mut self,
-        matched: &RuleMatch,
-        sole: bool,
-        times: u64,
-        span: &RangeInclusive<Timestamp>,
-        other: Option<&OtherEnd<'_>>,
-    ) {
-        self.matches = self.matches.saturating_add(times);
+    /// All of these flows were allowed by this rule, or denied or passed on by it.
+    pub(super) fn credit(&mut self, matched: &RuleMatch, sole: bool, tally: &Tally) {
+        let used = &tally.uses;
+        self.matches = self.matches.saturating_add(used.matches);
         if sole {
-            self.sole_matches = self.sole_matches.saturating_add(times);
-            self.window.sole.add(times, span);
+            self.sole_matches = self.sole_matches.saturating_add(used.matches);
+            self.window.sole.plus(used);
         }
-        self.first = Some(self.first.map_or(*span.start(), |first| first.min(*span.start())));
-        self.last = self.last.max(Some(*span.end()));
+        self.first = self.first.into_iter().chain(used.first).min();
+        self.last = self.last.max(used.last);
         let window = &mut self.window;
-        window.uses.add(times, span);
+        window.uses.plus(used);
         let peers = self.elements.iter().filter(|(_, it)| it.list != "ports").count();
         let of_peers = matched.elements.peers().chain(matched.peer.filter(|it| *it >= 64));
         let of_ports = matched.elements.ports().chain(matched.port.filter(|it| *it >= 64));
@@ -230,16 +225,11 @@ impl RuleUsage {
             .chain(of_ports.map(|place| peers + place as usize));
         for place in places {
             if let Some(uses) = window.elements.get_mut(place) {
-                uses.add(times, span);
+                uses.plus(used);
             }
         }
-        if let Some(other) = other {
-            window.touched.port(other.protocol, other.port);
-            other.workload.into_iter().for_each(|name| window.touched.workload(name));
-            if self.has_networks || (peers == 0 && other.workload.is_none()) {
-                window.touched.address(other.address);
-            }
-        }
+        let names_addresses = self.has_networks || (peers == 0 && !tally.of_pods);
+        window.touched.absorb(&tally.touched, names_addresses);
     }
 
     /// The window has ended.

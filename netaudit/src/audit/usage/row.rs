@@ -85,6 +85,20 @@ impl Touched {
         insert(&mut self.workloads, name, &mut self.too_many[2]);
     }
 
+    /// Those of other flows, as far as they are few; addresses where they say something.
+    pub(super) fn absorb(&mut self, other: &Self, with_addresses: bool) {
+        for (protocol, port) in &other.ports {
+            self.port(*protocol, *port);
+        }
+        if with_addresses {
+            other.addresses.iter().for_each(|ip| self.address(*ip));
+            self.too_many[1] |= other.too_many[1];
+        }
+        other.workloads.iter().for_each(|name| self.workload(name));
+        self.too_many[0] |= other.too_many[0];
+        self.too_many[2] |= other.too_many[2];
+    }
+
     /// All of both: also where they have one key, as a set holds a thing once.
     pub(super) fn join(&mut self, other: &Self) {
         self.ports.extend(&other.ports);

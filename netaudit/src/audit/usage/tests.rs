@@ -30,14 +30,19 @@ fn watched(hash: u64, index: u32) -> Watched {
     }
 }
 
-fn allowed(hashes: &[u64]) -> Verdict {
+fn allowed(hashes: &[u64]) -> Arc<Verdict> {
     let matched = |hash: &u64| RuleMatch {
         rule: rule(*hash, 0),
         peer: None,
         port: None,
         elements: Elements::default(),
     };
-    Verdict::plain(Decision::Allowed(Cause::Rules(hashes.iter().map(matched).collect())))
+    Verdict::plain(Decision::Allowed(Cause::Rules(hashes.iter().map(matched).collect()))).into()
+}
+
+fn current(usage: &mut Usage) -> Vec<RuleUsage> {
+    usage.settle();
+    usage.current().into_iter().cloned().collect()
 }
 
 const T: fn(i64) -> Timestamp = Timestamp::from_seconds;
@@ -48,7 +53,7 @@ fn history_survives_a_rule_inserted_above() {
     usage.watch([watched(0xa, 0)], T(0));
     usage.credit(&allowed(&[0xa]), 1, T(5)..=T(5), None);
     usage.watch([watched(0xb, 0), watched(0xa, 1)], T(10));
-    let rules = usage.current();
+    let rules = current(&mut usage);
     assert_eq!((rules[0].rule.hash, rules[0].matches), (0xb, 0));
     assert_eq!((rules[1].rule.hash, rules[1].matches, rules[1].rule.index), (0xa, 1, 1));
     assert_eq!(rules[1].observed_since, T(0));
@@ -61,10 +66,10 @@ fn a_removed_rule_is_not_shown_and_comes_back_with_its_history() {
     usage.watch([watched(0xa, 0)], T(0));
     usage.credit(&allowed(&[0xa]), 1, T(1)..=T(1), None);
     usage.watch([], T(2));
-    assert!(usage.current().is_empty());
+    assert!(current(&mut usage).is_empty());
     usage.watch([watched(0xa, 0)], T(3));
-    assert_eq!(usage.current()[0].matches, 1);
-    assert_eq!(usage.current()[0].observed_since, T(0), "nothing could match it meanwhile");
+    assert_eq!(current(&mut usage)[0].matches, 1);
+    assert_eq!(current(&mut usage)[0].observed_since, T(0), "nothing could match it meanwhile");
 }
 
 #[test]
@@ -73,7 +78,7 @@ fn sole_matches_are_those_of_one_rule() {
     usage.watch([watched(0xa, 0), watched(0xb, 1)], T(0));
     usage.credit(&allowed(&[0xa, 0xb]), 1, T(1)..=T(1), None);
     usage.credit(&allowed(&[0xa]), 1, T(2)..=T(2), None);
-    let counts: Vec<_> = usage.current().iter().map(|u| (u.matches, u.sole_matches)).collect();
+    let counts: Vec<_> = current(&mut usage).iter().map(|u| (u.matches, u.sole_matches)).collect();
     assert_eq!(counts, [(2, 1), (1, 0)]);
 }
 
@@ -83,7 +88,7 @@ fn several_flows_at_once_count_each_and_span_their_time() {
     usage.watch([watched(0xa, 0)], T(0));
     usage.credit(&allowed(&[0xa]), 1, T(3)..=T(3), None);
     usage.credit(&allowed(&[0xa]), 7, T(2)..=T(5), None);
-    let found = usage.current()[0];
+    let found = &current(&mut usage)[0];
     assert_eq!((found.matches, found.sole_matches), (8, 8));
     assert_eq!((found.first, found.last), (Some(T(2)), Some(T(5))));
 }
@@ -95,12 +100,13 @@ fn an_open_connection_keeps_its_rule_in_use_and_is_no_match() {
     usage.keep(&allowed(&[0xa]), T(40));
     usage.keep(&allowed(&[0xa]), T(70));
     usage.tick(T(100));
-    let found = usage.current()[0];
+    let found = &current(&mut usage)[0];
     assert_eq!((found.matches, found.sole_matches), (0, 0));
     assert_eq!((found.first, found.last), (Some(T(40)), Some(T(70))));
     let needs = Evidence { window: Duration::from_secs(50), coverage: 0.5 };
     assert_eq!(usage.unused(found, T(100), &needs), Ok(false));
-    assert_eq!(usage.unused(usage.current()[1], T(100), &needs), Ok(true));
+    let other = &current(&mut usage)[1];
+    assert_eq!(usage.unused(other, T(100), &needs), Ok(true));
 }
 
 #[test]
@@ -111,8 +117,8 @@ fn a_rule_that_denies_and_one_that_passes_are_used_too() {
         |hash| RuleMatch { rule: rule(hash, 0), peer: None, port: None, elements: Elements::default() };
     let mut denied = Verdict::plain(Decision::Denied(Denial::Rule(matched(0xa))));
     denied.passed.push(matched(0xb));
-    usage.credit(&denied, 1, T(1)..=T(1), None);
-    let counts: Vec<_> = usage.current().iter().map(|u| (u.matches, u.sole_matches)).collect();
+    usage.credit(&denied.into(), 1, T(1)..=T(1), None);
+    let counts: Vec<_> = current(&mut usage).iter().map(|u| (u.matches, u.sole_matches)).collect();
     assert_eq!(counts, [(1, 1), (1, 1)]);
 }
 
@@ -121,14 +127,15 @@ fn coverage_is_observed_by_existing_pod_seconds() {
     let mut usage = Usage::default();
     usage.watch([watched(0xa, 0)], T(0));
     usage.tick(T(10));
-    assert_eq!(usage.current()[0].existing_pod_seconds, 20.0);
-    assert_eq!(usage.current()[0].coverage(T(10)), 0.5);
+    assert_eq!(current(&mut usage)[0].existing_pod_seconds, 20.0);
+    assert_eq!(current(&mut usage)[0].coverage(T(10)), 0.5);
 }
 
 /// What is said of the first rule, a window of ten seconds at a time.
-fn unused(usage: &Usage, now: i64, window: u64, coverage: f64) -> Result<bool, Missing> {
+fn unused(usage: &mut Usage, now: i64, window: u64, coverage: f64) -> Result<bool, Missing> {
     let needs = Evidence { window: Duration::from_secs(window), coverage };
-    usage.unused(usage.current()[0], T(now), &needs)
+    let found = &current(usage)[0];
+    usage.unused(found, T(now), &needs)
 }
 
 fn in_windows_of_ten() -> Usage {
@@ -140,14 +147,14 @@ fn unused_needs_window_coverage_and_no_loss() {
     let mut usage = in_windows_of_ten();
     usage.watch([Watched { observed: 2, ..watched(0xa, 0) }], T(0));
     usage.tick(T(100));
-    assert_eq!(unused(&usage, 100, 100, 0.99), Ok(true));
-    assert_eq!(unused(&usage, 100, 101, 0.99), Err(Missing::Window));
-    assert_eq!(unused(&usage, 100, 100, 1.01), Err(Missing::Coverage));
+    assert_eq!(unused(&mut usage, 100, 100, 0.99), Ok(true));
+    assert_eq!(unused(&mut usage, 100, 101, 0.99), Err(Missing::Window));
+    assert_eq!(unused(&mut usage, 100, 100, 1.01), Err(Missing::Coverage));
     usage.lost(3);
-    assert_eq!(unused(&usage, 100, 100, 0.99), Err(Missing::Loss));
+    assert_eq!(unused(&mut usage, 100, 100, 0.99), Err(Missing::Loss));
     usage.tick(T(150));
-    assert_eq!(unused(&usage, 150, 100, 0.99), Err(Missing::Loss));
-    assert_eq!(unused(&usage, 150, 40, 0.99), Ok(true), "lost before the window");
+    assert_eq!(unused(&mut usage, 150, 100, 0.99), Err(Missing::Loss));
+    assert_eq!(unused(&mut usage, 150, 40, 0.99), Ok(true), "lost before the window");
 }
 
 #[test]
@@ -158,13 +165,13 @@ fn a_flow_without_a_verdict_may_have_been_allowed_by_those_who_could() {
     usage.doubt([Arc::new(another)], Direction::Egress, 1);
     usage.doubt([rule(0xa, 0).policy.clone()], Direction::Ingress, 1);
     usage.tick(T(100));
-    assert_eq!(unused(&usage, 100, 100, 0.99), Ok(true));
+    assert_eq!(unused(&mut usage, 100, 100, 0.99), Ok(true));
     usage.doubt([rule(0xa, 0).policy.clone()], Direction::Egress, 1);
-    assert_eq!(unused(&usage, 100, 100, 0.99), Err(Missing::Verdicts));
+    assert_eq!(unused(&mut usage, 100, 100, 0.99), Err(Missing::Verdicts));
     usage.tick(T(210));
-    assert_eq!(unused(&usage, 210, 100, 0.99), Ok(true), "that is over");
+    assert_eq!(unused(&mut usage, 210, 100, 0.99), Ok(true), "that is over");
     usage.doubt_all(1);
-    assert_eq!(unused(&usage, 210, 100, 0.99), Err(Missing::Verdicts));
+    assert_eq!(unused(&mut usage, 210, 100, 0.99), Err(Missing::Verdicts));
 }
 
 #[test]
@@ -172,7 +179,7 @@ fn what_is_not_certain_is_not_called_unused() {
     let mut usage = in_windows_of_ten();
     usage.watch([Watched { certain: false, observed: 2, ..watched(0xa, 0) }], T(0));
     usage.tick(T(100));
-    assert_eq!(unused(&usage, 100, 50, 0.9), Err(Missing::Verdicts));
+    assert_eq!(unused(&mut usage, 100, 50, 0.9), Err(Missing::Verdicts));
 }
 
 #[test]
@@ -181,7 +188,8 @@ fn what_no_sensor_sees_is_not_called_unused() {
     usage.watch([Watched { observable: false, observed: 2, ..watched(0xa, 0) }], T(0));
     usage.tick(T(100));
     let needs = Evidence { window: Duration::from_secs(1), coverage: 0.9 };
-    assert_eq!(usage.unused(usage.current()[0], T(100), &needs), Err(Missing::Sensor));
+    let found = &current(&mut usage)[0];
+    assert_eq!(usage.unused(found, T(100), &needs), Err(Missing::Sensor));
 }
 
 #[test]
@@ -189,5 +197,5 @@ fn a_clock_that_steps_back_takes_nothing_away() {
     let mut usage = Usage::default();
     usage.watch([watched(0xa, 0)], T(100));
     usage.tick(T(50));
-    assert_eq!(usage.current()[0].existing_pod_seconds, 0.0);
+    assert_eq!(current(&mut usage)[0].existing_pod_seconds, 0.0);
 }
