@@ -96,6 +96,7 @@ struct File {
     violation_series: Option<usize>,
     violation_series_per_namespace: Option<usize>,
     violation_series_lifetime: Option<String>,
+    rule_series: Option<usize>,
 }
 
 /// Where Kubernetes objects come from.
@@ -150,6 +151,8 @@ pub struct Config {
     pub violation_series_per_namespace: usize,
     /// How long a series of violations stays after its last one.
     pub violation_series_lifetime: Duration,
+    /// Rules that have series.
+    pub rule_series: usize,
 }
 
 /// The validated configuration in the file's form, for `--print-config`.
@@ -184,6 +187,7 @@ struct Printed<'a> {
     violation_series: usize,
     violation_series_per_namespace: usize,
     violation_series_lifetime: String,
+    rule_series: usize,
 }
 
 impl Config {
@@ -268,6 +272,7 @@ impl Config {
             unused_coverage,
             violation_series,
             violation_series_per_namespace,
+            rule_series: file.rule_series.unwrap_or(5_000),
             violation_series_lifetime: duration_or(
                 "violationSeriesLifetime",
                 file.violation_series_lifetime.as_deref(),
@@ -307,6 +312,7 @@ impl Config {
             unused_coverage: self.unused_coverage,
             violation_series: self.violation_series,
             violation_series_per_namespace: self.violation_series_per_namespace,
+            rule_series: self.rule_series,
             violation_series_lifetime: format!(
                 "{:#}",
                 jiff::SignedDuration::try_from(self.violation_series_lifetime)?

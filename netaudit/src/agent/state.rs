@@ -116,6 +116,7 @@ impl State {
                 series: config.violation_series,
                 per_namespace: config.violation_series_per_namespace,
                 lifetime: config.violation_series_lifetime,
+                rules: config.rule_series,
             },
             unused_after: config.unused_after,
             unused_coverage: config.unused_coverage,

@@ -184,7 +184,8 @@ impl Auditor {
             usage: Usage::new(
                 RunKey { node: settings.node.clone(), run: settings.run.clone() },
                 usage_window(settings.unused_after),
-            ),
+            )
+            .with_series(settings.budget.rules),
             usage_generation: None,
             counted_elsewhere: None,
             selected_elsewhere: HashMap::default(),

@@ -21,6 +21,7 @@ use std::{collections::BTreeSet, net::IpAddr, ops::RangeInclusive, sync::Arc, ti
 
 use foldhash::{HashMap, HashSet};
 
+use evidence::push_slice;
 pub use evidence::{Coverage, Evidence, Lack, Missing, Slice, coverage, unused_since};
 pub use findings::{Judgement, RuleFinding, Severity, judge};
 pub use history::{Histories, History, histories};
@@ -123,6 +124,8 @@ pub struct Usage {
     resumed: Option<Resumed>,
     ticked: Option<Timestamp>,
     closed: Vec<Rows>,
+    most_series: usize,
+    without_series: usize,
 }
 
 impl Default for Usage {
@@ -147,7 +150,14 @@ impl Usage {
             resumed: None,
             ticked: None,
             closed: Vec::new(),
+            most_series: usize::MAX,
+            without_series: 0,
         }
+    }
+
+    /// No more than so many rules have series.
+    pub fn with_series(self, most_series: usize) -> Self {
+        Self { most_series, ..self }
     }
 
     /// Goes on from what earlier runs have told, before anything is watched. `resumed` is set where no time has passed
@@ -180,6 +190,30 @@ impl Usage {
         // Nothing can match the others now, which is known and so no gap.
         let gone = self.rules.iter_mut().filter(|(key, _)| !seen.contains(*key));
         gone.for_each(|(_, usage)| usage.leave());
+        self.give_series();
+    }
+
+    /// Whoever has a series keeps it while it is current; room that is left goes to the others.
+    fn give_series(&mut self) {
+        let mut room = self.most_series;
+        let mut others: Vec<&mut RuleUsage> = Vec::new();
+        for usage in self.rules.values_mut() {
+            usage.has_series &= usage.current;
+            if usage.has_series {
+                room = room.saturating_sub(1);
+            } else if usage.current {
+                others.push(usage);
+            }
+        }
+        // In an order of their own, so that agents that know the same rules show the same ones.
+        others.sort_unstable_by(|a, b| place(a).cmp(&place(b)));
+        self.without_series = others.len().saturating_sub(room);
+        others.into_iter().take(room).for_each(|usage| usage.has_series = true);
+    }
+
+    /// Current rules that have no series, as there are too many.
+    pub fn without_series(&self) -> usize {
+        self.without_series
     }
 
     /// All objects are known: what was recorded since an earlier run's end can be judged, so that time counts as watched.
@@ -365,13 +399,7 @@ impl Usage {
     pub fn current(&self) -> Vec<&RuleUsage> {
         debug_assert!(self.tallies.is_empty(), "read before it was settled");
         let mut rules: Vec<_> = self.rules.values().filter(|usage| usage.current).collect();
-        rules.sort_by(|a, b| {
-            (&a.rule.policy, a.rule.direction, a.rule.index).cmp(&(
-                &b.rule.policy,
-                b.rule.direction,
-                b.rule.index,
-            ))
-        });
+        rules.sort_by(|a, b| place(a).cmp(&place(b)));
         rules
     }
 
@@ -380,4 +408,9 @@ impl Usage {
         let unjudged = self.doubts(&RuleKey::from(&*usage.rule));
         usage.unused(self.lost > 0, unjudged > 0, now, needs)
     }
+}
+
+/// The order in which rules are shown.
+fn place(usage: &RuleUsage) -> (&PolicyId, Direction, u32) {
+    (&usage.rule.policy, usage.rule.direction, usage.rule.index)
 }

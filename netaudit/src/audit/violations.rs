@@ -1,7 +1,7 @@
 //! Violations by who, to whom and how they ended, in a bounded number of series. And suspected blocks, in the same way.
 //!
 //! When the budget is spent, peers fold into `other` first, then ports. The source workload stays, so that who did it is
-//! told, but for bare pods, whose names have no bound: beyond three times the quota they are `other` too. Each source
+//! told, but for bare pods and Jobs of no CronJob, whose names have no bound: beyond three times the quota they are `other` too. Each source
 //! namespace has a quota, so that one scanner cannot hide another's violations.
 
 use std::{sync::Arc, time::Duration};
@@ -72,11 +72,13 @@ pub struct Budget {
     pub per_namespace: usize,
     /// How long a series stays after its last violation.
     pub lifetime: Duration,
+    /// Rules that have series.
+    pub rules: usize,
 }
 
 impl Default for Budget {
     fn default() -> Self {
-        Self { series: 10_000, per_namespace: 1_000, lifetime: Duration::from_secs(24 * 3_600) }
+        Self { series: 10_000, per_namespace: 1_000, lifetime: Duration::from_secs(24 * 3_600), rules: 5_000 }
     }
 }
 
@@ -96,9 +98,9 @@ impl Violations {
         Self { budget, series: HashMap::default(), of_namespace: HashMap::default(), folded: 0 }
     }
 
-    /// Counts some, the last of them `flow` at `at`. `bare` says that the source is a pod without a controller.
-    pub fn count(&mut self, key: ViolationKey, bare: bool, times: u64, at: Timestamp, flow: &FlowId) {
-        let key = self.admit(key, bare, times);
+    /// Counts some, the last of them `flow` at `at`. `unbounded` says that the source's name is one of ever new ones.
+    pub fn count(&mut self, key: ViolationKey, unbounded: bool, times: u64, at: Timestamp, flow: &FlowId) {
+        let key = self.admit(key, unbounded, times);
         if let Some(count) = self.series.get_mut(&key) {
             count.total += times;
             if at >= count.last {
@@ -127,7 +129,7 @@ impl Violations {
     }
 
     /// The key itself while there is room for it, else the least folded form that has room or exists.
-    fn admit(&mut self, key: ViolationKey, bare: bool, times: u64) -> ViolationKey {
+    fn admit(&mut self, key: ViolationKey, unbounded: bool, times: u64) -> ViolationKey {
         if self.series.contains_key(&key) || self.has_room(&key, 1) {
             return key;
         }
@@ -139,7 +141,7 @@ impl Violations {
             return without_peer;
         }
         let without_port = key.fold_port();
-        if !bare || self.series.contains_key(&without_port) || self.has_room(&without_port, 3) {
+        if !unbounded || self.series.contains_key(&without_port) || self.has_room(&without_port, 3) {
             return without_port;
         }
         ViolationKey { source_workload: OTHER.into(), ..without_port }

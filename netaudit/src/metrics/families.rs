@@ -200,7 +200,8 @@ fn rule_labels(usage: &RuleUsage) -> Labels {
 }
 
 fn rules(state: &AgentState<'_>) -> Vec<Family> {
-    let rules = state.auditor.usage().current();
+    let mut rules = state.auditor.usage().current();
+    rules.retain(|usage| usage.has_series);
     let each = |value: fn(&RuleUsage) -> Option<f64>| {
         rules.iter().filter_map(move |usage| value(usage).map(|value| (rule_labels(usage), value)))
     };
@@ -234,6 +235,13 @@ fn rules(state: &AgentState<'_>) -> Vec<Family> {
         )
         .with_all(rules.iter().map(|usage| (rule_labels(usage), usage.coverage(state.now)))),
     ];
+    families.push(
+        Family::gauge(
+            "netaudit_rules_without_series",
+            "Watched rules that are missing in these metrics, since the budget of series is spent; `netaudit usage` has them all",
+        )
+        .with(vec![], state.auditor.usage().without_series() as f64),
+    );
     // Only who sees everything can say that something is unused.
     if state.auditor.is_only_agent() {
         families.extend(unused(state, &rules));

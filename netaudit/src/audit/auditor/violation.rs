@@ -34,9 +34,9 @@ impl Auditor {
         let Some(mut key) = self.violation(flow) else { return };
         let seen = &flow.observation;
         key.accepted = self.accepted.accept(&key, seen.at);
-        let bare = self.is_bare_source(flow);
+        let unbounded = self.has_unbounded_name(flow);
         let series = if key.policy.is_some() { &mut self.violations } else { &mut self.suspected_blocks };
-        series.count(key, bare, seen.count(), seen.at, &flow.id);
+        series.count(key, unbounded, seen.count(), seen.at, &flow.id);
     }
 
     /// The exceptions that hold from now on. What was counted before stays as it was.
@@ -79,13 +79,13 @@ impl Auditor {
         })
     }
 
-    /// Whether the source is a pod without a controller, whose name has no bound.
-    fn is_bare_source(&self, flow: &Flow) -> bool {
+    /// Whether the source's name is one of ever new ones: that of a pod without a controller, or of a Job of no CronJob.
+    fn has_unbounded_name(&self, flow: &Flow) -> bool {
         let source = match (flow.observation.direction, &flow.subject, &flow.peer.kind) {
             (Direction::Egress, Subject::Pod(id), _) | (Direction::Ingress, _, PeerKind::Pod(id)) => *id,
             _ => return false,
         };
-        self.cluster.pod(source).is_some_and(|pod| &*pod.workload.kind == "Pod")
+        self.cluster.pod(source).is_some_and(|pod| matches!(&*pod.workload.kind, "Pod" | "Job"))
     }
 
     /// (namespace, workload) as metric labels.

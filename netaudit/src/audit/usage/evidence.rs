@@ -82,6 +82,13 @@ pub struct Slice {
     pub unjudged: bool,
 }
 
+/// Adds a slice, or makes the last one longer.
+pub(super) fn push_slice(slices: &mut Vec<Slice>, next: Slice) {
+    if !slices.last_mut().is_some_and(|last| last.goes_on_with(&next)) {
+        slices.push(next);
+    }
+}
+
 impl Slice {
     fn length(&self) -> f64 {
         self.until.since(self.from).as_secs_f64()
@@ -97,6 +104,25 @@ impl Slice {
     fn seen(&self) -> f64 {
         let length = self.length();
         if length > 0.0 { self.observed.as_secs_f64() / length } else { 0.0 }
+    }
+
+    /// Takes in the slice after this one, where the two say the same of every moment: a rule that is watched for weeks by one
+    /// run has one slice. `false` where they do not.
+    pub(super) fn goes_on_with(&mut self, next: &Self) -> bool {
+        // Each row's milliseconds are rounded.
+        let same = |a: f64, b: f64| (a - b).abs() <= 1e-7 * a.abs().max(b.abs());
+        let goes_on = (self.node, self.until, self.lost, self.unjudged)
+            == (next.node, next.from, next.lost, next.unjudged)
+            && same(self.pods(), next.pods())
+            && same(self.seen(), next.seen())
+            && same(1.0 - self.away(), 1.0 - next.away());
+        if goes_on {
+            self.until = next.until;
+            self.watched += next.watched;
+            self.selected = self.selected.saturating_add(next.selected);
+            self.observed = self.observed.saturating_add(next.observed);
+        }
+        goes_on
     }
 
     /// The part of the time in which it was not watched.

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Row, RowKey, Rows, RuleKey, Run, RunKey, Slice, Touched, Uses};
+use super::{Row, RowKey, Rows, RuleKey, Run, RunKey, Slice, Touched, Uses, push_slice};
 use crate::{model::Timestamp, policy::Element};
 
 /// How much later than others an agent may tell that a rule is there.
@@ -120,7 +120,7 @@ fn history(key: &RuleKey, rows: &[(&RowKey, &Row)], times: &Times) -> History {
             known.1.plus(&uses.shifted(shift));
         }
         if times.is_placed(&key.run) {
-            history.slices.push(Slice {
+            let slice = Slice {
                 node: times.node(&key.run),
                 from: times.wall(&key.run, row.from),
                 until: times.wall(&key.run, row.until),
@@ -129,7 +129,8 @@ fn history(key: &RuleKey, rows: &[(&RowKey, &Row)], times: &Times) -> History {
                 observed: Duration::from_millis(row.observed_ms),
                 lost: row.lost > 0,
                 unjudged: row.unjudged > 0,
-            });
+            };
+            push_slice(&mut history.slices, slice);
         }
     }
     history

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use super::{Evidence, Missing, Row, Slice, Tally, Touched, Uses, Watched, unused_since};
+use super::{Evidence, Missing, Row, Slice, Tally, Touched, Uses, Watched, push_slice, unused_since};
 use crate::{
     model::{RuleId, RuleMatch, Timestamp},
     policy::{Element, Span},
@@ -29,6 +29,8 @@ pub struct RuleUsage {
     pub observed_pod_seconds: f64,
     /// Whether its policy exists and concerns this agent today; history is kept where not.
     pub current: bool,
+    /// Whether it has series of its own, of which there is a bounded number.
+    pub has_series: bool,
     /// Whether its policy exists today.
     there: bool,
     summary: Arc<str>,
@@ -111,6 +113,7 @@ impl RuleUsage {
             existing_pod_seconds: 0.0,
             observed_pod_seconds: 0.0,
             current: false,
+            has_series: false,
             there: false,
             summary: watched.summary.clone(),
             observable: watched.observable,
@@ -235,7 +238,8 @@ impl RuleUsage {
     /// The window has ended.
     pub(super) fn close(&mut self, end: Timestamp, lost: bool, unjudged: bool) {
         if self.window.watched > Duration::ZERO {
-            self.past.push(self.window.slice(lost, unjudged || !self.certain));
+            let slice = self.window.slice(lost, unjudged || !self.certain);
+            push_slice(&mut self.past, slice);
         }
         self.window = Window::new(end, self.elements.len());
     }

@@ -199,3 +199,53 @@ fn a_clock_that_steps_back_takes_nothing_away() {
     usage.tick(T(50));
     assert_eq!(current(&mut usage)[0].existing_pod_seconds, 0.0);
 }
+
+#[test]
+fn a_bounded_number_of_rules_has_series_and_whoever_has_them_keeps_them() {
+    let mut usage = Usage::default().with_series(2);
+    let shown = |usage: &mut Usage| -> Vec<u64> {
+        current(usage).iter().filter(|it| it.has_series).map(|it| it.rule.hash).collect()
+    };
+    usage.watch([watched(0xb, 1), watched(0xc, 2), watched(0xd, 3)], T(0));
+    assert_eq!((shown(&mut usage), usage.without_series()), (vec![0xb, 0xc], 1));
+    usage.watch([watched(0xa, 0), watched(0xb, 1), watched(0xc, 2), watched(0xd, 3)], T(1));
+    assert_eq!((shown(&mut usage), usage.without_series()), (vec![0xb, 0xc], 2));
+    usage.watch([watched(0xa, 0), watched(0xc, 1), watched(0xd, 2)], T(2));
+    assert_eq!((shown(&mut usage), usage.without_series()), (vec![0xa, 0xc], 1), "room for another one");
+    usage.watch([watched(0xc, 0)], T(3));
+    assert_eq!((shown(&mut usage), usage.without_series()), (vec![0xc], 0));
+}
+
+#[test]
+fn a_history_of_weeks_in_which_nothing_changes_is_one_slice_and_says_the_same() {
+    let slice = |from: i64, until: i64, pods: u64, lost: bool| Slice {
+        node: 0,
+        from: T(from),
+        until: T(until),
+        watched: Duration::from_secs((until - from) as u64),
+        selected: Duration::from_secs((until - from) as u64 * pods),
+        observed: Duration::from_secs((until - from) as u64),
+        lost,
+        unjudged: false,
+    };
+    let all = [
+        slice(0, 10, 1, false),
+        slice(10, 30, 1, false),
+        slice(30, 40, 1, true),
+        slice(40, 50, 1, false),
+        slice(50, 60, 2, false),
+        slice(60, 70, 2, false),
+        slice(71, 80, 2, false),
+    ];
+    let mut kept = Vec::new();
+    all.iter().for_each(|it| push_slice(&mut kept, *it));
+    let times: Vec<_> = kept.iter().map(|it| (it.from, it.until)).collect();
+    assert_eq!(
+        times,
+        [(T(0), T(30)), (T(30), T(40)), (T(40), T(50)), (T(50), T(70)), (T(71), T(80))],
+        "a loss, another number of pods and a gap stay apart"
+    );
+    for (since, now) in [(0, 80), (5, 25), (15, 75), (45, 65), (35, 72)] {
+        assert_eq!(coverage(&kept, T(since), T(now)), coverage(&all, T(since), T(now)), "{since} to {now}");
+    }
+}
