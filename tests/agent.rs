@@ -8,6 +8,7 @@ mod dashboards;
 mod drops;
 mod faults;
 mod findings;
+mod flow_store;
 mod harness;
 mod main_line;
 mod names;

@@ -293,6 +293,7 @@ fn scrape(auditor: &Auditor, now: Timestamp) -> String {
         lookups: None,
         watches: &[],
         usage_faults: (0, 0),
+        flow_store: None,
         records: 0,
         record_counts: &[],
         started: Timestamp(0),

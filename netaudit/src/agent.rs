@@ -7,6 +7,7 @@
 
 mod pace;
 mod progress;
+mod sinks;
 mod state;
 mod usage_store;
 
@@ -75,7 +76,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     drop(update_sender);
 
     let drain_interval = config.drain_interval;
-    let mut state = State::new(config, kernel, flow_log, stored);
+    let mut state = State::new(config, kernel, flow_log, stored)?;
     state.start(state.now());
     give_back_memory();
     let mut pace = Pace::new(drain_interval);

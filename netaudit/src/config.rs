@@ -18,6 +18,9 @@ use crate::audit::DnsServers;
 /// A smaller ring would overflow between two drains of an ordinary node.
 const LEAST_RING: u32 = 256 << 10;
 
+/// Room for some files: less is no store.
+const LEAST_STORE: u64 = 16 << 20;
+
 /// Fewer keys would overflow at once, and more are more than a node's memory is worth.
 const FOLD_KEYS: RangeInclusive<u32> = 64..=1 << 20;
 
@@ -45,6 +48,9 @@ pub struct Flags {
     /// Write one JSON object a flow to this file, or to stdout for `-`
     #[arg(long, value_name = "FILE|-")]
     pub flow_log: Option<String>,
+    /// Keep every flow in this directory, to be asked with `netaudit flows` and SQL [default: off]
+    #[arg(long, value_name = "DIR")]
+    pub flow_store: Option<PathBuf>,
     /// cgroup v2 directory to attach to [default: the node's cgroup v2 mount, found by itself]
     #[arg(long, value_name = "DIR")]
     pub cgroup_root: Option<PathBuf>,
@@ -97,6 +103,9 @@ struct File {
     violation_series_per_namespace: Option<usize>,
     violation_series_lifetime: Option<String>,
     rule_series: Option<usize>,
+    flow_store: Option<PathBuf>,
+    flow_store_age: Option<String>,
+    flow_store_bytes: Option<u64>,
 }
 
 /// Where Kubernetes objects come from.
@@ -119,6 +128,12 @@ pub struct Config {
     pub source: Source,
     /// `-` or a path.
     pub flow_log: Option<String>,
+    /// Where flows are kept, if they are.
+    pub flow_store: Option<PathBuf>,
+    /// For how long.
+    pub flow_store_age: Duration,
+    /// In how many bytes at most.
+    pub flow_store_bytes: u64,
     /// cgroup v2 directory to attach to, if not the mount's root.
     pub cgroup_root: Option<PathBuf>,
     /// Ring size in bytes.
@@ -188,6 +203,10 @@ struct Printed<'a> {
     violation_series_per_namespace: usize,
     violation_series_lifetime: String,
     rule_series: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    flow_store: Option<&'a Path>,
+    flow_store_age: String,
+    flow_store_bytes: u64,
 }
 
 impl Config {
@@ -252,6 +271,10 @@ impl Config {
         if violation_series == 0 || violation_series_per_namespace == 0 {
             bail!("violationSeries and violationSeriesPerNamespace must be at least 1");
         }
+        let flow_store_bytes = file.flow_store_bytes.unwrap_or(1 << 30);
+        if flow_store_bytes < LEAST_STORE {
+            bail!("flowStoreBytes is {flow_store_bytes}: it must be at least {LEAST_STORE}");
+        }
         Ok(Self {
             node: flags.node.clone().or(file.node).unwrap_or_else(default_node),
             listen: flags.listen.or(file.listen).unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 9464))),
@@ -273,6 +296,13 @@ impl Config {
             violation_series,
             violation_series_per_namespace,
             rule_series: file.rule_series.unwrap_or(5_000),
+            flow_store: flags.flow_store.clone().or(file.flow_store),
+            flow_store_age: duration_or(
+                "flowStoreAge",
+                file.flow_store_age.as_deref(),
+                Duration::from_secs(7 * 24 * 3600),
+            )?,
+            flow_store_bytes,
             violation_series_lifetime: duration_or(
                 "violationSeriesLifetime",
                 file.violation_series_lifetime.as_deref(),
@@ -313,6 +343,9 @@ impl Config {
             violation_series: self.violation_series,
             violation_series_per_namespace: self.violation_series_per_namespace,
             rule_series: self.rule_series,
+            flow_store: self.flow_store.as_deref(),
+            flow_store_age: format!("{:#}", jiff::SignedDuration::try_from(self.flow_store_age)?),
+            flow_store_bytes: self.flow_store_bytes,
             violation_series_lifetime: format!(
                 "{:#}",
                 jiff::SignedDuration::try_from(self.violation_series_lifetime)?

@@ -3,7 +3,7 @@
 use std::{
     ffi::{CString, OsStr, OsString},
     fs::{self, File},
-    io,
+    io::{self, Read},
     os::fd::AsRawFd as _,
     os::unix::{
         ffi::OsStrExt as _,
@@ -133,23 +133,31 @@ impl Launch {
             .stderr(Stdio::piped())
             .spawn()
             .with_context(|| format!("starting {:?}", self.program))?;
-        // A short program's output fits into the pipes, so waiting before reading does not block it.
+        // More than fits into a pipe would block it.
+        let (stdout, stderr) = (read_all(child.stdout.take()), read_all(child.stderr.take()));
         let deadline = Instant::now() + limit;
-        while child.try_wait()?.is_none() {
+        let status = loop {
+            if let Some(status) = child.try_wait()? {
+                break Some(status);
+            }
             if Instant::now() > deadline {
                 child.kill()?;
-                let output = child.wait_with_output()?;
-                bail!(
-                    "{:?} {:?} took longer than {limit:?}:\n{}{}",
-                    self.program,
-                    self.arguments,
-                    String::from_utf8_lossy(&output.stdout),
-                    String::from_utf8_lossy(&output.stderr)
-                );
+                child.wait()?;
+                break None;
             }
             thread::sleep(Duration::from_millis(2));
-        }
-        Ok(child.wait_with_output()?)
+        };
+        let [stdout, stderr] = [stdout, stderr].map(|reader| reader.join().unwrap_or_default());
+        let Some(status) = status else {
+            bail!(
+                "{:?} {:?} took longer than {limit:?}:\n{}{}",
+                self.program,
+                self.arguments,
+                String::from_utf8_lossy(&stdout),
+                String::from_utf8_lossy(&stderr)
+            );
+        };
+        Ok(Output { status, stdout, stderr })
     }
 
     /// Starts it in `place`; its output goes to the file `log`.
@@ -210,6 +218,18 @@ fn bind_files(binds: &[(CString, CString)]) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Reads until the other end is closed.
+fn read_all(from: Option<impl Read + Send + 'static>) -> thread::JoinHandle<Vec<u8>> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(mut from) = from {
+            // What was read before a fault is worth showing.
+            let _ = from.read_to_end(&mut bytes);
+        }
+        bytes
+    })
 }
 
 /// A started process. Dropping it kills it.

@@ -5,10 +5,12 @@ mod losses;
 mod objects;
 mod raw_sockets;
 
+use super::sinks::Sinks;
 use super::{
     progress::Progress,
     usage_store::{Beginning, UsageStore},
 };
+use anyhow::Context as _;
 use looks::Looks;
 use losses::{missed, of_cgroups};
 use raw_sockets::log_raw_socket;
@@ -22,7 +24,7 @@ use std::{
 
 use crate::{
     accepted::AcceptedFile,
-    audit::{Auditor, Budget, Flow, RawSocketSeen, Settings, Tuple, usage_window},
+    audit::{Auditor, Budget, Flow, RawSocketSeen, RunKey, Settings, Tuple, usage_window},
     cluster::Kind,
     config::{Config, Source},
     http::UsageDocuments,
@@ -31,7 +33,10 @@ use crate::{
     model::{CgroupId, NetnsCookie, Observation, PacketDrop, Timestamp},
     policy::Warning,
     report::{FlowLog, findings},
-    store::{Directory, Found},
+    store::{
+        Directory, Found,
+        flows::{Beginning as StoreBeginning, FlowStore, Lost, Retention},
+    },
 };
 
 /// Records taken from the ring and judged at once.
@@ -75,7 +80,7 @@ pub(super) struct State {
     /// `None` where this kernel has none.
     conntrack: Option<Conntrack>,
     auditor: Auditor,
-    flow_log: Option<FlowLog>,
+    sinks: Sinks,
     usage_store: UsageStore,
     watches: Vec<Watch>,
     records: u64,
@@ -105,7 +110,7 @@ impl State {
         kernel: Kernel,
         flow_log: Option<FlowLog>,
         stored: Option<(PathBuf, Directory, Found)>,
-    ) -> Self {
+    ) -> anyhow::Result<Self> {
         let now = kernel.now();
         let node: Arc<str> = config.node.as_str().into();
         let mut auditor = Auditor::new(Settings {
@@ -157,11 +162,13 @@ impl State {
             Source::Manifests(dir) => tracing::info!(dir = %dir.display(), "objects are read from files"),
             Source::Api(_) => tracing::info!("objects are read from the API server"),
         }
-        Self {
+        let sinks =
+            Sinks { log: flow_log, store: open_store(&config, &auditor, &kernel, missed(&losses_before))? };
+        Ok(Self {
             kernel,
             conntrack,
             auditor,
-            flow_log,
+            sinks,
             usage_store,
             watches: watches.into(),
             records: taken_before,
@@ -179,7 +186,7 @@ impl State {
             started: now,
             warned: HashSet::new(),
             told: Told::default(),
-        }
+        })
     }
 
     /// Learns of the cgroups, namespaces and addresses that exist already.
@@ -256,7 +263,7 @@ impl State {
 
     /// Gives the room of records that are done with back to the kernel.
     fn release(&mut self) {
-        let (handed, done) = self.flow_log.as_ref().map_or((0, 0), |log| (log.handed(), log.done()));
+        let (handed, done) = (self.sinks.handed(), self.sinks.done());
         self.told_open(done);
         let Some(progress) = &mut self.progress else { return };
         progress.took(self.kernel.position(), self.auditor.taken());
@@ -391,6 +398,7 @@ impl State {
         self.usage_store.tick(self.auditor.usage_mut(), now, correction, missed(&losses));
         self.auditor.name_raw_sockets(now, &mut self.told.raw_sockets);
         self.hand_on();
+        self.sinks.tick(Timestamp(now.0.saturating_add(correction)), self.lost(missed(&losses)));
     }
 
     /// Takes everything that is still under way, and ends in any case within a second. Attempts without an outcome are
@@ -406,7 +414,9 @@ impl State {
         }
         self.auditor.name_raw_sockets(Timestamp::MAX, &mut self.told.raw_sockets);
         self.hand_on();
-        let unwritten = self.flow_log.take().map_or(0, |log| log.finish(LAST_WRITE));
+        let lost = self.lost(missed(&self.kernel.losses()));
+        let wall = Timestamp(now.0.saturating_add(self.kernel.wall_correction()));
+        let unwritten = self.sinks.finish(wall, lost);
         if unwritten == 0 {
             self.told_open(u64::MAX);
             self.kernel.release(self.kernel.position());
@@ -414,7 +424,7 @@ impl State {
         let (correction, losses) = (self.kernel.wall_correction(), missed(&self.kernel.losses()));
         let losses_in_all = self.losses();
         self.usage_store.finish(self.auditor.usage_mut(), now, correction, losses, LAST_WRITE);
-        // With the flow log taken, these are the kernel's and the auditor's only.
+        // With log and store taken, these are the kernel's and the auditor's only.
         let lost = unwritten + losses_in_all.iter().map(|loss| loss.count).sum::<u64>();
         tracing::info!(records = self.records, flows = self.auditor.counts().total(), lost, "ended");
     }
@@ -435,6 +445,7 @@ impl State {
             lookups: self.conntrack.as_ref().map(Conntrack::lookups),
             watches: &watches,
             usage_faults: self.usage_store.faults(),
+            flow_store: self.sinks.store_state(),
             records: self.records,
             started: self.started,
             now,
@@ -478,10 +489,9 @@ impl State {
             let error = watch.state.failing.as_ref()?;
             Some(format!("changes of {} objects are not heard: {error}", watch.state.kind))
         });
-        let flow_log = self.flow_log.as_ref().and_then(FlowLog::failing);
         absent
             .chain(failing)
-            .chain(flow_log.map(|fault| format!("the flow log is not written: {fault}")))
+            .chain(self.sinks.failing())
             .chain(self.usage_store.failing().map(|fault| format!("usage of rules is not stored: {fault}")))
             .collect()
     }
@@ -489,10 +499,8 @@ impl State {
     fn hand_on(&mut self) {
         self.told.raw_sockets.drain(..).for_each(|seen| log_raw_socket(&seen, self.auditor.cluster()));
         let flows = self.told.flows.drain(..);
-        if let Some(log) = &mut self.flow_log {
-            let correction = self.kernel.wall_correction();
-            flows.for_each(|flow| log.push(&flow, self.auditor.cluster(), correction));
-            log.flush();
+        if self.sinks.any() {
+            self.sinks.take(flows, self.auditor.cluster(), self.kernel.wall_correction());
         }
     }
 
@@ -524,16 +532,41 @@ impl State {
     fn losses_with(&self, mut losses: Vec<Loss>) -> Vec<Loss> {
         let ours = [
             ("decode", "undecodable", self.kernel.undecodable()),
-            ("flow-log", "write failed", self.flow_log.as_ref().map_or(0, FlowLog::lost)),
             ("attribute", "too many pending", self.auditor.pending_dropped()),
             ("attribute", "too many drops", self.auditor.drops_forgotten()),
             ("attribute", "drops not judged", self.auditor.drops_unjudged()),
             ("attribute", "too many host connections", self.auditor.pairs_dropped()),
             ("attribute", "too many open connections", self.auditor.open_connections().forgotten()),
         ];
+        let ours = ours.into_iter().chain(self.sinks.losses());
         losses.extend(ours.map(|(stage, cause, count)| Loss { stage, cause, cpu: 0, count }));
         losses
     }
+
+    /// What was lost by now, where the kernel had no room for so many.
+    fn lost(&self, kernel: u64) -> Lost {
+        let [_, (_, _, of_store)] = self.sinks.losses();
+        Lost { kernel, own: self.kernel.undecodable() + of_store }
+    }
+}
+
+fn open_store(
+    config: &Config,
+    auditor: &Auditor,
+    kernel: &Kernel,
+    kernel_lost: u64,
+) -> anyhow::Result<Option<FlowStore>> {
+    let Some(path) = &config.flow_store else { return Ok(None) };
+    let retention = Retention { age: config.flow_store_age, bytes: config.flow_store_bytes };
+    let RunKey { node, run } = auditor.usage().run().clone();
+    let begin = StoreBeginning {
+        node,
+        run,
+        from: Timestamp(kernel.now().0.saturating_add(kernel.wall_correction())),
+        lost: Lost { kernel: kernel_lost, own: 0 },
+        goes_on: kernel.is_resumed(),
+    };
+    FlowStore::open(path, retention, &begin).map(Some).context("choose another with --flow-store")
 }
 
 fn take(auditor: &mut Auditor, event: Event, now: Timestamp, Told { flows, raw_sockets }: &mut Told) {

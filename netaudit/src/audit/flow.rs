@@ -42,8 +42,7 @@ pub enum Subject {
 }
 
 /// Where the process that acted is from, seen from the subject.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ActorKind {
     /// The subject itself: one of its containers, or the node where that is the subject.
     Subject,
@@ -53,6 +52,18 @@ pub enum ActorKind {
     Host,
     /// Nothing tells.
     Unknown,
+}
+
+impl ActorKind {
+    /// The word of the flow log.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Subject => "subject",
+            Self::Pod => "pod",
+            Self::Host => "host",
+            Self::Unknown => "unknown",
+        }
+    }
 }
 
 /// Who the other end is.

@@ -28,6 +28,7 @@ mod finding;
 mod flow;
 mod handshakes;
 mod histogram;
+pub mod line;
 mod names;
 mod open;
 mod raw_sockets;

@@ -10,7 +10,7 @@ use anyhow::{Context as _, ensure};
 use clap::ValueEnum;
 use serde_json::json;
 
-use super::{Exit, agents, one_line};
+use super::{Exit, agents, columns::Widths, one_line};
 use crate::{
     audit::FlowSeverity,
     report::{FINDINGS_FORM, FindingLine, Findings},
@@ -144,12 +144,9 @@ fn table(out: &mut impl Write, agents: &[Findings]) -> io::Result<()> {
     if lines.is_empty() {
         return writeln!(out, "no findings");
     }
-    let widths: Vec<usize> = (0..head.len())
-        .map(|n| lines.iter().chain([&head]).map(|line| line[n].chars().count()).max().unwrap_or(0))
-        .collect();
+    let widths = Widths::of(lines.iter().chain([&head]));
     for line in [&head].into_iter().chain(&lines) {
-        let cells = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
-        writeln!(out, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
+        writeln!(out, "{}", widths.line(line))?;
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 mod agent;
 mod agents;
+mod columns;
 mod diff;
 mod doctor;
 mod ends;
@@ -11,6 +12,9 @@ mod eval_explain;
 mod eval_flow;
 mod eval_service;
 mod findings;
+mod flows;
+mod flows_text;
+mod flows_top;
 mod matrix;
 mod source;
 mod uninstall;
@@ -40,13 +44,14 @@ enum Command {
     Doctor(doctor::Args),
     Eval(eval::Args),
     Findings(findings::Args),
+    Flows(flows::Args),
     Uninstall(uninstall::Args),
     Usage(usage::Args),
     Why(why::Args),
 }
 
 /// How a command ended, as the exit status tells it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Exit {
     /// 0: it ran, and there is nothing to report.
     Clean,
@@ -76,6 +81,7 @@ pub fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Findings(args) => findings::run(args),
+        Command::Flows(args) => flows::run(args),
         Command::Uninstall(args) => uninstall::run(args),
         Command::Usage(args) => usage::run(args),
         Command::Why(args) => why::run(args),

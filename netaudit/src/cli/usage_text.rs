@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
-use super::one_line;
+use super::{columns::Widths, one_line};
 use crate::{
     audit::usage::{Evidence, Histories, History, Judgement, RuleFinding, RuleKey, Severity, Uses},
     model::Timestamp,
@@ -38,16 +38,10 @@ pub(super) fn table(
             ]
         })
         .collect();
-    let widths: Vec<usize> = (0..head.len())
-        .map(|n| lines.iter().chain([&head]).map(|line| line[n].chars().count()).max().unwrap_or(0))
-        .collect();
-    let row = |line: &[String; 6]| {
-        let cells = line.iter().zip(&widths).map(|(cell, width)| format!("{:<width$}", one_line(cell)));
-        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-    };
-    writeln!(out, "{}", row(&head))?;
+    let widths = Widths::of(lines.iter().chain([&head]));
+    writeln!(out, "{}", widths.line(&head))?;
     for (line, it) in lines.iter().zip(judged) {
-        writeln!(out, "{}", row(line))?;
+        writeln!(out, "{}", widths.line(line))?;
         for note in notes(it) {
             writeln!(out, "    {}", one_line(&note))?;
         }

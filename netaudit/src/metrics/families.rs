@@ -31,6 +31,17 @@ pub struct WatchState {
     pub failing: Option<String>,
 }
 
+/// What there is of the flow store.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FlowStoreState {
+    /// Parquet files.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Files that were removed since the start, as they were too old or too much.
+    pub removed: u64,
+}
+
 /// What a scrape reads.
 pub struct AgentState<'a> {
     /// Flows, rules, violations, objects.
@@ -49,6 +60,8 @@ pub struct AgentState<'a> {
     pub watches: &'a [WatchState],
     /// Writes of usage that failed, and files of it that could not be read.
     pub usage_faults: (u64, u64),
+    /// What there is of the flow store, where there is one.
+    pub flow_store: Option<FlowStoreState>,
     /// Kernel records taken from the ring.
     pub records: u64,
     /// What became of kernel records.
@@ -78,6 +91,7 @@ pub(super) fn families(state: &AgentState<'_>) -> Vec<Family> {
     let mut families = vec![build_info(), start(state)];
     families.extend(flows(state));
     families.extend(violations(state));
+    families.extend(state.flow_store.into_iter().flat_map(flow_store));
     families.extend(accepted(state));
     families.extend(enforcement(state));
     families.extend(rules(state));
@@ -147,6 +161,21 @@ fn violations(state: &AgentState<'_>) -> [Family; 5] {
         Family::gauge("netaudit_suspected_block_last_timestamp", "Time of the last suspected block of this series")
             .unit(Unit::Seconds)
             .with_all(suspected.iter().map(|(key, count)| (ends(key), state.wall_seconds(count.last)))),
+    ]
+}
+
+fn flow_store(store: FlowStoreState) -> [Family; 3] {
+    [
+        Family::gauge("netaudit_flow_store_files", "Parquet files of the flow store")
+            .with(vec![], store.files as f64),
+        Family::gauge("netaudit_flow_store", "Size of the Parquet files of the flow store")
+            .unit(Unit::Bytes)
+            .with(vec![], store.bytes as f64),
+        Family::counter(
+            "netaudit_flow_store_removed_files",
+            "Files of the flow store that were removed, as they were too old or too much",
+        )
+        .with(vec![], store.removed as f64),
     ]
 }
 

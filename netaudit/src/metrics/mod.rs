@@ -7,7 +7,7 @@ mod enforcement;
 mod families;
 mod family;
 
-pub use families::{AgentState, WatchState};
+pub use families::{AgentState, FlowStoreState, WatchState};
 
 use prometheus_client::{
     encoding::{prometheus_text, text},

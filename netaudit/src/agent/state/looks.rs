@@ -6,7 +6,6 @@ use super::{State, asking};
 use crate::{
     kernel::{Look, Looked},
     model::{OpenConnection, Timestamp},
-    report::FlowLog,
 };
 
 /// Open connections that are taken, or judged, at once: they may all come together, and nothing waits for them.
@@ -107,7 +106,7 @@ impl State {
         self.hand_on();
         // A look whose flows are not written by the next one is waited for first.
         if let (Some(until), None) = (judged, self.looks.unwritten) {
-            let flows = self.flow_log.as_ref().map_or(0, FlowLog::handed);
+            let flows = self.sinks.handed();
             self.looks.unwritten = Some(Unwritten { until, flows });
         }
         done

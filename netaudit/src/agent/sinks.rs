@@ -1,0 +1,93 @@
+//! Where judged flows go: the flow log, the flow store, both, or neither.
+
+use std::time::Duration;
+
+use crate::{
+    audit::Flow,
+    cluster::Cluster,
+    metrics::FlowStoreState,
+    model::Timestamp,
+    report::FlowLog,
+    store::flows::{FlowStore, Lost},
+};
+
+/// How long the last flows are waited for.
+const LAST_WRITE: Duration = Duration::from_millis(300);
+
+/// What takes flows.
+#[derive(Debug, Default)]
+pub(super) struct Sinks {
+    pub log: Option<FlowLog>,
+    pub store: Option<FlowStore>,
+}
+
+impl Sinks {
+    /// Whether anybody wants flows.
+    pub fn any(&self) -> bool {
+        self.log.is_some() || self.store.is_some()
+    }
+
+    /// Hands on flows. `correction` nanoseconds make today's wall time of theirs.
+    pub fn take(&mut self, flows: impl Iterator<Item = Flow>, cluster: &Cluster, correction: i64) {
+        for flow in flows {
+            if let Some(log) = &mut self.log {
+                log.push(&flow, cluster, correction);
+            }
+            if let Some(store) = &mut self.store {
+                store.push(&flow, cluster, correction);
+            }
+        }
+        if let Some(log) = &mut self.log {
+            log.flush();
+        }
+    }
+
+    /// A second passed.
+    pub fn tick(&mut self, wall: Timestamp, lost: Lost) {
+        if let Some(store) = &mut self.store {
+            store.tick(wall, lost);
+        }
+    }
+
+    /// Flows that were handed over.
+    pub fn handed(&self) -> u64 {
+        let of_log = self.log.as_ref().map(FlowLog::handed);
+        of_log.or(self.store.as_ref().map(FlowStore::handed)).unwrap_or(0)
+    }
+
+    /// How many of them, the first ones first, are where they are to be, or lost.
+    pub fn done(&self) -> u64 {
+        let of_log = self.log.as_ref().map(FlowLog::done);
+        let of_store = self.store.as_ref().map(FlowStore::done);
+        of_log.into_iter().chain(of_store).min().unwrap_or(0)
+    }
+
+    /// Flows that were lost on their way: (stage, cause, how many).
+    pub fn losses(&self) -> [(&'static str, &'static str, u64); 2] {
+        let of_store = self.store.as_ref().map_or(0, |store| store.counts().lost);
+        [
+            ("flow-log", "write failed", self.log.as_ref().map_or(0, FlowLog::lost)),
+            ("flow-store", "write failed", of_store),
+        ]
+    }
+
+    /// What there is of the store.
+    pub fn store_state(&self) -> Option<FlowStoreState> {
+        let counts = self.store.as_ref()?.counts();
+        Some(FlowStoreState { files: counts.files, bytes: counts.bytes, removed: counts.removed })
+    }
+
+    /// What is wrong right now, in sentences.
+    pub fn failing(&self) -> Vec<String> {
+        let of_log = self.log.as_ref().and_then(FlowLog::failing);
+        let of_store = self.store.as_ref().and_then(FlowStore::failing);
+        let of_log = of_log.map(|fault| format!("the flow log is not written: {fault}"));
+        of_log.into_iter().chain(of_store.map(|fault| format!("the flow store: {fault}"))).collect()
+    }
+
+    /// Waits a little for the last flows. Returns how many were not written in all.
+    pub fn finish(&mut self, wall: Timestamp, lost: Lost) -> u64 {
+        let of_log = self.log.take().map_or(0, |log| log.finish(LAST_WRITE));
+        of_log + self.store.take().map_or(0, |store| store.finish(wall, lost, LAST_WRITE))
+    }
+}

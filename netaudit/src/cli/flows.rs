@@ -1,0 +1,404 @@
+//! `netaudit flows`: who talked to whom, from flow stores, and whether anything is missing.
+
+use std::{
+    cell::RefCell,
+    io::{self, IsTerminal as _, Write},
+    ops::{ControlFlow, RangeInclusive},
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use arrow::{
+    array::{RecordBatch, UInt32Array},
+    compute::{concat_batches, sort_to_indices, take_record_batch},
+};
+use clap::ValueEnum;
+use ipnet::IpNet;
+use serde_json::json;
+
+use super::{
+    Exit,
+    flows_text::Printer,
+    flows_top::{Field, Top},
+};
+use crate::{
+    model::Timestamp,
+    store::flows::{
+        ask::{Columns, Follower, Scanned, scan},
+        filter::{Filter, Named},
+        row::Rows,
+        schema,
+    },
+};
+
+/// How often new flows are looked for.
+const FOLLOW_EVERY: Duration = Duration::from_millis(500);
+
+/// Set by Ctrl-C.
+static STOPPED: AtomicBool = AtomicBool::new(false);
+
+/// Flows that agents have stored: who talked to whom, when, and what the policies said
+///
+/// Conditions are put together: each must hold, and of one that is given several times any. Says at the end whether anything is missing
+/// in that time. Exit status: 0 done, 1 with --require-complete where something is missing, 2 failure.
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// Directories that agents' --flow-store names, or copies of them
+    #[arg(value_name = "STORE", required = true)]
+    stores: Vec<PathBuf>,
+    /// Flows that began at this time or later: a time such as 2026-01-31T12:00:00Z, or how long ago, such as 30m or 7d
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    since: Option<Timestamp>,
+    /// Flows that began before this time
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    until: Option<Timestamp>,
+    /// Namespace of either end
+    #[arg(long, short = 'n', value_name = "NAMESPACE")]
+    namespace: Vec<String>,
+    /// Pod at either end
+    #[arg(long, value_name = "[NAMESPACE/]NAME")]
+    pod: Vec<Named>,
+    /// Workload at either end
+    #[arg(long, value_name = "[NAMESPACE/]NAME")]
+    workload: Vec<Named>,
+    /// Address of the other end, or that was asked for, or a range of them
+    #[arg(long, value_name = "ADDRESS|CIDR", value_parser = network)]
+    address: Vec<IpNet>,
+    /// Port, or a range of them such as 8000-8100
+    #[arg(long, value_name = "PORT", value_parser = ports)]
+    port: Vec<RangeInclusive<u16>>,
+    /// TCP or UDP
+    #[arg(long, value_name = "PROTOCOL")]
+    protocol: Vec<String>,
+    /// Which end recorded it
+    #[arg(long, value_parser = ["egress", "ingress"])]
+    direction: Vec<String>,
+    /// What the policies said
+    #[arg(long, value_parser = ["allowed", "denied", "unknown"])]
+    verdict: Vec<String>,
+    /// What was found; any for all that have something
+    #[arg(long, value_name = "FINDING|any")]
+    finding: Vec<String>,
+    /// What the socket saw, such as established or refused
+    #[arg(long, value_name = "OUTCOME")]
+    outcome: Vec<String>,
+    /// Command name of the process
+    #[arg(long, value_name = "NAME")]
+    process: Vec<String>,
+    /// DNS name of the other end; *.example.com for all below
+    #[arg(long, value_name = "NAME")]
+    dns: Vec<String>,
+    /// Policy that allowed or denied it
+    #[arg(long, value_name = "[NAMESPACE/]NAME")]
+    policy: Vec<String>,
+    /// Node that recorded it
+    #[arg(long, value_name = "NAME")]
+    node: Vec<String>,
+    /// Only the first so many
+    #[arg(long, value_name = "N", conflicts_with_all = ["count", "top", "follow", "last"])]
+    limit: Option<usize>,
+    /// Only the last so many
+    #[arg(long, value_name = "N", conflicts_with_all = ["count", "top"])]
+    last: Option<usize>,
+    /// How many
+    #[arg(long, conflicts_with_all = ["top", "follow"])]
+    count: bool,
+    /// How many for each of these, most first: subject, peer, port, or a column such as verdict, actor_comm or peer_ip
+    #[arg(long, value_name = "FIELD,…", value_delimiter = ',', conflicts_with = "follow")]
+    top: Vec<Field>,
+    /// How many of them
+    #[arg(long, short = 'k', value_name = "N", default_value_t = 10)]
+    most: usize,
+    /// Go on with flows that come
+    #[arg(long)]
+    follow: bool,
+    /// How to print the answer
+    #[arg(long, short, value_enum, default_value_t = Output::Table)]
+    output: Output,
+    /// Exit status 1 where anything is missing in that time
+    #[arg(long)]
+    require_complete: bool,
+}
+
+/// How to print the answer.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Output {
+    /// For people.
+    Table,
+    /// A JSON object a line, as in the flow log.
+    Json,
+    /// With a head, lists with blanks between.
+    Csv,
+    /// A Parquet file, to be redirected.
+    Parquet,
+}
+
+/// Runs the command.
+pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
+    let is_sum = args.count || !args.top.is_empty();
+    if is_sum && matches!(args.output, Output::Csv | Output::Parquet) {
+        bail!("--count and --top print a table or JSON");
+    }
+    if args.output == Output::Parquet {
+        ensure!(!io::stdout().is_terminal(), "Parquet is no text: redirect stdout to a file");
+        ensure!(!args.follow, "a Parquet file has an end: --follow prints tables, JSON or CSV");
+    }
+    if let Some((since, until)) = args.since.zip(args.until) {
+        ensure!(since < until, "--since is not before --until");
+    }
+    let filter = filter(&args);
+    on_interrupt()?;
+    let exit = if is_sum { sums(&args, &filter)? } else { list(&args, &filter)? };
+    Ok(exit)
+}
+
+fn filter(args: &Args) -> Filter {
+    let policies = args.policy.iter().map(|name| name.trim_start_matches('/').to_owned());
+    Filter {
+        from: args.since,
+        until: args.until,
+        directions: args.direction.clone(),
+        namespaces: args.namespace.clone(),
+        pods: args.pod.clone(),
+        workloads: args.workload.clone(),
+        addresses: args.address.clone(),
+        ports: args.port.clone(),
+        protocols: args.protocol.clone(),
+        verdicts: args.verdict.clone(),
+        findings: args.finding.clone(),
+        outcomes: args.outcome.clone(),
+        processes: args.process.clone(),
+        names: args.dns.clone(),
+        policies: policies.collect(),
+        nodes: args.node.clone(),
+        flow: None,
+    }
+}
+
+/// Flows, one by one, in order of time.
+fn list(args: &Args, filter: &Filter) -> anyhow::Result<Exit> {
+    let printer = RefCell::new(Printer::new(args.output)?);
+    let mut left = args.limit.unwrap_or(usize::MAX);
+    let mut last: Vec<RecordBatch> = Vec::new();
+    let mut follower = Follower::default();
+    let mut exit = Exit::Clean;
+    for store in &args.stores {
+        let mut hour: Vec<RecordBatch> = Vec::new();
+        let scanned = scan_store(store, filter, Columns::All, &mut |batch| {
+            let Some(batch) = batch else {
+                let sorted = by_time(&std::mem::take(&mut hour))?;
+                let rows = sorted.num_rows().min(left);
+                let sorted = sorted.slice(0, rows);
+                remember(&mut follower, &sorted);
+                match args.last {
+                    Some(most) => keep_last(&mut last, sorted, most),
+                    None => {
+                        left -= rows;
+                        printer.borrow_mut().print(&sorted)?;
+                    }
+                }
+                return Ok(if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) });
+            };
+            hour.push(batch);
+            Ok(ControlFlow::Continue(()))
+        })?;
+        exit = exit.max(told(args, store, &scanned));
+    }
+    for batch in &last {
+        printer.borrow_mut().print(batch)?;
+    }
+    if args.follow {
+        follow(args, filter, &mut follower, &mut printer.borrow_mut())?;
+    }
+    printer.into_inner().finish()?;
+    Ok(exit)
+}
+
+fn remember(follower: &mut Follower, batch: &RecordBatch) {
+    let rows = Rows::new(batch);
+    for row in 0..batch.num_rows() {
+        let (run, number) = rows.id(row);
+        follower.shown(run, number);
+    }
+}
+
+fn keep_last(last: &mut Vec<RecordBatch>, batch: RecordBatch, most: usize) {
+    last.push(batch);
+    let mut rows: usize = last.iter().map(RecordBatch::num_rows).sum();
+    while let Some(first) = last.first()
+        && rows > most
+    {
+        let surplus = (rows - most).min(first.num_rows());
+        rows -= surplus;
+        match first.num_rows() - surplus {
+            0 => drop(last.remove(0)),
+            left => last[0] = first.slice(surplus, left),
+        }
+    }
+}
+
+/// One batch in order of time.
+fn by_time(batches: &[RecordBatch]) -> anyhow::Result<RecordBatch> {
+    let all = concat_batches(&schema::schema(), batches)?;
+    let order: UInt32Array = sort_to_indices(all.column_by_name("time").context("a column")?, None, None)?;
+    Ok(take_record_batch(&all, &order)?)
+}
+
+/// New flows as they come, until Ctrl-C.
+fn follow(
+    args: &Args,
+    filter: &Filter,
+    follower: &mut Follower,
+    printer: &mut Printer,
+) -> anyhow::Result<()> {
+    printer.flush()?;
+    let asked = filter;
+    // What is new can have begun before; what is older than the hour before has been shown.
+    while !STOPPED.load(Ordering::Relaxed) {
+        thread::sleep(FOLLOW_EVERY);
+        let recent = Timestamp(now().0.saturating_sub(3_600_000_000_000));
+        let filter = Filter { from: asked.from.max(Some(recent)), ..asked.clone() };
+        for store in &args.stores {
+            let mut new: Vec<RecordBatch> = Vec::new();
+            scan(store, &filter, Columns::All, &|_, _| {}, &mut |batch| {
+                new.extend(batch.map(|batch| only_new(&batch, follower)).transpose()?);
+                Ok(ControlFlow::Continue(()))
+            })?;
+            let sorted = by_time(&new)?;
+            remember(follower, &sorted);
+            printer.print(&sorted)?;
+        }
+        printer.flush()?;
+    }
+    Ok(())
+}
+
+fn only_new(batch: &RecordBatch, follower: &Follower) -> anyhow::Result<RecordBatch> {
+    let rows = Rows::new(batch);
+    let new = (0..batch.num_rows()).map(|row| {
+        let (run, number) = rows.id(row);
+        Some(follower.is_new(run, number))
+    });
+    Ok(arrow::compute::filter_record_batch(batch, &new.collect())?)
+}
+
+/// How many.
+fn sums(args: &Args, filter: &Filter) -> anyhow::Result<Exit> {
+    let mut top = Top::new(args.top.clone());
+    let columns = top.columns();
+    let (mut exit, mut coverage) = (Exit::Clean, Vec::new());
+    for store in &args.stores {
+        let scanned = scan_store(store, filter, Columns::Some(&columns), &mut |batch| {
+            if let Some(batch) = batch {
+                top.add(&batch)?;
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        coverage.push(scanned.coverage.clone());
+        exit = exit.max(told(args, store, &scanned));
+    }
+    let mut out = io::stdout().lock();
+    match args.output {
+        Output::Json => {
+            let counts = top.json(args.most);
+            writeln!(out, "{:#}", json!({"flows": top.total(), "top": counts, "coverage": coverage}))?;
+        }
+        _ if args.count => writeln!(out, "{}", top.total())?,
+        _ => top.print(&mut out, args.most)?,
+    }
+    Ok(exit)
+}
+
+/// Scans a store, tells how far it is where somebody looks, and ends at Ctrl-C.
+fn scan_store(
+    store: &Path,
+    filter: &Filter,
+    columns: Columns<'_>,
+    each: &mut dyn FnMut(Option<RecordBatch>) -> anyhow::Result<ControlFlow<()>>,
+) -> anyhow::Result<Scanned> {
+    let (begun, shows) = (Instant::now(), io::stderr().is_terminal());
+    let shown = AtomicBool::new(false);
+    let progress = |done: usize, all: usize| {
+        if shows && begun.elapsed() >= Duration::from_secs(1) {
+            shown.store(true, Ordering::Relaxed);
+            eprint!("\r{done} of {all} files of {} ", store.display());
+        }
+    };
+    let result = scan(store, filter, columns, &progress, &mut |batch| {
+        if STOPPED.load(Ordering::Relaxed) {
+            return Ok(ControlFlow::Break(()));
+        }
+        each(batch)
+    });
+    if shown.load(Ordering::Relaxed) {
+        eprint!("\r\x1b[K");
+    }
+    result
+}
+
+/// Says on stderr what is missing.
+fn told(args: &Args, store: &Path, scanned: &Scanned) -> Exit {
+    let mut is_complete = scanned.coverage.is_complete() && scanned.unreadable.is_empty();
+    for (path, reason) in &scanned.unreadable {
+        eprintln!("netaudit: {} cannot be read, its flows are missing: {reason}", path.display());
+    }
+    for sentence in scanned.coverage.sentences() {
+        eprintln!("netaudit: {}: {sentence}", store.display());
+    }
+    if STOPPED.load(Ordering::Relaxed) {
+        eprintln!("netaudit: stopped: what came after is missing");
+        is_complete = false;
+    }
+    if args.require_complete && !is_complete { Exit::Findings } else { Exit::Clean }
+}
+
+/// Ctrl-C ends a scan between two batches, so that what is printed is whole. A second one ends it at once.
+fn on_interrupt() -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    thread::Builder::new().name("interrupt".to_owned()).spawn(move || {
+        runtime.block_on(async {
+            while tokio::signal::ctrl_c().await.is_ok() {
+                if STOPPED.swap(true, Ordering::Relaxed) {
+                    #[allow(clippy::exit, reason = "whoever asks twice does not want to wait")]
+                    std::process::exit(130);
+                }
+            }
+        });
+    })?;
+    Ok(())
+}
+
+fn now() -> Timestamp {
+    Timestamp(i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX))
+}
+
+/// A time, or how long ago.
+fn time(text: &str) -> Result<Timestamp, String> {
+    let wrong = || {
+        format!(
+            "{text:?} is no time: give one such as 2026-01-31T12:00:00Z, or how long ago, such as 30m or 7d"
+        )
+    };
+    if let Ok(time) = text.parse::<jiff::Timestamp>() {
+        return i64::try_from(time.as_nanosecond()).map(Timestamp).map_err(|_| wrong());
+    }
+    let ago = crate::config::duration("TIME", text).map_err(|_| wrong())?;
+    let ago = i64::try_from(ago.as_nanos()).map_err(|_| wrong())?;
+    Ok(Timestamp(now().0.saturating_sub(ago)))
+}
+
+fn network(text: &str) -> Result<IpNet, String> {
+    let address = text.parse().map(|address: std::net::IpAddr| IpNet::from(address.to_canonical()));
+    address.or_else(|_| text.parse()).map_err(|_| format!("{text:?} is no address and no range of them"))
+}
+
+fn ports(text: &str) -> Result<RangeInclusive<u16>, String> {
+    let wrong = || format!("{text:?} is no port and no range such as 8000-8100");
+    let port = |text: &str| text.parse::<u16>().map_err(|_| wrong());
+    let (from, to) = text.split_once('-').unwrap_or((text, text));
+    let range = port(from)?..=port(to)?;
+    if range.is_empty() { Err(wrong()) } else { Ok(range) }
+}

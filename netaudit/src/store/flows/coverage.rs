@@ -1,0 +1,158 @@
+//! Whether anything is missing in what was asked for.
+
+use std::collections::BTreeMap;
+
+use super::segment::Mark;
+use crate::model::Timestamp;
+
+/// How far apart the end of one stretch and the beginning of the next may be: stretches of one run, and of runs that go on
+/// from one another, meet exactly.
+const NOISE_NS: i64 = 1_000_000;
+
+/// A time in which a node's flows were not recorded, as far as anything in the store tells.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, Debug)]
+pub struct Gap {
+    /// Which node.
+    pub node: String,
+    /// From when on.
+    pub from: Timestamp,
+    /// Until when.
+    pub until: Timestamp,
+}
+
+/// What is known of what is missing between two times.
+#[derive(Clone, PartialEq, Eq, Default, serde::Serialize, Debug)]
+pub struct Coverage {
+    /// Nodes that anything is known of.
+    pub nodes: Vec<String>,
+    /// When they were not watched.
+    pub gaps: Vec<Gap>,
+    /// Records that were lost, by node: those of every stretch of which a part was asked for.
+    pub lost: BTreeMap<String, u64>,
+}
+
+impl Coverage {
+    /// What stretches of time, each complete but for what it says is lost, tell of the time from `from` until `until`. Where
+    /// nothing limits that time, it is as long as what is known.
+    pub fn of(marks: &[Mark], from: Option<Timestamp>, until: Option<Timestamp>) -> Self {
+        let mut nodes: BTreeMap<&str, Vec<&Mark>> = BTreeMap::new();
+        for mark in marks {
+            nodes.entry(&mark.node).or_default().push(mark);
+        }
+        let mut coverage =
+            Self { nodes: nodes.keys().map(|node| (*node).to_owned()).collect(), ..Self::default() };
+        for (node, mut marks) in nodes {
+            marks.sort_by_key(|mark| (mark.from, mark.until));
+            let first = marks.first().map_or(Timestamp::MAX, |mark| mark.from);
+            let last = marks.iter().map(|mark| mark.until).max().unwrap_or(Timestamp::MIN);
+            let (from, until) = (from.unwrap_or(first), until.unwrap_or(last));
+            let mut reached = from;
+            for mark in marks.into_iter().filter(|mark| mark.until > from && mark.from < until) {
+                coverage.gap(node, reached, mark.from);
+                reached = reached.max(mark.until);
+                let lost = mark.lost_after.saturating_sub(mark.lost_before);
+                if lost > 0 {
+                    *coverage.lost.entry(node.to_owned()).or_default() += lost;
+                }
+            }
+            coverage.gap(node, reached, until);
+        }
+        coverage
+    }
+
+    fn gap(&mut self, node: &str, from: Timestamp, until: Timestamp) {
+        if until.0.saturating_sub(from.0) > NOISE_NS {
+            self.gaps.push(Gap { node: node.to_owned(), from, until });
+        }
+    }
+
+    /// Whether nothing is missing.
+    pub fn is_complete(&self) -> bool {
+        !self.nodes.is_empty() && self.gaps.is_empty() && self.lost.is_empty()
+    }
+
+    /// In sentences, one a line.
+    pub fn sentences(&self) -> Vec<String> {
+        if self.nodes.is_empty() {
+            return vec!["nothing is known of this time: no node recorded it here".to_owned()];
+        }
+        let lost = self.lost.iter().map(|(node, lost)| {
+            let records = if *lost == 1 { "1 record was".to_owned() } else { format!("{lost} records were") };
+            format!("{records} lost on {node}")
+        });
+        let gaps = self.gaps.iter().map(|gap| {
+            format!(
+                "nothing was recorded on {} from {} until {}",
+                gap.node,
+                second(gap.from),
+                second(gap.until)
+            )
+        });
+        let mut said: Vec<String> = lost.chain(gaps).collect();
+        if said.is_empty() {
+            said.push(format!("complete: no record was lost on {}", self.nodes.join(", ")));
+        }
+        said
+    }
+}
+
+/// To the second.
+fn second(time: Timestamp) -> String {
+    match jiff::Timestamp::from_second(time.0.div_euclid(1_000_000_000)) {
+        Ok(time) => time.to_string(),
+        Err(_) => time.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mark(node: &str, from: i64, until: i64, lost: (u64, u64)) -> Mark {
+        Mark {
+            version: 1,
+            node: node.to_owned(),
+            run: "run".to_owned(),
+            number: 1,
+            from: Timestamp::from_seconds(from),
+            until: Timestamp::from_seconds(until),
+            lost_before: lost.0,
+            lost_after: lost.1,
+            kernel_lost: 0,
+        }
+    }
+
+    fn said(marks: &[Mark], from: i64, until: i64) -> Vec<String> {
+        let time = |seconds| Some(Timestamp::from_seconds(seconds));
+        Coverage::of(marks, time(from), time(until)).sentences()
+    }
+
+    #[test]
+    fn what_nobody_recorded_is_said_and_what_was_lost() {
+        let marks = [
+            mark("b", 0, 100, (0, 0)),
+            mark("a", 0, 300, (3, 3)),
+            mark("a", 300, 400, (3, 5)),
+            mark("b", 150, 400, (0, 0)),
+        ];
+        assert_eq!(said(&marks, 10, 90), ["complete: no record was lost on a, b"]);
+        assert_eq!(
+            said(&marks, 50, 350),
+            [
+                "2 records were lost on a",
+                "nothing was recorded on b from 1970-01-01T00:01:40Z until 1970-01-01T00:02:30Z"
+            ]
+        );
+        assert_eq!(said(&marks, 160, 300), ["complete: no record was lost on a, b"]);
+        assert_eq!(
+            said(&marks, 390, 500),
+            [
+                "2 records were lost on a",
+                "nothing was recorded on a from 1970-01-01T00:06:40Z until 1970-01-01T00:08:20Z",
+                "nothing was recorded on b from 1970-01-01T00:06:40Z until 1970-01-01T00:08:20Z"
+            ]
+        );
+        assert_eq!(said(&[], 0, 1), ["nothing is known of this time: no node recorded it here"]);
+        assert!(Coverage::of(&marks[1..2], None, None).is_complete());
+    }
+}

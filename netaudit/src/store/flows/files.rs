@@ -1,0 +1,192 @@
+//! Where the files of a flow store are, and what each says of itself.
+//!
+//! ```text
+//! DIRECTORY / lock                                       held by the agent that writes
+//!           / open / <run>-<number>.arrow                segments, see `segment`
+//!           /      / <run>-<number>.json                 until when a segment is complete
+//!           /      / commit.json                         files that take the place of segments right now
+//!           / flows / date=2026-01-31 / hour=07 / <run>-<first>-<last>.parquet
+//! ```
+//!
+//! Partitions are in UTC, by the time that a flow began.
+
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+use parquet::{
+    arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions},
+    file::metadata::KeyValue,
+};
+
+use super::{
+    schema::VERSION,
+    segment::{self, Mark},
+};
+use crate::model::Timestamp;
+
+/// Under which name a file says what is known of its time.
+const MARK: &str = "netaudit.mark";
+
+/// The directory of segments.
+pub fn open_directory(store: &Path) -> PathBuf {
+    store.join("open")
+}
+
+/// The directory of Parquet files.
+pub fn flows_directory(store: &Path) -> PathBuf {
+    store.join("flows")
+}
+
+/// An hour of wall time, as a partition: its number since 1970.
+pub fn hour_of(microseconds: i64) -> i64 {
+    microseconds.div_euclid(3_600_000_000)
+}
+
+/// The directory of an hour, below the one of all Parquet files.
+pub fn partition(hour: i64) -> PathBuf {
+    let begin = jiff::Timestamp::from_second(hour.saturating_mul(3_600)).unwrap_or(jiff::Timestamp::MIN);
+    let begin = begin.to_zoned(jiff::tz::TimeZone::UTC);
+    PathBuf::from(format!("date={}/hour={:02}", begin.date(), begin.hour()))
+}
+
+/// The hour of a directory.
+fn hour_of_partition(date: &str, hour: &str) -> Option<i64> {
+    let date: jiff::civil::Date = date.strip_prefix("date=")?.parse().ok()?;
+    let hour: i8 = hour.strip_prefix("hour=")?.parse().ok()?;
+    let begin = date.at(hour, 0, 0, 0).to_zoned(jiff::tz::TimeZone::UTC).ok()?;
+    Some(begin.timestamp().as_second().div_euclid(3_600))
+}
+
+/// A Parquet file of flows.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct FlowFile {
+    /// The partition.
+    pub hour: i64,
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its bytes.
+    pub bytes: u64,
+}
+
+/// All Parquet files, in order of time.
+///
+/// # Errors
+///
+/// A directory cannot be listed.
+pub fn list(store: &Path) -> anyhow::Result<Vec<FlowFile>> {
+    let mut files = Vec::new();
+    for date in entries(&flows_directory(store))? {
+        for hour in entries(&date)? {
+            let names = [&date, &hour].map(|path| path.file_name().and_then(|name| name.to_str()));
+            let [Some(date_name), Some(hour_name)] = names else { continue };
+            let Some(number) = hour_of_partition(date_name, hour_name) else { continue };
+            for path in entries(&hour)? {
+                if path.extension().is_some_and(|extension| extension == "parquet") {
+                    // One that retention has removed meanwhile is none.
+                    let Ok(data) = fs::metadata(&path) else { continue };
+                    files.push(FlowFile { hour: number, path, bytes: data.len() });
+                }
+            }
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn entries(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let list = || -> io::Result<Vec<PathBuf>> {
+        fs::read_dir(directory)?.map(|entry| entry.map(|entry| entry.path())).collect()
+    };
+    match list() {
+        Ok(paths) => Ok(paths),
+        // A partition that retention has removed meanwhile, or a store that holds nothing yet.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(Vec::new())
+        }
+        Err(error) => Err(error).with_context(|| format!("cannot list {}", directory.display())),
+    }
+}
+
+/// What is known of the time of several segments of one run in a row.
+pub fn joined(marks: &[Mark]) -> Option<Told> {
+    let (first, last) = (marks.first()?, marks.last()?);
+    Some(Told {
+        mark: Mark { number: first.number, from: first.from, lost_before: first.lost_before, ..last.clone() },
+        last: last.number,
+    })
+}
+
+/// What a file says of itself.
+#[derive(Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, Debug)]
+pub struct Told {
+    /// Of the first segment that it stands for, until the end of the last one.
+    #[serde(flatten)]
+    pub mark: Mark,
+    /// The number of the last one.
+    pub last: u64,
+}
+
+impl Told {
+    /// As a file keeps it.
+    pub fn key_value(&self) -> anyhow::Result<KeyValue> {
+        Ok(KeyValue::new(MARK.to_owned(), serde_json::to_string(self)?))
+    }
+
+    /// The name of a file.
+    pub fn file_name(&self) -> String {
+        format!("{}-{:010}-{:010}.parquet", self.mark.run, self.mark.number, self.last)
+    }
+
+    /// Whether a segment is in it.
+    pub fn holds(&self, segment: &Mark) -> bool {
+        self.mark.run == segment.run && (self.mark.number..=self.last).contains(&segment.number)
+    }
+
+    /// Whether anything of it is of this time, as far as it is complete.
+    pub fn covers(&self, from: Timestamp, until: Timestamp) -> bool {
+        self.mark.from < until && from < self.mark.until
+    }
+}
+
+/// Opens a Parquet file of flows and reads what it says of itself.
+///
+/// # Errors
+///
+/// It cannot be read, is no file of flows, or one of another version.
+pub fn open(path: &Path) -> anyhow::Result<(File, ArrowReaderMetadata, Told)> {
+    let file = File::open(path)?;
+    let options = ArrowReaderOptions::new();
+    let metadata = ArrowReaderMetadata::load(&file, options).context("no Parquet file, or a damaged one")?;
+    let pairs = metadata.metadata().file_metadata().key_value_metadata();
+    let text = pairs
+        .into_iter()
+        .flatten()
+        .find(|pair| pair.key == MARK)
+        .and_then(|pair| pair.value.as_deref())
+        .context("it says not that netaudit wrote it")?;
+    let told: Told = serde_json::from_str(text).context("what it says of itself")?;
+    anyhow::ensure!(
+        told.mark.version == VERSION,
+        "it is of version {} of the columns, and this netaudit reads version {VERSION}",
+        told.mark.version
+    );
+    Ok((file, metadata, told))
+}
+
+/// The segments of a store with what is known of their time.
+///
+/// # Errors
+///
+/// The directory or a segment's mark cannot be read.
+pub fn segments(store: &Path) -> anyhow::Result<Vec<(PathBuf, Option<Mark>)>> {
+    let directory = open_directory(store);
+    let paths = match segment::list(&directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        other => other.with_context(|| format!("cannot list {}", directory.display()))?,
+    };
+    paths.into_iter().map(|path| segment::read_mark(&path).map(|mark| (path, mark))).collect()
+}

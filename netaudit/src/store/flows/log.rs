@@ -1,0 +1,332 @@
+//! The threads of a flow store: one appends and syncs, one rolls and removes.
+
+use std::{
+    collections::VecDeque,
+    fs::{self, File},
+    path::{Path, PathBuf},
+    sync::{Arc, atomic::Ordering, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use arrow::array::RecordBatch;
+
+use super::{
+    Job, Retention, Shared, begins, ends, files,
+    retention::Kept,
+    roll::{ROWS_AT_ONCE, Roller},
+    segment::{self, Closed, Lost, Mark, Segment},
+};
+use crate::model::Timestamp;
+
+/// How old a segment with flows becomes.
+const SEGMENT_AGE: Duration = Duration::from_secs(300);
+
+/// And one without.
+const QUIET_AGE: Duration = Duration::from_secs(3_600);
+
+/// How often it is written down until when a segment is complete.
+const MARK_EVERY: Duration = Duration::from_secs(10);
+
+/// How often what failed is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(10);
+
+/// Makes the store ready and starts its threads. They end with `jobs`; then `finished` is told.
+pub(super) fn start(
+    store: PathBuf,
+    (first, goes_on): (Mark, bool),
+    retention: Retention,
+    jobs: mpsc::Receiver<Job>,
+    shared: Arc<Shared>,
+    finished: mpsc::Sender<()>,
+) -> anyhow::Result<()> {
+    let open = files::open_directory(&store);
+    for directory in [&open, &files::flows_directory(&store)] {
+        fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    }
+    let lock = lock(&store)?;
+    let mut roller = Roller::new(&store)?;
+    let left = left_behind(&open)?;
+    let first = if goes_on { after_earlier(first, &store, &left)? } else { first };
+    let (to_roll, closed) = mpsc::channel::<Closed>();
+    let told = shared.clone();
+    let roll_store = store.clone();
+    thread::Builder::new().name("flow-roll".to_owned()).spawn(move || {
+        let mut kept = Kept::new(&roll_store, retention);
+        roll(&mut roller, left, &closed, &mut kept, &told);
+    })?;
+    let mut log = Log { open, next: first, segment: None, began: Instant::now(), marked: Instant::now() };
+    thread::Builder::new().name("flow-store".to_owned()).spawn(move || {
+        let _lock = lock;
+        log.run(&jobs, &to_roll, &shared);
+        // Nobody waits any more where the agent has given up on us.
+        let _ = finished.send(());
+    })?;
+    Ok(())
+}
+
+/// The beginning of a run that is given what was recorded since the end of the one before it.
+fn after_earlier(first: Mark, store: &Path, left: &[Closed]) -> anyhow::Result<Mark> {
+    let of_file = match files::list(store)?.pop() {
+        // Whatever is wrong with it, whoever reads it is told.
+        Some(file) => files::open(&file.path).ok().map(|(_, _, told)| told.mark),
+        None => None,
+    };
+    let marks = left.iter().map(|closed| closed.mark.clone()).chain(of_file);
+    let Some(earlier) = marks.filter(|mark| mark.node == first.node).max_by_key(|mark| mark.until) else {
+        return Ok(first);
+    };
+    let lost_since = first.kernel_lost.saturating_sub(earlier.kernel_lost);
+    Ok(Mark {
+        from: earlier.until.min(first.from),
+        lost_before: first.lost_before.saturating_sub(lost_since),
+        ..first
+    })
+}
+
+/// Only one may write a store.
+fn lock(store: &Path) -> anyhow::Result<File> {
+    let path = store.join("lock");
+    let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => {
+            anyhow::bail!("another agent writes the flow store {}: give each its own", store.display())
+        }
+        Err(fs::TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("cannot lock {}", path.display()))
+        }
+    }
+}
+
+/// Segments of earlier runs. Those that cannot be read are kept under another name.
+fn left_behind(open: &Path) -> anyhow::Result<Vec<Closed>> {
+    let mut left = Vec::new();
+    for path in segment::list(open).with_context(|| format!("cannot list {}", open.display()))? {
+        match recover(&path) {
+            Ok(Some(closed)) => left.push(closed),
+            Ok(None) => fs::remove_file(&path)?,
+            Err(error) => {
+                let kept_as = path.with_extension("arrow.damaged");
+                fs::rename(&path, &kept_as)?;
+                tracing::error!(
+                    kept_as = %kept_as.display(),
+                    reason = format!("{error:#}"),
+                    "a segment of the flow store cannot be read: its flows are missing"
+                );
+            }
+        }
+    }
+    Ok(left)
+}
+
+fn recover(path: &Path) -> anyhow::Result<Option<Closed>> {
+    let mark = segment::read_mark(path)?;
+    let content = segment::read(path)?;
+    let rows = content.batches.iter().map(|batch| batch.num_rows() as u64).sum();
+    let Some(mut mark) = mark else {
+        anyhow::ensure!(rows == 0, "nothing tells which run it is of");
+        return Ok(None);
+    };
+    let last = content.batches.iter().filter_map(last_time).max();
+    mark.until = mark.until.max(last.unwrap_or(mark.until));
+    if content.is_torn {
+        tracing::warn!(
+            segment = %path.display(),
+            flows = rows,
+            until = %mark.until,
+            "the last batch of the flow store is torn: what was not synced is missing, a second at most"
+        );
+    }
+    Ok(Some(Closed { path: path.to_owned(), mark, rows }))
+}
+
+/// When the last flow of a batch began.
+fn last_time(batch: &RecordBatch) -> Option<Timestamp> {
+    use arrow::{array::AsArray as _, compute::max, datatypes::TimestampMicrosecondType};
+    let times = batch.column_by_name("time")?.as_primitive_opt::<TimestampMicrosecondType>()?;
+    Some(Timestamp(max(times)?.saturating_mul(1_000)))
+}
+
+/// The thread that appends.
+#[derive(Debug)]
+struct Log {
+    open: PathBuf,
+    /// What the next segment begins with.
+    next: Mark,
+    segment: Option<Segment>,
+    began: Instant,
+    marked: Instant,
+}
+
+impl Log {
+    fn run(&mut self, jobs: &mpsc::Receiver<Job>, to_roll: &mpsc::Sender<Closed>, shared: &Shared) {
+        // From the start on: that nothing happens is worth knowing too.
+        let mut result = self.segment().map(|_| ());
+        let mut synced: Vec<u64> = Vec::new();
+        for job in jobs {
+            match job {
+                Job::Batch(batch) => {
+                    let flows = batch.num_rows() as u64;
+                    shared.waiting.fetch_sub(1, Ordering::Relaxed);
+                    let wrote = self.segment().and_then(|segment| segment.write(&batch));
+                    match wrote {
+                        Ok(()) => synced.push(flows),
+                        Err(error) => {
+                            self.give_up(to_roll);
+                            shared.waiting_flows.fetch_sub(flows, Ordering::Release);
+                            shared.failed(flows, &format!("{error:#}"));
+                            result = Err(error);
+                        }
+                    }
+                }
+                Job::Reached { until, lost } => {
+                    let reached = self.reach(until, lost);
+                    let flows: u64 = synced.drain(..).sum();
+                    shared.waiting_flows.fetch_sub(flows, Ordering::Release);
+                    match (&reached, &result) {
+                        // Written to the page cache it is; whether it survives the machine is not known.
+                        (Err(error), _) => begins_unsynced(shared, error),
+                        (Ok(()), Ok(())) => shared.works(),
+                        (Ok(()), Err(_)) => {}
+                    }
+                    result = reached;
+                }
+            }
+            if self.is_full() {
+                self.close(to_roll);
+            }
+        }
+        if let Some(segment) = &self.segment {
+            let ended = segment.write_mark();
+            if let Err(error) = ended {
+                tracing::warn!("{error:#}");
+            }
+        }
+        self.close(to_roll);
+    }
+
+    fn segment(&mut self) -> anyhow::Result<&mut Segment> {
+        let segment = match self.segment.take() {
+            Some(segment) => segment,
+            None => {
+                (self.began, self.marked) = (Instant::now(), Instant::now());
+                Segment::create(&self.open, self.next.clone())?
+            }
+        };
+        Ok(self.segment.insert(segment))
+    }
+
+    /// All until then has been handed over.
+    fn reach(&mut self, until: Timestamp, lost: Lost) -> anyhow::Result<()> {
+        let marked = self.marked;
+        let segment = self.segment()?;
+        segment.sync()?;
+        segment.reach(until, lost);
+        if marked.elapsed() >= MARK_EVERY {
+            segment.write_mark()?;
+            self.marked = Instant::now();
+        }
+        Ok(())
+    }
+
+    fn is_full(&self) -> bool {
+        let age = self.began.elapsed();
+        self.segment.as_ref().is_some_and(|segment| match segment.rows() {
+            0 => age >= QUIET_AGE,
+            rows => rows >= ROWS_AT_ONCE || age >= SEGMENT_AGE,
+        })
+    }
+
+    /// The segment is full; the next one goes on where it ends.
+    fn close(&mut self, to_roll: &mpsc::Sender<Closed>) {
+        let Some(segment) = self.segment.take() else { return };
+        let closed = segment.close();
+        let until = closed.mark.until;
+        self.next = Mark {
+            number: closed.mark.number + 1,
+            from: until,
+            until,
+            lost_before: closed.mark.lost_after,
+            ..closed.mark.clone()
+        };
+        // Else the next run finds it.
+        let _ = to_roll.send(closed);
+    }
+
+    /// Nothing more can be appended to the segment.
+    fn give_up(&mut self, to_roll: &mpsc::Sender<Closed>) {
+        if let Some(segment) = &self.segment {
+            // The disk may be full: then the older mark stays, and the gap is said to be longer than it is.
+            let _ = segment.write_mark();
+        }
+        self.close(to_roll);
+    }
+}
+
+fn begins_unsynced(shared: &Shared, error: &anyhow::Error) {
+    begins(&shared.failing, &format!("{error:#}"), "the flow store cannot be synced");
+}
+
+/// Rolls what comes, and tries again what failed.
+fn roll(
+    roller: &mut Roller,
+    left: Vec<Closed>,
+    closed: &mpsc::Receiver<Closed>,
+    kept: &mut Kept,
+    shared: &Shared,
+) {
+    let mut waiting: VecDeque<Closed> = left.into();
+    let mut began: Option<Instant> = None;
+    // What an earlier run left has waited already.
+    let (mut at_once, mut pause) = (!waiting.is_empty(), Duration::ZERO);
+    loop {
+        kept.tell(shared);
+        match closed.recv_timeout(std::mem::replace(&mut pause, TRY_AGAIN)) {
+            Ok(segment) => waiting.push_back(segment),
+            Err(mpsc::RecvTimeoutError::Timeout) => kept.prune(),
+            // What is left is found by the next run, which need not wait for us.
+            Err(mpsc::RecvTimeoutError::Disconnected) => return,
+        }
+        let mut result = Ok(());
+        while let Some(segment) = waiting.pop_front() {
+            began = began.or(Some(Instant::now()));
+            result = roller.add(segment.clone());
+            if result.is_err() {
+                waiting.push_front(segment);
+                break;
+            }
+            if roller.is_full() {
+                result = commit(roller, kept);
+                began = None;
+            }
+        }
+        if result.is_ok()
+            && (std::mem::take(&mut at_once)
+                || roller.is_due(SEGMENT_AGE)
+                || began.is_some_and(|at| at.elapsed() >= SEGMENT_AGE))
+        {
+            result = commit(roller, kept);
+            began = None;
+        }
+        match result {
+            Ok(()) => ends(&shared.roll_failing, "the flow store is rolled again"),
+            Err(error) => {
+                roller.abandon().into_iter().rev().for_each(|segment| waiting.push_front(segment));
+                began = None;
+                let what = "segments of the flow store cannot become files: they stay as they are";
+                begins(&shared.roll_failing, &format!("{error:#}"), what);
+                // Room may be what is missing.
+                kept.prune();
+            }
+        }
+    }
+}
+
+fn commit(roller: &mut Roller, kept: &mut Kept) -> anyhow::Result<()> {
+    let made = roller.commit()?;
+    kept.add(made);
+    kept.prune();
+    Ok(())
+}

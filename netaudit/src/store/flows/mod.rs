@@ -1,0 +1,237 @@
+//! The flow store: every flow, kept so that one can ask weeks later, and know whether anything is missing.
+//!
+//! ```text
+//! Flow ─columns─► batch ─log thread─► segment (Arrow IPC, synced every second)
+//!                                        │ full, or five minutes old
+//!                                        └─roll thread─► Parquet files, sorted, an hour a partition ─retention─► removed
+//! ```
+//!
+//! What the log thread cannot write is counted as lost and tried anew with the next batch; what the roll thread cannot is kept as
+//! a segment and tried again. Readers see segments and files at any time, each flow once.
+
+pub mod ask;
+mod columns;
+mod coverage;
+pub mod files;
+pub mod filter;
+mod log;
+mod retention;
+mod roll;
+pub mod row;
+pub mod schema;
+pub mod segment;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+        mpsc,
+    },
+    time::Duration,
+};
+
+pub use columns::Columns;
+pub use coverage::{Coverage, Gap};
+pub use retention::Retention;
+pub use segment::Lost;
+
+use crate::{
+    audit::{Flow, line::Telling},
+    cluster::Cluster,
+    model::Timestamp,
+};
+
+/// Flows of one batch at most: what is put into columns at once.
+const BATCH_ROWS: usize = 8_192;
+
+/// Batches that may wait for the log thread. At some 150 bytes a flow this is 10 MiB.
+const MOST_WAITING: usize = 8;
+
+/// A flow store that an agent run writes.
+#[derive(Debug)]
+pub struct FlowStore {
+    node: Arc<str>,
+    columns: Columns,
+    /// Flows that were pushed.
+    handed: u64,
+    queue: mpsc::Sender<Job>,
+    shared: Arc<Shared>,
+    done: mpsc::Receiver<()>,
+}
+
+/// How an agent run begins.
+#[derive(Clone, Debug)]
+pub struct Beginning {
+    /// The node.
+    pub node: Arc<str>,
+    /// The run, as in flow ids.
+    pub run: Arc<str>,
+    /// When, on the wall clock.
+    pub from: Timestamp,
+    /// What had been lost by then.
+    pub lost: Lost,
+    /// Whether everything since an earlier run's end was recorded and is still to come.
+    pub goes_on: bool,
+}
+
+/// What the log thread is to do.
+#[derive(Debug)]
+enum Job {
+    /// Append this.
+    Batch(Box<arrow::array::RecordBatch>),
+    /// Everything until then has been handed over: sync it.
+    Reached { until: Timestamp, lost: Lost },
+}
+
+/// What the threads tell.
+#[derive(Debug, Default)]
+struct Shared {
+    lost: AtomicU64,
+    waiting: AtomicUsize,
+    waiting_flows: AtomicU64,
+    failing: Mutex<Option<String>>,
+    roll_failing: Mutex<Option<String>>,
+    bytes: AtomicU64,
+    files: AtomicU64,
+    removed: AtomicU64,
+}
+
+/// What there is of a store, for metrics.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct StoreCounts {
+    /// Parquet files.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Files that retention removed in this run.
+    pub removed: u64,
+    /// Flows that were not written in this run.
+    pub lost: u64,
+}
+
+impl FlowStore {
+    /// Opens or makes the store, for this run only: another agent that writes it is refused. What an earlier run left is
+    /// rolled.
+    ///
+    /// # Errors
+    ///
+    /// The directory cannot be used, or another agent writes it.
+    pub fn open(path: &Path, retention: Retention, begin: &Beginning) -> anyhow::Result<Self> {
+        let Beginning { node, run, from, lost, goes_on } = begin;
+        let (queue, jobs) = mpsc::channel();
+        let (finished, done) = mpsc::channel();
+        let shared = Arc::new(Shared::default());
+        let first = segment::Mark {
+            version: schema::VERSION,
+            node: node.to_string(),
+            run: run.to_string(),
+            number: 1,
+            from: *from,
+            until: *from,
+            lost_before: lost.all(),
+            lost_after: lost.all(),
+            kernel_lost: lost.kernel,
+        };
+        log::start(PathBuf::from(path), (first, *goes_on), retention, jobs, shared.clone(), finished)?;
+        Ok(Self { node: node.clone(), columns: Columns::new(node.clone()), handed: 0, queue, shared, done })
+    }
+
+    /// Adds a flow. `correction` nanoseconds make today's wall time of the flow's.
+    pub fn push(&mut self, flow: &Flow, cluster: &Cluster, correction: i64) {
+        self.columns.push(&Telling { flow, cluster, node: &self.node, correction });
+        self.handed += 1;
+        if self.columns.len() >= BATCH_ROWS {
+            self.flush();
+        }
+    }
+
+    /// A second passed: hands over what there is, to be synced. `until` is now, on the wall clock, and `lost` how many
+    /// records have been lost by now.
+    pub fn tick(&mut self, until: Timestamp, lost: Lost) {
+        self.flush();
+        // The thread has ended: told by its flows.
+        let _ = self.queue.send(Job::Reached { until, lost });
+    }
+
+    fn flush(&mut self) {
+        let flows = self.columns.len() as u64;
+        if flows == 0 {
+            return;
+        }
+        let batch = match self.columns.finish() {
+            Ok(batch) => batch,
+            Err(error) => return self.shared.failed(flows, &error.to_string()),
+        };
+        self.shared.waiting_flows.fetch_add(flows, Ordering::Relaxed);
+        let waiting = self.shared.waiting.fetch_add(1, Ordering::Relaxed);
+        let fault = if waiting >= MOST_WAITING {
+            "the disk is too slow"
+        } else if self.queue.send(Job::Batch(Box::new(batch))).is_err() {
+            "the log thread has ended"
+        } else {
+            return;
+        };
+        self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.shared.waiting_flows.fetch_sub(flows, Ordering::Relaxed);
+        self.shared.failed(flows, fault);
+    }
+
+    /// Flows that were handed over.
+    pub fn handed(&self) -> u64 {
+        self.handed
+    }
+
+    /// How many of them, the first ones first, are on the disk or lost.
+    pub fn done(&self) -> u64 {
+        self.handed - self.columns.len() as u64 - self.shared.waiting_flows.load(Ordering::Acquire)
+    }
+
+    /// What there is.
+    pub fn counts(&self) -> StoreCounts {
+        let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let Shared { lost, bytes, files, removed, .. } = &*self.shared;
+        StoreCounts { files: load(files), bytes: load(bytes), removed: load(removed), lost: load(lost) }
+    }
+
+    /// What is wrong right now.
+    pub fn failing(&self) -> Option<String> {
+        let of = |fault: &Mutex<Option<String>>| fault.lock().ok()?.clone();
+        of(&self.shared.failing).or_else(|| of(&self.shared.roll_failing))
+    }
+
+    /// Waits until everything is on the disk, but no longer than `limit`. Returns how many flows were not written in all.
+    pub fn finish(mut self, until: Timestamp, lost: Lost, limit: Duration) -> u64 {
+        self.tick(until, lost);
+        let Self { queue, done, shared, .. } = self;
+        drop(queue);
+        let _ = done.recv_timeout(limit);
+        shared.lost.load(Ordering::Relaxed) + shared.waiting_flows.load(Ordering::Relaxed)
+    }
+}
+
+impl Shared {
+    /// Counts flows as lost. The fault is logged when it begins.
+    fn failed(&self, flows: u64, fault: &str) {
+        self.lost.fetch_add(flows, Ordering::Relaxed);
+        begins(&self.failing, fault, "the flow store cannot be written: flows are counted, but not stored");
+    }
+
+    fn works(&self) {
+        ends(&self.failing, "the flow store is written again");
+    }
+}
+
+fn begins(failing: &Mutex<Option<String>>, fault: &str, what: &str) {
+    let Ok(mut failing) = failing.lock() else { return };
+    if failing.is_none() {
+        tracing::error!(fault, "{what}");
+    }
+    *failing = Some(fault.to_owned());
+}
+
+fn ends(failing: &Mutex<Option<String>>, what: &str) {
+    if let Some(fault) = failing.lock().ok().and_then(|mut failing| failing.take()) {
+        tracing::info!(fault, "{what}");
+    }
+}

@@ -1,0 +1,281 @@
+//! Segments become Parquet files: sorted by subject and time, an hour of flows in each partition.
+//!
+//! ```text
+//! closed segments ──sort──► row groups of `.part` files, one an hour ──commit──► files in their partitions; segments removed
+//! ```
+//!
+//! A commit is written down before it begins, and ended at the next start where a crash interrupts it. Before it, what is in
+//! `.part` files is nothing: the segments are still there.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+use arrow::{
+    array::{ArrayRef, AsArray as _, RecordBatch},
+    compute::{SortColumn, concat, interleave_record_batch, lexsort_to_indices},
+    datatypes::TimestampMicrosecondType,
+};
+use parquet::{
+    arrow::ArrowWriter,
+    basic::{Compression, Encoding, ZstdLevel},
+    file::properties::{EnabledStatistics, WriterProperties},
+    schema::types::ColumnPath,
+};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    files::{self, FlowFile},
+    schema::schema,
+    segment::{self, Closed, Mark},
+};
+
+/// Flows of one row group at most, and so what is in memory at once.
+pub const ROWS_AT_ONCE: u64 = 131_072;
+
+/// Flows of one file, above which it is ended.
+const ROWS_OF_FILE: u64 = 2_097_152;
+
+/// Turns closed segments into files.
+#[derive(Debug)]
+pub struct Roller {
+    store: PathBuf,
+    segments: Vec<Closed>,
+    parts: BTreeMap<i64, Part>,
+    rows: u64,
+}
+
+struct Part {
+    path: PathBuf,
+    writer: ArrowWriter<File>,
+}
+
+impl std::fmt::Debug for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.path.display())
+    }
+}
+
+/// A commit that has begun.
+#[derive(Serialize, Deserialize)]
+struct Commit {
+    /// (the part, the file that it becomes).
+    files: Vec<(PathBuf, PathBuf)>,
+    segments: Vec<PathBuf>,
+}
+
+impl Roller {
+    /// Nothing is rolled yet. What a crash has left is ended or removed.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be written.
+    pub fn new(store: &Path) -> anyhow::Result<Self> {
+        let open = files::open_directory(store);
+        let journal = open.join("commit.json");
+        match fs::read(&journal) {
+            Ok(text) => match serde_json::from_slice::<Commit>(&text) {
+                Ok(commit) => finish_commit(&commit, &journal)?,
+                // It was not written to its end, and so nothing of it has happened.
+                Err(_) => fs::remove_file(&journal)?,
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error).with_context(|| format!("cannot read {}", journal.display())),
+        }
+        for entry in fs::read_dir(&open)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "part") {
+                fs::remove_file(path)?;
+            }
+        }
+        Ok(Self { store: store.to_owned(), segments: Vec::new(), parts: BTreeMap::new(), rows: 0 })
+    }
+
+    /// Takes a segment in. The files that it belongs to are ended with [`Roller::commit`].
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read, or a part not be written: call [`Roller::abandon`], and try again later.
+    pub fn add(&mut self, closed: Closed) -> anyhow::Result<()> {
+        if self.segments.last().is_some_and(|last| last.mark.run != closed.mark.run) {
+            self.commit()?;
+        }
+        let content =
+            segment::read(&closed.path).with_context(|| format!("cannot read {}", closed.path.display()))?;
+        for (hour, rows) in sorted(&content.batches)? {
+            let part = match self.parts.entry(hour) {
+                std::collections::btree_map::Entry::Occupied(part) => part.into_mut(),
+                std::collections::btree_map::Entry::Vacant(none) => {
+                    none.insert(Part::create(&self.store, hour, &closed.mark)?)
+                }
+            };
+            part.writer.write(&rows).context("a row group")?;
+            part.writer.flush().context("a row group")?;
+        }
+        if self.parts.is_empty() {
+            // Nothing happened for long: that is worth a file too, else nobody could tell it from nobody watching.
+            let hour = files::hour_of(closed.mark.from.0.div_euclid(1_000));
+            self.parts.insert(hour, Part::create(&self.store, hour, &closed.mark)?);
+        }
+        self.rows += closed.rows;
+        self.segments.push(closed);
+        Ok(())
+    }
+
+    /// Whether what was taken in is of so long a time that its files are ended.
+    pub fn is_due(&self, age: std::time::Duration) -> bool {
+        let (first, last) = (self.segments.first(), self.segments.last());
+        first.zip(last).is_some_and(|(first, last)| last.mark.until.since(first.mark.from) >= age)
+    }
+
+    /// Whether the files are large enough.
+    pub fn is_full(&self) -> bool {
+        self.rows >= ROWS_OF_FILE
+    }
+
+    /// Ends the files: they take the place of the segments. Returns them.
+    ///
+    /// # Errors
+    ///
+    /// They cannot be written: call [`Roller::abandon`], and try again later.
+    pub fn commit(&mut self) -> anyhow::Result<Vec<FlowFile>> {
+        let marks: Vec<Mark> = self.segments.iter().map(|closed| closed.mark.clone()).collect();
+        let Some(told) = files::joined(&marks) else { return Ok(Vec::new()) };
+        let mut commit = Commit {
+            files: Vec::new(),
+            segments: self.segments.iter().map(|closed| closed.path.clone()).collect(),
+        };
+        let mut made = Vec::new();
+        for (hour, part) in std::mem::take(&mut self.parts) {
+            let Part { path, mut writer } = part;
+            writer.append_key_value_metadata(told.key_value()?);
+            let file = writer.into_inner().context("the end of a Parquet file")?;
+            file.sync_all().with_context(|| format!("cannot sync {}", path.display()))?;
+            let bytes = file.metadata()?.len();
+            let directory = files::flows_directory(&self.store).join(files::partition(hour));
+            fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
+            let to = directory.join(told.file_name());
+            made.push(FlowFile { hour, path: to.clone(), bytes });
+            commit.files.push((path, to));
+        }
+        let journal = files::open_directory(&self.store).join("commit.json");
+        let new = journal.with_extension("new");
+        fs::write(&new, serde_json::to_vec(&commit)?)?;
+        File::open(&new)?.sync_all()?;
+        fs::rename(&new, &journal)?;
+        sync_directory(&journal)?;
+        finish_commit(&commit, &journal)?;
+        self.segments.clear();
+        self.rows = 0;
+        Ok(made)
+    }
+
+    /// Forgets what is not committed, and returns its segments.
+    pub fn abandon(&mut self) -> Vec<Closed> {
+        for part in std::mem::take(&mut self.parts).into_values() {
+            // Else the next start removes it.
+            let _ = fs::remove_file(&part.path);
+        }
+        self.rows = 0;
+        std::mem::take(&mut self.segments)
+    }
+}
+
+impl Part {
+    fn create(store: &Path, hour: i64, mark: &Mark) -> anyhow::Result<Self> {
+        let name = format!("{}-{:010}-{hour}.part", mark.run, mark.number);
+        let path = files::open_directory(store).join(name);
+        let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        let writer = ArrowWriter::try_new(file, schema(), Some(properties()))?;
+        Ok(Self { path, writer })
+    }
+}
+
+fn finish_commit(commit: &Commit, journal: &Path) -> anyhow::Result<()> {
+    for (part, file) in &commit.files {
+        match fs::rename(part, file) {
+            Ok(()) => sync_directory(file)?,
+            // Before the crash.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && file.exists() => {}
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot make {}", file.display()));
+            }
+        }
+    }
+    for path in &commit.segments {
+        for path in [path.clone(), path.with_extension("json")] {
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("cannot remove {}", path.display()));
+                }
+                _ => {}
+            }
+        }
+    }
+    fs::remove_file(journal).with_context(|| format!("cannot remove {}", journal.display()))
+}
+
+fn sync_directory(of: &Path) -> anyhow::Result<()> {
+    let directory = of.parent().unwrap_or(of);
+    File::open(directory)
+        .and_then(|directory| directory.sync_all())
+        .with_context(|| format!("cannot sync {}", directory.display()))
+}
+
+/// The rows of all batches by hour, each in order of subject and time.
+fn sorted(batches: &[RecordBatch]) -> anyhow::Result<Vec<(i64, RecordBatch)>> {
+    if batches.iter().all(|batch| batch.num_rows() == 0) {
+        return Ok(Vec::new());
+    }
+    let column = |name: &str| -> anyhow::Result<ArrayRef> {
+        let columns: Vec<&dyn arrow::array::Array> = batches
+            .iter()
+            .map(|batch| batch.column_by_name(name).map(|column| &**column).context("a column"))
+            .collect::<anyhow::Result<_>>()?;
+        Ok(concat(&columns)?)
+    };
+    let times = column("time")?;
+    let by = |values: ArrayRef| SortColumn { values, options: None };
+    let order = lexsort_to_indices(
+        &[by(column("subject_namespace")?), by(column("subject_pod")?), by(times.clone())],
+        None,
+    )?;
+    let places: Vec<(usize, usize)> = batches
+        .iter()
+        .enumerate()
+        .flat_map(|(number, batch)| (0..batch.num_rows()).map(move |row| (number, row)))
+        .collect();
+    let times = times.as_primitive::<TimestampMicrosecondType>();
+    let mut hours: BTreeMap<i64, Vec<(usize, usize)>> = BTreeMap::new();
+    for row in order.values() {
+        let row = *row as usize;
+        hours.entry(files::hour_of(times.value(row))).or_default().push(places[row]);
+    }
+    let batches: Vec<&RecordBatch> = batches.iter().collect();
+    hours.into_iter().map(|(hour, rows)| Ok((hour, interleave_record_batch(&batches, &rows)?))).collect()
+}
+
+fn properties() -> WriterProperties {
+    let mut properties = WriterProperties::builder()
+        .set_created_by(concat!("netaudit ", env!("CARGO_PKG_VERSION")).to_owned())
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(3).unwrap_or_default()))
+        .set_statistics_enabled(EnabledStatistics::Chunk)
+        .set_max_row_group_row_count(Some(ROWS_AT_ONCE as usize));
+    // Ever new values: differences to the one before are smaller than places in a dictionary.
+    for column in ["time", "last_time", "open_since", "sequence", "waited_us"] {
+        let column = ColumnPath::from(column);
+        properties = properties
+            .set_column_dictionary_enabled(column.clone(), false)
+            .set_column_encoding(column, Encoding::DELTA_BINARY_PACKED);
+    }
+    properties = properties.set_column_statistics_enabled(ColumnPath::from("time"), EnabledStatistics::Page);
+    for column in ["subject_pod", "peer_pod", "peer_ip"] {
+        // Made smaller to what there is at the end of each row group.
+        properties = properties.set_column_bloom_filter_max_ndv(ColumnPath::from(column), ROWS_AT_ONCE);
+    }
+    properties.build()
+}
