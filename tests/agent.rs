@@ -12,6 +12,7 @@ mod harness;
 mod main_line;
 mod names;
 mod open;
+mod operator;
 mod overload;
 mod prometheus;
 mod raw_sockets;
