@@ -13,6 +13,7 @@ mod harness;
 mod main_line;
 mod names;
 mod open;
+mod operator;
 mod overload;
 mod prometheus;
 mod raw_sockets;

@@ -1,6 +1,7 @@
 //! The auditor from observation to flow, without a kernel: who is named, what is judged, what waits and what is counted.
 
 mod answers;
+mod connects;
 mod drops;
 mod enforcement;
 mod folded;

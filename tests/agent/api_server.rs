@@ -16,7 +16,7 @@ use crate::lab::{Launch, Process};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where `cargo xtask test` put kube-apiserver, and that etcd is there.
-fn api_server_or_skip(test: &str) -> Option<PathBuf> {
+pub(super) fn api_server_or_skip(test: &str) -> Option<PathBuf> {
     if !kernel_or_skip(test) {
         return None;
     }
@@ -28,7 +28,7 @@ fn api_server_or_skip(test: &str) -> Option<PathBuf> {
 }
 
 /// etcd and kube-apiserver in the node's network namespace.
-struct ControlPlane<'a> {
+pub(super) struct ControlPlane<'a> {
     world: &'a World,
     programs: PathBuf,
     directory: PathBuf,
@@ -37,7 +37,7 @@ struct ControlPlane<'a> {
 }
 
 impl<'a> ControlPlane<'a> {
-    fn new(world: &'a World, programs: PathBuf) -> Result<Self> {
+    pub(super) fn new(world: &'a World, programs: PathBuf) -> Result<Self> {
         let directory = world.lab.directory().join("control-plane");
         fs::create_dir(&directory)?;
         let etcd = Launch::new(
@@ -104,7 +104,7 @@ impl<'a> ControlPlane<'a> {
     }
 
     /// Runs `work` with a client, inside the node's network namespace.
-    fn run<T: Send>(&self, work: impl AsyncFnOnce(Client) -> Result<T> + Send) -> Result<T> {
+    pub(super) fn run<T: Send>(&self, work: impl AsyncFnOnce(Client) -> Result<T> + Send) -> Result<T> {
         let kubeconfig = self.kubeconfig();
         self.world.lab.node().enter(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -118,7 +118,7 @@ impl<'a> ControlPlane<'a> {
     }
 
     /// Applies an object and its status, as its controllers would.
-    fn apply(&self, mut object: Value) -> Result<()> {
+    pub(super) fn apply(&self, mut object: Value) -> Result<()> {
         if object["kind"] == "Pod" {
             // The server gives UIDs of its own. A static pod's object carries the kubelet's in an annotation.
             let uid = object["metadata"]["uid"].take();

@@ -22,6 +22,7 @@ fn prometheus_scrapes_what_the_readme_promises() -> Result<()> {
     }
     let world = World::new("prometheus")?;
     world.deny_all()?;
+    world.lab.write_object(&kindnet())?;
     let _server = world.serve()?;
     let _agent = world.agent()?;
     world.connect(3)?;
@@ -40,9 +41,35 @@ fn prometheus_scrapes_what_the_readme_promises() -> Result<()> {
     assert_eq!(alert["data"]["result"].as_array().map(Vec::len), Some(1), "{alert:#}");
     let join = "netaudit_rule_matches_total * on (kind, namespace, networkpolicy, direction, rule) group_left (path) netaudit_rule_info";
     assert_eq!(query(&world, join)?["status"], "success");
+    // Whose network it is, and how long a connection to a pod takes.
+    let network = query(&world, "netaudit_enforcement_info")?;
+    assert_eq!(network["data"]["result"][0]["metric"]["cni"], "kindnet", "{network:#}");
+    let quantile = "histogram_quantile(0.5, netaudit_connect_duration_seconds_bucket{destination=\"pod\"})";
+    let quantile = query(&world, quantile)?;
+    let seconds: f64 = quantile["data"]["result"][0]["value"][1].as_str().context("no quantile")?.parse()?;
+    assert!(seconds > 0.0 && seconds < 1.0, "{quantile:#}");
+    let count = query(&world, "netaudit_connect_duration_seconds_count{destination=\"pod\"}")?;
+    assert_eq!(count["data"]["result"][0]["value"][1], "3", "{count:#}");
     let up = query(&world, "up{job=\"netaudit\"}")?;
     assert_eq!(up["data"]["result"][0]["value"][1], "1");
     prometheus.terminate(Duration::from_secs(20))
+}
+
+/// The network's pod on this node, as kind has it.
+fn kindnet() -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {
+            "namespace": "kube-system", "name": "kindnet-x7k2p", "uid": "5f0d8a52-0000-4000-8000-000000000001",
+            "labels": {"app": "kindnet", "k8s-app": "kindnet", "tier": "node"},
+            "ownerReferences": [{
+                "apiVersion": "apps/v1", "kind": "DaemonSet", "name": "kindnet",
+                "uid": "5f0d8a52-0000-4000-8000-000000000002", "controller": true,
+            }],
+        },
+        "spec": {"nodeName": crate::lab::NODE_NAME, "hostNetwork": true, "containers": [{"name": "kindnet-cni", "image": "kindnetd"}]},
+        "status": {"phase": "Running", "podIP": "192.168.50.10", "podIPs": [{"ip": "192.168.50.10"}]},
+    })
 }
 
 pub(super) fn check_by_promtool(metrics: &str) -> Result<()> {

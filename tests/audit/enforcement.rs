@@ -188,3 +188,31 @@ fn a_suspected_block_has_a_series_of_its_own() {
     assert_eq!((&*key.source_workload, &*key.destination_workload, key.port), ("a", "b", Some(80)));
     assert_eq!((count.total, &count.flow), (1, &flow.id));
 }
+
+#[test]
+fn the_network_is_known_by_the_pods_of_this_node() {
+    let of = |name: &str, daemon_set: &str, node: &str, phase: &str| {
+        object(json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {
+                "namespace": "kube-system", "name": name, "uid": uid(name),
+                "ownerReferences": [{
+                    "apiVersion": "apps/v1", "kind": "DaemonSet", "name": daemon_set, "uid": "d", "controller": true,
+                }],
+            },
+            "spec": {"nodeName": node, "hostNetwork": true, "containers": [{"name": "c"}]},
+            "status": {"phase": phase, "podIP": "192.168.0.1"},
+        }))
+    };
+    let mut world = World::new(vec![
+        of("cilium-x", "cilium", "node-2", "Running"),
+        of("weave-x", "weave-net", super::NODE, "Failed"),
+    ]);
+    let names = |world: &World| world.auditor.cnis().into_iter().collect::<Vec<_>>().join(",");
+    assert_eq!(names(&world), "", "another node's, and one that has ended");
+    world.apply(of("flannel-x", "kube-flannel-ds", super::NODE, "Running"), t(10));
+    assert_eq!(names(&world), "flannel");
+    world.apply(of("router-x", "kube-router", super::NODE, "Running"), t(11));
+    assert_eq!(names(&world), "flannel,kube-router", "one's network with another one's enforcer");
+    assert_eq!(state(&world, Direction::Egress).0, Enforced::Untested, "a name is no evidence");
+}

@@ -51,6 +51,8 @@ enum Task {
     Dist(dist::Options),
     /// Run real software in pods, drive every row of Batchivo's policies, and compare what the agent saw (needs root)
     Demo(demo::Options),
+    /// Draw the dashboards for the documentation, from some minutes of the demo's traffic (needs root)
+    Dashboards,
     /// Run every test, on this kernel's real hooks and on other kernels, the demo and the scenario (needs root)
     Test(test::Options),
     /// Measure what the agent costs others, and how fast it and its evaluator of policies are (needs root)
@@ -111,6 +113,11 @@ fn run(task: &Task) -> Result<ExitCode> {
                 }
             };
             demo::run(&root, &agent, options)?;
+        }
+        Task::Dashboards => {
+            setup::setup(&root)?;
+            build_ebpf::build_ebpf(&root)?;
+            dashboards::draw(&root, &demo::build_agent(&root)?)?;
         }
         Task::Test(options) => test::test(&root, options)?,
         Task::E2e(options) => {

@@ -97,6 +97,32 @@ pub fn can_be_had() -> Result<bool> {
 /// A Go program of ours, built from its module in `directory`, unless the same sources have been built before; `None`
 /// where there is no Go.
 pub fn own(name: &str, directory: &Path) -> Result<Option<PathBuf>> {
+    made_once(name, directory, |target| {
+        fs::create_dir(target).with_context(|| format!("making {}", target.display()))?;
+        let output = target.join(name).to_string_lossy().into_owned();
+        go(directory, &["build", "-trimpath", "-o", &output, "."], None)
+    })
+    .map(|made| made.map(|target| target.join(name)))
+}
+
+/// The definitions of the Prometheus operator's kinds, a file each, generated from its types by the generator that its
+/// makers use; `None` where there is no Go. `directory` is the Go module that names both, with their versions.
+pub fn operator_definitions(directory: &Path) -> Result<Option<PathBuf>> {
+    made_once("prometheus-operator", directory, |target| {
+        let types = "paths=github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1";
+        let output = format!("output:crd:dir={}", target.display());
+        let generator = "sigs.k8s.io/controller-tools/cmd/controller-gen";
+        go(directory, &["run", "-mod=readonly", generator, "crd", types, &output], None)
+    })
+}
+
+/// The directory that `make` makes from the Go module in `directory`, unless it was made from the same sources before; `None`
+/// where there is no Go.
+fn made_once(
+    name: &str,
+    directory: &Path,
+    make: impl FnOnce(&Path) -> Result<()>,
+) -> Result<Option<PathBuf>> {
     let mut sources: Vec<PathBuf> = Vec::new();
     for entry in fs::read_dir(directory).with_context(|| format!("reading {}", directory.display()))? {
         sources.push(entry?.path());
@@ -107,15 +133,19 @@ pub fn own(name: &str, directory: &Path) -> Result<Option<PathBuf>> {
         hash.update(fs::read(source).with_context(|| format!("reading {}", source.display()))?);
     }
     let version = u64::from_be_bytes(hash.finalize()[..8].try_into().expect("SHA-256 has 32 bytes"));
-    let target = cache_directory()?.join(format!("{name}-{version:016x}")).join(name);
-    if !target.is_file() {
+    let target = cache_directory()?.join(format!("{name}-{version:016x}"));
+    if !target.is_dir() {
         if !go_is_there() {
             return Ok(None);
         }
-        let parent = target.parent().expect("it lies in a directory of its own");
-        fs::create_dir_all(parent).with_context(|| format!("making {}", parent.display()))?;
-        eprintln!("building {name} into {} (once)", parent.display());
-        in_one_step(&target, |output| go(directory, &["build", "-trimpath", "-o", output, "."], None))?;
+        fs::create_dir_all(cache_directory()?).context("making the cache")?;
+        eprintln!("making {name} in {} (once)", target.display());
+        let partial = target.with_extension("partial");
+        // Of an interrupted run.
+        if partial.exists() {
+            fs::remove_dir_all(&partial).with_context(|| format!("removing {}", partial.display()))?;
+        }
+        in_one_step(&target, |_| make(&partial))?;
     }
     Ok(Some(target))
 }

@@ -43,6 +43,20 @@ pub fn test(root: &Path, options: &Options) -> Result<()> {
     if with_cluster {
         let [api_server] = programs::find(["kube-apiserver"])?;
         tests.env("NETAUDIT_KUBE_DIR", api_server.parent().unwrap_or(Path::new("/")));
+        match programs::operator_definitions(&root.join("xtask/src/definitions")) {
+            Ok(Some(directory)) => {
+                tests.env("NETAUDIT_DEFINITIONS_DIR", directory);
+            }
+            made => {
+                // Without the network, for one.
+                if let Err(error) = made {
+                    println!("test: {error:#}");
+                }
+                left_out.push(
+                    "our objects for the Prometheus operator (its definitions could not be made with Go)",
+                );
+            }
+        }
     } else {
         left_out
             .push("tests on a real API server and cluster (no kube-apiserver, and no Go to build one with)");

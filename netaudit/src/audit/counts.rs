@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::Flow;
-use crate::model::{Decision, Direction, Gap, Protocol, Reach};
+use super::{Flow, Histogram, PeerKind, Subject};
+use crate::model::{Decision, Direction, Gap, Outcome, Protocol, Reach};
 
 /// The labels of `netaudit_flows_total`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -21,6 +21,8 @@ pub struct FlowKey {
 const DIRECTIONS: [Direction; 2] = [Direction::Egress, Direction::Ingress];
 const PROTOCOLS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
 const VERDICTS: [&str; 3] = ["allowed", "denied", "unknown"];
+/// Whereto pods' connections are timed.
+const DESTINATIONS: [&str; 4] = ["pod", "service", "node", "external"];
 
 /// Flows and unknowns, counted.
 #[derive(Debug)]
@@ -28,6 +30,8 @@ pub struct Counts {
     /// One cell for every combination: the hot path indexes, and every series exists from 0.
     flows: [[[[u64; 6]; 3]; 2]; 2],
     unknown: BTreeMap<&'static str, u64>,
+    /// By [`DESTINATIONS`].
+    connects: [Histogram; 4],
 }
 
 impl Default for Counts {
@@ -35,6 +39,7 @@ impl Default for Counts {
         Self {
             flows: Default::default(),
             unknown: Gap::REASONS.into_iter().map(|reason| (reason, 0)).collect(),
+            connects: [(); 4].map(|()| Histogram::of_handshakes()),
         }
     }
 }
@@ -55,6 +60,14 @@ impl Counts {
             }
         };
         self.flows[direction][protocol][verdict][flow.reach as usize] += times;
+        if let Some(destination) = timed(flow) {
+            self.connects[destination].observe(flow.observation.waited.as_secs_f64());
+        }
+    }
+
+    /// How long the TCP connections that pods made took to be made, in seconds, by what they went to.
+    pub fn connects(&self) -> impl Iterator<Item = (&'static str, &Histogram)> {
+        DESTINATIONS.into_iter().zip(&self.connects)
     }
 
     /// Every series of `netaudit_flows_total`, also those that are 0.
@@ -80,5 +93,22 @@ impl Counts {
     /// All flows.
     pub fn total(&self) -> u64 {
         self.flows.iter().flatten().flatten().flatten().sum()
+    }
+}
+
+/// The place among [`DESTINATIONS`] of a connection whose time says something: of those that were folded only a mean
+/// is known, and over the loopback a proxy may answer for somebody else.
+fn timed(flow: &Flow) -> Option<usize> {
+    let seen = &flow.observation;
+    let is_made = seen.direction == Direction::Egress && seen.outcome == Outcome::Established;
+    if !is_made || seen.folded.is_some() || !matches!(flow.subject, Subject::Pod(_)) {
+        return None;
+    }
+    match flow.peer.kind {
+        PeerKind::Pod(_) => Some(0),
+        PeerKind::Service => Some(1),
+        PeerKind::Node(_) => Some(2),
+        PeerKind::External => Some(3),
+        PeerKind::Loopback | PeerKind::Unknown => None,
     }
 }

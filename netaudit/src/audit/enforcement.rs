@@ -158,7 +158,7 @@ struct Open {
 }
 
 /// What one direction has shown.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct Side {
     stopped: u64,
     passed: u64,
@@ -169,6 +169,21 @@ struct Side {
     changes: Histogram,
     /// The longest delay that was seen.
     longest: Duration,
+}
+
+impl Default for Side {
+    fn default() -> Self {
+        Self {
+            stopped: 0,
+            passed: 0,
+            excused: 0,
+            state_since: None,
+            open: HashMap::default(),
+            starts: Histogram::of_delays(),
+            changes: Histogram::of_delays(),
+            longest: Duration::ZERO,
+        }
+    }
 }
 
 /// What is known of both directions.

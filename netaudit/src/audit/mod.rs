@@ -19,6 +19,7 @@
 mod accepted;
 mod attribute;
 mod auditor;
+mod cni;
 mod counts;
 mod datagrams;
 mod dns;
@@ -42,6 +43,7 @@ mod violations;
 pub use accepted::{Accepted, AcceptedFlows, End as AcceptedEnd, Flows};
 pub use attribute::{Attribution, Owner, PodCgroup};
 pub use auditor::{Auditor, DnsServers, Settings, Tuple, usage_window};
+pub use cni::cnis;
 pub use counts::{Counts, FlowKey};
 pub use dns::{DnsReading, UnreadableDns, is_truncated, read_dns};
 pub use enforcement::{Enforced, Enforcement, Isolated, Tried, UnenforcedCause};

@@ -17,7 +17,7 @@ fn of(direction: Direction) -> Labels {
     vec![("direction", direction.to_string())]
 }
 
-pub(super) fn enforcement(state: &AgentState<'_>) -> [Family; 5] {
+pub(super) fn enforcement(state: &AgentState<'_>) -> [Family; 6] {
     let known = state.auditor.enforcement();
     let states = DIRECTIONS.into_iter().flat_map(|direction| {
         Enforced::ALL.map(|each| {
@@ -40,7 +40,16 @@ pub(super) fn enforcement(state: &AgentState<'_>) -> [Family; 5] {
     let ranges = |each: fn(&crate::audit::Enforcement, Direction) -> &Histogram| {
         DIRECTIONS.map(|direction| (of(direction), Value::Ranges(each(known, direction).clone())))
     };
+    let mut cni = state.auditor.cnis().into_iter().collect::<Vec<_>>().join(",");
+    if cni.is_empty() {
+        cni.push_str("unknown");
+    }
     [
+        Family::gauge(
+            "netaudit_enforcement_info",
+            "Whose network this node has, by the pods that run on it; several are separated by commas; always 1",
+        )
+        .with(vec![("cni", cni)], 1.0),
         Family::gauge(
             "netaudit_enforcement",
             "1 for what denied flows have shown of the enforcement of policies on this node, by direction, else 0: untested, enforced, partly or not-enforced",

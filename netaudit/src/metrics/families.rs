@@ -112,7 +112,7 @@ fn start(state: &AgentState<'_>) -> Family {
         .with(vec![], state.wall_seconds(state.started))
 }
 
-fn flows(state: &AgentState<'_>) -> [Family; 2] {
+fn flows(state: &AgentState<'_>) -> [Family; 3] {
     let counts = state.auditor.counts();
     [
         Family::counter(
@@ -131,6 +131,14 @@ fn flows(state: &AgentState<'_>) -> [Family; 2] {
         Family::counter("netaudit_unknown_flows", "Flows without a verdict, by what was missing").with_all(
             counts.unknown().map(|(reason, count)| (vec![("reason", reason.to_owned())], count as f64)),
         ),
+        Family::histogram(
+            "netaudit_connect_duration",
+            "How long the TCP connections that pods made took to be made, from the call to the answer",
+        )
+        .unit(Unit::Seconds)
+        .with_values(counts.connects().map(|(destination, times)| {
+            (vec![("destination", destination.to_owned())], Value::Ranges(times.clone()))
+        })),
     ]
 }
 

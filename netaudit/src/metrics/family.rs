@@ -129,3 +129,34 @@ fn encode(kind: Kind, value: &Value, mut sample: MetricEncoder<'_>) -> Result<()
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::{
+        encoding::{prometheus_text, text},
+        registry::Registry,
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_histogram_ends_with_a_range_without_a_bound() {
+        let mut times = Histogram::of_handshakes();
+        times.observe(0.002);
+        times.observe(100.0);
+        let family = Family::histogram("h", "help").with_values([(vec![], Value::Ranges(times))]);
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(Families::new(vec![family])));
+        let (mut plain, mut open) = (String::new(), String::new());
+        prometheus_text::encode(&mut plain, &registry).unwrap();
+        text::encode(&mut open, &registry).unwrap();
+        for said in [plain, open] {
+            // Without it Prometheus has no quantile of it.
+            let buckets: Vec<&str> = said.lines().filter(|line| line.starts_with("h_bucket")).collect();
+            assert_eq!(buckets.len(), 16, "{said}");
+            assert_eq!(buckets.last(), Some(&"h_bucket{le=\"+Inf\"} 2"));
+            assert!(buckets.contains(&"h_bucket{le=\"0.001\"} 0"), "{said}");
+            assert!(buckets.contains(&"h_bucket{le=\"7.0\"} 1") || buckets.contains(&"h_bucket{le=\"7\"} 1"));
+        }
+    }
+}

@@ -35,28 +35,17 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Starts the program against the world's manifests and waits until it is ready.
-    pub fn start(world: &World, program: &Path) -> Result<Self> {
+    /// Starts the program against the world's manifests, with `more` arguments, and waits until it is ready.
+    pub fn start(world: &World, program: &Path, more: &[&str]) -> Result<Self> {
         let place = world.lab.host_place("netaudit")?;
         let flow_log = world.lab.directory().join("flows.jsonl");
         let text = |path: &Path| path.to_string_lossy().into_owned();
-        let launch = Launch::new(
-            program,
-            [
-                "agent",
-                "--manifests",
-                &text(&world.lab.manifests()),
-                "--cgroup-root",
-                &text(&world.lab.node_cgroup()),
-                "--listen",
-                &address().to_string(),
-                "--flow-log",
-                &text(&flow_log),
-                "--node",
-                NODE_NAME,
-                "--dns-names",
-            ],
-        );
+        let (manifests, cgroup_root) = (text(&world.lab.manifests()), text(&world.lab.node_cgroup()));
+        let (listen, flows) = (address().to_string(), text(&flow_log));
+        let mut arguments = vec!["agent", "--manifests", &manifests, "--cgroup-root", &cgroup_root];
+        arguments.extend(["--listen", &listen, "--flow-log", &flows, "--node", NODE_NAME, "--dns-names"]);
+        arguments.extend(more);
+        let launch = Launch::new(program, arguments);
         let started = SystemTime::now();
         let process = launch.spawn(&place, &world.lab.log("netaudit"))?;
         let mut agent = Self { process, netns: world.lab.node().clone(), flow_log, started, requests: 0 };
@@ -146,6 +135,7 @@ impl Agent {
     }
 }
 
-fn address() -> SocketAddr {
+/// Where it serves its metrics, inside the node's namespace.
+pub fn address() -> SocketAddr {
     ([127, 0, 0, 1], PORT).into()
 }

@@ -3,6 +3,7 @@
 
 mod agent;
 mod drive;
+pub mod history;
 mod report;
 mod scenario;
 mod servers;
@@ -56,14 +57,19 @@ pub fn build_agent(root: &Path) -> Result<PathBuf> {
     Ok(target(root).join("debug/netaudit"))
 }
 
-/// Runs the demo with the agent `program`. An error if netaudit's account differs from the driver's in anything.
-pub fn run(root: &Path, program: &Path, options: &Options) -> Result<()> {
+fn needs_root() -> Result<()> {
     // SAFETY: reads this process's user id.
     let user = unsafe { libc::geteuid() };
     ensure!(
         user == 0,
         "the demo needs root: it makes network namespaces and cgroups, and loads eBPF programs"
     );
+    Ok(())
+}
+
+/// Runs the demo with the agent `program`. An error if netaudit's account differs from the driver's in anything.
+pub fn run(root: &Path, program: &Path, options: &Options) -> Result<()> {
+    needs_root()?;
     let start = Instant::now();
     let say = |what: &str| println!("[{:6.2} s] {what}", start.elapsed().as_secs_f64());
     let tools = Tools::find(root)?;
@@ -74,7 +80,7 @@ pub fn run(root: &Path, program: &Path, options: &Options) -> Result<()> {
     say("starting Traefik, nginx, the backend, PostgreSQL, Redis, the S3 server, DNS and external services");
     let servers = servers::start(&world, &tools)?;
     say(&format!("starting the agent against {declared} policies"));
-    let mut agent = Agent::start(&world, program)?;
+    let mut agent = Agent::start(&world, program, &[])?;
 
     let mut driver = Driver { world: &world, tools: &tools, ledger: Vec::new() };
     say("driving what the seven policies allow");

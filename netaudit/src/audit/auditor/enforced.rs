@@ -1,9 +1,13 @@
 //! What a flow tells about enforcement on this node.
 
+use std::collections::BTreeSet;
+
 use super::Auditor;
 use crate::{
-    audit::{Enforcement, Finding, Isolated, PeerKind, Subject, Tried, UnenforcedCause, resolve::Judged},
-    cluster::PodId,
+    audit::{
+        self, Enforcement, Finding, Isolated, PeerKind, Subject, Tried, UnenforcedCause, resolve::Judged,
+    },
+    cluster::{Pod, PodId},
     model::{Decision, Direction, Observation, Reach, Verdict},
 };
 
@@ -11,6 +15,12 @@ impl Auditor {
     /// What is known of the enforcement of policies on this node.
     pub fn enforcement(&self) -> &Enforcement {
         &self.enforcement
+    }
+
+    /// The networks and enforcers whose pods run on this node, by name: whose task enforcement would be.
+    pub fn cnis(&self) -> BTreeSet<&'static str> {
+        let runs_here = |pod: &&Pod| pod.node.as_ref() == Some(&self.settings.node) && !pod.completed;
+        audit::cnis(self.cluster.pods().map(|(_, pod)| pod).filter(runs_here))
     }
 
     /// Learns from a flow, and says why it passed where that is what it is.

@@ -4,6 +4,7 @@ use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
 
+use super::files;
 use crate::{
     process::{command, on_path, run},
     tools::target,
@@ -31,8 +32,7 @@ pub fn check(root: &Path) -> Result<()> {
     }
     fs::copy(root.join("tests/dashboards/schema.ts"), directory.join("schema.mts"))?;
     let mut sources = Vec::new();
-    for entry in fs::read_dir(root.join("deploy/dashboards"))? {
-        let path = entry?.path();
+    for path in files(root)? {
         let json = fs::read_to_string(&path).with_context(|| format!("reading {path:?}"))?;
         // A complaint names the line of the dashboard plus one.
         let text = format!(
@@ -43,7 +43,6 @@ pub fn check(root: &Path) -> Result<()> {
         fs::write(directory.join(&name), text)?;
         sources.push(name);
     }
-    ensure!(!sources.is_empty(), "no dashboards below deploy/dashboards");
     let options =
         "--noEmit --strict --skipLibCheck --module nodenext --moduleResolution nodenext --target es2022";
     let compiler = directory.join("node_modules/.bin/tsc").to_string_lossy().into_owned();
