@@ -34,6 +34,7 @@ use std::{
 pub use columns::Columns;
 pub use coverage::{Coverage, Gap};
 pub use retention::Retention;
+pub use roll::Roller;
 pub use segment::Lost;
 
 use crate::{
@@ -45,8 +46,8 @@ use crate::{
 /// Flows of one batch at most: what is put into columns at once.
 const BATCH_ROWS: usize = 8_192;
 
-/// Batches that may wait for the log thread. At some 150 bytes a flow this is 10 MiB.
-const MOST_WAITING: usize = 8;
+/// Batches that may wait for the log thread: some 8 MiB.
+const MOST_WAITING: usize = 4;
 
 /// A flow store that an agent run writes.
 #[derive(Debug)]

@@ -35,7 +35,10 @@ use super::{
 };
 
 /// Flows of one row group at most, and so what is in memory at once.
-pub const ROWS_AT_ONCE: u64 = 131_072;
+pub const ROWS_AT_ONCE: u64 = 32_768;
+
+/// Rows that are put in order at once.
+const ROWS_OF_STEP: usize = 8_192;
 
 /// Flows of one file, above which it is ended.
 const ROWS_OF_FILE: u64 = 2_097_152;
@@ -106,6 +109,7 @@ impl Roller {
         }
         let content =
             segment::read(&closed.path).with_context(|| format!("cannot read {}", closed.path.display()))?;
+        let batches: Vec<&RecordBatch> = content.batches.iter().collect();
         for (hour, rows) in sorted(&content.batches)? {
             let part = match self.parts.entry(hour) {
                 std::collections::btree_map::Entry::Occupied(part) => part.into_mut(),
@@ -113,7 +117,9 @@ impl Roller {
                     none.insert(Part::create(&self.store, hour, &closed.mark)?)
                 }
             };
-            part.writer.write(&rows).context("a row group")?;
+            for rows in rows.chunks(ROWS_OF_STEP) {
+                part.writer.write(&interleave_record_batch(&batches, rows)?).context("a row group")?;
+            }
             part.writer.flush().context("a row group")?;
         }
         if self.parts.is_empty() {
@@ -226,10 +232,14 @@ fn sync_directory(of: &Path) -> anyhow::Result<()> {
         .with_context(|| format!("cannot sync {}", directory.display()))
 }
 
-/// The rows of all batches by hour, each in order of subject and time.
-fn sorted(batches: &[RecordBatch]) -> anyhow::Result<Vec<(i64, RecordBatch)>> {
+/// (batch, row in it).
+type Place = (usize, usize);
+
+/// The rows of all batches by hour, each in order of subject, peer and time: flows of one pair have most of their words in common,
+/// and so take little room beside one another.
+fn sorted(batches: &[RecordBatch]) -> anyhow::Result<BTreeMap<i64, Vec<Place>>> {
     if batches.iter().all(|batch| batch.num_rows() == 0) {
-        return Ok(Vec::new());
+        return Ok(BTreeMap::new());
     }
     let column = |name: &str| -> anyhow::Result<ArrayRef> {
         let columns: Vec<&dyn arrow::array::Array> = batches
@@ -240,23 +250,23 @@ fn sorted(batches: &[RecordBatch]) -> anyhow::Result<Vec<(i64, RecordBatch)>> {
     };
     let times = column("time")?;
     let by = |values: ArrayRef| SortColumn { values, options: None };
-    let order = lexsort_to_indices(
-        &[by(column("subject_namespace")?), by(column("subject_pod")?), by(times.clone())],
-        None,
-    )?;
-    let places: Vec<(usize, usize)> = batches
+    let words = ["subject_namespace", "subject_pod", "direction", "peer_ip", "port"];
+    let mut keys =
+        words.map(&column).into_iter().map(|key| key.map(by)).collect::<anyhow::Result<Vec<_>>>()?;
+    keys.push(by(times.clone()));
+    let order = lexsort_to_indices(&keys, None)?;
+    let places: Vec<Place> = batches
         .iter()
         .enumerate()
         .flat_map(|(number, batch)| (0..batch.num_rows()).map(move |row| (number, row)))
         .collect();
     let times = times.as_primitive::<TimestampMicrosecondType>();
-    let mut hours: BTreeMap<i64, Vec<(usize, usize)>> = BTreeMap::new();
+    let mut hours: BTreeMap<i64, Vec<Place>> = BTreeMap::new();
     for row in order.values() {
         let row = *row as usize;
         hours.entry(files::hour_of(times.value(row))).or_default().push(places[row]);
     }
-    let batches: Vec<&RecordBatch> = batches.iter().collect();
-    hours.into_iter().map(|(hour, rows)| Ok((hour, interleave_record_batch(&batches, &rows)?))).collect()
+    Ok(hours)
 }
 
 fn properties() -> WriterProperties {
@@ -266,13 +276,12 @@ fn properties() -> WriterProperties {
         .set_statistics_enabled(EnabledStatistics::Chunk)
         .set_max_row_group_row_count(Some(ROWS_AT_ONCE as usize));
     // Ever new values: differences to the one before are smaller than places in a dictionary.
-    for column in ["time", "last_time", "open_since", "sequence", "waited_us"] {
+    for column in ["time", "last_time", "open_since", "sequence", "waited_us", "peer_port"] {
         let column = ColumnPath::from(column);
         properties = properties
             .set_column_dictionary_enabled(column.clone(), false)
             .set_column_encoding(column, Encoding::DELTA_BINARY_PACKED);
     }
-    properties = properties.set_column_statistics_enabled(ColumnPath::from("time"), EnabledStatistics::Page);
     for column in ["subject_pod", "peer_pod", "peer_ip"] {
         // Made smaller to what there is at the end of each row group.
         properties = properties.set_column_bloom_filter_max_ndv(ColumnPath::from(column), ROWS_AT_ONCE);
