@@ -3,6 +3,7 @@
 mod looks;
 mod losses;
 mod objects;
+mod publish;
 mod raw_sockets;
 
 use super::{
@@ -11,6 +12,7 @@ use super::{
 };
 use looks::Looks;
 use losses::{missed, of_cgroups};
+pub(super) use publish::Publishing;
 use raw_sockets::log_raw_socket;
 use std::{
     collections::HashSet,
@@ -97,6 +99,7 @@ pub(super) struct State {
     warned: HashSet<Warning>,
     /// Kept between batches for its capacity.
     told: Told,
+    publishing: Publishing,
 }
 
 impl State {
@@ -105,6 +108,7 @@ impl State {
         kernel: Kernel,
         flow_log: Option<FlowLog>,
         stored: Option<(PathBuf, Directory, Found)>,
+        publishing: Publishing,
     ) -> Self {
         let now = kernel.now();
         let node: Arc<str> = config.node.as_str().into();
@@ -178,6 +182,7 @@ impl State {
             started: now,
             warned: HashSet::new(),
             told: Told::default(),
+            publishing,
         }
     }
 
@@ -390,6 +395,7 @@ impl State {
         self.usage_store.tick(self.auditor.usage_mut(), now, correction, missed(&losses));
         self.auditor.name_raw_sockets(now, &mut self.told.raw_sockets);
         self.hand_on();
+        self.publish(now);
     }
 
     /// Takes everything that is still under way, and ends in any case within a second. Attempts without an outcome are
@@ -405,6 +411,7 @@ impl State {
         }
         self.auditor.name_raw_sockets(Timestamp::MAX, &mut self.told.raw_sockets);
         self.hand_on();
+        self.publish_last(now);
         let unwritten = self.flow_log.take().map_or(0, |log| log.finish(LAST_WRITE));
         if unwritten == 0 {
             self.told_open(u64::MAX);
@@ -433,6 +440,7 @@ impl State {
             lookups: self.conntrack.as_ref().map(Conntrack::lookups),
             watches: &watches,
             usage_faults: self.usage_store.faults(),
+            published: self.publishing.counts(),
             records: self.records,
             started: self.started,
             now,
@@ -480,11 +488,13 @@ impl State {
         absent
             .chain(failing)
             .chain(flow_log.map(|fault| format!("the flow log is not written: {fault}")))
+            .chain(self.publishing.degraded())
             .chain(self.usage_store.failing().map(|fault| format!("usage of rules is not stored: {fault}")))
             .collect()
     }
 
     fn hand_on(&mut self) {
+        self.note_events();
         self.told.raw_sockets.drain(..).for_each(|seen| log_raw_socket(&seen, self.auditor.cluster()));
         let flows = self.told.flows.drain(..);
         if let Some(log) = &mut self.flow_log {

@@ -1,0 +1,154 @@
+//! Findings as Events of a real API server.
+
+use std::{fs, time::Duration};
+
+use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
+
+use super::{
+    control_plane::{ControlPlane, agent_with, api_server_or_skip, deny_egress, roles, try_ports},
+    harness::{World, eventually, python, to},
+};
+
+/// The agent's events on the API server.
+fn events(plane: &ControlPlane<'_>) -> Result<Vec<Value>> {
+    let events = plane.list("events.k8s.io/v1", "Event")?;
+    Ok(events.into_iter().filter(|event| event["reportingController"] == "netaudit").collect())
+}
+
+/// The event of findings on this port, if it is there.
+fn on_port(plane: &ControlPlane<'_>, port: u16) -> Result<Option<Value>> {
+    let of_port =
+        |event: &Value| event["note"].as_str().is_some_and(|it| it.contains(&format!("TCP/{port} ")));
+    Ok(events(plane)?.into_iter().find(of_port))
+}
+
+fn counted(world: &World, result: &str) -> Result<f64> {
+    world.metric_sum(&format!("netaudit_events_total{{result=\"{result}\"}}"))
+}
+
+fn uid(plane: &ControlPlane<'_>, pod: &str) -> Result<Value> {
+    let pods = plane.list("v1", "Pod")?;
+    let pod = pods.iter().find(|it| it["metadata"]["name"] == pod).context("the pod")?;
+    Ok(pod["metadata"]["uid"].clone())
+}
+
+#[test]
+fn events_stand_on_the_pod_once_with_their_count_and_within_the_limit() -> Result<()> {
+    let Some(programs) = api_server_or_skip("events") else { return Ok(()) };
+    let world = World::new("events")?;
+    let plane = ControlPlane::new(&world, programs)?;
+    plane.apply_manifests()?;
+    plane.apply(deny_egress())?;
+    roles(&plane, "base/rbac.yaml")?;
+    let _server = world.serve()?;
+    let accepted = world.lab.directory().join("accepted.yaml");
+    fs::write(
+        &accepted,
+        "accepted: [{name: known, why: it moves, owner: team-a, until: 2261-01-01, ports: [9999]}]",
+    )?;
+    let more = ["--events", "--accepted-flows", &accepted.display().to_string()];
+    let mut agent = world.agent_by(&agent_with(&world, &plane, &more)?)?;
+
+    // Without the right: said once, counted, and nothing else suffers.
+    world.connect(1)?;
+    eventually("the refusal is counted", || Ok(counted(&world, "failed")? == 1.0))?;
+    let (status, readiness) = world.get("/readyz")?;
+    assert_eq!(status, 200);
+    assert!(
+        readiness.contains("degraded: events are not written") && readiness.contains("forbidden"),
+        "{readiness}"
+    );
+    world.connect(1)?;
+    world.wait_for_flows("two flows", |flows| to(flows, "egress", 8080).len() == 2)?;
+    assert_eq!(events(&plane)?, Vec::<Value>::new());
+
+    // With it: one event for all of the same, with those that were refused.
+    roles(&plane, "components/events/rbac.yaml")?;
+    world.connect(3)?;
+    eventually("one event for five flows", || {
+        Ok(on_port(&plane, 8080)?.is_some_and(|event| event["series"]["count"] == 5))
+    })?;
+    assert_eq!(events(&plane)?.len(), 1);
+    let event = on_port(&plane, 8080)?.context("an event")?;
+    let client = world.client.spec.name;
+    let pod = |name: &str| -> Result<Value> {
+        let uid = uid(&plane, name)?;
+        Ok(json!({"apiVersion": "v1", "kind": "Pod", "namespace": "shop", "name": name, "uid": uid}))
+    };
+    assert_eq!(event["regarding"], pod(client)?);
+    assert_eq!(event["related"], pod(world.server_name())?);
+    assert_eq!(event["metadata"]["namespace"], "shop");
+    assert_eq!((&event["type"], &event["reason"]), (&json!("Warning"), &json!("Unenforced")));
+    assert_eq!((&event["action"], &event["reportingInstance"]), (&json!("Egress"), &json!("node-a")));
+    let flows = world.flows()?;
+    let first = to(&flows, "egress", 8080)[0]["flow_id"].as_str().context("an id")?;
+    assert_eq!(
+        event["note"],
+        format!(
+            "shop/{client} (\"python3\") to shop/{} TCP/8080 (egress) passed though NetworkPolicy/shop/closed denies it; cause: nothing enforces; flow {first}",
+            world.server_name()
+        )
+    );
+    let readiness = world.get("/readyz")?.1;
+    assert!(!readiness.contains("events are not written"), "{readiness}");
+    let log = fs::read_to_string(world.lab.log("agent"))?;
+    assert_eq!(log.matches("events cannot be written").count(), 1, "{log}");
+
+    // What somebody has accepted is no event, and a pod that is gone meanwhile can have one.
+    try_ports(&world, 9999..10_000)?;
+    let gone = uid(&plane, client)?;
+    plane.delete("v1", "Pod", "shop", client)?;
+    eventually("the pod's end is heard", || {
+        Ok(world.metric(r#"netaudit_objects{kind="Pod"}"#)? == Some(1.0))
+    })?;
+    let program = format!(
+        "import socket\nopen('/proc/self/comm','w').write('a\"b\\nc')\nsocket.socket().connect_ex(('{}',9000))\n",
+        world.server.v4
+    );
+    python(&world.client.place, &program)?;
+    eventually("an event on a pod that is gone", || Ok(on_port(&plane, 9000)?.is_some()))?;
+    let event = on_port(&plane, 9000)?.context("an event")?;
+    assert_eq!((&event["regarding"]["uid"], &event["reason"]), (&gone, &json!("DeniedRefused")));
+    // A process can call itself anything.
+    let note = event["note"].as_str().context("a note")?;
+    assert!(note.contains(r#"("a\"b\nc")"#) && note.contains("closed port"), "{note}");
+
+    // A scan: ten events of one source in all, and the rest is counted.
+    try_ports(&world, 9001..9101)?;
+    eventually("what is too much is counted", || Ok(counted(&world, "limited")? == 92.0))?;
+    eventually("the others are written", || Ok(events(&plane)?.len() == 10))?;
+    assert_eq!(on_port(&plane, 9999)?, None);
+    // Each flow in one place: whether the second was refused too hangs on when the role was heard of.
+    eventually("all is counted", || {
+        let (written, failed) = (counted(&world, "written")?, counted(&world, "failed")?);
+        Ok(written + failed == 14.0 && (1.0..=2.0).contains(&failed) && counted(&world, "late")? == 0.0)
+    })?;
+    agent.terminate(Duration::from_secs(2))
+}
+
+#[test]
+fn an_api_server_that_is_away_gets_the_events_later_and_holds_up_nothing() -> Result<()> {
+    let Some(programs) = api_server_or_skip("events while the API server is away") else { return Ok(()) };
+    let world = World::new("events-away")?;
+    let mut plane = ControlPlane::new(&world, programs)?;
+    plane.apply_manifests()?;
+    plane.apply(deny_egress())?;
+    for file in ["base/rbac.yaml", "components/events/rbac.yaml"] {
+        roles(&plane, file)?;
+    }
+    let _server = world.serve()?;
+    let mut agent = world.agent_by(&agent_with(&world, &plane, &["--events"])?)?;
+    plane.stop()?;
+    world.connect(2)?;
+    world.wait_for_flows("two flows", |flows| to(flows, "egress", 8080).len() == 2)?;
+    eventually("readiness says so", || {
+        Ok(world.get("/readyz")?.1.contains("degraded: events are not written"))
+    })?;
+    assert_eq!(world.get("/healthz")?.0, 200);
+    plane.start()?;
+    eventually("the event is there", || Ok(on_port(&plane, 8080)?.is_some()))?;
+    eventually("and is counted", || Ok(counted(&world, "written")? == 2.0))?;
+    assert_eq!(counted(&world, "failed")?, 0.0);
+    agent.terminate(Duration::from_secs(2))
+}
