@@ -8,6 +8,7 @@ use kube::{
     api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams},
     config::{KubeConfigOptions, Kubeconfig},
 };
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use super::harness::{NETAUDIT, World, kernel_or_skip, python};
@@ -104,6 +105,14 @@ impl<'a> ControlPlane<'a> {
         // Killed: asked politely, it would first wait for its watches to end.
         drop(self.server.take().context("it runs")?);
         Ok(())
+    }
+
+    /// Holds the server as it is, or lets it go on: it answers nothing meanwhile, and closes nothing.
+    pub(super) fn hold(&self, hold: bool) -> Result<()> {
+        let server = self.server.as_ref().context("it runs")?;
+        let signal = if hold { Signal::STOP } else { Signal::CONT };
+        let pid = Pid::from_raw(i32::try_from(server.pid())?).context("a process")?;
+        Ok(kill_process(pid, signal)?)
     }
 
     /// Runs `work` with a client, inside the node's network namespace.

@@ -1,6 +1,9 @@
 //! Findings as Events of a real API server.
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
@@ -8,7 +11,12 @@ use serde_json::{Value, json};
 use super::{
     control_plane::{ControlPlane, agent_with, api_server_or_skip, deny_egress, roles, try_ports},
     harness::{World, eventually, python, to},
+    reports::definition,
 };
+use crate::lab::Process;
+
+/// More than a request may take, twice.
+const LONG: Duration = Duration::from_secs(60);
 
 /// The agent's events on the API server.
 fn events(plane: &ControlPlane<'_>) -> Result<Vec<Value>> {
@@ -127,28 +135,83 @@ fn events_stand_on_the_pod_once_with_their_count_and_within_the_limit() -> Resul
     agent.terminate(Duration::from_secs(2))
 }
 
+/// An agent that writes events and reports, and may.
+fn writer(world: &World, plane: &ControlPlane<'_>) -> Result<Process> {
+    plane.apply_manifests()?;
+    plane.apply(deny_egress())?;
+    plane.apply(definition())?;
+    for file in ["base/rbac.yaml", "components/events/rbac.yaml", "components/reports/rbac.yaml"] {
+        roles(plane, file)?;
+    }
+    let config = world.lab.directory().join("config.yaml");
+    fs::write(&config, "events: true\nreports: true\nreportsEvery: 1s\n")?;
+    let agent = world.agent_by(&agent_with(world, plane, &["--config", &config.display().to_string()])?)?;
+    eventually("nothing is degraded", || Ok(!world.get("/readyz")?.1.contains("are not written")))?;
+    Ok(agent)
+}
+
+fn both_are_degraded(world: &World) -> bool {
+    world.get("/readyz").is_ok_and(|(status, text)| {
+        status == 200
+            && text.contains("degraded: events are not written")
+            && text.contains("degraded: reports are not written")
+    })
+}
+
+/// Both tell of the two flows that came while the server was away.
+fn both_are_written(world: &World, plane: &ControlPlane<'_>, agent: &mut Process) -> Result<()> {
+    agent.wait_until(LONG, "the event", || on_port(plane, 8080).is_ok_and(|event| event.is_some()))?;
+    let reports = || plane.list("openreports.io/v1alpha1", "Report");
+    agent.wait_until(LONG, "the report", || reports().is_ok_and(|reports| reports.len() == 1))?;
+    eventually("the event is counted", || Ok(counted(world, "written")? == 2.0))?;
+    assert_eq!(counted(world, "failed")?, 0.0);
+    eventually("nothing is degraded", || Ok(!world.get("/readyz")?.1.contains("are not written")))
+}
+
 #[test]
-fn an_api_server_that_is_away_gets_the_events_later_and_holds_up_nothing() -> Result<()> {
+fn an_api_server_that_is_away_hears_of_it_later() -> Result<()> {
     let Some(programs) = api_server_or_skip("events while the API server is away") else { return Ok(()) };
     let world = World::new("events-away")?;
     let mut plane = ControlPlane::new(&world, programs)?;
-    plane.apply_manifests()?;
-    plane.apply(deny_egress())?;
-    for file in ["base/rbac.yaml", "components/events/rbac.yaml"] {
-        roles(&plane, file)?;
-    }
     let _server = world.serve()?;
-    let mut agent = world.agent_by(&agent_with(&world, &plane, &["--events"])?)?;
+    let mut agent = writer(&world, &plane)?;
     plane.stop()?;
     world.connect(2)?;
     world.wait_for_flows("two flows", |flows| to(flows, "egress", 8080).len() == 2)?;
-    eventually("readiness says so", || {
-        Ok(world.get("/readyz")?.1.contains("degraded: events are not written"))
-    })?;
-    assert_eq!(world.get("/healthz")?.0, 200);
+    agent.wait_until(LONG, "both degraded", || both_are_degraded(&world))?;
     plane.start()?;
-    eventually("the event is there", || Ok(on_port(&plane, 8080)?.is_some()))?;
-    eventually("and is counted", || Ok(counted(&world, "written")? == 2.0))?;
-    assert_eq!(counted(&world, "failed")?, 0.0);
+    both_are_written(&world, &plane, &mut agent)?;
     agent.terminate(Duration::from_secs(2))
+}
+
+#[test]
+fn an_api_server_that_does_not_answer_holds_up_nothing() -> Result<()> {
+    let Some(programs) = api_server_or_skip("events while the API server hangs") else { return Ok(()) };
+    let world = World::new("events-hang")?;
+    let plane = ControlPlane::new(&world, programs)?;
+    let _server = world.serve()?;
+    let mut agent = writer(&world, &plane)?;
+    plane.hold(true)?;
+    world.connect(2)?;
+    world.wait_for_flows("two flows", |flows| to(flows, "egress", 8080).len() == 2)?;
+    agent.wait_until(LONG, "both degraded", || {
+        let asked = Instant::now();
+        let degraded = both_are_degraded(&world);
+        assert!(asked.elapsed() < Duration::from_secs(5), "the agent's loop waits");
+        degraded
+    })?;
+    // More than the queue has room for: none of it is lost but by the limit.
+    try_ports(&world, 9000..9200)?;
+    eventually("what is too much is counted", || Ok(counted(&world, "limited")? == 191.0))?;
+    plane.hold(false)?;
+    agent.wait_until(LONG, "all events", || events(&plane).is_ok_and(|events| events.len() == 10))?;
+    eventually("they are counted", || Ok(counted(&world, "written")? == 11.0))?;
+    assert_eq!(counted(&world, "failed")? + counted(&world, "late")?, 0.0);
+
+    // Nor does it hold up the end.
+    plane.hold(true)?;
+    world.connect(1)?;
+    world.wait_for_flows("another flow", |flows| to(flows, "egress", 8080).len() == 3)?;
+    agent.terminate(Duration::from_secs(3))?;
+    plane.hold(false)
 }

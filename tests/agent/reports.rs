@@ -12,7 +12,7 @@ use super::{
 use crate::lab::NODE_NAME;
 
 /// The fields of the published definition that we write, as strict as it is: what is not said here is cut off.
-fn definition() -> Value {
+pub(super) fn definition() -> Value {
     let text = json!({"type": "string"});
     let number = json!({"type": "integer"});
     let reference = json!({"type": "object", "properties": {
@@ -57,8 +57,8 @@ fn report(plane: &ControlPlane<'_>) -> Result<Option<Value>> {
 /// Of the result for this port: how many flows it has.
 fn count(plane: &ControlPlane<'_>, port: u16) -> Result<Option<String>> {
     let Some(report) = report(plane)? else { return Ok(None) };
-    let results = report["results"].as_array().context("results")?;
-    let result = results.iter().find(|it| it["properties"]["port"] == port.to_string());
+    let (results, port) = (report["results"].as_array().context("results")?, port.to_string());
+    let result = results.iter().find(|it| it["properties"]["port"] == *port);
     Ok(result.and_then(|it| it["properties"]["count"].as_str()).map(str::to_owned))
 }
 

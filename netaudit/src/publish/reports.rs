@@ -4,6 +4,7 @@
 //! earlier run has written is taken over, and goes on.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
@@ -113,14 +114,17 @@ impl Reports {
         let namespaces: BTreeSet<&String> =
             carried.keys().chain(snapshot.namespaces.keys()).chain(self.written.keys()).collect();
         let action = |namespace: &String| {
-            let entries = folded(merged(carried.get(namespace), snapshot.namespaces.get(namespace)));
             let written = self.written.get(namespace);
+            let before = written.map_or(&[][..], |written| &written.entries);
+            let entries = folded(merged(carried.get(namespace), snapshot.namespaces.get(namespace), before));
             if entries.is_empty() {
                 return written.map(|_| Action::Delete);
             }
             let is_due = written.is_none_or(|written| {
-                let wait = if is_news(&written.entries, &entries) { 1 } else { COUNTS_WAIT };
-                written.entries != entries && (snapshot.is_last || now.since(written.at) >= self.every * wait)
+                let wait = self.every * if is_news(before, &entries) { 1 } else { COUNTS_WAIT };
+                // A clock that was set back must not hold them up.
+                let has_waited = now.since(written.at) >= wait || now < written.at;
+                before != entries && (has_waited || snapshot.is_last)
             });
             is_due.then(|| Action::Apply(self.report(namespace, &entries)))
         };
@@ -179,25 +183,27 @@ fn name(node: &str) -> String {
     format!("{cut}-{hash}")
 }
 
-/// What earlier runs found and what this one has found, in a stable order: what weighs most first.
-fn merged(carried: Option<&Vec<Entry>>, current: Option<&Vec<Entry>>) -> Vec<Entry> {
+/// What earlier runs found and what this one has found, in a stable order: what weighs most first. `written` still knows the
+/// kinds of workloads whose pods are gone by now.
+fn merged(carried: Option<&Vec<Entry>>, current: Option<&Vec<Entry>>, written: &[Entry]) -> Vec<Entry> {
     let (shares, carried): (Vec<&Entry>, Vec<&Entry>) =
         carried.into_iter().flatten().partition(|entry| entry.folded > 0);
+    let written: BTreeMap<&BTreeMap<String, String>, &Entry> =
+        written.iter().map(|entry| (&entry.labels, entry)).collect();
     let mut merged: BTreeMap<&BTreeMap<String, String>, Entry> =
         carried.into_iter().map(|entry| (&entry.labels, entry.clone())).collect();
     for entry in current.into_iter().flatten() {
         let mut one = entry.clone();
-        if let Some(before) = merged.get(&entry.labels) {
-            one.count += before.count;
-            // The pods that told of the kinds may be gone by now.
-            if one.resources.len() < before.resources.len() {
-                one.resources.clone_from(&before.resources);
-            }
+        one.count += merged.get(&entry.labels).map_or(0, |before| before.count);
+        if let Some(known) = written.get(&entry.labels)
+            && known.resources.len() > one.resources.len()
+        {
+            one.resources.clone_from(&known.resources);
         }
         merged.insert(&entry.labels, one);
     }
     let mut entries: Vec<Entry> = merged.into_values().collect();
-    entries.sort_by(|a, b| b.severity.cmp(&a.severity));
+    entries.sort_by_key(|entry| Reverse(entry.severity));
     entries.extend(shares.into_iter().cloned());
     entries
 }
@@ -205,17 +211,17 @@ fn merged(carried: Option<&Vec<Entry>>, current: Option<&Vec<Entry>>) -> Vec<Ent
 /// The same with no more than [`MOST_RESULTS`] that stand for themselves. The rest is folded by source, and if there are too
 /// many sources, those that are last in order of name into one, which names them all.
 fn folded(entries: Vec<Entry>) -> Vec<Entry> {
-    let (mut kept, rest): (Vec<(usize, Entry)>, Vec<(usize, Entry)>) = entries
-        .into_iter()
-        .enumerate()
-        .partition(|(place, entry)| *place < MOST_RESULTS && entry.folded == 0);
+    let mut kept = Vec::new();
     let mut shares: BTreeMap<(String, String), Entry> = BTreeMap::new();
-    for (_, entry) in rest {
-        let source = entry.source();
-        let source = (source.0.to_owned(), source.1.to_owned());
-        match shares.get_mut(&source) {
+    for entry in entries {
+        if entry.folded == 0 && kept.len() < MOST_RESULTS {
+            kept.push(entry);
+            continue;
+        }
+        let (namespace, workload) = entry.source();
+        match shares.get_mut(&(namespace.to_owned(), workload.to_owned())) {
             Some(share) => add(share, &entry),
-            None => drop(shares.insert(source, share(entry))),
+            None => drop(shares.insert((namespace.to_owned(), workload.to_owned()), share(entry))),
         }
     }
     let mut shares: Vec<Entry> = shares.into_values().collect();
@@ -227,7 +233,8 @@ fn folded(entries: Vec<Entry>) -> Vec<Entry> {
         }
     }
     shares.iter_mut().for_each(|share| share.message = message(share));
-    kept.drain(..).map(|(_, entry)| entry).chain(shares).collect()
+    kept.extend(shares);
+    kept
 }
 
 /// One that stands for this and more of the same source.

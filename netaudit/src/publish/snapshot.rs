@@ -30,9 +30,8 @@ pub fn snapshot(auditor: &Auditor, now: Timestamp, correction: i64) -> Snapshot 
     let series: Vec<_> =
         auditor.violations().series().into_iter().chain(auditor.suspected_blocks().series()).collect();
     let kinds = kinds(auditor.cluster(), series.iter().map(|(key, _)| *key));
-    let kind = |namespace: &str, workload: &str| {
-        kinds.get(&(namespace, workload))?.clone().map(|kind| kind.to_string())
-    };
+    let kind =
+        |namespace: &str, workload: &str| kinds.get(&(namespace, workload))?.map(|kind| kind.to_string());
     let mut snapshot =
         Snapshot { taken: wall(now), namespaces: BTreeMap::new(), no_namespace: 0, is_last: false };
     for (key, count) in series {
@@ -55,7 +54,7 @@ fn namespace(key: &ViolationKey) -> Option<&str> {
         Direction::Ingress => [&*key.destination_namespace, policy, &*key.source_namespace],
     };
     let is_folded = &*key.destination_workload == OTHER;
-    let is_one = |namespace: &&str| !namespace.is_empty() && !(is_folded && *namespace == OTHER);
+    let is_one = |namespace: &&str| !(namespace.is_empty() || is_folded && *namespace == OTHER);
     candidates.into_iter().find(is_one)
 }
 

@@ -115,6 +115,22 @@ fn the_next_run_goes_on_with_it() {
 }
 
 #[test]
+fn kinds_of_workloads_whose_pods_are_gone_are_still_known() {
+    let mut reports = reports();
+    write(&mut reports, &snapshot(0, vec![entry(&key("web", 80), 1, 0)]));
+    let gone = Entry { resources: vec![], ..entry(&key("web", 80), 2, 5) };
+    let actions = write(&mut reports, &snapshot(10 * EVERY, vec![gone]));
+    assert_eq!(applied(&actions)["results"][0]["resources"].as_array().map(Vec::len), Some(2));
+}
+
+#[test]
+fn a_clock_that_was_set_back_holds_nothing_up() {
+    let mut reports = reports();
+    write(&mut reports, &snapshot(0, vec![entry(&key("web", 80), 1, 0)]));
+    assert_eq!(write(&mut reports, &snapshot(-86_400, vec![entry(&key("web", 80), 2, -86_400)])).len(), 1);
+}
+
+#[test]
 fn a_severity_that_changes_is_news() {
     let accepted = ViolationKey { accepted: Some("known".into()), ..key("web", 80) };
     let mut reports = reports();
