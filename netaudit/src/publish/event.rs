@@ -166,6 +166,43 @@ mod tests {
     }
 
     #[test]
+    fn who_is_no_pod_is_told_by_name_and_address() {
+        let mut world = world("web-0", "db-0");
+        let name = |name: &str, is_asked| crate::audit::SeenName {
+            name: name.into(),
+            server: "10.96.0.10".parse().unwrap(),
+            answered: Timestamp(0),
+            is_fresh: true,
+            is_asked,
+            counts: true,
+        };
+        let mut destination = |kind| {
+            world.flow.peer.kind = kind;
+            let event = written(&world);
+            assert_eq!(event.related, None);
+            let note = event.note.unwrap();
+            note.split(" to ").nth(1).unwrap().split(" TCP").next().unwrap().to_owned()
+        };
+        assert_eq!(destination(PeerKind::External), "10.0.0.2");
+        assert_eq!(destination(PeerKind::Node(Some("worker-2".into()))), "node worker-2");
+        assert_eq!(destination(PeerKind::Node(None)), "node 10.0.0.2");
+        world.flow.names = vec![name("cdn.example.net", false), name("www.example.com", true)];
+        let note = written(&world).note.unwrap();
+        assert!(note.contains(" to node 10.0.0.2 "), "{note}");
+        world.flow.peer.kind = PeerKind::External;
+        let note = written(&world).note.unwrap();
+        assert!(note.contains(" to www.example.com (10.0.0.2) TCP/5432 (egress)"), "{note}");
+        // Seen from the other end.
+        world.key.direction = Direction::Ingress;
+        world.flow.names.clear();
+        let note = written(&world).note.unwrap();
+        assert!(note.starts_with("10.0.0.2 to shop/web-0 (\"curl\") TCP/5432 (ingress)"), "{note}");
+        world.flow.subject = Subject::Node;
+        let none = event(&world.flow, &world.key, &world.cluster, "worker-1", Timestamp(0));
+        assert_eq!(none, None, "an event stands on a pod");
+    }
+
+    #[test]
     fn what_ends_by_itself_is_no_warning() {
         let mut world = world("web-0", "db-0");
         world.key.cause = Some(UnenforcedCause::PodJustStarted);
