@@ -8,16 +8,26 @@ use kube::{
     api::{Patch, PatchParams, PostParams},
 };
 use serde_json::json;
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 
 use super::{EventCounts, PATIENCE, Write, describe, is_namespace_gone};
 
 /// Writes that the API server has not taken yet.
 const QUEUE: usize = 64;
 
-/// Pauses before a write is tried again that may succeed then.
-const PAUSES: [Duration; 4] =
-    [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4), Duration::from_secs(8)];
+/// How long a write is tried again while no API server answers. Its series would end not much later.
+const AWAY: Duration = Duration::from_secs(300);
+
+/// How long while one answers that it cannot now, or that we may not, as one does that has just started and not read its
+/// roles yet. Another write may fare better.
+const BUSY: Duration = Duration::from_secs(15);
+
+/// The first pause between tries. Each after it is twice as long, up to the last.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LAST_PAUSE: Duration = Duration::from_secs(8);
 
 /// How the writer is doing.
 #[derive(Clone, Default, Debug)]
@@ -74,24 +84,25 @@ pub fn event_writer(client: Client) -> (EventQueue, impl Future<Output = ()>) {
     (EventQueue { writes, state }, writer)
 }
 
-/// Tries until it succeeds, cannot succeed, or has failed too often.
+/// Tries until it succeeds, cannot succeed, or has failed for too long.
 async fn persistent(client: &Client, write: &Write, state: &watch::Sender<State>) -> Result<(), Fault> {
-    for pause in PAUSES {
+    let (began, mut pause) = (Instant::now(), FIRST_PAUSE);
+    loop {
         match timely(client, write).await {
-            Err(fault) if fault.may_pass => {
+            Err(fault) if began.elapsed() < fault.patience => {
                 state.send_modify(|state| tell(state, &fault));
                 tokio::time::sleep(pause).await;
+                pause = LAST_PAUSE.min(pause * 2);
             }
             result => return result,
         }
     }
-    timely(client, write).await
 }
 
 struct Fault {
     text: String,
-    /// Whether the same write may succeed later.
-    may_pass: bool,
+    /// How long it may pass by itself; nothing if it cannot.
+    patience: Duration,
     /// Whether there is nothing wrong: what was to be told of is gone.
     is_gone: bool,
 }
@@ -100,15 +111,18 @@ async fn timely(client: &Client, write: &Write) -> Result<(), Fault> {
     match tokio::time::timeout(PATIENCE, put(client, write)).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => {
-            let may_pass = match &error {
-                kube::Error::Api(status) => status.code == 429 || status.code >= 500,
-                _ => true,
+            let is_gone = is_namespace_gone(&error);
+            let patience = match &error {
+                kube::Error::Api(_) if is_gone => Duration::ZERO,
+                kube::Error::Api(status) if matches!(status.code, 401 | 403 | 429 | 500..) => BUSY,
+                kube::Error::Api(_) => Duration::ZERO,
+                _ => AWAY,
             };
-            Err(Fault { text: describe(&error), may_pass, is_gone: is_namespace_gone(&error) })
+            Err(Fault { text: describe(&error), patience, is_gone })
         }
         Err(_) => Err(Fault {
             text: format!("no answer within {} s", PATIENCE.as_secs()),
-            may_pass: true,
+            patience: AWAY,
             is_gone: false,
         }),
     }
