@@ -11,7 +11,7 @@ use k8s_openapi::{
     api::{
         apps::v1::DaemonSet,
         networking::v1::{NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort},
-        rbac::v1::ClusterRole,
+        rbac::v1::{ClusterRole, ClusterRoleBinding},
     },
     apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
 };
@@ -288,15 +288,43 @@ fn the_daemon_set_has_the_powers_it_needs_and_no_more() -> Result<()> {
 }
 
 #[test]
-fn the_component_for_names_gives_the_agent_a_flag_that_it_has() -> Result<()> {
-    let component = &documents(&deploy().join("components/dns-names/kustomization.yaml"))?[0];
-    let patch = component["patches"][0]["patch"].as_str().context("a patch")?;
-    let operations: Value = serde_saphyr::from_str(patch)?;
-    assert_eq!(operations[0]["path"], "/spec/template/spec/containers/0/args/-");
-    let flag = operations[0]["value"].as_str().context("a flag")?;
-    let printed = std::process::Command::new(env!("CARGO_BIN_EXE_netaudit"))
-        .args(["agent", "--manifests", "/", "--print-config", flag])
-        .output()?;
-    assert!(String::from_utf8(printed.stdout)?.contains("dnsNames: true"));
+fn components_give_the_agent_flags_that_it_has() -> Result<()> {
+    for (name, says) in
+        [("dns-names", "dnsNames: true"), ("events", "events: true"), ("reports", "reports: true")]
+    {
+        let directory = deploy().join("components").join(name);
+        let component = &documents(&directory.join("kustomization.yaml"))?[0];
+        let patch = component["patches"][0]["patch"].as_str().context("a patch")?;
+        let operations: Value = serde_saphyr::from_str(patch)?;
+        assert_eq!(operations[0]["path"], "/spec/template/spec/containers/0/args/-");
+        let flag = operations[0]["value"].as_str().context("a flag")?;
+        let printed = std::process::Command::new(env!("CARGO_BIN_EXE_netaudit"))
+            .args(["agent", "--kubeconfig", "/", "--print-config", flag])
+            .output()?;
+        assert!(String::from_utf8(printed.stdout)?.contains(says), "{name}");
+    }
+    Ok(())
+}
+
+#[test]
+fn what_writes_is_in_components_of_its_own_with_no_more_rights_than_it_needs() -> Result<()> {
+    for (name, group, verbs) in [
+        ("events", "events.k8s.io", &["create", "patch"][..]),
+        ("reports", "openreports.io", &["list", "create", "patch", "delete"][..]),
+    ] {
+        let directory = deploy().join("components").join(name);
+        let component = &documents(&directory.join("kustomization.yaml"))?[0];
+        assert_eq!(component["resources"], serde_json::json!(["rbac.yaml"]));
+        let role: ClusterRole = typed(&directory.join("rbac.yaml"), "ClusterRole")?;
+        let rules = role.rules.unwrap_or_default();
+        let [rule] = rules.as_slice() else { panic!("{rules:?}") };
+        assert_eq!(rule.api_groups.as_deref(), Some(&[group.to_owned()][..]));
+        assert_eq!(rule.resources.as_deref(), Some(&[name.to_owned()][..]));
+        assert_eq!(rule.verbs, verbs);
+        let binding: ClusterRoleBinding = typed(&directory.join("rbac.yaml"), "ClusterRoleBinding")?;
+        let base: ClusterRoleBinding = typed(&deploy().join("base/rbac.yaml"), "ClusterRoleBinding")?;
+        assert_eq!(Some(&binding.role_ref.name), role.metadata.name.as_ref());
+        assert_eq!(binding.subjects, base.subjects);
+    }
     Ok(())
 }

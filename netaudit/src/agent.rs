@@ -14,6 +14,7 @@ mod usage_store;
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
+use kube::Client;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
@@ -26,15 +27,19 @@ use crate::{
     config::{Config, Source},
     http::{self, Readiness, Request},
     kernel::{Kernel, Options},
+    publish::{ReportSettings, event_writer, report_writer},
     report::FlowLog,
     store::Directory,
     watch::{self, Update},
 };
 use pace::Pace;
-use state::State;
+use state::{Publishing, State};
 
 /// How often what hangs on time is looked at, or a drain later.
 const TICK: Duration = Duration::from_secs(1);
+
+/// How long the API server may take for the last events and reports.
+const LAST_PUBLISHING: Duration = Duration::from_millis(300);
 
 /// Runs the agent until SIGTERM or SIGINT, or until a part of it fails.
 pub async fn run(config: Config) -> anyhow::Result<()> {
@@ -72,11 +77,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (request_sender, mut requests) = mpsc::channel(16);
     let mut tasks = JoinSet::new();
     tasks.spawn(http::serve(listener, request_sender));
-    start_sources(&config, &update_sender, &mut tasks).await?;
+    let mut writers = JoinSet::new();
+    let publishing = start_sources(&config, &update_sender, &mut tasks, &mut writers).await?;
     drop(update_sender);
 
     let drain_interval = config.drain_interval;
-    let mut state = State::new(config, kernel, flow_log, stored)?;
+    let mut state = State::new(config, kernel, flow_log, stored, publishing)?;
     state.start(state.now());
     give_back_memory();
     let mut pace = Pace::new(drain_interval);
@@ -103,6 +109,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
                     anyhow::bail!("a part of the agent ended before the agent was told to")
                 });
             }
+            Some(ended) = writers.join_next() => break ended.context("a part of the agent ended").and_then(|()| {
+                anyhow::bail!("what writes to the API server ended before the agent was told to")
+            }),
             _ = terminate.recv() => break Ok(()),
             _ = interrupt.recv() => break Ok(()),
         }
@@ -110,6 +119,11 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     // What is in the ring, held or pending is still written: losing it would not be counted anywhere.
     let now = state.now();
     state.finish(now);
+    // With the state they have been told that nothing more will come.
+    let written = async { while writers.join_next().await.is_some() {} };
+    if tokio::time::timeout(LAST_PUBLISHING, written).await.is_err() {
+        tracing::warn!("the API server has not taken the last events and reports");
+    }
     ended
 }
 
@@ -136,14 +150,17 @@ fn answer(state: &mut State, request: Request) {
     }
 }
 
+/// Starts what brings objects, and what takes findings to where they come from.
 async fn start_sources(
     config: &Config,
     updates: &mpsc::Sender<Update>,
     tasks: &mut JoinSet<anyhow::Result<()>>,
-) -> anyhow::Result<()> {
+    writers: &mut JoinSet<()>,
+) -> anyhow::Result<Publishing> {
     match &config.source {
         Source::Manifests(dir) => {
             tasks.spawn(watch::files::follow(PathBuf::clone(dir), updates.clone()));
+            Ok(Publishing::default())
         }
         Source::Api(kubeconfig) => {
             let client = watch::api::connect(kubeconfig.as_deref()).await?;
@@ -155,7 +172,27 @@ async fn start_sources(
                     Ok(())
                 });
             }
+            Ok(start_writers(config, &client, writers))
         }
     }
-    Ok(())
+}
+
+fn start_writers(config: &Config, client: &Client, writers: &mut JoinSet<()>) -> Publishing {
+    let events = config.events.then(|| {
+        let (queue, writer) = event_writer(client.clone());
+        writers.spawn(writer);
+        queue
+    });
+    let reports = config.reports.then(|| {
+        let settings = ReportSettings {
+            node: config.node.clone(),
+            lifetime: config.violation_series_lifetime,
+            every: config.reports_every,
+            look_again: config.discover_every,
+        };
+        let (reports, writer) = report_writer(client.clone(), settings);
+        writers.spawn(writer);
+        reports
+    });
+    Publishing::new(events, reports, config.reports_every)
 }

@@ -72,6 +72,12 @@ pub struct Flags {
     /// A file of accepted flows: known exceptions, each with an owner and an end; read again when it changes
     #[arg(long, value_name = "FILE")]
     pub accepted_flows: Option<PathBuf>,
+    /// Write Kubernetes Events on the pods of findings; needs the right to
+    #[arg(long)]
+    pub events: bool,
+    /// Write findings into Report objects of openreports.io, one a node and namespace; needs the right to
+    #[arg(long)]
+    pub reports: bool,
     /// How long a rule must be watched before it can be called unused, such as 7d or 36h [default: 7d]
     #[arg(long, value_name = "DURATION")]
     pub unused_after: Option<String>,
@@ -97,6 +103,9 @@ struct File {
     look_every: Option<String>,
     discover_every: Option<String>,
     accepted_flows: Option<PathBuf>,
+    events: Option<bool>,
+    reports: Option<bool>,
+    reports_every: Option<String>,
     unused_after: Option<String>,
     unused_coverage: Option<f64>,
     violation_series: Option<usize>,
@@ -156,6 +165,12 @@ pub struct Config {
     pub discover_every: Duration,
     /// Where known exceptions are declared.
     pub accepted_flows: Option<PathBuf>,
+    /// Whether Events are written.
+    pub events: bool,
+    /// Whether Reports are written.
+    pub reports: bool,
+    /// How often a Report may be written again.
+    pub reports_every: Duration,
     /// How long a rule must be watched before it can be unused.
     pub unused_after: Duration,
     /// The coverage that this takes, 0 to 1.
@@ -197,6 +212,9 @@ struct Printed<'a> {
     discover_every: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     accepted_flows: Option<&'a Path>,
+    events: bool,
+    reports: bool,
+    reports_every: String,
     unused_after: String,
     unused_coverage: f64,
     violation_series: usize,
@@ -261,6 +279,21 @@ impl Config {
         if discover_every < Duration::from_secs(1) {
             bail!("discoverEvery is {discover_every:?}: it must be at least 1s");
         }
+        let events = flags.events || file.events.unwrap_or(false);
+        let reports = flags.reports || file.reports.unwrap_or(false);
+        if let (Source::Manifests(_), Some(key)) =
+            (&source, events.then_some("events").or(reports.then_some("reports")))
+        {
+            bail!(
+                "{key} are objects of an API server, and there is none where objects are read from manifests: leave out {key} or manifests"
+            );
+        }
+        // Every agent of a cluster writes, and each write of a report is a whole one.
+        let reports_every =
+            duration_or("reportsEvery", file.reports_every.as_deref(), Duration::from_secs(30))?;
+        if reports_every < Duration::from_secs(1) {
+            bail!("reportsEvery is {reports_every:?}: it must be at least 1s");
+        }
         let unused_after = flags.unused_after.as_deref().or(file.unused_after.as_deref());
         let unused_coverage = file.unused_coverage.unwrap_or(0.999);
         if !(0.0..=1.0).contains(&unused_coverage) {
@@ -291,6 +324,9 @@ impl Config {
             look_every,
             discover_every,
             accepted_flows: flags.accepted_flows.clone().or(file.accepted_flows),
+            events,
+            reports,
+            reports_every,
             unused_after: duration_or("unusedAfter", unused_after, Duration::from_secs(7 * 24 * 3600))?,
             unused_coverage,
             violation_series,
@@ -338,6 +374,9 @@ impl Config {
             look_every: format!("{:#}", jiff::SignedDuration::try_from(self.look_every)?),
             discover_every: format!("{:#}", jiff::SignedDuration::try_from(self.discover_every)?),
             accepted_flows: self.accepted_flows.as_deref(),
+            events: self.events,
+            reports: self.reports,
+            reports_every: format!("{:#}", jiff::SignedDuration::try_from(self.reports_every)?),
             unused_after: format!("{:#}", jiff::SignedDuration::try_from(self.unused_after)?),
             unused_coverage: self.unused_coverage,
             violation_series: self.violation_series,
@@ -422,6 +461,7 @@ mod tests {
             "manifests: /m\nflowLog: '-'\n",
             "kubeconfig: /k\npinDirectory: /sys/fs/bpf/x\ndrainInterval: 50ms\nunusedAfter: 36h\n",
             "kubeconfig: /k\nstateDirectory: /var/lib/x\nfoldKeys: 70000\ndrainInterval: 50ms\nunusedAfter: 36h\n",
+            "events: true\nreports: true\nreportsEvery: 1m\n",
             "dnsNames: true\ndnsServers: [openshift-dns, 10.0.0.2, '::ffff:10.0.0.3', 'fd00::a']\n",
             "dnsServers: []\n",
             "# nothing\n",
@@ -443,6 +483,9 @@ mod tests {
             ("unusedAfter: -3h\n", "unusedAfter"),
             ("discoverEvery: 10ms\n", "at least 1s"),
             ("lookEvery: 10ms\n", "at least 1s"),
+            ("reportsEvery: 10ms\n", "at least 1s"),
+            ("manifests: /m\nevents: true\n", "leave out events or manifests"),
+            ("manifests: /m\nreports: true\n", "leave out reports or manifests"),
             ("unusedCoverage: 99\n", "from 0 to 1"),
             ("violationSeries: 0\n", "at least 1"),
             ("manifests: /m\nkubeconfig: /k\n", "keep one"),

@@ -15,7 +15,7 @@
 //! The core ([`model`], [`cluster`], [`policy`], [`audit`]) is pure: no IO, no clock, no logging, no async; time is an
 //! argument. Nothing in it knows Kubernetes clients. `.clippy.toml` names what it must not call, and the attributes below
 //! make that an error. The shell ([`kernel`], [`watch`], [`metrics`], [`http`], [`report`],
-//! [`store`]) depends on the core and never on each
+//! [`publish`], [`store`]) depends on the core and never on each
 //! other; [`agent`] wires them: async chooses the next action, synchronous code applies it.
 
 // Core, in reading order.
@@ -33,6 +33,7 @@ pub mod accepted;
 pub mod http;
 pub mod kernel;
 pub mod metrics;
+pub mod publish;
 pub mod report;
 pub mod store;
 pub mod watch;

@@ -7,7 +7,7 @@ use axum::http::Request;
 use serde_json::{Value, json};
 
 use super::{
-    api_server::{ControlPlane, api_server_or_skip},
+    control_plane::{ControlPlane, api_server_or_skip},
     harness::{World, eventually},
 };
 use crate::deploy::{deploy, documents};

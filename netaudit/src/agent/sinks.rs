@@ -2,13 +2,17 @@
 
 use std::time::Duration;
 
+use anyhow::Context as _;
+
 use crate::{
-    audit::Flow,
+    audit::{Auditor, Flow, RunKey},
     cluster::Cluster,
+    config::Config,
+    kernel::Kernel,
     metrics::FlowStoreState,
     model::Timestamp,
     report::FlowLog,
-    store::flows::{FlowStore, Lost},
+    store::flows::{Beginning, FlowStore, Lost, Retention},
 };
 
 /// How long the last flows are waited for.
@@ -90,4 +94,28 @@ impl Sinks {
         let of_log = self.log.take().map_or(0, |log| log.finish(LAST_WRITE));
         of_log + self.store.take().map_or(0, |store| store.finish(wall, lost, LAST_WRITE))
     }
+}
+
+/// Opens the flow store, where there is to be one.
+///
+/// # Errors
+///
+/// It cannot be used.
+pub(super) fn open_store(
+    config: &Config,
+    auditor: &Auditor,
+    kernel: &Kernel,
+    kernel_lost: u64,
+) -> anyhow::Result<Option<FlowStore>> {
+    let Some(path) = &config.flow_store else { return Ok(None) };
+    let retention = Retention { age: config.flow_store_age, bytes: config.flow_store_bytes };
+    let RunKey { node, run } = auditor.usage().run().clone();
+    let begin = Beginning {
+        node,
+        run,
+        from: Timestamp(kernel.now().0.saturating_add(kernel.wall_correction())),
+        lost: Lost { kernel: kernel_lost, own: 0 },
+        goes_on: kernel.is_resumed(),
+    };
+    FlowStore::open(path, retention, &begin).map(Some).context("choose another with --flow-store")
 }

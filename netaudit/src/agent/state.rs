@@ -3,16 +3,17 @@
 mod looks;
 mod losses;
 mod objects;
+mod publish;
 mod raw_sockets;
 
-use super::sinks::Sinks;
+use super::sinks::{Sinks, open_store};
 use super::{
     progress::Progress,
     usage_store::{Beginning, UsageStore},
 };
-use anyhow::Context as _;
 use looks::Looks;
 use losses::{missed, of_cgroups};
+pub(super) use publish::Publishing;
 use raw_sockets::log_raw_socket;
 use std::{
     collections::HashSet,
@@ -24,7 +25,7 @@ use std::{
 
 use crate::{
     accepted::AcceptedFile,
-    audit::{Auditor, Budget, Flow, RawSocketSeen, RunKey, Settings, Tuple, usage_window},
+    audit::{Auditor, Budget, Flow, RawSocketSeen, Settings, Tuple, usage_window},
     cluster::Kind,
     config::{Config, Source},
     http::UsageDocuments,
@@ -33,10 +34,7 @@ use crate::{
     model::{CgroupId, NetnsCookie, Observation, PacketDrop, Timestamp},
     policy::Warning,
     report::{FlowLog, findings},
-    store::{
-        Directory, Found,
-        flows::{Beginning as StoreBeginning, FlowStore, Lost, Retention},
-    },
+    store::{Directory, Found, flows::Lost},
 };
 
 /// Records taken from the ring and judged at once.
@@ -102,6 +100,7 @@ pub(super) struct State {
     warned: HashSet<Warning>,
     /// Kept between batches for its capacity.
     told: Told,
+    publishing: Publishing,
 }
 
 impl State {
@@ -110,6 +109,7 @@ impl State {
         kernel: Kernel,
         flow_log: Option<FlowLog>,
         stored: Option<(PathBuf, Directory, Found)>,
+        publishing: Publishing,
     ) -> anyhow::Result<Self> {
         let now = kernel.now();
         let node: Arc<str> = config.node.as_str().into();
@@ -186,6 +186,7 @@ impl State {
             started: now,
             warned: HashSet::new(),
             told: Told::default(),
+            publishing,
         })
     }
 
@@ -399,6 +400,7 @@ impl State {
         self.auditor.name_raw_sockets(now, &mut self.told.raw_sockets);
         self.hand_on();
         self.sinks.tick(Timestamp(now.0.saturating_add(correction)), self.lost(missed(&losses)));
+        self.publish(now);
     }
 
     /// Takes everything that is still under way, and ends in any case within a second. Attempts without an outcome are
@@ -414,6 +416,7 @@ impl State {
         }
         self.auditor.name_raw_sockets(Timestamp::MAX, &mut self.told.raw_sockets);
         self.hand_on();
+        self.publish_last(now);
         let lost = self.lost(missed(&self.kernel.losses()));
         let wall = Timestamp(now.0.saturating_add(self.kernel.wall_correction()));
         let unwritten = self.sinks.finish(wall, lost);
@@ -446,6 +449,7 @@ impl State {
             watches: &watches,
             usage_faults: self.usage_store.faults(),
             flow_store: self.sinks.store_state(),
+            published: self.publishing.counts(),
             records: self.records,
             started: self.started,
             now,
@@ -492,11 +496,13 @@ impl State {
         absent
             .chain(failing)
             .chain(self.sinks.failing())
+            .chain(self.publishing.degraded())
             .chain(self.usage_store.failing().map(|fault| format!("usage of rules is not stored: {fault}")))
             .collect()
     }
 
     fn hand_on(&mut self) {
+        self.note_events();
         self.told.raw_sockets.drain(..).for_each(|seen| log_raw_socket(&seen, self.auditor.cluster()));
         let flows = self.told.flows.drain(..);
         if self.sinks.any() {
@@ -548,25 +554,6 @@ impl State {
         let [_, (_, _, of_store)] = self.sinks.losses();
         Lost { kernel, own: self.kernel.undecodable() + of_store }
     }
-}
-
-fn open_store(
-    config: &Config,
-    auditor: &Auditor,
-    kernel: &Kernel,
-    kernel_lost: u64,
-) -> anyhow::Result<Option<FlowStore>> {
-    let Some(path) = &config.flow_store else { return Ok(None) };
-    let retention = Retention { age: config.flow_store_age, bytes: config.flow_store_bytes };
-    let RunKey { node, run } = auditor.usage().run().clone();
-    let begin = StoreBeginning {
-        node,
-        run,
-        from: Timestamp(kernel.now().0.saturating_add(kernel.wall_correction())),
-        lost: Lost { kernel: kernel_lost, own: 0 },
-        goes_on: kernel.is_resumed(),
-    };
-    FlowStore::open(path, retention, &begin).map(Some).context("choose another with --flow-store")
 }
 
 fn take(auditor: &mut Auditor, event: Event, now: Timestamp, Told { flows, raw_sockets }: &mut Told) {

@@ -7,6 +7,7 @@ use prometheus_client::registry::Unit;
 use super::{
     enforcement::enforcement,
     family::{Family, Labels, Value},
+    published::published,
 };
 use crate::{
     audit::{
@@ -16,6 +17,7 @@ use crate::{
     cluster::Kind,
     kernel::{DnsCount, DropCount, Feature, Lookups, Loss, RecordCount},
     model::{Direction, Timestamp},
+    publish::Published,
 };
 
 /// How the source of one kind of objects is doing.
@@ -62,6 +64,8 @@ pub struct AgentState<'a> {
     pub usage_faults: (u64, u64),
     /// What there is of the flow store, where there is one.
     pub flow_store: Option<FlowStoreState>,
+    /// What became of events and reports.
+    pub published: Published,
     /// Kernel records taken from the ring.
     pub records: u64,
     /// What became of kernel records.
@@ -96,6 +100,7 @@ pub(super) fn families(state: &AgentState<'_>) -> Vec<Family> {
     families.extend(enforcement(state));
     families.extend(rules(state));
     families.extend(open(state));
+    families.extend(published(state));
     families.extend(health(state));
     families.extend(state.auditor.names().into_iter().flat_map(|names| dns(names, state.dns)));
     families

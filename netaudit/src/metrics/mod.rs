@@ -6,6 +6,7 @@
 mod enforcement;
 mod families;
 mod family;
+mod published;
 
 pub use families::{AgentState, FlowStoreState, WatchState};
 

@@ -31,9 +31,8 @@ impl Auditor {
 
     /// Counts a flow that is denied, or that seems blocked.
     pub(super) fn count_violation(&mut self, flow: &Flow) {
-        let Some(mut key) = self.violation(flow) else { return };
+        let Some(key) = self.violation(flow) else { return };
         let seen = &flow.observation;
-        key.accepted = self.accepted.accept(&key, seen.at);
         let unbounded = self.has_unbounded_name(flow);
         let series = if key.policy.is_some() { &mut self.violations } else { &mut self.suspected_blocks };
         series.count(key, unbounded, seen.count(), seen.at, &flow.id);
@@ -49,7 +48,9 @@ impl Auditor {
         &self.accepted
     }
 
-    fn violation(&self, flow: &Flow) -> Option<ViolationKey> {
+    /// The series that a flow belongs to, before any folding, if it is denied or seems blocked; with the exception that
+    /// accepts it.
+    pub fn violation(&self, flow: &Flow) -> Option<ViolationKey> {
         let policy = match &flow.verdict.decision {
             Decision::Denied(denial) => Some(denial.policies().next()?.clone()),
             Decision::Allowed(_) if flow.finding.is_some() => None,
@@ -64,7 +65,7 @@ impl Auditor {
             Direction::Egress => (subject, peer),
             Direction::Ingress => (peer, subject),
         };
-        Some(ViolationKey {
+        let mut key = ViolationKey {
             direction: flow.observation.direction,
             source_namespace: source.0,
             source_workload: source.1,
@@ -76,7 +77,9 @@ impl Auditor {
             cause: flow.cause,
             policy,
             accepted: None,
-        })
+        };
+        key.accepted = self.accepted.accept(&key, flow.observation.at);
+        Some(key)
     }
 
     /// Whether the source's name is one of ever new ones: that of a pod without a controller, or of a Job of no CronJob.
