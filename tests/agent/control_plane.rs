@@ -116,7 +116,7 @@ impl<'a> ControlPlane<'a> {
     }
 
     /// Runs `work` with a client, inside the node's network namespace.
-    fn run<T: Send>(&self, work: impl AsyncFnOnce(Client) -> Result<T> + Send) -> Result<T> {
+    pub(super) fn run<T: Send>(&self, work: impl AsyncFnOnce(Client) -> Result<T> + Send) -> Result<T> {
         let kubeconfig = self.kubeconfig();
         self.world.lab.node().enter(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
