@@ -30,7 +30,7 @@ const NODE_IP: &str = "192.168.0.1";
 /// Longer than a connection waits for the record of its other end.
 const AFTER_THE_OTHER_END: Duration = Duration::from_millis(6);
 
-fn t(seconds: i64) -> Timestamp {
+pub(crate) fn t(seconds: i64) -> Timestamp {
     Timestamp::from_seconds(1_000_000 + seconds)
 }
 
@@ -86,12 +86,12 @@ fn service(name: &str, ip: &str, backends: &[(&str, &str)], target: u16) -> [Obj
 }
 
 /// Pods `a` (10.0.0.1, namespace 101, cgroup 11) and `b` (10.0.0.2, 102, 12), and whatever else is given.
-struct World {
-    auditor: Auditor,
+pub(crate) struct World {
+    pub(crate) auditor: Auditor,
 }
 
 impl World {
-    fn new(more: Vec<Object>) -> Self {
+    pub(crate) fn new(more: Vec<Object>) -> Self {
         let mut world = Self::unready(more);
         world.auditor.set_ready();
         world
@@ -139,7 +139,7 @@ impl World {
         flows
     }
 
-    fn one(&mut self, seen: Observation) -> Flow {
+    pub(crate) fn one(&mut self, seen: Observation) -> Flow {
         let mut flows = self.see(seen);
         assert_eq!(flows.len(), 1, "{:?}", self.auditor.waiting());
         flows.remove(0)
@@ -164,7 +164,7 @@ impl World {
     }
 }
 
-fn egress(netns: u64, cgroup: u64, local: &str, remote: &str) -> Observation {
+pub(crate) fn egress(netns: u64, cgroup: u64, local: &str, remote: &str) -> Observation {
     Observation {
         at: t(10),
         direction: Direction::Egress,
@@ -187,7 +187,7 @@ fn egress(netns: u64, cgroup: u64, local: &str, remote: &str) -> Observation {
     }
 }
 
-fn ingress(netns: u64, cgroup: u64, local: &str, remote: &str) -> Observation {
+pub(crate) fn ingress(netns: u64, cgroup: u64, local: &str, remote: &str) -> Observation {
     Observation {
         direction: Direction::Ingress,
         outcome: Outcome::Accepted,
@@ -195,11 +195,11 @@ fn ingress(netns: u64, cgroup: u64, local: &str, remote: &str) -> Observation {
     }
 }
 
-fn a_to_b() -> Observation {
+pub(crate) fn a_to_b() -> Observation {
     egress(101, 11, "10.0.0.1:40000", "10.0.0.2:80")
 }
 
-fn deny_egress() -> Object {
+pub(crate) fn deny_egress() -> Object {
     policy("deny", json!({"podSelector": {"matchLabels": {"app": "a"}}, "policyTypes": ["Egress"]}))
 }
 

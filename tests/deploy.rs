@@ -289,9 +289,12 @@ fn the_daemon_set_has_the_powers_it_needs_and_no_more() -> Result<()> {
 
 #[test]
 fn components_give_the_agent_flags_that_it_has() -> Result<()> {
-    for (name, says) in
-        [("dns-names", "dnsNames: true"), ("events", "events: true"), ("reports", "reports: true")]
-    {
+    for (name, says) in [
+        ("dns-names", "dnsNames: true"),
+        ("events", "events: true"),
+        ("reports", "reports: true"),
+        ("flow-store", "flowStore: /var/lib/netaudit/flow-store"),
+    ] {
         let directory = deploy().join("components").join(name);
         let component = &documents(&directory.join("kustomization.yaml"))?[0];
         let patch = component["patches"][0]["patch"].as_str().context("a patch")?;

@@ -9,6 +9,7 @@ mod deploy;
 mod dns;
 mod eval;
 mod eval_ends;
+mod flow_store;
 mod kernel;
 #[allow(dead_code, unused_imports, reason = "shared with the tasks, and each side uses a part of it")]
 mod lab;

@@ -1,13 +1,12 @@
 //! `netaudit flows`: who talked to whom, from flow stores, and whether anything is missing.
 
 use std::{
-    cell::RefCell,
     io::{self, IsTerminal as _, Write},
     ops::{ControlFlow, RangeInclusive},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::atomic::{AtomicBool, Ordering},
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Context as _, bail, ensure};
@@ -27,7 +26,7 @@ use super::{
 use crate::{
     model::Timestamp,
     store::flows::{
-        ask::{Columns, Follower, Scanned, scan},
+        ask::{Among, Columns, Follower, Scanned, scan},
         filter::{Filter, Named},
         row::Rows,
         schema,
@@ -180,40 +179,38 @@ fn filter(args: &Args) -> Filter {
 
 /// Flows, one by one, in order of time.
 fn list(args: &Args, filter: &Filter) -> anyhow::Result<Exit> {
-    let printer = RefCell::new(Printer::new(args.output)?);
+    let mut printer = Printer::new(args.output)?;
     let mut left = args.limit.unwrap_or(usize::MAX);
     let mut last: Vec<RecordBatch> = Vec::new();
     let mut follower = Follower::default();
-    let mut exit = Exit::Clean;
-    for store in &args.stores {
-        let mut hour: Vec<RecordBatch> = Vec::new();
-        let scanned = scan_store(store, filter, Columns::All, &mut |batch| {
-            let Some(batch) = batch else {
-                let sorted = by_time(&std::mem::take(&mut hour))?;
-                let rows = sorted.num_rows().min(left);
-                let sorted = sorted.slice(0, rows);
-                remember(&mut follower, &sorted);
-                match args.last {
-                    Some(most) => keep_last(&mut last, sorted, most),
-                    None => {
-                        left -= rows;
-                        printer.borrow_mut().print(&sorted)?;
-                    }
+    let mut hour: Vec<RecordBatch> = Vec::new();
+    let begun = SystemTime::now();
+    let scanned = scan_stores(&args.stores, filter, Columns::All, &mut |batch| {
+        let Some(batch) = batch else {
+            let sorted = by_time(&std::mem::take(&mut hour))?;
+            let rows = sorted.num_rows().min(left);
+            let sorted = sorted.slice(0, rows);
+            remember(&mut follower, &sorted);
+            match args.last {
+                Some(most) => keep_last(&mut last, sorted, most),
+                None => {
+                    left -= rows;
+                    printer.print(&sorted)?;
                 }
-                return Ok(if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) });
-            };
-            hour.push(batch);
-            Ok(ControlFlow::Continue(()))
-        })?;
-        exit = exit.max(told(args, store, &scanned));
-    }
+            }
+            return Ok(if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) });
+        };
+        hour.push(batch);
+        Ok(ControlFlow::Continue(()))
+    })?;
+    let exit = told(args, &scanned);
     for batch in &last {
-        printer.borrow_mut().print(batch)?;
+        printer.print(batch)?;
     }
     if args.follow {
-        follow(args, filter, &mut follower, &mut printer.borrow_mut())?;
+        follow(args, filter, &mut follower, begun, &mut printer)?;
     }
-    printer.into_inner().finish()?;
+    printer.finish()?;
     Ok(exit)
 }
 
@@ -252,25 +249,24 @@ fn follow(
     args: &Args,
     filter: &Filter,
     follower: &mut Follower,
+    mut looked: SystemTime,
     printer: &mut Printer,
 ) -> anyhow::Result<()> {
     printer.flush()?;
-    let asked = filter;
-    // What is new can have begun before; what is older than the hour before has been shown.
     while !STOPPED.load(Ordering::Relaxed) {
         thread::sleep(FOLLOW_EVERY);
-        let recent = Timestamp(now().0.saturating_sub(3_600_000_000_000));
-        let filter = Filter { from: asked.from.max(Some(recent)), ..asked.clone() };
-        for store in &args.stores {
-            let mut new: Vec<RecordBatch> = Vec::new();
-            scan(store, &filter, Columns::All, &|_, _| {}, &mut |batch| {
-                new.extend(batch.map(|batch| only_new(&batch, follower)).transpose()?);
-                Ok(ControlFlow::Continue(()))
-            })?;
-            let sorted = by_time(&new)?;
-            remember(follower, &sorted);
-            printer.print(&sorted)?;
-        }
+        let now = SystemTime::now();
+        // A segment can have become a file since the last look, and times of files are those of a coarse clock.
+        let among = Among::NewerThan(looked - FOLLOW_EVERY);
+        let mut new: Vec<RecordBatch> = Vec::new();
+        scan(&args.stores, among, filter, Columns::All, &|_, _| {}, &mut |batch| {
+            new.extend(batch.map(|batch| only_new(&batch, follower)).transpose()?);
+            Ok(ControlFlow::Continue(()))
+        })?;
+        looked = now;
+        let sorted = by_time(&new)?;
+        remember(follower, &sorted);
+        printer.print(&sorted)?;
         printer.flush()?;
     }
     Ok(())
@@ -289,22 +285,22 @@ fn only_new(batch: &RecordBatch, follower: &Follower) -> anyhow::Result<RecordBa
 fn sums(args: &Args, filter: &Filter) -> anyhow::Result<Exit> {
     let mut top = Top::new(args.top.clone());
     let columns = top.columns();
-    let (mut exit, mut coverage) = (Exit::Clean, Vec::new());
-    for store in &args.stores {
-        let scanned = scan_store(store, filter, Columns::Some(&columns), &mut |batch| {
-            if let Some(batch) = batch {
-                top.add(&batch)?;
-            }
-            Ok(ControlFlow::Continue(()))
-        })?;
-        coverage.push(scanned.coverage.clone());
-        exit = exit.max(told(args, store, &scanned));
-    }
+    let scanned = scan_stores(&args.stores, filter, Columns::Some(&columns), &mut |batch| {
+        if let Some(batch) = batch {
+            top.add(&batch)?;
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    let exit = told(args, &scanned);
     let mut out = io::stdout().lock();
     match args.output {
         Output::Json => {
             let counts = top.json(args.most);
-            writeln!(out, "{:#}", json!({"flows": top.total(), "top": counts, "coverage": coverage}))?;
+            writeln!(
+                out,
+                "{:#}",
+                json!({"flows": top.total(), "top": counts, "coverage": scanned.coverage})
+            )?;
         }
         _ if args.count => writeln!(out, "{}", top.total())?,
         _ => top.print(&mut out, args.most)?,
@@ -312,9 +308,9 @@ fn sums(args: &Args, filter: &Filter) -> anyhow::Result<Exit> {
     Ok(exit)
 }
 
-/// Scans a store, tells how far it is where somebody looks, and ends at Ctrl-C.
-fn scan_store(
-    store: &Path,
+/// Scans stores, tells how far it is where somebody looks, and ends at Ctrl-C.
+fn scan_stores(
+    stores: &[PathBuf],
     filter: &Filter,
     columns: Columns<'_>,
     each: &mut dyn FnMut(Option<RecordBatch>) -> anyhow::Result<ControlFlow<()>>,
@@ -324,10 +320,10 @@ fn scan_store(
     let progress = |done: usize, all: usize| {
         if shows && begun.elapsed() >= Duration::from_secs(1) {
             shown.store(true, Ordering::Relaxed);
-            eprint!("\r{done} of {all} files of {} ", store.display());
+            eprint!("\r{done} of {all} files ");
         }
     };
-    let result = scan(store, filter, columns, &progress, &mut |batch| {
+    let result = scan(stores, Among::All, filter, columns, &progress, &mut |batch| {
         if STOPPED.load(Ordering::Relaxed) {
             return Ok(ControlFlow::Break(()));
         }
@@ -340,13 +336,13 @@ fn scan_store(
 }
 
 /// Says on stderr what is missing.
-fn told(args: &Args, store: &Path, scanned: &Scanned) -> Exit {
+fn told(args: &Args, scanned: &Scanned) -> Exit {
     let mut is_complete = scanned.coverage.is_complete() && scanned.unreadable.is_empty();
     for (path, reason) in &scanned.unreadable {
         eprintln!("netaudit: {} cannot be read, its flows are missing: {reason}", path.display());
     }
     for sentence in scanned.coverage.sentences() {
-        eprintln!("netaudit: {}: {sentence}", store.display());
+        eprintln!("netaudit: {sentence}");
     }
     if STOPPED.load(Ordering::Relaxed) {
         eprintln!("netaudit: stopped: what came after is missing");

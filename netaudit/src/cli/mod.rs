@@ -21,6 +21,7 @@ mod uninstall;
 mod usage;
 mod usage_text;
 mod why;
+mod why_find;
 
 use std::{io::IsTerminal as _, process::ExitCode};
 

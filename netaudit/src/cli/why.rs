@@ -2,13 +2,12 @@
 
 use std::{
     fmt::Write as _,
-    fs::File,
-    io::{self, BufRead, BufReader, Write as _},
+    io::{self, Write as _},
     net::IpAddr,
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, anyhow};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -19,6 +18,7 @@ use super::{
     eval_flow::{self, End, Pair, Question, Side},
     eval_service,
     source::Source,
+    why_find::find,
 };
 use crate::{
     cluster::Cluster,
@@ -34,8 +34,11 @@ pub(super) struct Args {
     /// The flow's `flow_id`
     flow_id: String,
     /// Flow logs to look in; - is stdin
-    #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
+    #[arg(long, value_name = "FILE", num_args = 1.., required_unless_present = "flow_store")]
     flow_log: Vec<PathBuf>,
+    /// Flow stores to look in
+    #[arg(long, value_name = "STORE", num_args = 1..)]
+    flow_store: Vec<PathBuf>,
     #[command(flatten)]
     source: Source,
     /// How to print the answer
@@ -126,7 +129,7 @@ impl std::fmt::Display for LineEnd {
 
 /// Runs the command.
 pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
-    let (place, text) = find(&args.flow_id, &args.flow_log)?;
+    let (place, text) = find(&args.flow_id, &args.flow_log, &args.flow_store)?;
     let record: Value = serde_json::from_str(&text).with_context(|| format!("{place}: no JSON object"))?;
     let line: Line = serde_json::from_value(record.clone())
         .with_context(|| format!("{place}: not a line of a flow log"))?;
@@ -149,71 +152,6 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
         }
     }
     Ok(if now.is_none_or(|now| now.same) { Exit::Clean } else { Exit::Findings })
-}
-
-/// The line of the flow, and where it stands.
-fn find(id: &str, files: &[PathBuf]) -> anyhow::Result<(String, String)> {
-    let mut seen = Seen::default();
-    for path in files {
-        let name = path.display().to_string();
-        let found = if path == Path::new("-") {
-            find_in(id, &name, io::stdin().lock(), &mut seen)
-        } else {
-            let file = File::open(path).with_context(|| format!("cannot open the flow log {name}"))?;
-            find_in(id, &name, BufReader::new(file), &mut seen)
-        };
-        if let Some((number, line)) = found.with_context(|| format!("cannot read the flow log {name}"))? {
-            return Ok((format!("{name}:{number}"), line));
-        }
-    }
-    let files: Vec<_> = files.iter().map(|path| path.display().to_string()).collect();
-    let torn = match seen.torn.as_slice() {
-        [] => String::new(),
-        places => format!("; torn or no JSON, though it holds the id: {}", places.join(", ")),
-    };
-    bail!("no flow {id} among the {} lines of {}{torn}", seen.lines, files.join(", "))
-}
-
-/// What was seen on the way.
-#[derive(Default)]
-struct Seen {
-    lines: usize,
-    /// Where lines that cannot be read hold the id as a text.
-    torn: Vec<String>,
-}
-
-/// How files begin that were compressed, as rotation does it, and what reads them.
-const COMPRESSED: [(&[u8], &str, &str); 2] =
-    [(&[0x1f, 0x8b], "gzip", "zcat"), (&[0x28, 0xb5, 0x2f, 0xfd], "zstd", "zstdcat")];
-
-/// Lines that hold the id anywhere are few, and only they are parsed. A line that is no JSON is somebody else's.
-fn find_in(
-    id: &str,
-    name: &str,
-    mut lines: impl BufRead,
-    seen: &mut Seen,
-) -> anyhow::Result<Option<(usize, String)>> {
-    let start = lines.fill_buf()?;
-    if let Some((_, how, tool)) = COMPRESSED.iter().find(|(magic, ..)| start.starts_with(magic)) {
-        bail!("it is compressed ({how}): {tool} {name} | netaudit why {id} --flow-log -");
-    }
-    let quoted = format!("\"{id}\"");
-    for (number, line) in (1..).zip(lines.split(b'\n')) {
-        let line = line?;
-        seen.lines += 1;
-        let line = String::from_utf8_lossy(&line);
-        if !line.contains(id) {
-            continue;
-        }
-        match serde_json::from_str::<Value>(&line) {
-            Ok(value) if value.get("flow_id").and_then(Value::as_str) == Some(id) => {
-                return Ok(Some((number, line.into_owned())));
-            }
-            Err(_) if line.contains(&quoted) => seen.torn.push(format!("{name}:{number}")),
-            _ => {}
-        }
-    }
-    Ok(None)
 }
 
 /// What the record says.

@@ -3,7 +3,7 @@
 //! Overhead: the same load watched by nobody, by the agent, and by other tools that watch connections, interleaved round by round
 //! in one run, as ratios of the medians with the quartiles of the rounds' own ratios, since a machine that others use too is noisy. Speed: the pipeline benchmark of the netaudit
 //! crate. Both as a table, and as JSON in `target/bench.json`. `cargo xtask bench overhead` is the first of the two, `policy` is about
-//! the evaluator alone, `overload` about bursts, `ring` about the way out of the kernel, `dns` about names, `idle` about a node where nothing happens, `accounts` about memory.
+//! the evaluator alone, `overload` about bursts, `ring` about the way out of the kernel, `dns` about names, `idle` about a node where nothing happens, `accounts` about memory, `store` about the flow store.
 
 mod idle;
 mod load;
@@ -13,6 +13,7 @@ mod peers;
 mod plot;
 pub mod policy;
 mod programs;
+mod store;
 
 use std::{
     path::{Path, PathBuf},
@@ -77,6 +78,12 @@ enum Part {
     },
     /// What the agent remembers at its bounds: 100,000 rules, 10,000 workloads that are soon gone, a scan of all ports
     Accounts,
+    /// The flow store: how fast flows go in, how much room they take, and answers, beside DuckDB's
+    Store {
+        /// Flows
+        #[arg(long, default_value_t = 100_000_000)]
+        flows: u64,
+    },
     /// How fast records are taken out of the kernel's ring (needs root)
     Ring,
     /// What the agent takes on a node full of pods that do nothing (needs root)
@@ -110,6 +117,7 @@ pub fn bench(root: &Path, options: &Options) -> Result<()> {
             json!({"dns": overhead::names(&agent, *rounds)?})
         }
         Some(Part::Idle { pods, seconds }) => json!({"idle": idle::idle(&release(root)?, *pods, *seconds)?}),
+        Some(Part::Store { flows }) => json!({"store": store::store(root, *flows)?}),
         Some(Part::Accounts) => json!({"accounts": speed(root, "accounts")?}),
         Some(Part::Ring) => json!({"ring": speed(root, "ring")?}),
         _ => {

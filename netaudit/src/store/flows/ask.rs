@@ -11,6 +11,7 @@ use std::{
         mpsc,
     },
     thread,
+    time::SystemTime,
 };
 
 use anyhow::Context as _;
@@ -101,6 +102,15 @@ enum Part {
     Segment(PathBuf),
 }
 
+/// Which parts of stores are looked at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Among {
+    /// All.
+    All,
+    /// Segments, and files that were made at this time or later: whoever looks again and again has seen the others.
+    NewerThan(SystemTime),
+}
+
 /// Reads the flows that `filter` asks for, hour by hour in order of time; those of an hour come in any order, in batches. `each`
 /// ends the scan with [`ControlFlow::Break`]; at the end of an hour it gets `None`.
 ///
@@ -108,28 +118,29 @@ enum Part {
 ///
 /// There is no store. What alone cannot be read is told in the result.
 pub fn scan(
-    store: &Path,
+    stores: &[PathBuf],
+    among: Among,
     filter: &Filter,
     columns: Columns<'_>,
     progress: Progress<'_>,
     each: &mut dyn FnMut(Option<RecordBatch>) -> anyhow::Result<ControlFlow<()>>,
 ) -> anyhow::Result<Scanned> {
-    anyhow::ensure!(
-        files::open_directory(store).is_dir() || files::flows_directory(store).is_dir(),
-        "{} is no flow store: give the directory that an agent's --flow-store names",
-        store.display()
-    );
     let mut scanned = Scanned::default();
-    // Segments first: one that becomes a file meanwhile is found as both, and so read once.
-    let segments = files::segments(store)?;
-    let files = files::list(store)?;
-    let (parts, marks) = parts(segments, files, filter, &mut scanned);
-    scanned.coverage = Coverage::of(&marks, filter.from, filter.until);
-    scanned.files = parts.values().map(Vec::len).sum();
+    let mut found = Found::default();
+    for store in stores {
+        anyhow::ensure!(
+            files::open_directory(store).is_dir() || files::flows_directory(store).is_dir(),
+            "{} is no flow store: give the directory that an agent's --flow-store names",
+            store.display()
+        );
+        found.look(store, among, filter, &mut scanned)?;
+    }
+    scanned.coverage = Coverage::of(&found.marks, filter.from, filter.until);
+    scanned.files = found.parts.values().map(Vec::len).sum();
     let done = AtomicUsize::new(0);
     let all = scanned.files;
     let schema = columns.schema()?;
-    for parts in parts.into_values() {
+    for parts in found.parts.into_values() {
         let step = || progress(done.fetch_add(1, Ordering::Relaxed) + 1, all);
         let flow = scan_hour(&parts, filter, columns, &schema, &step, &mut scanned, each)?;
         if flow.is_break() || each(None)?.is_break() {
@@ -140,46 +151,60 @@ pub fn scan(
 }
 
 /// The parts that can hold what is asked for, by hour, and what all tell of their time.
-fn parts(
-    segments: Vec<(PathBuf, Option<Mark>)>,
-    files: Vec<FlowFile>,
-    filter: &Filter,
-    scanned: &mut Scanned,
-) -> (BTreeMap<i64, Vec<Part>>, Vec<Mark>) {
-    let hour = |time: Timestamp| files::hour_of(time.0.div_euclid(1_000));
-    let from = filter.from.map_or(i64::MIN, hour);
-    let until = filter.until.map_or(i64::MAX, |until| hour(Timestamp(until.0.saturating_sub(1_000))));
-    let mut parts: BTreeMap<i64, Vec<Part>> = BTreeMap::new();
-    let mut told: Vec<Told> = Vec::new();
-    for file in files {
-        // A file tells of the time of its segments, which is at most some minutes more than its hour.
-        if !(from.saturating_sub(2)..=until.saturating_add(2)).contains(&file.hour) {
-            continue;
+#[derive(Default)]
+struct Found {
+    parts: BTreeMap<i64, Vec<Part>>,
+    marks: Vec<Mark>,
+}
+
+impl Found {
+    fn look(
+        &mut self,
+        store: &Path,
+        among: Among,
+        filter: &Filter,
+        scanned: &mut Scanned,
+    ) -> anyhow::Result<()> {
+        // Segments first: one that becomes a file meanwhile is found as both, and so read once.
+        let segments = files::segments(store)?;
+        let mut files = files::list(store)?;
+        if let Among::NewerThan(time) = among {
+            let made = |file: &FlowFile| file.path.metadata().and_then(|data| data.modified());
+            files.retain(|file| made(file).is_ok_and(|made| made >= time));
         }
-        match files::open(&file.path) {
-            Ok((_, _, tells)) => told.push(tells),
-            Err(error) if is_gone(&error) => continue,
-            Err(error) => {
-                scanned.unreadable.push((file.path, format!("{error:#}")));
+        let hour = |time: Timestamp| files::hour_of(time.0.div_euclid(1_000));
+        let from = filter.from.map_or(i64::MIN, hour);
+        let until = filter.until.map_or(i64::MAX, |until| hour(Timestamp(until.0.saturating_sub(1_000))));
+        let mut told: Vec<Told> = Vec::new();
+        for file in files {
+            // A file tells of the time of its segments, which is an hour and some minutes at most.
+            if !(from.saturating_sub(2)..=until.saturating_add(2)).contains(&file.hour) {
                 continue;
             }
+            match files::open(&file.path) {
+                Ok((_, _, tells)) => told.push(tells),
+                Err(error) if is_gone(&error) => continue,
+                Err(error) => {
+                    scanned.unreadable.push((file.path, format!("{error:#}")));
+                    continue;
+                }
+            }
+            if (from..=until).contains(&file.hour) {
+                self.parts.entry(file.hour).or_default().push(Part::File(file));
+            }
         }
-        if (from..=until).contains(&file.hour) {
-            parts.entry(file.hour).or_default().push(Part::File(file));
+        for (path, mark) in segments {
+            if mark.as_ref().is_some_and(|mark| told.iter().any(|told| told.holds(mark))) {
+                continue;
+            }
+            let began = mark.as_ref().map_or(0, |mark| hour(mark.from));
+            self.marks.extend(mark);
+            // It may hold flows that began long before, and is small.
+            self.parts.entry(began.max(from).min(until)).or_default().push(Part::Segment(path));
         }
+        self.marks.extend(told.into_iter().map(|told| told.mark));
+        Ok(())
     }
-    let mut marks: Vec<Mark> = Vec::new();
-    for (path, mark) in segments {
-        if mark.as_ref().is_some_and(|mark| told.iter().any(|told| told.holds(mark))) {
-            continue;
-        }
-        let began = mark.as_ref().map_or(0, |mark| hour(mark.from));
-        marks.extend(mark);
-        // It may hold flows that began long before, and is small.
-        parts.entry(began.clamp(from, until)).or_default().push(Part::Segment(path));
-    }
-    marks.extend(told.into_iter().map(|told| told.mark));
-    (parts, marks)
 }
 
 fn is_gone(error: &anyhow::Error) -> bool {

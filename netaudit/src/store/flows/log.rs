@@ -174,7 +174,8 @@ impl Log {
                     match wrote {
                         Ok(()) => synced.push(flows),
                         Err(error) => {
-                            self.give_up(to_roll);
+                            // Nothing more can be appended to it.
+                            self.close(to_roll);
                             shared.waiting_flows.fetch_sub(flows, Ordering::Release);
                             shared.failed(flows, &format!("{error:#}"));
                             result = Err(error);
@@ -196,12 +197,6 @@ impl Log {
             }
             if self.is_full() {
                 self.close(to_roll);
-            }
-        }
-        if let Some(segment) = &self.segment {
-            let ended = segment.write_mark();
-            if let Err(error) = ended {
-                tracing::warn!("{error:#}");
             }
         }
         self.close(to_roll);
@@ -241,7 +236,11 @@ impl Log {
 
     /// The segment is full; the next one goes on where it ends.
     fn close(&mut self, to_roll: &mpsc::Sender<Closed>) {
-        let Some(segment) = self.segment.take() else { return };
+        let Some(mut segment) = self.segment.take() else { return };
+        // Where the disk is full the older mark stays, and a gap is said to be longer than it is.
+        if let Err(error) = segment.sync().and_then(|()| segment.write_mark()) {
+            tracing::warn!("{error:#}");
+        }
         let closed = segment.close();
         let until = closed.mark.until;
         self.next = Mark {
@@ -253,15 +252,6 @@ impl Log {
         };
         // Else the next run finds it.
         let _ = to_roll.send(closed);
-    }
-
-    /// Nothing more can be appended to the segment.
-    fn give_up(&mut self, to_roll: &mpsc::Sender<Closed>) {
-        if let Some(segment) = &self.segment {
-            // The disk may be full: then the older mark stays, and the gap is said to be longer than it is.
-            let _ = segment.write_mark();
-        }
-        self.close(to_roll);
     }
 }
 

@@ -1,6 +1,6 @@
 //! A stored flow in words again: as the flow log has it.
 
-use std::{borrow::Cow, net::IpAddr};
+use std::{borrow::Cow, net::IpAddr, time::Duration};
 
 use anyhow::Context as _;
 use arrow::{
@@ -117,7 +117,9 @@ impl<'a> Rows<'a> {
             reach: word("reach").unwrap_or_default(),
             drop_reason: word("drop_reason"),
             closed_port: self.is("closed_port", row),
-            waited_seconds: self.number::<UInt64Type>("waited_us", row).unwrap_or(0) as f64 / 1e6,
+            // As the flow log computes it, to the last digit.
+            waited_seconds: Duration::from_micros(self.number::<UInt64Type>("waited_us", row).unwrap_or(0))
+                .as_secs_f64(),
             verdict: self.said("", row).unwrap_or_default(),
             peer_verdict: self.said("peer_", row),
             finding: word("finding"),
