@@ -148,6 +148,8 @@ pub struct Pod {
     pub host_network: bool,
     /// Whether it is `Succeeded` or `Failed`: its addresses are given back though its status still shows them.
     pub completed: bool,
+    /// Its RuntimeClass, where it has one: then it may run in a kernel of its own (gVisor, Kata), which this one knows nothing of.
+    pub runtime_class: Option<Arc<str>>,
     /// The named ports of its containers.
     pub ports: Arc<[NamedPort]>,
     /// The top controller.
