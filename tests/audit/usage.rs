@@ -222,6 +222,30 @@ fn identical_rules_of_one_policy_are_one_and_the_one_that_stays_is_needed() {
 }
 
 #[test]
+fn a_flow_of_nobody_with_a_pods_address_may_be_any_rules_use() {
+    let missing = |local: &str| {
+        let mut world = World::new(vec![of_a(json!([{"ports": [{"port": 1}]}]))]);
+        let mut told = Told::new();
+        told.take(&mut world, t(1));
+        told.take(&mut world, t(49));
+        let sent = netaudit::model::Observation {
+            at: t(50),
+            outcome: netaudit::model::Outcome::Timeout,
+            ..egress(199, 99, local, "192.0.2.1:1")
+        };
+        world.see(sent);
+        told.take(&mut world, t(55));
+        told.take(&mut world, t(80));
+        match &told.findings()[0].1 {
+            RuleFinding::Insufficient(lack) => lack.missing.as_str(),
+            other => other.as_str(),
+        }
+    };
+    assert_eq!(missing("10.0.0.77:40000"), "verdicts");
+    assert_eq!(missing("172.17.0.2:40000"), "unused", "a container that is no pod's");
+}
+
+#[test]
 fn a_pod_whose_kernel_is_its_own_counts_as_not_watched_until_it_shows_a_flow() {
     let mut world = World::new(vec![of_a(json!([{"ports": [{"port": 1}]}]))]);
     let sandboxed = json!({

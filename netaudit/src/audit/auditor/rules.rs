@@ -109,6 +109,14 @@ impl Auditor {
         }
         if let Decision::Unknown(gap) = &flow.verdict.decision {
             self.doubt(&flow.subject, seen.direction, gap, seen.count());
+            let is_of_nobody = matches!(flow.subject, Subject::Unknown { uid: None });
+            if is_of_nobody
+                && *gap != Gap::NotReady
+                && self.cluster.in_pod_network(seen.local.ip().to_canonical())
+            {
+                // Of some pod, then.
+                self.usage.doubt_all(seen.count());
+            }
             return;
         }
         let workload = match flow.peer.kind {
