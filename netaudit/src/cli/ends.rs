@@ -425,7 +425,7 @@ fn represent(clusters: &mut [&mut Cluster], wants_all: bool) -> Vec<String> {
                 ips: Default::default(),
                 host_network: false,
                 completed: false,
-                runtime_class: None,
+                has_runtime_class: false,
                 ports: [].into(),
                 workload: Workload { kind: REPRESENTATIVE.into(), name },
                 created: None,

@@ -161,7 +161,7 @@ impl Auditor {
     /// Whether what a pod of this node does is seen: one with a RuntimeClass may have another kernel, until it shows otherwise. What
     /// a class means is known to the container runtime alone.
     fn is_seen(&self, pod: &Pod) -> bool {
-        pod.runtime_class.is_none() || self.shown.contains(&pod.uid)
+        !pod.has_runtime_class || self.shown.contains(&pod.uid)
     }
 
     fn doubt(&mut self, subject: &Subject, direction: Direction, gap: &Gap, times: u64) {
