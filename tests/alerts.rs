@@ -79,6 +79,7 @@ fn the_operator_gets_the_same_rules_as_the_rule_file() -> Result<()> {
 #[test]
 fn every_alert_says_what_it_is_and_has_a_runbook() -> Result<()> {
     let mut pages = BTreeSet::new();
+    let overview = fs::read_to_string(deploy().join("../netaudit/docs/alerts.md"))?;
     for rule in rules()? {
         let alert = text(&rule["alert"], "alert")?;
         assert!(alert.starts_with("Netaudit"), "{alert}");
@@ -101,6 +102,11 @@ fn every_alert_says_what_it_is_and_has_a_runbook() -> Result<()> {
             }
             assert!(description.contains("$value | humanizeTimestamp"), "{alert} does not say when");
         }
+        let row = format!(
+            "| [{alert}](../../deploy/runbooks/{alert}.md) | {severity} | {} |",
+            text(&notes["summary"], alert)?
+        );
+        assert!(overview.contains(&row), "netaudit/docs/alerts.md does not have {row}");
         assert_eq!(notes["runbook_url"], format!("deploy/runbooks/{alert}.md"));
         let page = runbook(alert)?;
         assert!(

@@ -6,6 +6,7 @@ mod drops;
 mod enforcement;
 mod folded;
 mod identity;
+mod metrics;
 mod names;
 mod open;
 mod translated;

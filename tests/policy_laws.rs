@@ -135,6 +135,7 @@ fn pod(index: usize) -> impl Strategy<Value = Pod> {
             ips: [format!("{net}.{index}").parse::<IpAddr>().unwrap()].into_iter().collect(),
             host_network: false,
             completed: false,
+            has_runtime_class: false,
             ports: port
                 .map(|(protocol, port)| NamedPort { name: "web".into(), protocol, port })
                 .into_iter()

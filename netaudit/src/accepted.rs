@@ -29,7 +29,8 @@ use crate::{
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
-    accepted: Vec<Entry>,
+    /// `None` where all entries are commented out.
+    accepted: Option<Vec<Entry>>,
 }
 
 #[derive(Deserialize)]
@@ -62,7 +63,11 @@ struct End {
 ///
 /// Says which entry is wrong, what of it, and what would be right.
 pub fn parse(text: &str) -> anyhow::Result<AcceptedFlows> {
+    // As a file is while an editor writes it: that nothing is accepted any more must be said.
+    let is_empty = text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#'));
+    ensure!(!is_empty, "it is empty: write `accepted: []` where nothing is accepted");
     let File { accepted } = serde_saphyr::from_str(text)?;
+    let accepted = accepted.unwrap_or_default();
     let mut names = HashSet::new();
     let mut flows = Vec::with_capacity(accepted.len());
     for (at, entry) in accepted.into_iter().enumerate() {
@@ -205,6 +210,8 @@ accepted:
                 "accepted[1] (a): another one has this name",
             ),
             ("accepted: 1".to_owned(), "accepted"),
+            (String::new(), "it is empty: write `accepted: []` where nothing is accepted"),
+            ("# nothing any more\n".to_owned(), "it is empty"),
         ] {
             let error = format!("{:#}", parse(&text).unwrap_err());
             assert!(error.contains(words), "{text}\n{error}");
@@ -225,6 +232,9 @@ accepted:
         std::fs::write(&path, "accepted: 1").unwrap();
         assert!(file.changed().is_err());
         std::fs::write(&path, "accepted: []").unwrap();
+        assert_eq!(file.changed().unwrap(), Some(AcceptedFlows::default()));
+        // All entries are commented out.
+        std::fs::write(&path, "accepted:\n# - name: a\n").unwrap();
         assert_eq!(file.changed().unwrap(), Some(AcceptedFlows::default()));
     }
 }

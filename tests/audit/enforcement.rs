@@ -95,7 +95,13 @@ fn whatever_changes_what_is_denied_is_a_change_of_policy() {
     let allow = || policy("allow", json!({"podSelector": {}, "policyTypes": ["Egress"], "egress": [{}]}));
     let wider = json!({"podSelector": {"matchExpressions": [{"key": "app", "operator": "Exists"}]}, "policyTypes": ["Egress"]});
     type Change<'a> = Box<dyn Fn(&mut World, Timestamp) + 'a>;
-    let changes: [(&str, Change<'_>); 4] = [
+    let narrowed =
+        json!({"podSelector": {"matchLabels": {"app": "other"}}, "policyTypes": ["Egress"], "egress": [{}]});
+    let changes: [(&str, Change<'_>); 5] = [
+        (
+            "a policy that no longer selects the pod",
+            Box::new(|world, now| world.apply(policy("allow", narrowed.clone()), now)),
+        ),
         ("the policy", Box::new(|world, now| world.apply(policy("deny", wider.clone()), now))),
         ("the pod's labels", Box::new(|world, now| world.apply(other_labels(), now))),
         (
@@ -115,7 +121,7 @@ fn whatever_changes_what_is_denied_is_a_change_of_policy() {
         ),
     ];
     for (what, change) in changes {
-        let mut world = World::new(if what == "a policy that went" {
+        let mut world = World::new(if what.starts_with("a policy that") {
             vec![deny_all(), allow()]
         } else {
             vec![deny_all()]
@@ -187,6 +193,62 @@ fn a_suspected_block_has_a_series_of_its_own() {
     let [(key, count)] = &suspected[..] else { panic!("{suspected:?}") };
     assert_eq!((&*key.source_workload, &*key.destination_workload, key.port), ("a", "b", Some(80)));
     assert_eq!((count.total, &count.flow), (1, &flow.id));
+}
+
+#[test]
+fn only_violations_are_accepted_so_that_a_suspected_block_keeps_its_one_series() {
+    let mut world = World::new(vec![]);
+    let flows = Flows { ports: vec![80], ..Flows::default() };
+    let (why, owner) = ("known".into(), "team".into());
+    let accepted = Accepted { name: "known-flow".into(), why, owner, until: t(20), flows };
+    world.auditor.set_accepted(AcceptedFlows(vec![accepted]));
+    world.one(at(10, Outcome::Timeout, a_to_b()));
+    world.one(at(30, Outcome::Timeout, a_to_b()));
+    let suspected = world.auditor.suspected_blocks().series();
+    let [(key, count)] = &suspected[..] else { panic!("the same labels twice: {suspected:?}") };
+    assert_eq!((key.accepted.as_deref(), count.total), (None, 2));
+}
+
+#[test]
+fn an_exception_ends_by_the_wall_clock_whatever_line_times_are_on() {
+    let mut world = World::new(vec![deny_egress()]);
+    let flows = Flows { ports: vec![80], ..Flows::default() };
+    let (why, owner) = ("known".into(), "team".into());
+    let accepted = Accepted { name: "known-flow".into(), why, owner, until: t(86_400), flows };
+    world.auditor.set_accepted(AcceptedFlows(vec![accepted]));
+    world.one(at(10, Outcome::Established, a_to_b()));
+    // The node booted with an old clock, which was then set forward by two days.
+    world.auditor.set_correction(2 * 86_400 * 1_000_000_000);
+    world.one(at(20, Outcome::Established, a_to_b()));
+    let accepted: Vec<_> = series(&world).into_iter().map(|(key, _)| key.accepted.is_some()).collect();
+    assert_eq!(accepted, [false, true]);
+}
+
+#[test]
+fn a_violation_is_as_late_as_its_end_or_an_alert_on_the_last_minutes_would_miss_it() {
+    let mut world = World::new(vec![deny_egress()]);
+    let slow = Observation { waited: Duration::from_secs(511), ..at(10, Outcome::Timeout, a_to_b()) };
+    world.one(slow);
+    let last: Vec<_> = world.auditor.violations().series().iter().map(|it| it.1.last).collect();
+    assert_eq!(last, [t(521)]);
+}
+
+#[test]
+fn no_answer_from_outside_does_not_show_that_anything_enforces() {
+    let mut world = World::new(vec![deny_all()]);
+    let outside = || egress(101, 11, "10.0.0.1:40001", "192.0.2.9:443");
+    // A host that is down answers nobody, whether or not something enforces.
+    world.one(at(10, Outcome::Timeout, outside()));
+    assert_eq!(state(&world, Direction::Egress).0, Enforced::Untested);
+    assert_eq!(world.one(at(20, Outcome::Established, a_to_b())).cause, NOTHING);
+    assert_eq!(state(&world, Direction::Egress).0, Enforced::No);
+    world.one(at(30, Outcome::Timeout, outside()));
+    assert_eq!(state(&world, Direction::Egress).0, Enforced::No, "as before");
+    // A filter that answers may be another network's.
+    world.one(at(40, Outcome::Rejected, outside()));
+    assert_eq!(state(&world, Direction::Egress).0, Enforced::No);
+    world.one(at(50, Outcome::Timeout, a_to_b()));
+    assert_eq!(state(&world, Direction::Egress).0, Enforced::Partly, "a pod that is there answers");
 }
 
 #[test]

@@ -200,3 +200,72 @@ fn a_rule_that_selects_nobody_is_dead_and_one_of_a_pod_elsewhere_lacks_coverage(
     told.take(&mut world, t(180));
     assert_eq!(told.words()[1].1, "unused");
 }
+
+#[test]
+fn identical_rules_of_one_policy_are_one_and_the_one_that_stays_is_needed() {
+    let to_b = || json!({"to": [{"podSelector": {"matchLabels": {"app": "b"}}}]});
+    let mut world = World::new(vec![of_a(json!([to_b(), to_b()]))]);
+    let mut told = Told::new();
+    world.one(a_to_b());
+    told.take(&mut world, t(20));
+    let matches = |told: &Told| {
+        let histories = histories(&told.rows);
+        histories.rules.iter().map(|it| (it.uses.matches, it.sole.matches)).collect::<Vec<_>>()
+    };
+    assert_eq!(matches(&told), [(1, 1)], "a flow is one match");
+    // One of the two goes, and nothing has flowed since.
+    world.apply(of_a(json!([to_b()])), t(30));
+    for second in 4..12 {
+        told.take(&mut world, t(second * 10));
+    }
+    assert_eq!(told.words().iter().map(|it| it.1).collect::<Vec<_>>(), ["broad"], "{:?}", told.findings());
+}
+
+#[test]
+fn a_flow_of_nobody_with_a_pods_address_may_be_any_rules_use() {
+    let missing = |local: &str| {
+        let mut world = World::new(vec![of_a(json!([{"ports": [{"port": 1}]}]))]);
+        let mut told = Told::new();
+        told.take(&mut world, t(1));
+        told.take(&mut world, t(49));
+        let sent = netaudit::model::Observation {
+            at: t(50),
+            outcome: netaudit::model::Outcome::Timeout,
+            ..egress(199, 99, local, "192.0.2.1:1")
+        };
+        world.see(sent);
+        told.take(&mut world, t(55));
+        told.take(&mut world, t(80));
+        match &told.findings()[0].1 {
+            RuleFinding::Insufficient(lack) => lack.missing.as_str(),
+            other => other.as_str(),
+        }
+    };
+    assert_eq!(missing("10.0.0.77:40000"), "verdicts");
+    assert_eq!(missing("172.17.0.2:40000"), "unused", "a container that is no pod's");
+}
+
+#[test]
+fn a_pod_whose_kernel_is_its_own_counts_as_not_watched_until_it_shows_a_flow() {
+    let mut world = World::new(vec![of_a(json!([{"ports": [{"port": 1}]}]))]);
+    let sandboxed = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"namespace": "shop", "name": "a", "uid": super::uid("a"), "labels": {"app": "a"}},
+        "spec": {"nodeName": super::NODE, "runtimeClassName": "kata-qemu", "containers": [{"name": "c"}]},
+        "status": {"phase": "Running", "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}]},
+    });
+    world.apply(super::object(sandboxed), t(1));
+    let mut told = Told::new();
+    told.take(&mut world, t(2));
+    told.take(&mut world, t(80));
+    let insufficient = |told: &Told| match &told.findings()[0].1 {
+        RuleFinding::Insufficient(lack) => Some(lack.missing.as_str()),
+        _ => None,
+    };
+    assert_eq!(insufficient(&told), Some("coverage"));
+    // A class whose pods share the node's kernel: its sockets are seen.
+    world.one(netaudit::model::Observation { at: t(90), ..a_to_b() });
+    told.take(&mut world, t(100));
+    told.take(&mut world, t(180));
+    assert_eq!(told.words()[0].1, "unused");
+}

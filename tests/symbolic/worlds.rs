@@ -265,6 +265,7 @@ fn pod(index: usize) -> impl Strategy<Value = Pod> {
                 ips: ips.into_iter().take(if host_network { 1 } else { 2 }).collect(),
                 host_network,
                 completed: false,
+                has_runtime_class: false,
                 ports: port
                     .map(|(protocol, port)| NamedPort { name: "web".into(), protocol, port })
                     .into_iter()

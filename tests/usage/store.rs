@@ -5,7 +5,7 @@ use std::{fs, sync::Arc, time::Duration};
 use netaudit::{
     audit::{
         RuleKey, RunKey,
-        usage::{Row, RowKey, Rows, Run, TogetherKey, Touched, Uses, histories},
+        usage::{Evidence, Row, RowKey, Rows, Run, TogetherKey, Touched, Uses, histories, judge, restore},
     },
     model::{Direction, PolicyId, Protocol, Timestamp},
     policy::{Element, Span},
@@ -241,6 +241,60 @@ fn what_is_torn_is_kept_aside_and_the_rest_is_read() {
     assert!(!temporary.path().join(".usage-9.jsonl.new").exists());
     let (_, found) = Directory::open(temporary.path()).expect("opened again");
     assert!(found.damaged.is_empty(), "told once");
+}
+
+#[test]
+fn one_file_that_cannot_be_read_at_all_does_not_keep_the_agent_from_starting() {
+    let temporary = tempfile::tempdir().expect("a directory");
+    let (mut directory, _) = Directory::open(temporary.path()).expect("opened");
+    directory.write(0, Timestamp(1), &simple(1, 1)).expect("written");
+    // As an I/O error of a dying disk: reading fails, whoever asks.
+    fs::create_dir(temporary.path().join("usage-9.jsonl")).expect("made");
+    let (_, found) = Directory::open(temporary.path()).expect("opened");
+    assert_eq!(found.rows, simple(1, 1));
+    let [damaged] = &found.damaged[..] else { panic!("{:?}", found.damaged) };
+    assert!(damaged.reason.starts_with("it cannot be read: "), "{}", damaged.reason);
+    assert!(damaged.kept_as.ends_with("usage-9.jsonl.damaged-1"), "{:?}", damaged.kept_as);
+}
+
+#[test]
+fn an_old_file_that_cannot_be_removed_is_tried_again() {
+    let temporary = tempfile::tempdir().expect("a directory");
+    let (mut directory, _) = Directory::open(temporary.path()).expect("opened");
+    for window in 0..5 {
+        directory.write(0, Timestamp(window), &simple(1, window)).expect("written");
+    }
+    let oldest = directory.files().remove(0);
+    fs::remove_file(&oldest).expect("removed");
+    fs::create_dir(&oldest).expect("made");
+    directory.prune(Duration::from_secs(5)).expect_err("a directory is no file");
+    fs::remove_dir(&oldest).expect("removed");
+    directory.prune(Duration::from_secs(5)).expect("pruned");
+    assert_eq!(fs::read_dir(temporary.path()).expect("listed").count(), 1, "none is left behind");
+}
+
+#[test]
+fn figures_that_cannot_be_are_borne() {
+    let mut rows = simple(u64::MAX, 1);
+    let mut row = rows.rules.values().next().expect("a row").clone();
+    row.watched_ms = u64::MAX;
+    row.selected_ms = u64::MAX;
+    row.observed_ms = u64::MAX;
+    for window in [i64::MIN, 0, i64::MAX - 1] {
+        let mut row = row.clone();
+        (row.from, row.until) = (Timestamp(window), Timestamp(window.saturating_add(i64::MAX)));
+        rows.add(RowKey { rule: rule(1), run: run_key(0), window: Timestamp(window) }, row);
+    }
+    let extreme =
+        Run { from: Timestamp(i64::MIN), line: i64::MIN, wall: i64::MAX, ended: true, ..run(0, i64::MAX) };
+    rows.add_run(run_key(0), extreme);
+    let needs = Evidence { window: Duration::from_secs(1), coverage: 0.5 };
+    let read = document::read(&document::write(&rows)).expect("a document");
+    let histories = histories(&read);
+    assert_eq!(judge(&histories, &needs).len(), 1);
+    // And by an agent that finds them in its state directory.
+    let begins = Run { line: i64::MAX, wall: i64::MIN, ..run(2, 0) };
+    assert_eq!(restore(read, &run_key(2), &begins, true).histories.len(), 1);
 }
 
 #[test]

@@ -370,6 +370,7 @@ impl State {
 
     /// A second passed.
     pub(super) fn tick(&mut self, now: Timestamp) {
+        self.auditor.set_correction(self.kernel.wall_correction());
         self.read_accepted();
         if self.addresses_read.is_none_or(|read| now.since(read) >= ADDRESSES_EVERY || now < read) {
             self.read_addresses(now);

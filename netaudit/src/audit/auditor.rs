@@ -142,9 +142,13 @@ pub struct Auditor {
     counted_elsewhere: Option<Timestamp>,
     /// How many of them each policy selects.
     selected_elsewhere: HashMap<(Arc<PolicyId>, Direction), usize>,
+    /// Pods with a RuntimeClass that have shown a flow, by UID: their sockets are in this kernel.
+    shown: HashSet<Arc<str>>,
     violations: Violations,
     suspected_blocks: Violations,
     accepted: AcceptedFlows,
+    /// [`Auditor::set_correction`].
+    correction: i64,
     enforcement: Enforcement,
     ready: bool,
     pending_dropped: u64,
@@ -188,10 +192,12 @@ impl Auditor {
             .with_series(settings.budget.rules),
             usage_generation: None,
             counted_elsewhere: None,
+            shown: HashSet::default(),
             selected_elsewhere: HashMap::default(),
             violations: Violations::new(settings.budget),
             suspected_blocks: Violations::new(settings.budget),
             accepted: AcceptedFlows::default(),
+            correction: 0,
             enforcement: Enforcement::default(),
             ready: false,
             pending_dropped: 0,
@@ -357,6 +363,7 @@ impl Auditor {
         self.expire_drops(now);
         self.host_connections.retain(|_, at| now.since(*at) < PAIR_MEMORY);
         self.bound.retain(|_, pod| self.cluster.pod(*pod).is_some());
+        self.shown.retain(|uid| self.cluster.pod_by_uid(uid).is_some());
         self.attribution.expire(now, |uid| self.cluster.pod_by_uid(uid).is_some());
         self.expire_redirects(now);
         self.cluster.expire(now);

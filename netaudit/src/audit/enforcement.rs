@@ -29,6 +29,9 @@ const LONGEST_DELAY: Duration = Duration::from_secs(120);
 /// Pods whose passes are remembered until one of their flows is stopped. Others teach nothing.
 const MOST_OPEN: usize = 4_096;
 
+/// How often something is excused before the excuse is none: nothing was ever stopped.
+const MOST_EXCUSES: u32 = 10;
+
 /// How long a pass waits for a stop that ends it.
 const OPEN_MEMORY: Duration = Duration::from_secs(3_600);
 
@@ -163,6 +166,10 @@ struct Side {
     stopped: u64,
     passed: u64,
     excused: u64,
+    /// How often something was excused before anything was stopped, and the latest excuse: what is excused within an enforcer's longest
+    /// delay counts once, as many pods start together, or under a new policy.
+    excuses: u32,
+    latest_excuse: Option<Timestamp>,
     state_since: Option<Timestamp>,
     open: HashMap<PodId, Open>,
     starts: Histogram,
@@ -177,6 +184,8 @@ impl Default for Side {
             stopped: 0,
             passed: 0,
             excused: 0,
+            excuses: 0,
+            latest_excuse: None,
             state_since: None,
             open: HashMap::default(),
             starts: Histogram::of_delays(),
@@ -268,6 +277,7 @@ impl Enforcement {
 impl Side {
     fn state(&self) -> Enforced {
         match (self.stopped > 0, self.passed > 0) {
+            (false, false) if self.excuses >= MOST_EXCUSES => Enforced::No,
             (false, false) => Enforced::Untested,
             (true, false) => Enforced::Yes,
             (true, true) => Enforced::Partly,
@@ -308,6 +318,10 @@ impl Side {
         match self.excuse(isolated, tried.at) {
             Some(since) => {
                 self.excused += tried.count;
+                if self.latest_excuse.is_none_or(|latest| tried.at.since(latest) >= LONGEST_DELAY) {
+                    self.excuses = self.excuses.saturating_add(1);
+                    self.latest_excuse = Some(tried.at);
+                }
                 if self.open.len() < MOST_OPEN || self.open.contains_key(&isolated.pod) {
                     self.open.insert(isolated.pod, Open { since, last: tried.at });
                 }
@@ -432,6 +446,38 @@ mod tests {
         let mut known = Enforcement::default();
         known.learn(&tried(1, Reach::Reached, &[old(Direction::Egress)]));
         assert_eq!(known.cause(&new, seconds(11)), NOTHING);
+    }
+
+    #[test]
+    fn an_excuse_that_is_always_there_is_none() {
+        // Short-lived pods alone, one every five minutes, and nothing is ever stopped.
+        let job = |n: i64| Isolated {
+            pod: PodId(n as u32),
+            started: Some(seconds(n * 300)),
+            ..old(Direction::Egress)
+        };
+        let mut known = Enforcement::default();
+        let excused = |known: &mut Enforcement, n: i64| {
+            known.learn(&tried(n * 300 + 1, Reach::Reached, &[job(n)]));
+            known.cause(&job(n), seconds(n * 300 + 1)) == Some(UnenforcedCause::PodJustStarted)
+        };
+        for n in 1..i64::from(MOST_EXCUSES) {
+            assert!(excused(&mut known, n), "{n}");
+        }
+        assert_eq!(states(&known)[0], Enforced::Untested);
+        assert!(!excused(&mut known, 10));
+        assert_eq!(states(&known)[0], Enforced::No);
+        known.learn(&tried(3_900, Reach::Stopped, &[old(Direction::Egress)]));
+        assert_eq!(states(&known)[0], Enforced::Yes);
+        assert!(excused(&mut known, 20));
+
+        // Many at once, as when a node starts, are one time.
+        let mut known = Enforcement::default();
+        for n in 0..100 {
+            let new = Isolated { pod: PodId(n), started: Some(seconds(0)), ..old(Direction::Egress) };
+            known.learn(&tried(1, Reach::Reached, &[new]));
+        }
+        assert_eq!(states(&known)[0], Enforced::Untested);
     }
 
     #[test]

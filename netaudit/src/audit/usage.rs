@@ -368,16 +368,16 @@ impl Usage {
     /// Tells each rule what it was used for since the last time. What is read of rules is as of then.
     pub fn settle(&mut self) {
         for tally in self.tallies.take() {
+            // Two identical rules of one policy are one: it matched once, and what is left when one of them goes is needed.
+            let mut keys: BTreeSet<RuleKey> = BTreeSet::new();
             let rules = tally.verdict.rules();
-            self.credit_rules(rules, rules.len() == 1, &tally);
+            let rules: Vec<&RuleMatch> =
+                rules.iter().filter(|it| keys.insert(RuleKey::from(&*it.rule))).collect();
+            self.credit_rules(rules, keys.len() == 1, &tally);
             let deciding = tally.verdict.denying_rule().into_iter().chain(&tally.verdict.passed);
             self.credit_rules(deciding, true, &tally);
-            if rules.len() > 1 {
-                let rules: BTreeSet<RuleKey> = rules.iter().map(|it| RuleKey::from(&*it.rule)).collect();
-                // Two identical rules of one policy are one.
-                if rules.len() > 1 {
-                    self.together.entry(rules).or_default().plus(&tally.uses);
-                }
+            if keys.len() > 1 {
+                self.together.entry(keys).or_default().plus(&tally.uses);
             }
         }
     }

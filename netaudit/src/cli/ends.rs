@@ -425,6 +425,7 @@ fn represent(clusters: &mut [&mut Cluster], wants_all: bool) -> Vec<String> {
                 ips: Default::default(),
                 host_network: false,
                 completed: false,
+                has_runtime_class: false,
                 ports: [].into(),
                 workload: Workload { kind: REPRESENTATIVE.into(), name },
                 created: None,

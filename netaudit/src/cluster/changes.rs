@@ -4,15 +4,18 @@ use std::sync::Arc;
 
 use foldhash::{HashMap, HashSet};
 
-use super::{Cluster, Kind, PodId};
-use crate::model::{PolicyId, Timestamp};
+use super::{Cluster, Declared, Kind, PodId};
+use crate::{
+    model::{PolicyId, Timestamp},
+    policy::declared,
+};
 
 /// Changes since the first complete lists. What was there at first has no time.
 #[derive(Default)]
 pub(super) struct Changes {
     listed: HashSet<Kind>,
     policies: HashMap<Arc<PolicyId>, Timestamp>,
-    /// Policies that went, by namespace: what they allowed is denied by those that stay.
+    /// Policies that went or select others now, by namespace: what they allowed is denied by those that stay.
     removed: HashMap<Arc<str>, Timestamp>,
     relabelled_namespaces: HashMap<Arc<str>, Timestamp>,
     relabelled_pods: HashMap<PodId, Timestamp>,
@@ -56,6 +59,19 @@ impl Changes {
     }
 }
 
+impl Declared {
+    /// Whether both are certain to be for the same pods and directions. What else one of an order says may decide for those of others.
+    pub(super) fn selects_as(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Network(a), Self::Network(b)) => {
+                let types = |it: &declared::NetworkPolicy| (it.policy_types.clone(), it.egress.is_empty());
+                a.pod_selector == b.pod_selector && types(a) == types(b)
+            }
+            _ => false,
+        }
+    }
+}
+
 impl Cluster {
     /// When `policies` last began to decide about a pod as they do, by a change of theirs, of the pod's or its namespace's
     /// labels, or by another policy that went; `None` where that is longer ago than [`super::REMEMBERED`], or was so when the
@@ -69,8 +85,9 @@ impl Cluster {
         // Asked for every denied flow, of which each may have many policies; nearly always nothing has changed.
         let none = changes.policies.is_empty() && changes.removed.is_empty();
         let policies = policies.take(if none { 0 } else { usize::MAX });
-        let of_policies = policies
-            .filter_map(|id| changes.policies.get(id).max(changes.removed.get(&id.namespace)).copied());
+        // Those of no namespace decide for all.
+        let removed = |id: &PolicyId| changes.removed.get(&id.namespace).max(changes.removed.get(""));
+        let of_policies = policies.filter_map(|id| changes.policies.get(id).max(removed(id)).copied());
         let namespace = self.pod(pod).map(|pod| &pod.namespace);
         let relabelled = namespace.and_then(|namespace| changes.relabelled_namespaces.get(namespace));
         of_policies.chain(relabelled.copied()).chain(changes.relabelled_pods.get(&pod).copied()).max()

@@ -476,6 +476,10 @@ impl Cluster {
         let compiled = Arc::new(declared.compile());
         let warnings = compiled.warnings.clone();
         self.policies.put(compiled.clone());
+        if self.declared.get(&key).is_some_and(|known| !known.declared.selects_as(&declared)) {
+            // Whom it selected and does no more is denied what it allowed, as if it had gone.
+            self.changes.policy_removed(&compiled.id, now);
+        }
         self.changes.policy(key.kind, &compiled.id, now);
         self.declared.insert(key, PolicyEntry { declared, compiled });
         self.generation += 1;

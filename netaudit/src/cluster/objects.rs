@@ -148,6 +148,8 @@ pub struct Pod {
     pub host_network: bool,
     /// Whether it is `Succeeded` or `Failed`: its addresses are given back though its status still shows them.
     pub completed: bool,
+    /// Whether it has a RuntimeClass: then it may run in a kernel of its own (gVisor, Kata), which this one knows nothing of.
+    pub has_runtime_class: bool,
     /// The named ports of its containers.
     pub ports: Arc<[NamedPort]>,
     /// The top controller.

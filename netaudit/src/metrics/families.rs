@@ -92,7 +92,7 @@ impl AgentState<'_> {
 }
 
 pub(super) fn families(state: &AgentState<'_>) -> Vec<Family> {
-    let mut families = vec![build_info(), start(state)];
+    let mut families = vec![build_info(), start(state), clock(state)];
     families.extend(flows(state));
     families.extend(violations(state));
     families.extend(state.flow_store.into_iter().flat_map(flow_store));
@@ -115,6 +115,15 @@ fn start(state: &AgentState<'_>) -> Family {
     Family::gauge("netaudit_start_timestamp", "When this agent started, in seconds since the epoch")
         .unit(Unit::Seconds)
         .with(vec![], state.wall_seconds(state.started))
+}
+
+fn clock(state: &AgentState<'_>) -> Family {
+    Family::gauge(
+        "netaudit_clock_timestamp",
+        "The wall clock of this agent's node, by which all times in these metrics are told",
+    )
+    .unit(Unit::Seconds)
+    .with(vec![], state.wall_seconds(state.now))
 }
 
 fn flows(state: &AgentState<'_>) -> [Family; 3] {
@@ -151,6 +160,8 @@ fn violations(state: &AgentState<'_>) -> [Family; 5] {
     let violations = state.auditor.violations();
     let series = violations.series();
     let suspected = state.auditor.suspected_blocks().series();
+    // What came while no agent ran is told by this one's start at the earliest: an alert on the last minutes must not miss it.
+    let last = |count: &ViolationCount| state.wall_seconds(count.last.max(state.started));
     let total = |count: &ViolationCount| {
         let by = vec![("flow_id", count.flow.to_string())];
         Value::Named { total: count.total as f64, by, at: state.wall_time(count.last) }
@@ -160,10 +171,10 @@ fn violations(state: &AgentState<'_>) -> [Family; 5] {
             .with_values(series.iter().map(|(key, count)| (violation_labels(key), total(count)))),
         Family::gauge(
             "netaudit_violation_last_timestamp",
-            "Time of the last denied flow of this series; alert on this one, since a counter born at 1 has no increase",
+            "When the last denied flow of this series ended, or this agent started if that was later; alert on this one, since a counter born at 1 has no increase",
         )
         .unit(Unit::Seconds)
-        .with_all(series.iter().map(|(key, count)| (violation_labels(key), state.wall_seconds(count.last)))),
+        .with_all(series.iter().map(|(key, count)| (violation_labels(key), last(count)))),
         Family::counter(
             "netaudit_violations_folded",
             "Denied flows that were counted with folded labels, since the budget of series is spent",
@@ -173,7 +184,7 @@ fn violations(state: &AgentState<'_>) -> [Family; 5] {
             .with_values(suspected.iter().map(|(key, count)| (ends(key), total(count)))),
         Family::gauge("netaudit_suspected_block_last_timestamp", "Time of the last suspected block of this series")
             .unit(Unit::Seconds)
-            .with_all(suspected.iter().map(|(key, count)| (ends(key), state.wall_seconds(count.last)))),
+            .with_all(suspected.iter().map(|(key, count)| (ends(key), last(count)))),
     ]
 }
 

@@ -85,15 +85,16 @@ impl Directory {
             if !is_ours(&name) {
                 continue;
             }
-            let bytes = fs::read(&file).map_err(failed("reading", &file))?;
-            match document::read(&bytes) {
+            // One bad block of a disk must not keep the agent from its work.
+            let bytes = fs::read(&file).map_err(|error| format!("it cannot be read: {error}"));
+            match bytes.and_then(|bytes| document::read(&bytes).map_err(|error| error.to_string())) {
                 Ok(rows) => {
                     files.push((name, told_time(&rows)));
                     found.rows.merge(rows);
                 }
-                Err(error) => {
+                Err(reason) => {
                     let kept_as = set_aside(&file)?;
-                    found.damaged.push(Damaged { kept_as, reason: error.to_string() });
+                    found.damaged.push(Damaged { kept_as, reason });
                 }
             }
         }
@@ -140,14 +141,15 @@ impl Directory {
         };
         let needed = self.files.iter().rev().take_while(is_needed).count().min(MOST_FILES);
         let surplus = self.files.len() - needed;
-        for (name, _) in self.files.drain(..surplus) {
-            let file = self.path.join(name);
+        for _ in 0..surplus {
+            let file = self.path.join(&self.files[0].0);
             match fs::remove_file(&file) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(failed("removing", &file)(error));
                 }
                 _ => {}
             }
+            self.files.remove(0);
         }
         Ok(())
     }

@@ -219,6 +219,7 @@ fn pod(
         ips,
         host_network: spec.get("hostNetwork")?.flag()?.unwrap_or(false),
         completed: matches!(status.get("phase")?.text()?, Some("Succeeded" | "Failed")),
+        has_runtime_class: spec.get("runtimeClassName")?.text()?.is_some_and(|it| !it.is_empty()),
         ports: named_ports(&spec)?.into(),
         workload: workload(metadata, &name, &labels, node)?,
         created: created.map(|it| Timestamp(i64::try_from(it.as_nanosecond()).unwrap_or(i64::MAX))),

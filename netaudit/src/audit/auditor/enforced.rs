@@ -47,6 +47,14 @@ impl Auditor {
         if !tried.is_stopped() && !tried.is_passed() {
             return None;
         }
+        let elsewhere = match judged.peer.kind {
+            PeerKind::Pod(peer) => self.cluster.pod(peer).is_some_and(|pod| !self.is_here(pod)),
+            _ => false,
+        };
+        let by_other_end = elsewhere && judged.other_end.as_deref().is_some_and(Verdict::is_denied);
+        if tried.is_stopped() && !proves_enforcement(reach, &judged.peer.kind, by_other_end) {
+            return None;
+        }
         let isolated = match subject {
             Subject::Pod(pod) => self.isolated(own, *pod, &judged.verdict),
             Subject::Node | Subject::Unknown { .. } => None,
@@ -56,7 +64,7 @@ impl Auditor {
         if tried.is_stopped()
             && let PeerKind::Pod(peer) = judged.peer.kind
             && let Some(verdict) = judged.other_end.as_deref()
-            && self.cluster.pod(peer).is_some_and(|pod| self.is_here(pod))
+            && !elsewhere
         {
             tried.denied[1] = self.isolated(others, peer, verdict);
         }
@@ -76,5 +84,17 @@ impl Auditor {
         let started = self.attribution.started(&object.uid).or_else(|| self.attribution.started(hash?));
         let changed = self.cluster.isolation_changed(pod, denial.policies());
         Some(Isolated { direction, pod, started, changed })
+    }
+}
+
+/// Whether what stopped a denied flow can only have been this node's enforcer. A host outside that is down answers nobody, or another
+/// network's filter answers for it; where no endpoint is known behind a Service, it is the proxy that rejects; and a pod of another node
+/// has an enforcer of its own, which may have been it where `by_other_end` says that this pod's policies deny the flow too.
+fn proves_enforcement(reach: Reach, peer: &PeerKind, by_other_end: bool) -> bool {
+    match peer {
+        PeerKind::Service => false,
+        _ if reach == Reach::Stopped => true,
+        PeerKind::Pod(_) => !by_other_end,
+        PeerKind::Node(_) | PeerKind::Loopback | PeerKind::External | PeerKind::Unknown => false,
     }
 }

@@ -6,7 +6,8 @@ use foldhash::HashMap;
 
 use super::{Auditor, Flow, Gap, PeerKind, Subject};
 use crate::{
-    audit::{Watched, usage::OtherEnd},
+    audit::{ActorKind, Watched, usage::OtherEnd},
+    cluster::Pod,
     model::{Decision, Direction, PolicyId, Timestamp, Verdict},
 };
 
@@ -49,7 +50,7 @@ impl Auditor {
                 for policy in self.cluster.selected_by(id, direction) {
                     let (existing, observed) = pods.entry((Arc::as_ptr(&policy.id), direction)).or_default();
                     *existing += 1;
-                    *observed += usize::from(here);
+                    *observed += usize::from(here && self.is_seen(pod));
                 }
             }
         }
@@ -103,8 +104,19 @@ impl Auditor {
     /// Counts a flow for every rule that had a part in it, or against what is known of those that may have had one.
     pub(super) fn credit(&mut self, flow: &Flow) {
         let seen = &flow.observation;
+        if flow.actor_kind == ActorKind::Subject {
+            self.show(&flow.subject);
+        }
         if let Decision::Unknown(gap) = &flow.verdict.decision {
             self.doubt(&flow.subject, seen.direction, gap, seen.count());
+            let is_of_nobody = matches!(flow.subject, Subject::Unknown { uid: None });
+            if is_of_nobody
+                && *gap != Gap::NotReady
+                && self.cluster.in_pod_network(seen.local.ip().to_canonical())
+            {
+                // Of some pod, then.
+                self.usage.doubt_all(seen.count());
+            }
             return;
         }
         let workload = match flow.peer.kind {
@@ -130,10 +142,26 @@ impl Auditor {
         verdict: &Arc<Verdict>,
         at: Timestamp,
     ) {
+        self.show(subject);
         match &verdict.decision {
             Decision::Unknown(gap) => self.doubt(subject, direction, gap, 1),
             _ => self.usage.keep(verdict, at),
         }
+    }
+
+    /// A socket of this subject was seen in this kernel.
+    fn show(&mut self, subject: &Subject) {
+        let Subject::Pod(id) = subject else { return };
+        if let Some(pod) = self.cluster.pod(*id).filter(|pod| !self.is_seen(pod)) {
+            self.shown.insert(pod.uid.clone());
+            self.usage_generation = None;
+        }
+    }
+
+    /// Whether what a pod of this node does is seen: one with a RuntimeClass may have another kernel, until it shows otherwise. What
+    /// a class means is known to the container runtime alone.
+    fn is_seen(&self, pod: &Pod) -> bool {
+        !pod.has_runtime_class || self.shown.contains(&pod.uid)
     }
 
     fn doubt(&mut self, subject: &Subject, direction: Direction, gap: &Gap, times: u64) {

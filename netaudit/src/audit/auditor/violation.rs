@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Auditor;
 use crate::{
     audit::{AcceptedFlows, Flow, PeerKind, Subject, ViolationKey, Violations},
-    model::{Decision, Direction},
+    model::{Decision, Direction, Timestamp},
 };
 
 impl Auditor {
@@ -34,8 +34,21 @@ impl Auditor {
         let Some(key) = self.violation(flow) else { return };
         let seen = &flow.observation;
         let unbounded = self.has_unbounded_name(flow);
-        let series = if key.policy.is_some() { &mut self.violations } else { &mut self.suspected_blocks };
-        series.count(key, unbounded, seen.count(), seen.at, &flow.id);
+        // What is told of it minutes after it began is news all the same, to alerts on the last few minutes.
+        let ended = seen.at.plus(seen.waited);
+        if key.policy.is_some() {
+            // Exceptions end by the wall clock.
+            let wall = Timestamp(seen.at.0.saturating_add(self.correction));
+            key.accepted = self.accepted.accept(&key, wall);
+            self.violations.count(key, unbounded, seen.count(), ended, &flow.id);
+        } else {
+            self.suspected_blocks.count(key, unbounded, seen.count(), ended, &flow.id);
+        }
+    }
+
+    /// Nanoseconds that make wall time of the auditor's times, as of now: the wall clock may have been set since the start.
+    pub fn set_correction(&mut self, correction: i64) {
+        self.correction = correction;
     }
 
     /// The exceptions that hold from now on. What was counted before stays as it was.

@@ -246,6 +246,10 @@ impl RuleUsage {
 
     /// Forgets what ended before `limit`; whether anything is left.
     pub(super) fn forget(&mut self, limit: Timestamp) -> bool {
+        // As a run that begins now would find it.
+        if self.last.is_some_and(|last| last <= limit) {
+            (self.first, self.last) = (None, None);
+        }
         self.past.retain(|slice| slice.until > limit);
         let kept = self.past.iter().map(|slice| slice.from).chain([self.window.from]).min();
         self.observed_since = self.observed_since.max(kept.unwrap_or(self.observed_since));

@@ -36,7 +36,7 @@ pub fn restore(mut stored: Rows, key: &RunKey, run: &Run, records_go_on: bool) -
     let last = last.map(|(key, run)| (key.clone(), run.clone()));
     let resumed = last.filter(|(_, last)| records_go_on && last.ended && last.boot == run.boot).map(
         |(last_key, last)| Resumed {
-            until: Timestamp(last.written.0 - last.line + run.line),
+            until: Timestamp(last.written.0.saturating_sub(last.line).saturating_add(run.line)),
             // Programs that were loaded anew count from nothing.
             lost: run.losses.checked_sub(last.losses).unwrap_or(run.losses),
             rules: watched_to_the_end(&stored, &last_key, &last),

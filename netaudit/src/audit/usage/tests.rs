@@ -201,6 +201,23 @@ fn a_clock_that_steps_back_takes_nothing_away() {
 }
 
 #[test]
+fn what_was_used_long_ago_is_forgotten_by_a_run_that_goes_on_as_by_one_that_begins() {
+    let mut usage = Usage::new(RunKey { node: "n".into(), run: "r".into() }, Duration::from_secs(10));
+    let needs = Evidence { window: Duration::from_secs(60), coverage: 0.5 };
+    usage.watch([watched(0xa, 0)], T(0));
+    usage.credit(&allowed(&[0xa]), 1, T(5)..=T(5), None);
+    let mut at = |now: i64| {
+        usage.tick(T(now));
+        usage.settle();
+        usage.forget(T(now), Duration::from_secs(120));
+        let rules = current(&mut usage);
+        (rules[0].matches, rules[0].last, usage.unused(&rules[0], T(now), &needs))
+    };
+    assert_eq!(at(100), (1, Some(T(5)), Ok(false)));
+    assert_eq!(at(126), (1, None, Ok(true)), "the counter goes on");
+}
+
+#[test]
 fn a_bounded_number_of_rules_has_series_and_whoever_has_them_keeps_them() {
     let mut usage = Usage::default().with_series(2);
     let shown = |usage: &mut Usage| -> Vec<u64> {
