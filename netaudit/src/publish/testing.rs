@@ -29,6 +29,7 @@ pub fn pod(name: &str, kind: &str, workload: &str) -> Pod {
         node: Some("worker-1".into()),
         ips: SmallVec::new(),
         host_network: false,
+        has_runtime_class: false,
         completed: false,
         ports: [].into(),
         workload: Workload { kind: kind.into(), name: workload.into() },

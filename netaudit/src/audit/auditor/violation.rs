@@ -36,14 +36,8 @@ impl Auditor {
         let unbounded = self.has_unbounded_name(flow);
         // What is told of it minutes after it began is news all the same, to alerts on the last few minutes.
         let ended = seen.at.plus(seen.waited);
-        if key.policy.is_some() {
-            // Exceptions end by the wall clock.
-            let wall = Timestamp(seen.at.0.saturating_add(self.correction));
-            key.accepted = self.accepted.accept(&key, wall);
-            self.violations.count(key, unbounded, seen.count(), ended, &flow.id);
-        } else {
-            self.suspected_blocks.count(key, unbounded, seen.count(), ended, &flow.id);
-        }
+        let series = if key.policy.is_some() { &mut self.violations } else { &mut self.suspected_blocks };
+        series.count(key, unbounded, seen.count(), ended, &flow.id);
     }
 
     /// Nanoseconds that make wall time of the auditor's times, as of now: the wall clock may have been set since the start.
@@ -61,8 +55,8 @@ impl Auditor {
         &self.accepted
     }
 
-    /// The series that a flow belongs to, before any folding, if it is denied or seems blocked; with the exception that
-    /// accepts it.
+    /// The series that a flow belongs to, before any folding, if it is denied or seems blocked; of a violation with the
+    /// exception that accepts it.
     pub fn violation(&self, flow: &Flow) -> Option<ViolationKey> {
         let policy = match &flow.verdict.decision {
             Decision::Denied(denial) => Some(denial.policies().next()?.clone()),
@@ -91,7 +85,11 @@ impl Auditor {
             policy,
             accepted: None,
         };
-        key.accepted = self.accepted.accept(&key, flow.observation.at);
+        // What is accepted is a violation. Exceptions end by the wall clock.
+        if key.policy.is_some() {
+            let wall = Timestamp(flow.observation.at.0.saturating_add(self.correction));
+            key.accepted = self.accepted.accept(&key, wall);
+        }
         Some(key)
     }
 

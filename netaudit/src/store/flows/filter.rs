@@ -97,8 +97,11 @@ pub enum Condition {
     Policies,
 }
 
+/// What is asked of a column.
+type Asked = fn(&Filter) -> &Vec<String>;
+
 /// The columns of single words with what is asked of them.
-const WORDS: [(&str, fn(&Filter) -> &Vec<String>); 7] = [
+const WORDS: [(&str, Asked); 7] = [
     ("direction", |filter| &filter.directions),
     ("protocol", |filter| &filter.protocols),
     ("verdict", |filter| &filter.verdicts),
