@@ -211,7 +211,9 @@ fn top_denied(fleet: &Fleet) -> Answer {
         let [addresses, ports] = sizes;
         row(key, [sums.flows.into(), sums.passed.into(), addresses, ports, sums.latest.into()])
     });
-    ordered(rows.collect(), &most_first(3, &[0, 1, 2]), 20)
+    let rows: Answer = rows.collect();
+    assert!(rows.len() > 20, "too few workloads to tell whether the list ends after 20");
+    ordered(rows, &most_first(3, &[0, 1, 2]), 20)
 }
 
 fn top_talkers(fleet: &Fleet) -> Answer {

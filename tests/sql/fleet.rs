@@ -36,16 +36,44 @@ const STEP: i64 = 97;
 pub const LOST: u64 = 7;
 const DNS: &str = "198.51.100.53";
 
-/// (name, app, address, node, namespace's cookie and cgroup).
-type PodPlace = (&'static str, &'static str, &'static str, &'static str, u64);
-const PODS: [PodPlace; 4] = [
-    ("web-0", "web", "10.0.0.1", "node-1", 101),
-    ("web-1", "web", "10.0.0.4", "node-1", 104),
-    ("job-0", "job", "10.0.0.3", "node-1", 103),
-    ("db-0", "db", "10.0.0.2", "node-2", 102),
-];
+/// Pods of a workload each, whose flows are denied: more than a list of the first 20 has room for.
+const CLIENTS: u64 = 24;
+
+/// A pod: the only one of its workload, but for web's two.
+struct Place {
+    name: String,
+    app: String,
+    ip: String,
+    node: &'static str,
+    /// Of its namespace's cookie and its cgroup.
+    number: u64,
+}
+
+fn place(name: &str, ip: &str, node: &'static str, number: u64) -> Place {
+    let app = name.rsplit_once('-').map_or(name, |(app, _)| app);
+    Place { name: name.to_owned(), app: app.to_owned(), ip: ip.to_owned(), node, number }
+}
+
+fn places() -> Vec<Place> {
+    let mut places = vec![
+        place("web-0", "10.0.0.1", "node-1", 101),
+        place("web-1", "10.0.0.4", "node-1", 104),
+        place("job-0", "10.0.0.3", "node-1", 103),
+        place("db-0", "10.0.0.2", "node-2", 102),
+    ];
+    let client = |number| place(&format!("client{number}-0"), &client_ip(number), "node-1", 200 + number);
+    places.extend((0..CLIENTS).map(client));
+    places
+}
+
+fn client_ip(number: u64) -> String {
+    format!("10.0.0.{}", 100 + number)
+}
+
 /// Takes db-0's address when that is gone.
-const HEIR: PodPlace = ("db-1", "db", "10.0.0.2", "node-2", 105);
+fn heir() -> Place {
+    place("db-1", "10.0.0.2", "node-2", 105)
+}
 
 /// A flow in words, and which agent told it.
 pub struct Told {
@@ -83,10 +111,11 @@ fn uid(name: &str) -> String {
     )
 }
 
-fn pod((name, app, ip, node, _): PodPlace) -> Object {
+fn pod(Place { name, app, ip, node, .. }: &Place) -> Object {
+    let role = if app.starts_with("client") { "client" } else { app };
     object(&json!({
         "kind": "Pod",
-        "metadata": {"namespace": "shop", "name": name, "uid": uid(name), "labels": {"app": app},
+        "metadata": {"namespace": "shop", "name": name, "uid": uid(name), "labels": {"app": role},
                      "ownerReferences": [{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": app, "uid": uid(app),
                                           "controller": true}]},
         "spec": {"nodeName": node},
@@ -116,11 +145,12 @@ fn objects() -> Vec<Object> {
                     {"to": [outside], "ports": [{"port": 443}]}, {"ports": [{"port": 6379}]}]),
         ),
         policy("all", "web", "Egress", &json!([])),
+        policy("clients", "client", "Egress", &json!([])),
         policy("db", "db", "Ingress", &json!([{"from": [{"podSelector": {"matchLabels": {"app": "web"}}}]}])),
         // Goes away while agents run.
         policy("old", "job", "Ingress", &json!([{"ports": [{"port": 8080}]}])),
     ];
-    objects.extend(PODS.map(pod));
+    objects.extend(places().iter().map(pod));
     objects
 }
 
@@ -143,15 +173,15 @@ impl Agent {
         auditor.watch_rules(at(0));
         let mut agent =
             Self { node, auditor, columns: Columns::new(node.into()), told: Vec::new(), sockets: 0 };
-        PODS.into_iter().for_each(|pod| agent.starts(pod));
+        places().iter().for_each(|place| agent.starts(place));
         agent
     }
 
-    fn starts(&mut self, (name, _, _, node, number): PodPlace) {
-        if node == self.node {
+    fn starts(&mut self, Place { name, node, number, .. }: &Place) {
+        if *node == self.node {
             let attribution = self.auditor.attribution_mut();
-            attribution.cgroup(CgroupId(number), &format!("/kubepods/pod{}/c", uid(name)));
-            attribution.pair(NetnsCookie(number), CgroupId(number));
+            attribution.cgroup(CgroupId(*number), &format!("/kubepods/pod{}/c", uid(name)));
+            attribution.pair(NetnsCookie(*number), CgroupId(*number));
         }
     }
 
@@ -215,7 +245,7 @@ impl Agent {
     fn round(&mut self, second: i64) {
         use Direction::{Egress, Ingress};
         use Outcome::{Accepted, Established, Refused, Timeout};
-        let db = if second < LASTS / 2 { 102 } else { HEIR.4 };
+        let db = if second < LASTS / 2 { 102 } else { heir().number };
         if self.node == "node-2" {
             self.one(second, db, Ingress, ["10.0.0.2:5432", "10.0.0.1:40000"], Accepted);
             self.one(second + 1, db, Ingress, ["10.0.0.2:5432", "10.0.0.3:40000"], Accepted);
@@ -245,7 +275,13 @@ impl Agent {
                 self.one(second + 6, 104, Egress, ["10.0.0.4:40002", &address], Established);
             }
         }
-        let mut fold = self.seen(second + 7, 101, Egress, ["10.0.0.1:0", "10.0.0.2:23"], Refused);
+        for number in 0..CLIENTS {
+            if (second / STEP).cast_unsigned().is_multiple_of(number + 1) {
+                let ends = [&*format!("{}:40000", client_ip(number)), "10.0.0.2:5432"];
+                self.one(second + 7, 200 + number, Egress, ends, Refused);
+            }
+        }
+        let mut fold = self.seen(second + 8, 101, Egress, ["10.0.0.1:0", "10.0.0.2:23"], Refused);
         let count = NonZeroU64::new(1_000 + second as u64).expect("more than none");
         fold.folded = Some(Folded { count, first: at(second) });
         self.observe(&fold);
@@ -267,9 +303,9 @@ impl Agent {
                 let cluster = self.auditor.cluster_mut();
                 cluster.delete(&ObjectKey::new(Kind::Pod, "shop", "db-0"), at(second - 60));
                 cluster.delete(&ObjectKey::new(Kind::NetworkPolicy, "shop", "old"), at(second - 60));
-                cluster.apply(pod(HEIR), at(second - 59));
+                cluster.apply(pod(&heir()), at(second - 59));
                 self.auditor.watch_rules(at(second - 59));
-                self.starts(HEIR);
+                self.starts(&heir());
             }
             self.round(second);
             if second / STEP % 40 == 39 || second + STEP >= LASTS {
