@@ -5,7 +5,7 @@
 CREATE OR REPLACE VIEW flows AS
 SELECT * EXCEPT (date, hour), if(verdict = 'denied', toNullable(denied_by[1]), NULL) AS policy
 FROM file('{STORE}/flows/date=*/hour=*/*.parquet', Parquet)
--- Files of other days are not opened.
+-- Files of other days are not read.
 WHERE date >= toDate(substring('{SINCE}', 1, 10)) AND date <= toDate(substring('{UNTIL}', 1, 10))
   AND time >= toDateTime64('{SINCE}', 6, 'UTC') AND time < toDateTime64('{UNTIL}', 6, 'UTC')
 SETTINGS use_hive_partitioning = 1;

@@ -7,7 +7,7 @@ CREATE OR REPLACE VIEW flows AS
 SELECT * EXCLUDE (date, hour), CASE WHEN verdict = 'denied' THEN denied_by[1] END AS policy
 FROM read_parquet('{STORE}/flows/date=*/hour=*/*.parquet', hive_partitioning = true,
                   hive_types = {'date': DATE, 'hour': VARCHAR})
--- Files of other days are not opened.
+-- Files of other days are not read.
 WHERE date >= CAST(substr('{SINCE}', 1, 10) AS DATE) AND date <= CAST(substr('{UNTIL}', 1, 10) AS DATE)
   AND time >= TIMESTAMPTZ '{SINCE}+00' AND time < TIMESTAMPTZ '{UNTIL}+00';
 

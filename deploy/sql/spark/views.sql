@@ -6,7 +6,7 @@ SET spark.sql.session.timeZone = UTC;
 CREATE OR REPLACE TEMPORARY VIEW flows AS
 SELECT * EXCEPT (date, hour), CASE WHEN verdict = 'denied' THEN element_at(denied_by, 1) END AS policy
 FROM parquet.`{STORE}/flows`
--- Files of other days are not opened.
+-- Files of other days are not read.
 WHERE date >= CAST(substr('{SINCE}', 1, 10) AS DATE) AND date <= CAST(substr('{UNTIL}', 1, 10) AS DATE)
   AND time >= TIMESTAMP '{SINCE} UTC' AND time < TIMESTAMP '{UNTIL} UTC';
 
