@@ -18,6 +18,7 @@ mod matrix;
 mod policy;
 mod policy_laws;
 mod semantics;
+mod sql;
 mod symbolic;
 mod usage;
 mod why;

