@@ -78,6 +78,9 @@ impl Field {
     }
 }
 
+/// Numbers of words in a batch.
+type Key = smallvec::SmallVec<[u32; 8]>;
+
 /// Flows, counted.
 #[derive(Debug)]
 pub(super) struct Top {
@@ -106,11 +109,21 @@ impl Top {
         let columns: Vec<Vec<Ids<'_>>> =
             self.fields.iter().map(|field| ids(batch, field)).collect::<anyhow::Result<_>>()?;
         let flat: Vec<&Ids<'_>> = columns.iter().flatten().collect();
-        let mut of_batch: HashMap<smallvec::SmallVec<[u32; 8]>, u64> = HashMap::default();
+        let mut of_batch: HashMap<Key, u64> = HashMap::default();
+        // Flows of a subject stand beside one another: most are counted with the one before.
+        let mut run: (Key, u64) = (Key::new(), 0);
         for (row, count) in counts.values().iter().enumerate() {
             self.total += count;
-            *of_batch.entry(flat.iter().map(|ids| ids.id(row)).collect()).or_default() += count;
+            if run.1 > 0 && flat.iter().zip(&run.0).all(|(ids, id)| ids.id(row) == *id) {
+                run.1 += count;
+                continue;
+            }
+            let key = flat.iter().map(|ids| ids.id(row)).collect();
+            let (before, flows) = std::mem::replace(&mut run, (key, *count));
+            *of_batch.entry(before).or_default() += flows;
         }
+        *of_batch.entry(run.0).or_default() += run.1;
+        of_batch.retain(|_, flows| *flows > 0);
         for (key, count) in of_batch {
             let mut rest = key.as_slice();
             let words = self.fields.iter().zip(&columns).map(|(field, columns)| {

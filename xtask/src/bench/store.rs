@@ -54,6 +54,7 @@ const DUCKDB: &str = "
 import duckdb, json, sys, time
 connection = duckdb.connect()
 connection.execute(\"set timezone = 'UTC'\")
+connection.execute(\"set enable_progress_bar = false\")
 answers = []
 for question in sys.argv[1:]:
     times = []
