@@ -163,7 +163,7 @@ struct Log {
 impl Log {
     fn run(&mut self, jobs: &mpsc::Receiver<Job>, to_roll: &mpsc::Sender<Closed>, shared: &Shared) {
         // From the start on: that nothing happens is worth knowing too.
-        let mut result = self.segment().map(|_| ());
+        let mut has_failed = self.segment().is_err();
         let mut synced: Vec<u64> = Vec::new();
         for job in jobs {
             match job {
@@ -178,7 +178,7 @@ impl Log {
                             self.close(to_roll);
                             shared.waiting_flows.fetch_sub(flows, Ordering::Release);
                             shared.failed(flows, &format!("{error:#}"));
-                            result = Err(error);
+                            has_failed = true;
                         }
                     }
                 }
@@ -186,13 +186,13 @@ impl Log {
                     let reached = self.reach(until, lost);
                     let flows: u64 = synced.drain(..).sum();
                     shared.waiting_flows.fetch_sub(flows, Ordering::Release);
-                    match (&reached, &result) {
+                    match reached {
                         // Written to the page cache it is; whether it survives the machine is not known.
-                        (Err(error), _) => begins_unsynced(shared, error),
-                        (Ok(()), Ok(())) => shared.works(),
-                        (Ok(()), Err(_)) => {}
+                        Err(error) => begins_unsynced(shared, &error),
+                        Ok(()) if !has_failed => shared.works(),
+                        Ok(()) => {}
                     }
-                    result = reached;
+                    has_failed = false;
                 }
             }
             if self.is_full() {
