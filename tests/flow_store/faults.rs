@@ -1,10 +1,11 @@
 //! What can go wrong with files and disks.
 
-use std::{collections::BTreeMap, ffi::CString, fs, io, os::unix::ffi::OsStrExt as _, path::Path, ptr};
+use std::{collections::BTreeMap, fs, io, path::Path};
 
 use netaudit::store::flows::segment;
 
 use super::*;
+use crate::lab::Mounted;
 
 #[test]
 fn a_log_that_is_torn_anywhere_keeps_what_is_whole() -> Result<()> {
@@ -163,44 +164,17 @@ fn what_is_too_old_or_too_much_is_removed_the_oldest_first() -> Result<()> {
     eventually("removal by age", || Ok(files::list(store)?.is_empty()))
 }
 
-/// A file system of so many bytes that only this thread sees, and the threads that it starts.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    fn mount(bytes: u64) -> io::Result<Self> {
-        let directory = tempfile::tempdir()?;
-        let target = CString::new(directory.path().as_os_str().as_bytes())?;
-        let (tmpfs, size) = (c"tmpfs".as_ptr(), CString::new(format!("size={bytes}"))?);
-        let private = libc::MS_REC | libc::MS_PRIVATE;
-        // SAFETY: plain system calls with strings that live across them, or null where mount(2) allows it.
-        let failed = unsafe {
-            libc::unshare(libc::CLONE_NEWNS) != 0
-                || libc::mount(ptr::null(), c"/".as_ptr(), ptr::null(), private, ptr::null()) != 0
-                || libc::mount(tmpfs, target.as_ptr(), tmpfs, 0, size.as_ptr().cast()) != 0
-        };
-        if failed { Err(io::Error::last_os_error()) } else { Ok(Self(directory)) }
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let Ok(target) = CString::new(self.0.path().as_os_str().as_bytes()) else { return };
-        // SAFETY: a plain system call.
-        unsafe { libc::umount2(target.as_ptr(), libc::MNT_DETACH) };
-    }
-}
-
 #[test]
 fn a_full_disk_is_said_and_counted_and_nothing_that_was_written_suffers() -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         eprintln!("SKIPPED a full disk: not root");
         return Ok(());
     }
-    let disk = SmallDisk::mount(3 << 20)?;
-    let store = disk.0.path().join("store");
+    let disk = Mounted::new(c"tmpfs", Some(c"size=3145728"))?;
+    let store = disk.path().join("store");
     let made = Made::new(2_000);
     let mut kept = open(&store, FOREVER)?;
-    let ballast = disk.0.path().join("ballast");
+    let ballast = disk.path().join("ballast");
     let mut handed = 0;
     let mut give = |kept: &mut FlowStore, lost: u64| {
         for flow in &made.flows[..500] {

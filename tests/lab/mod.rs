@@ -13,8 +13,8 @@
 //!
 //! Needs root, cgroup v2 (also beside v1), `ip` and `nft`.
 
-mod bpffs;
 mod cgroup;
+mod mounts;
 mod netns;
 mod node;
 mod objects;
@@ -22,8 +22,8 @@ mod process;
 mod run;
 mod signals;
 
-pub use bpffs::BpfFs;
 pub use cgroup::{find_cgroup2_mount, kill_and_remove};
+pub use mounts::{BpfFs, Mounted};
 pub use netns::Netns;
 pub use node::{Lab, NODE_NAME, Pod, PodSpec, Qos, Service, ServicePort, ServiceSpec};
 pub use objects::Owner;

@@ -15,9 +15,6 @@ use crate::{
     store::flows::{Beginning, FlowStore, Lost, Retention},
 };
 
-/// How long the last flows are waited for.
-const LAST_WRITE: Duration = Duration::from_millis(300);
-
 /// What takes flows.
 #[derive(Debug, Default)]
 pub(super) struct Sinks {
@@ -68,11 +65,15 @@ impl Sinks {
 
     /// Flows that were lost on their way: (stage, cause, how many).
     pub fn losses(&self) -> [(&'static str, &'static str, u64); 2] {
-        let of_store = self.store.as_ref().map_or(0, |store| store.counts().lost);
         [
             ("flow-log", "write failed", self.log.as_ref().map_or(0, FlowLog::lost)),
-            ("flow-store", "write failed", of_store),
+            ("flow-store", "write failed", self.store_lost()),
         ]
+    }
+
+    /// Flows that the store could not write.
+    pub fn store_lost(&self) -> u64 {
+        self.store.as_ref().map_or(0, |store| store.counts().lost)
     }
 
     /// What there is of the store.
@@ -89,10 +90,10 @@ impl Sinks {
         of_log.into_iter().chain(of_store.map(|fault| format!("the flow store: {fault}"))).collect()
     }
 
-    /// Waits a little for the last flows. Returns how many were not written in all.
-    pub fn finish(&mut self, wall: Timestamp, lost: Lost) -> u64 {
-        let of_log = self.log.take().map_or(0, |log| log.finish(LAST_WRITE));
-        of_log + self.store.take().map_or(0, |store| store.finish(wall, lost, LAST_WRITE))
+    /// Waits for the last flows, no longer than `limit` for each. Returns how many were not written in all.
+    pub fn finish(&mut self, wall: Timestamp, lost: Lost, limit: Duration) -> u64 {
+        let of_log = self.log.take().map_or(0, |log| log.finish(limit));
+        of_log + self.store.take().map_or(0, |store| store.finish(wall, lost, limit))
     }
 }
 

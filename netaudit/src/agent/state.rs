@@ -420,7 +420,7 @@ impl State {
         self.publish_last(now);
         let lost = self.lost(missed(&self.kernel.losses()));
         let wall = Timestamp(now.0.saturating_add(self.kernel.wall_correction()));
-        let unwritten = self.sinks.finish(wall, lost);
+        let unwritten = self.sinks.finish(wall, lost, LAST_WRITE);
         if unwritten == 0 {
             self.told_open(u64::MAX);
             self.kernel.release(self.kernel.position());
@@ -552,8 +552,7 @@ impl State {
 
     /// What was lost by now, where the kernel had no room for so many.
     fn lost(&self, kernel: u64) -> Lost {
-        let [_, (_, _, of_store)] = self.sinks.losses();
-        Lost { kernel, own: self.kernel.undecodable() + of_store }
+        Lost { kernel, own: self.kernel.undecodable() + self.sinks.store_lost() }
     }
 }
 

@@ -283,13 +283,14 @@ fn scan_hour(
 fn read_segment(
     path: &Path,
     filter: &Filter,
-    schema: &SchemaRef,
+    wanted: &SchemaRef,
     send: &mut dyn FnMut(RecordBatch) -> bool,
 ) -> anyhow::Result<(usize, usize)> {
+    let names: Vec<&str> = wanted.fields().iter().map(|field| field.name().as_str()).collect();
+    let places = places(&schema(), &names);
     for batch in segment::read(path)?.batches {
         let rows = filter_record_batch(&batch, &filter.selects(&batch)?)?;
-        let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
-        if !send(rows.project(&places(&batch.schema(), &names))?) {
+        if !send(rows.project(&places)?) {
             break;
         }
     }

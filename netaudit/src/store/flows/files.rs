@@ -26,7 +26,6 @@ use super::{
     schema::VERSION,
     segment::{self, Mark},
 };
-use crate::model::Timestamp;
 
 /// Under which name a file says what is known of its time.
 const MARK: &str = "netaudit.mark";
@@ -144,11 +143,6 @@ impl Told {
     /// Whether a segment is in it.
     pub fn holds(&self, segment: &Mark) -> bool {
         self.mark.run == segment.run && (self.mark.number..=self.last).contains(&segment.number)
-    }
-
-    /// Whether anything of it is of this time, as far as it is complete.
-    pub fn covers(&self, from: Timestamp, until: Timestamp) -> bool {
-        self.mark.from < until && from < self.mark.until
     }
 }
 

@@ -212,16 +212,7 @@ fn finish_commit(commit: &Commit, journal: &Path) -> anyhow::Result<()> {
             }
         }
     }
-    for path in &commit.segments {
-        for path in [path.clone(), path.with_extension("json")] {
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(error).with_context(|| format!("cannot remove {}", path.display()));
-                }
-                _ => {}
-            }
-        }
-    }
+    commit.segments.iter().try_for_each(|path| segment::remove(path))?;
     fs::remove_file(journal).with_context(|| format!("cannot remove {}", journal.display()))
 }
 

@@ -161,11 +161,6 @@ impl Segment {
         self.rows
     }
 
-    /// What is known of its time.
-    pub fn mark(&self) -> &Mark {
-        &self.mark
-    }
-
     /// Ends it.
     pub fn close(self) -> Closed {
         Closed { path: self.path, mark: self.mark, rows: self.rows }
@@ -183,21 +178,21 @@ pub struct Closed {
     pub rows: u64,
 }
 
-impl Closed {
-    /// Removes it: its flows are elsewhere.
-    ///
-    /// # Errors
-    ///
-    /// It cannot be removed.
-    pub fn remove(&self) -> io::Result<()> {
-        for path in [&self.path, &mark_path(&self.path)] {
-            match fs::remove_file(path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
+/// Removes a segment with what is known of its time, as its flows are elsewhere. What is gone already is no error.
+///
+/// # Errors
+///
+/// Something of it cannot be removed.
+pub fn remove(segment: &Path) -> anyhow::Result<()> {
+    for path in [segment.to_owned(), mark_path(segment)] {
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot remove {}", path.display()));
             }
+            _ => {}
         }
-        Ok(())
     }
+    Ok(())
 }
 
 fn mark_path(segment: &Path) -> PathBuf {
