@@ -2,6 +2,7 @@
 
 mod answers;
 mod connects;
+mod cron_jobs;
 mod drops;
 mod enforcement;
 mod folded;

@@ -126,6 +126,7 @@ fn watched(number: usize) -> Watched {
         name: "".into(),
     };
     Watched {
+        schedule: Default::default(),
         rule: rule.into(),
         summary: format!("to app=app-{number} TCP 8080").into(),
         possible: true,

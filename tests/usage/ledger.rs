@@ -14,11 +14,13 @@ use crate::policy::{
 #[derive(Default)]
 pub struct Ledger {
     matches: BTreeMap<RuleKey, Vec<i64>>,
+    /// Those of them that a run of the CronJob needed, in order of time.
+    pub of_cron_job: Vec<(RuleKey, i64)>,
 }
 
 impl Ledger {
     /// A flow that really happened. `cluster` tells the identity of the rules.
-    pub fn flow(&mut self, flow: &Flow, objects: &[Value], cluster: &Cluster, at: i64) {
+    pub fn flow(&mut self, flow: &Flow, objects: &[Value], cluster: &Cluster, at: i64, is_of_cron_job: bool) {
         let naive = Naive { objects, dns: None, seen: None };
         for (direction, answer) in Direction::BOTH.into_iter().zip(naive.ask(flow)) {
             // Where the API leaves open what decides, nobody can say that a rule did.
@@ -35,6 +37,9 @@ impl Ledger {
                 let policy = cluster.policies().find(|it| it.id.to_string() == *policy);
                 let policy = policy.unwrap_or_else(|| panic!("no policy {:?}", by.policy));
                 let key = RuleKey::from(&*policy.rules(direction)[index].id);
+                if is_of_cron_job {
+                    self.of_cron_job.push((key.clone(), at));
+                }
                 self.matches.entry(key).or_default().push(at);
             }
         }

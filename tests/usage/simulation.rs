@@ -5,16 +5,17 @@
 //! Each planted error must be found, or the simulation would not find one of its kind that somebody makes.
 
 use std::{
+    collections::BTreeMap,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
 };
 
 use netaudit::audit::{
-    Missing,
+    Missing, RuleKey,
     usage::{Evidence, Rows, RuleFinding, histories, judge},
 };
 
-use super::world::{NEEDS, SECOND, STEP, WINDOW, World};
+use super::world::{NEEDS, PERIOD, SECOND, STEP, WINDOW, World};
 
 /// In every run of the tests.
 const SEEDS: u64 = 80;
@@ -33,6 +34,12 @@ struct Said {
     found_at_the_end: usize,
     in_doubt_at_the_end: usize,
     mistaken: usize,
+    /// Rules that were said to be unused when the CronJob was there, and when.
+    said_unused: BTreeMap<RuleKey, Vec<i64>>,
+    /// Uses by the CronJob that were looked at.
+    of_cron_job: usize,
+    /// Rules of which it was said that the CronJob has not had the time to run.
+    waiting: usize,
 }
 
 /// An error, made on purpose, in what the rows say.
@@ -53,11 +60,21 @@ enum Planted {
     Uses,
     /// Half of the window is enough.
     Window,
+    /// Nobody knows of the CronJob.
+    CronJob,
 }
 
 impl Planted {
-    const ALL: [Self; 7] =
-        [Self::Losses, Self::Doubts, Self::Gaps, Self::Elsewhere, Self::Killed, Self::Uses, Self::Window];
+    const ALL: [Self; 8] = [
+        Self::Losses,
+        Self::Doubts,
+        Self::Gaps,
+        Self::Elsewhere,
+        Self::Killed,
+        Self::Uses,
+        Self::Window,
+        Self::CronJob,
+    ];
 
     /// The rows as they would be with the error.
     fn spoil(self, rows: Rows) -> Rows {
@@ -68,6 +85,7 @@ impl Planted {
                 Self::Losses => row.lost = 0,
                 Self::Doubts => row.unjudged = 0,
                 Self::Elsewhere => row.selected_ms = row.observed_ms,
+                Self::CronJob => row.schedule = Default::default(),
                 Self::Uses if spoilt.runs.get(&key.run).is_some_and(|run| run.sequence < last) => {
                     row.uses = Default::default();
                 }
@@ -93,7 +111,16 @@ impl Planted {
             Self::Doubts => Some(9),
             Self::Killed => Some(2),
             Self::Gaps | Self::Window => Some(0),
-            Self::Nothing | Self::Elsewhere | Self::Uses => None,
+            Self::Nothing | Self::Elsewhere | Self::Uses | Self::CronJob => None,
+        }
+    }
+
+    /// Whether there must be a CronJob, or none, for the error to show.
+    fn with_cron_job(self) -> Option<bool> {
+        match self {
+            Self::CronJob => Some(true),
+            Self::Window => Some(false),
+            _ => None,
         }
     }
 
@@ -107,7 +134,7 @@ impl Planted {
 
 /// Runs one world; the first thing that was said wrongly is the error.
 fn run(seed: u64, planted: Planted) -> Result<Said, String> {
-    let mut world = World::new(seed, planted.shows_where());
+    let mut world = World::new(seed, planted.shows_where(), planted.with_cron_job());
     let mut said = Said::default();
     let steps = DAYS * 24 * 3_600 * SECOND / STEP;
     for step in 0..steps {
@@ -122,7 +149,8 @@ fn run(seed: u64, planted: Planted) -> Result<Said, String> {
     }
     world.calm_down();
     // What was on its way when it became calm, and the window that this belongs to, must be older than what is asked for.
-    for _ in 0..(i64::try_from(WINDOW.as_nanos()).expect("a day") + 3 * 3_600 * SECOND) / STEP {
+    let window = if world.cron_job.is_some() { PERIOD + PERIOD / 10 } else { WINDOW };
+    for _ in 0..(i64::try_from(window.as_nanos()).expect("a day") + 4 * 3_600 * SECOND) / STEP {
         world.step();
     }
     look(&mut world, planted, &mut said).map_err(|error| format!("seed {seed}, at the end: {error}"))?;
@@ -148,11 +176,18 @@ fn look(world: &mut World, planted: Planted, said: &mut Said) -> Result<(), Stri
                         "{key:?} is said to be unused since {since}, and was used {used} times"
                     ));
                 }
+                if world.cron_job.is_some() {
+                    said.said_unused.entry(key.clone()).or_default().push(told);
+                }
             }
-            RuleFinding::Insufficient(_) => said.insufficient += 1,
+            RuleFinding::Insufficient(lack) => {
+                said.insufficient += 1;
+                said.waiting += usize::from(lack.missing == Missing::Period);
+            }
             _ => {}
         }
     }
+    needed_by_the_cron_job(world, said)?;
     // Who sees everything says so in metrics.
     for node in &mut world.nodes {
         let line = node.line(world.now);
@@ -167,6 +202,21 @@ fn look(world: &mut World, planted: Planted, said: &mut Said) -> Result<(), Stri
             }
         }
     }
+    Ok(())
+}
+
+/// Whether a rule was said to be unused within the time between two runs of the CronJob, the later of which needed it.
+fn needed_by_the_cron_job(world: &World, said: &mut Said) -> Result<(), String> {
+    let period = i64::try_from(PERIOD.as_nanos()).expect("hours");
+    for (key, at) in &world.ledger.of_cron_job[said.of_cron_job..] {
+        let too_early = said.said_unused.get(key).into_iter().flatten();
+        if let Some(told) = too_early.filter(|told| (*at - period..*at).contains(*told)).max() {
+            return Err(format!(
+                "{key:?} is said to be unused at {told}, and was needed at {at} by the CronJob"
+            ));
+        }
+    }
+    said.of_cron_job = world.ledger.of_cron_job.len();
     Ok(())
 }
 
@@ -203,6 +253,8 @@ impl Said {
         self.found_at_the_end += other.found_at_the_end;
         self.in_doubt_at_the_end += other.in_doubt_at_the_end;
         self.mistaken += other.mistaken;
+        self.of_cron_job += other.of_cron_job;
+        self.waiting += other.waiting;
     }
 }
 
@@ -232,11 +284,12 @@ fn run_all(seeds: std::ops::Range<u64>, planted: Planted) -> Result<Said, String
 #[test]
 fn nothing_that_was_used_is_called_unused_and_all_else_is_found() {
     let said = run_all(0..SEEDS, Planted::Nothing).unwrap_or_else(|error| panic!("{error}"));
-    let Said { unused, insufficient, found_at_the_end, in_doubt_at_the_end, mistaken } = said;
+    let Said { unused, insufficient, found_at_the_end, in_doubt_at_the_end, mistaken, .. } = said;
     println!("{unused} times unused, {insufficient} times insufficient");
     println!("at the end: {found_at_the_end} unused, {in_doubt_at_the_end} in doubt, {mistaken} mistaken");
     assert!(unused > 800 && insufficient > 1_000, "{unused} {insufficient}");
     assert!(found_at_the_end > 150 && in_doubt_at_the_end < found_at_the_end, "{found_at_the_end}");
+    assert!(said.of_cron_job > 20 && said.waiting > 20, "{} {}", said.of_cron_job, said.waiting);
     assert!(mistaken * 20 < found_at_the_end, "{mistaken} of {found_at_the_end}");
 }
 

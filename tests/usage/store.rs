@@ -5,7 +5,9 @@ use std::{fs, sync::Arc, time::Duration};
 use netaudit::{
     audit::{
         RuleKey, RunKey,
-        usage::{Evidence, Row, RowKey, Rows, Run, TogetherKey, Touched, Uses, histories, judge, restore},
+        usage::{
+            Evidence, Row, RowKey, Rows, Run, Schedule, TogetherKey, Touched, Uses, histories, judge, restore,
+        },
     },
     model::{Direction, PolicyId, Protocol, Timestamp},
     policy::{Element, Span},
@@ -65,6 +67,11 @@ prop_compose! {
             index: port.into(),
             current: flags.0,
             observable: flags.1,
+            schedule: match figures.3 {
+                0 => Schedule::default(),
+                1 => Schedule::new(None, Timestamp::MIN),
+                _ => Schedule::new(Some(Duration::from_secs(figures.2)), Timestamp(until)),
+            },
             possible: flags.2,
             summary: format!("to {port}").into(),
             watched_ms: figures.0,
@@ -161,6 +168,7 @@ fn different_keys_add_and_equal_ones_do_not() {
             index: 0,
             current: true,
             observable: true,
+            schedule: Schedule::default(),
             possible: true,
             summary: "".into(),
             watched_ms: 1,
@@ -188,6 +196,7 @@ fn simple(matches: u64, window: i64) -> Rows {
         index: 0,
         current: true,
         observable: true,
+        schedule: Schedule::default(),
         possible: true,
         summary: "".into(),
         watched_ms: 10_000,
@@ -309,6 +318,52 @@ fn old_files_go_by_the_time_that_they_tell_of() {
     assert_eq!(directory.files().len(), 4);
     let (_, found) = Directory::open(temporary.path()).expect("opened");
     assert_eq!(found.rows.rules.keys().next().map(|key| key.window), Some(Timestamp(6)));
+}
+
+#[test]
+fn what_a_cron_job_needs_stays_when_all_else_of_its_time_goes() {
+    let temporary = tempfile::tempdir().expect("a directory");
+    let (mut directory, _) = Directory::open(temporary.path()).expect("opened");
+    let key = |number, window| RowKey { rule: rule(number), run: run_key(0), window: Timestamp(window) };
+    let hour = Duration::from_secs(3_600);
+    for window in 0..10 {
+        // Each tells of an hour: of a rule that everybody uses, and of two for a CronJob, of which one is never needed alone.
+        let mut rows = simple(1, window);
+        let row = rows.rules.get_mut(&key(1, window)).expect("a row");
+        row.watched_ms = 3_600_000;
+        let of_cron_job = Schedule::new(Some(4 * hour), Timestamp::MIN);
+        let row = Row { schedule: of_cron_job, ..row.clone() };
+        rows.add(key(2, window), row.clone());
+        rows.add(key(3, window), row);
+        for others in [[2, 3], [1, 4]] {
+            let rules = others.map(rule).into();
+            rows.add_together(
+                TogetherKey { rules, run: run_key(0), window: Timestamp(window) },
+                Uses::default(),
+            );
+        }
+        directory.write(0, Timestamp(window), &rows).expect("written");
+    }
+    let windows = |rows: &Rows, number| {
+        let of_rule = rows.rules.keys().filter(|key| key.rule == rule(number));
+        of_rule.map(|key| key.window.0).collect::<Vec<_>>()
+    };
+    // Four hours, a tenth of them and one.
+    for _ in 0..2 {
+        directory.prune(2 * hour).expect("pruned");
+        let (_, found) = Directory::open(temporary.path()).expect("opened");
+        assert!(found.damaged.is_empty(), "{:?}", found.damaged);
+        assert_eq!(windows(&found.rows, 1), [8, 9]);
+        assert_eq!(windows(&found.rows, 2), [4, 5, 6, 7, 8, 9]);
+        assert_eq!(windows(&found.rows, 3), [4, 5, 6, 7, 8, 9]);
+        assert_eq!(found.rows.together.len(), 2 + 6);
+    }
+    // Opened again, and as time goes on.
+    let (mut directory, _) = Directory::open(temporary.path()).expect("opened");
+    directory.write(0, Timestamp(10), &simple(1, 10)).expect("written");
+    directory.prune(Duration::from_secs(10)).expect("pruned");
+    let (_, found) = Directory::open(temporary.path()).expect("opened");
+    assert_eq!((windows(&found.rows, 1), windows(&found.rows, 2)), (vec![10], vec![4, 5, 6, 7, 8, 9]));
 }
 
 #[test]

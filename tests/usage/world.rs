@@ -30,6 +30,8 @@ pub const NEEDS: Evidence = Evidence { window: WINDOW, coverage: COVERAGE };
 pub const SECOND: i64 = 1_000_000_000;
 /// Between two things that happen.
 pub const STEP: i64 = 900 * SECOND;
+/// How far apart two runs of the CronJob are: further than a rule must be watched that is not for it.
+pub const PERIOD: Duration = Duration::from_secs(30 * 3_600);
 /// From the epoch to the first of them.
 const BEGIN: i64 = 1_700_000_000 * SECOND;
 
@@ -43,6 +45,8 @@ struct Pattern {
     often: u64,
     /// Whether it is made only where somebody is not looking: what is worst for whoever says that nothing happened.
     sneaky: bool,
+    /// Whether the CronJob makes it, at each of its runs and never else.
+    scheduled: bool,
 }
 
 #[derive(Clone)]
@@ -57,6 +61,8 @@ pub struct World {
     pub now: i64,
     pub nodes: Vec<Node>,
     pub ledger: Ledger,
+    /// When the CronJob was made, where there is one: it runs for the first time a period later.
+    pub cron_job: Option<i64>,
     /// Policies, namespaces, nodes.
     objects: Vec<Value>,
     /// Those of one place are each other's successors; `None` between two of them.
@@ -81,7 +87,8 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(seed: u64, often: Option<usize>) -> Self {
+    /// Whether there is a CronJob is left to chance where it is not said.
+    pub fn new(seed: u64, often: Option<usize>, cron_job: Option<bool>) -> Self {
         let mut random = Random::new(seed ^ 0x75_5a6e);
         let kinds =
             *random.pick(&[Kinds::NetworkPolicy, Kinds::NetworkPolicy, Kinds::V1Alpha1, Kinds::V1Alpha2]);
@@ -134,6 +141,7 @@ impl World {
                 port: flow.port,
                 often,
                 sneaky,
+                scheduled: false,
             })
         });
         let patterns = patterns.collect();
@@ -144,6 +152,7 @@ impl World {
             now: BEGIN,
             nodes,
             ledger: Ledger::default(),
+            cron_job: None,
             objects,
             pods,
             numbers: BTreeMap::new(),
@@ -161,11 +170,45 @@ impl World {
         for place in 0..world.pods.len() {
             world.rename(place);
         }
+        let by_chance = world.random.percent(50);
+        if cron_job.unwrap_or(by_chance) {
+            world.make_cron_job();
+        }
         world.apply();
         for node in 0..world.nodes.len() {
             world.start(node);
         }
         world
+    }
+
+    /// A CronJob whose pods look like one of the pods: what that one did, its runs do.
+    fn make_cron_job(&mut self) {
+        let senders = self.patterns.iter().filter(|it| it.often > 0 && !it.sneaky);
+        let senders: Vec<usize> =
+            senders.filter_map(|it| if let Who::Pod(place) = it.from { Some(place) } else { None }).collect();
+        if senders.is_empty() {
+            return;
+        }
+        let place = *self.random.pick(&senders);
+        let from_it = |it: &&mut Pattern| matches!(it.from, Who::Pod(from) if from == place);
+        for pattern in self.patterns.iter_mut().filter(from_it) {
+            (pattern.scheduled, pattern.sneaky) = (pattern.often > 0 && !pattern.sneaky, false);
+        }
+        let pod = self.pods[place].as_ref().expect("a pod");
+        self.objects.push(json!({
+            "apiVersion": "batch/v1", "kind": "CronJob",
+            "metadata": {"name": "cleanup", "namespace": pod["metadata"]["namespace"],
+                         "creationTimestamp": time_text(self.now)},
+            "spec": {"schedule": "@every 30h", "jobTemplate": {"spec": {"template": {
+                "metadata": {"labels": pod["metadata"]["labels"]}}}}},
+        }));
+        self.cron_job = Some(self.now);
+    }
+
+    /// Whether the CronJob runs in this step.
+    fn is_run(&self) -> bool {
+        let period = i64::try_from(PERIOD.as_nanos()).expect("hours");
+        self.cron_job.is_some_and(|made| self.now > made && (self.now - made) % period < STEP)
     }
 
     /// A pod gets a name and a UID that no other had, and was made now.
@@ -176,8 +219,7 @@ impl World {
         let uid = format!("{number:08x}-0000-4000-8000-000000000000");
         pod["metadata"]["name"] = name.as_str().into();
         pod["metadata"]["uid"] = uid.as_str().into();
-        let created = jiff::Timestamp::from_second(self.now / SECOND).expect("a time");
-        pod["metadata"]["creationTimestamp"] = created.to_string().into();
+        pod["metadata"]["creationTimestamp"] = time_text(self.now).into();
         self.numbers.insert(uid, number);
     }
 
@@ -283,12 +325,16 @@ impl World {
     fn traffic(&mut self, dying: Option<usize>) {
         let objects = self.all();
         for n in 0..self.patterns.len() {
-            if self.random.below(1_000) as u64 >= self.patterns[n].often {
+            let is_made = match self.patterns[n].scheduled {
+                true => self.is_run(),
+                false => (self.random.below(1_000) as u64) < self.patterns[n].often,
+            };
+            if !is_made {
                 continue;
             }
             self.sent += 1;
             let at = self.now + (n as i64 + 1) * SECOND;
-            let Pattern { from, to, protocol, port, sneaky, .. } = &self.patterns[n];
+            let Pattern { from, to, protocol, port, sneaky, scheduled, .. } = &self.patterns[n];
             if *sneaky && (self.is_calm || !self.is_unseen(from, dying) && !self.is_unseen(to, dying)) {
                 continue;
             }
@@ -314,7 +360,7 @@ impl World {
                 Protocol::Udp => model::Protocol::Udp,
                 Protocol::Tcp | Protocol::Sctp => model::Protocol::Tcp,
             };
-            self.ledger.flow(&flow, &objects, &self.cluster, at);
+            self.ledger.flow(&flow, &objects, &self.cluster, at, *scheduled);
             let ends = [
                 (Direction::Egress, &source, local, remote),
                 (Direction::Ingress, &destination, remote, local),
@@ -515,4 +561,9 @@ impl World {
         }
         provable
     }
+}
+
+/// As objects tell times.
+fn time_text(at: i64) -> String {
+    jiff::Timestamp::from_second(at / SECOND).expect("a time").to_string()
 }

@@ -9,6 +9,7 @@ mod names;
 mod open;
 mod raw_sockets;
 mod rules;
+mod schedules;
 mod translated;
 mod violation;
 
@@ -36,8 +37,8 @@ use super::{
 use crate::{
     cluster::{Cluster, Pod, PodId},
     model::{
-        Direction, Gap, NetnsCookie, Observation, Outcome, PacketDrop, PolicyId, Protocol, RawSocket, Reach,
-        Timestamp, Verdict,
+        Direction, Gap, NetnsCookie, Observation, Outcome, PacketDrop, Protocol, RawSocket, Reach, Timestamp,
+        Verdict,
     },
 };
 use drops::Proof;
@@ -137,13 +138,7 @@ pub struct Auditor {
     sequence: u64,
     counts: Counts,
     usage: Usage,
-    usage_generation: Option<u64>,
-    /// When pods that this agent is not responsible for were last counted.
-    counted_elsewhere: Option<Timestamp>,
-    /// How many of them each policy selects.
-    selected_elsewhere: HashMap<(Arc<PolicyId>, Direction), usize>,
-    /// Pods with a RuntimeClass that have shown a flow, by UID: their sockets are in this kernel.
-    shown: HashSet<Arc<str>>,
+    watching: rules::Watching,
     violations: Violations,
     suspected_blocks: Violations,
     accepted: AcceptedFlows,
@@ -190,10 +185,7 @@ impl Auditor {
                 usage_window(settings.unused_after),
             )
             .with_series(settings.budget.rules),
-            usage_generation: None,
-            counted_elsewhere: None,
-            shown: HashSet::default(),
-            selected_elsewhere: HashMap::default(),
+            watching: rules::Watching::default(),
             violations: Violations::new(settings.budget),
             suspected_blocks: Violations::new(settings.budget),
             accepted: AcceptedFlows::default(),
@@ -244,7 +236,7 @@ impl Auditor {
         if !self.ready {
             self.ready = true;
             // Whether this is the only agent is known only now, and with it which rules are watched.
-            self.usage_generation = None;
+            self.look_at_rules_again();
         }
     }
 
@@ -363,7 +355,7 @@ impl Auditor {
         self.expire_drops(now);
         self.host_connections.retain(|_, at| now.since(*at) < PAIR_MEMORY);
         self.bound.retain(|_, pod| self.cluster.pod(*pod).is_some());
-        self.shown.retain(|uid| self.cluster.pod_by_uid(uid).is_some());
+        self.watching.expire(&self.cluster);
         self.attribution.expire(now, |uid| self.cluster.pod_by_uid(uid).is_some());
         self.expire_redirects(now);
         self.cluster.expire(now);

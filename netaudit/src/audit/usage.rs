@@ -22,7 +22,7 @@ use std::{collections::BTreeSet, net::IpAddr, ops::RangeInclusive, sync::Arc, ti
 use foldhash::{HashMap, HashSet};
 
 use evidence::push_slice;
-pub use evidence::{Coverage, Evidence, Lack, Missing, Slice, coverage, unused_since};
+pub use evidence::{Coverage, Evidence, Lack, MOST_KEPT, Missing, Schedule, Slice, coverage, unused_since};
 pub use findings::{Judgement, RuleFinding, Severity, judge};
 pub use history::{Histories, History, histories};
 pub use live::RuleUsage;
@@ -72,6 +72,8 @@ pub struct Watched {
     pub elements: Arc<[(u64, Element)]>,
     /// Whether any sensor can see what it allows; none sees SCTP.
     pub observable: bool,
+    /// The CronJobs that it may be for, on the time line of the run.
+    pub schedule: Schedule,
     /// Whether it concerns this agent. Otherwise it is only watched on where it did before.
     pub here: bool,
     /// Running pods that its policy selects, as far as this agent is responsible for them.
@@ -273,8 +275,7 @@ impl Usage {
 
     /// Forgets what is older than `age`: slices, and rules that have not been there for as long.
     pub fn forget(&mut self, now: Timestamp, age: Duration) {
-        let limit = now.minus(age);
-        self.rules.retain(|_, usage| usage.forget(limit));
+        self.rules.retain(|_, usage| usage.forget(now, age));
         self.policies = self.rules.keys().map(|key| key.policy.clone()).collect();
     }
 

@@ -88,7 +88,7 @@ impl Source {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let client = api::connect(self.kubeconfig.as_deref()).await?;
-            for kind in Kind::ALL {
+            for kind in Kind::ALL.into_iter().filter(|kind| kind.changes_verdicts()) {
                 let objects = api::list(client.clone(), kind)
                     .await
                     .with_context(|| format!("cannot list the {} of the cluster", kind.plural()))?;

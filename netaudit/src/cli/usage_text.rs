@@ -1,6 +1,9 @@
 //! How `netaudit usage` prints what it found.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 
@@ -80,6 +83,14 @@ fn notes(judgement: &Judgement<'_>) -> Vec<String> {
             None => format!("missing: {}; waiting does not help", lack.missing.as_str()),
         }),
     }
+    match history.schedule.period() {
+        Some(Duration::ZERO) => {}
+        Some(period) => {
+            let days = period.as_secs_f64() / 86_400.0;
+            notes.push(format!("it may be for a CronJob of which two runs are up to {days:.2} days apart"));
+        }
+        None => notes.push("it may be for a CronJob whose schedule is not understood".to_owned()),
+    }
     if history.uses.last.is_some() {
         let unmatched = elements(history).into_iter().filter(|(_, uses)| uses.last.is_none());
         notes.extend(
@@ -116,6 +127,10 @@ fn rule_json(judgement: &Judgement<'_>) -> Value {
         "last": history.uses.last.map(second),
         "observed_since": history.observed_since().map(second),
         "coverage": judgement.coverage,
+        "cron_jobs": json!({
+            "longest_period_seconds": history.schedule.period().map(|period| period.as_secs()),
+            "enough_seconds": history.schedule.window().map(|window| window.as_secs()),
+        }),
         "elements": elements(history).iter().map(|(element, uses)| json!({
             "path": element.path(),
             "what": element.what,

@@ -14,6 +14,7 @@ impl Cluster {
             Kind::Node => self.nodes.len(),
             Kind::Service => self.services.by_name.len(),
             Kind::EndpointSlice => self.services.slices.len(),
+            Kind::CronJob => self.cron_jobs.len(),
             _ => self.declared.keys().filter(|key| key.kind == kind).count(),
         }
     }

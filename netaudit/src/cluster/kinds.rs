@@ -17,6 +17,8 @@ pub enum Kind {
     Service,
     /// `discovery.k8s.io/v1` EndpointSlice.
     EndpointSlice,
+    /// `batch/v1` CronJob: it changes no verdict, but tells how seldom a rule may be used.
+    CronJob,
     /// `networking.k8s.io/v1` NetworkPolicy.
     NetworkPolicy,
     /// `policy.networking.k8s.io/v1alpha2` ClusterNetworkPolicy.
@@ -51,12 +53,13 @@ struct Names {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Namespace,
         Self::Pod,
         Self::Node,
         Self::Service,
         Self::EndpointSlice,
+        Self::CronJob,
         Self::NetworkPolicy,
         Self::ClusterNetworkPolicy,
         Self::AdminNetworkPolicy,
@@ -86,6 +89,7 @@ impl Kind {
             Self::Node => names("Node", "nodes", &["v1"], false),
             Self::Service => names("Service", "services", &["v1"], true),
             Self::EndpointSlice => names("EndpointSlice", "endpointslices", &["discovery.k8s.io/v1"], true),
+            Self::CronJob => names("CronJob", "cronjobs", &["batch/v1", "batch/v1beta1"], true),
             Self::NetworkPolicy => names("NetworkPolicy", "networkpolicies", &["networking.k8s.io/v1"], true),
             Self::ClusterNetworkPolicy => names(
                 "ClusterNetworkPolicy",
@@ -189,6 +193,11 @@ impl Kind {
     /// Whether every API server knows it. The others are there where somebody installed them.
     pub const fn is_built_in(self) -> bool {
         !self.is_cluster_policy() && !self.is_foreign()
+    }
+
+    /// Whether any verdict can change with its objects. CronJobs only tell how seldom a rule is used.
+    pub const fn changes_verdicts(self) -> bool {
+        !matches!(self, Self::CronJob)
     }
 
     /// The kind of this [name](Self::as_str).

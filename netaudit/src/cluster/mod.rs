@@ -12,6 +12,7 @@
 mod addresses;
 mod changes;
 mod counts;
+mod cron_jobs;
 mod ends;
 mod kinds;
 mod names;
@@ -39,6 +40,7 @@ pub use self::objects::{Broken, Kind, Namespace, Node, Object, ObjectKey, Pod, S
 use self::{
     addresses::{Addresses, Owner},
     changes::Changes,
+    cron_jobs::CronJobs,
     names::Names,
     networks::PodNetworks,
     pods::Pods,
@@ -148,6 +150,7 @@ pub struct Cluster {
     addresses: Addresses,
     names: Names,
     declared: BTreeMap<ObjectKey, PolicyEntry>,
+    cron_jobs: CronJobs,
     /// Policies of kinds that are not evaluated.
     foreign: BTreeMap<ObjectKey, (declared::ForeignPolicy, Arc<CompiledForeign>)>,
     broken: BTreeMap<ObjectKey, Broken>,
@@ -208,6 +211,7 @@ impl Cluster {
                     self.generation += 1;
                 }
             }
+            Object::CronJob(cron_job) => return self.apply_cron_job(cron_job, now),
             Object::NetworkPolicy(policy) => {
                 let key = ObjectKey::new(Kind::NetworkPolicy, &policy.namespace, &policy.name);
                 return self.apply_policy(key, Declared::Network(policy), now);
@@ -236,6 +240,7 @@ impl Cluster {
             Kind::Namespace => {
                 let removed = self.namespaces.remove(&key.name).is_some();
                 if removed {
+                    self.cron_jobs.meet_others();
                     self.policies.remove_namespace(&key.name);
                 }
                 removed
@@ -264,6 +269,7 @@ impl Cluster {
                 None => false,
             },
             Kind::EndpointSlice => self.services.remove_slice(&key.namespace, &key.name),
+            Kind::CronJob => self.cron_jobs.remove(&name),
             foreign if foreign.is_foreign() => match self.foreign.remove(key) {
                 Some(entry) => {
                     self.policies.remove_foreign(&entry.1.namespace, &entry.1.name);
@@ -382,6 +388,7 @@ impl Cluster {
                 doubt: None,
             });
             self.namespaces.insert(namespace.name.clone(), namespace);
+            self.cron_jobs.meet_others();
             self.generation += 1;
         }
     }
@@ -557,6 +564,7 @@ impl Cluster {
     /// Tells the policies which objects could not be read.
     fn broken_changed(&mut self) {
         self.generation += 1;
+        self.cron_jobs.meet_others();
         let doubt = |broken: &Broken| Doubt {
             namespace: broken.namespace.clone(),
             overrides: broken.kind.is_none_or(Kind::overrides),

@@ -1,6 +1,6 @@
 //! The objects that the index holds, as domain types: converted once at the edge and stripped of what nobody reads.
 
-use std::{fmt, net::IpAddr, sync::Arc};
+use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 use smallvec::SmallVec;
@@ -55,6 +55,8 @@ pub enum Object {
     Service(Service),
     /// Endpoints of a service.
     EndpointSlice(EndpointSlice),
+    /// Something that runs pods from time to time.
+    CronJob(CronJob),
     /// A policy, not yet compiled.
     NetworkPolicy(declared::NetworkPolicy),
     /// A policy of a cluster-wide kind, not yet compiled.
@@ -79,6 +81,7 @@ impl Object {
             Self::Node(it) => key(Kind::Node, &"".into(), &it.name),
             Self::Service(it) => key(Kind::Service, &it.namespace, &it.name),
             Self::EndpointSlice(it) => key(Kind::EndpointSlice, &it.namespace, &it.name),
+            Self::CronJob(it) => key(Kind::CronJob, &it.namespace, &it.name),
             Self::NetworkPolicy(it) => key(Kind::NetworkPolicy, &it.namespace, &it.name),
             Self::ClusterPolicy(it) => key(Kind::from(it.kind), &"".into(), &it.name),
             Self::Foreign(kind, it) => key(*kind, &it.namespace, &it.name),
@@ -258,4 +261,20 @@ pub struct SliceEndpoint {
     pub serving: bool,
     /// The pod behind it, by name in the slice's namespace.
     pub pod: Option<Arc<str>>,
+}
+
+/// Something that runs pods from time to time.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CronJob {
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+    /// The labels of its pods. Those that the Job controller adds are there too, with the CronJob's name as value, since nobody
+    /// knows theirs before they are there.
+    pub labels: Labels,
+    /// The longest time between two runs; what is not understood of its schedule, where that cannot be told.
+    pub period: Result<Duration, Arc<str>>,
+    /// When it was created; `None` in manifests that do not say.
+    pub created: Option<Timestamp>,
 }

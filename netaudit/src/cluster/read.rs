@@ -291,6 +291,7 @@ impl Cluster {
             Kind::Pod => self.pods().map(|(_, pod)| key(&pod.namespace, &pod.name)).collect(),
             Kind::Service => self.services.by_name.keys().map(|(a, b)| key(a, b)).collect(),
             Kind::EndpointSlice => self.services.slices.keys().map(|(a, b)| key(a, b)).collect(),
+            Kind::CronJob => self.cron_jobs.names().map(|(a, b)| key(a, b)).collect(),
             foreign if foreign.is_foreign() => {
                 self.foreign.keys().filter(|key| key.kind == kind).cloned().collect()
             }

@@ -310,7 +310,7 @@ fn unused(state: &AgentState<'_>, rules: &[&RuleUsage]) -> [Family; 2] {
     );
     let mut evidence = Family::gauge(
         "netaudit_rule_evidence",
-        "1 for what is missing to call this rule unused or not: window, coverage, loss, verdicts or sensor",
+        "1 for what is missing to call this rule unused or not: window, coverage, loss, verdicts, period or sensor",
     );
     for usage in rules {
         let missing = match state.auditor.usage().unused(usage, state.now, &needs) {

@@ -9,7 +9,7 @@
 //!
 //! A file may hold any number of such documents after each other.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -18,7 +18,7 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     audit::{
         RuleKey, RunKey,
-        usage::{Row, RowKey, Rows, Run, TogetherKey, Touched, Uses},
+        usage::{Row, RowKey, Rows, Run, Schedule, TogetherKey, Touched, Uses},
     },
     cluster::Kind,
     model::{Direction, PolicyId, Protocol, Timestamp},
@@ -87,6 +87,8 @@ struct RuleLine {
     index: u32,
     current: bool,
     observable: bool,
+    #[serde(default, skip_serializing_if = "ScheduleText::is_none")]
+    cron_jobs: ScheduleText,
     possible: bool,
     summary: Arc<str>,
     watched_ms: u64,
@@ -106,6 +108,36 @@ struct RuleLine {
     workloads: Vec<(Arc<str>, Arc<str>)>,
     #[serde(default)]
     too_many: [bool; 3],
+}
+
+/// The CronJobs that a rule may be for; without a period where nobody knows it, and without anything where there is none.
+#[derive(Serialize, Deserialize, Clone, Copy, Default)]
+struct ScheduleText {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    period_seconds: Option<u64>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    period_unknown: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    due: Option<Timestamp>,
+}
+
+impl ScheduleText {
+    fn is_none(&self) -> bool {
+        self.period_seconds.is_none() && !self.period_unknown
+    }
+
+    fn of(schedule: &Schedule) -> Self {
+        Self {
+            period_seconds: schedule.period().map(|it| it.as_secs()).filter(|seconds| *seconds > 0),
+            period_unknown: schedule.period().is_none(),
+            due: Some(schedule.due()).filter(|due| *due > Timestamp::MIN),
+        }
+    }
+
+    fn read(self) -> Schedule {
+        let period = Duration::from_secs(self.period_seconds.unwrap_or(0));
+        Schedule::new((!self.period_unknown).then_some(period), self.due.unwrap_or(Timestamp::MIN))
+    }
 }
 
 #[derive(Serialize, Deserialize, Clone, Copy)]
@@ -234,6 +266,7 @@ fn rule_line(key: &RowKey, row: &Row) -> RuleLine {
         index: row.index,
         current: row.current,
         observable: row.observable,
+        cron_jobs: ScheduleText::of(&row.schedule),
         possible: row.possible,
         summary: row.summary.clone(),
         watched_ms: row.watched_ms,
@@ -380,6 +413,7 @@ fn row(line: RuleLine) -> Result<Row, String> {
         index: line.index,
         current: line.current,
         observable: line.observable,
+        schedule: line.cron_jobs.read(),
         possible: line.possible,
         summary: line.summary,
         watched_ms: line.watched_ms,

@@ -13,13 +13,20 @@ pub mod document;
 pub mod flows;
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io::{self, Write as _},
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use crate::{audit::usage::Rows, model::Timestamp};
+use crate::{
+    audit::{
+        RuleKey,
+        usage::{MOST_KEPT, Rows, Schedule},
+    },
+    model::Timestamp,
+};
 
 /// How many files are kept at most: restarts in a row must not fill a disk.
 const MOST_FILES: usize = 1_000;
@@ -61,8 +68,38 @@ pub struct Found {
 #[derive(Debug)]
 pub struct Directory {
     path: PathBuf,
-    /// (name, for how long it tells), oldest first.
-    files: Vec<(String, Duration)>,
+    /// Oldest first.
+    files: Vec<Kept>,
+}
+
+/// A file that is there.
+#[derive(Debug)]
+struct Kept {
+    name: String,
+    /// For how long it tells.
+    told: Duration,
+    /// For how long the CronJobs of its rules need it, at most.
+    needed: Duration,
+    /// Whether it holds only what CronJobs need.
+    is_thinned: bool,
+}
+
+impl Kept {
+    fn new(name: String, rows: &Rows) -> Self {
+        let longest = rows.rules.values().map(|row| row.watched_ms).max();
+        let needed = rows.rules.values().map(|row| needed(&row.schedule)).max();
+        Self {
+            name,
+            told: Duration::from_millis(longest.unwrap_or(0)),
+            needed: needed.unwrap_or_default(),
+            is_thinned: false,
+        }
+    }
+}
+
+/// For how long the rows of a rule are needed for its CronJobs.
+fn needed(schedule: &Schedule) -> Duration {
+    schedule.window().unwrap_or_default().min(MOST_KEPT)
 }
 
 impl Directory {
@@ -89,7 +126,7 @@ impl Directory {
             let bytes = fs::read(&file).map_err(|error| format!("it cannot be read: {error}"));
             match bytes.and_then(|bytes| document::read(&bytes).map_err(|error| error.to_string())) {
                 Ok(rows) => {
-                    files.push((name, told_time(&rows)));
+                    files.push(Kept::new(name, &rows));
                     found.rows.merge(rows);
                 }
                 Err(reason) => {
@@ -98,13 +135,13 @@ impl Directory {
                 }
             }
         }
-        files.sort();
+        files.sort_by(|a, b| a.name.cmp(&b.name));
         Ok((Self { path: path.to_owned(), files }, found))
     }
 
     /// The files, oldest first.
     pub fn files(&self) -> Vec<PathBuf> {
-        self.files.iter().map(|(name, _)| self.path.join(name)).collect()
+        self.files.iter().map(|file| self.path.join(&file.name)).collect()
     }
 
     /// Writes the rows of one window: all of them, or none.
@@ -115,50 +152,72 @@ impl Directory {
     pub fn write(&mut self, sequence: u64, window: Timestamp, rows: &Rows) -> Result<(), StoreError> {
         // Names sort by time as long as numbers have as many digits; the clock may stand before 1970.
         let name = format!("usage-{sequence:020}-{:020}.jsonl", i128::from(window.0) - i128::from(i64::MIN));
-        let (file, new) = (self.path.join(&name), self.path.join(format!(".{name}.new")));
-        write_whole(&new, &file, &document::write(rows)).map_err(failed("writing", &file))?;
-        File::open(&self.path).and_then(|dir| dir.sync_all()).map_err(failed("writing", &self.path))?;
-        let time = told_time(rows);
-        match self.files.iter_mut().find(|(known, _)| *known == name) {
-            Some(known) => known.1 = time,
-            None => self.files.push((name, time)),
+        self.replace(&name, rows)?;
+        let kept = Kept::new(name, rows);
+        match self.files.iter_mut().find(|known| known.name == kept.name) {
+            Some(known) => *known = kept,
+            None => self.files.push(kept),
         }
         Ok(())
+    }
+
+    fn replace(&self, name: &str, rows: &Rows) -> Result<(), StoreError> {
+        let (file, new) = (self.path.join(name), self.path.join(format!(".{name}.new")));
+        write_whole(&new, &file, &document::write(rows)).map_err(failed("writing", &file))?;
+        File::open(&self.path).and_then(|dir| dir.sync_all()).map_err(failed("writing", &self.path))
     }
 
     /// Removes the oldest files, as long as those after them tell of `enough` time: counted as it passed, so that a clock
-    /// that was set forward removes nothing.
+    /// that was set forward removes nothing. What is older than that and needed for a CronJob stays.
     ///
     /// # Errors
     ///
-    /// A file cannot be removed.
+    /// A file cannot be removed, or not be written without what is no longer needed.
     pub fn prune(&mut self, enough: Duration) -> Result<(), StoreError> {
         let mut told = Duration::ZERO;
-        let is_needed = |(_, time): &&(String, Duration)| {
-            let is_needed = told < enough;
-            told += *time;
-            is_needed
-        };
-        let needed = self.files.iter().rev().take_while(is_needed).count().min(MOST_FILES);
-        let surplus = self.files.len() - needed;
-        for _ in 0..surplus {
-            let file = self.path.join(&self.files[0].0);
-            match fs::remove_file(&file) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(failed("removing", &file)(error));
-                }
-                _ => {}
+        for place in (0..self.files.len()).rev() {
+            let file = &self.files[place];
+            let later = told;
+            told += file.told;
+            let is_too_many = self.files.len() - place > MOST_FILES;
+            if later >= enough.max(file.needed) || is_too_many {
+                self.remove(place)?;
+            } else if later >= enough && !file.is_thinned {
+                self.thin(place, enough)?;
             }
-            self.files.remove(0);
         }
         Ok(())
     }
-}
 
-/// For how long the rows of a window were watched.
-fn told_time(rows: &Rows) -> Duration {
-    let longest = rows.rules.values().map(|row| row.watched_ms).max();
-    Duration::from_millis(longest.unwrap_or(0))
+    fn remove(&mut self, place: usize) -> Result<(), StoreError> {
+        let file = self.path.join(&self.files[place].name);
+        match fs::remove_file(&file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("removing", &file)(error)),
+            _ => {
+                self.files.remove(place);
+                Ok(())
+            }
+        }
+    }
+
+    /// Leaves in a file what is needed for longer than for `enough` time.
+    fn thin(&mut self, place: usize, enough: Duration) -> Result<(), StoreError> {
+        let name = self.files[place].name.clone();
+        let file = self.path.join(&name);
+        let bytes = fs::read(&file).map_err(failed("reading", &file))?;
+        // What somebody has damaged since it was read is told when it is read the next time.
+        if let Ok(mut rows) = document::read(&bytes) {
+            let before = rows.rules.len();
+            rows.rules.retain(|_, row| needed(&row.schedule) > enough);
+            let kept: BTreeSet<&RuleKey> = rows.rules.keys().map(|key| &key.rule).collect();
+            rows.together.retain(|key, _| key.rules.iter().any(|rule| kept.contains(rule)));
+            if rows.rules.len() < before {
+                self.replace(&name, &rows)?;
+            }
+        }
+        self.files[place].is_thinned = true;
+        Ok(())
+    }
 }
 
 fn is_ours(name: &str) -> bool {

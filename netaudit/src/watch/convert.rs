@@ -14,11 +14,12 @@ use super::{
     convert_foreign,
     convert_kinds::{Judged, judge, widest_policy},
     convert_lists, convert_policy,
+    schedule::longest_gap,
 };
 use crate::{
     cluster::{
         Broken, Kind, Namespace, Node, Object, ObjectKey, Pod, Service, Workload,
-        objects::{EndpointPort, EndpointSlice, ServicePort, SliceEndpoint, TargetPort},
+        objects::{CronJob, EndpointPort, EndpointSlice, ServicePort, SliceEndpoint, TargetPort},
     },
     model::{Protocol, Timestamp},
     policy::{Labels, NamedPort, declared::ClusterKind},
@@ -166,6 +167,7 @@ fn decode(kind: Kind, value: &Value) -> Result<Object, Flaw> {
         Kind::Node => Object::Node(node(&root, name, labels)?),
         Kind::Service => Object::Service(service(&root, namespace, name)?),
         Kind::EndpointSlice => Object::EndpointSlice(endpoint_slice(&root, namespace, name, &labels)?),
+        Kind::CronJob => Object::CronJob(cron_job(&root, &metadata, namespace, name)?),
         Kind::NetworkPolicy => {
             Object::NetworkPolicy(convert_policy::network_policy(&root, &namespace, &name)?)
         }
@@ -207,7 +209,6 @@ fn pod(
     let config_hash =
         annotations.iter().find(|(key, _)| *key == "kubernetes.io/config.hash").map(|(_, it)| *it);
     let node = spec.get("nodeName")?.text()?.filter(|it| !it.is_empty());
-    let created = metadata.get("creationTimestamp")?.parsed::<jiff::Timestamp>("a time").ok().flatten();
     Ok(Pod {
         // Manifests that people write have none; the name is then the identity, as in every other place.
         uid: match metadata.get("uid")?.text()?.filter(|uid| !uid.is_empty()) {
@@ -222,7 +223,7 @@ fn pod(
         has_runtime_class: spec.get("runtimeClassName")?.text()?.is_some_and(|it| !it.is_empty()),
         ports: named_ports(&spec)?.into(),
         workload: workload(metadata, &name, &labels, node)?,
-        created: created.map(|it| Timestamp(i64::try_from(it.as_nanosecond()).unwrap_or(i64::MAX))),
+        created: created(metadata)?,
         namespace,
         name,
         labels,
@@ -292,6 +293,31 @@ fn workload(
         _ => (kind, owner),
     };
     Ok(Workload { kind: kind.into(), name: name.into() })
+}
+
+/// Labels of the pods of a Job that the Job controller adds, whatever its template says.
+const LABELS_OF_JOBS: [&str; 4] =
+    ["batch.kubernetes.io/controller-uid", "batch.kubernetes.io/job-name", "controller-uid", "job-name"];
+
+fn cron_job(
+    root: &Field<'_>,
+    metadata: &Field<'_>,
+    namespace: Arc<str>,
+    name: Arc<str>,
+) -> Result<CronJob, Flaw> {
+    let spec = root.get("spec")?;
+    let of_pods = spec.at(&["jobTemplate", "spec", "template", "metadata", "labels"])?.labels()?;
+    let added = LABELS_OF_JOBS.map(|key| (key, &*name));
+    let schedule = spec.get("schedule")?;
+    let text = schedule.text()?.ok_or_else(|| schedule.flaw("missing"))?;
+    let period = longest_gap(text).map_err(|error| format!("{text:?} is not understood: {error}").into());
+    let labels = added.into_iter().chain(of_pods).collect();
+    Ok(CronJob { labels, period, created: created(metadata)?, namespace, name })
+}
+
+fn created(metadata: &Field<'_>) -> Result<Option<Timestamp>, Flaw> {
+    let created = metadata.get("creationTimestamp")?.parsed::<jiff::Timestamp>("a time").ok().flatten();
+    Ok(created.map(|it| Timestamp(i64::try_from(it.as_nanosecond()).unwrap_or(i64::MAX))))
 }
 
 fn node(root: &Field<'_>, name: Arc<str>, labels: Labels) -> Result<Node, Flaw> {

@@ -14,6 +14,7 @@ pub mod files;
 mod json;
 pub mod manifests;
 mod manifests_text;
+mod schedule;
 
 use crate::cluster::{Kind, Object, ObjectKey};
 

@@ -2,12 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use foldhash::HashMap;
+use foldhash::{HashMap, HashSet};
 
-use super::{Auditor, Flow, Gap, PeerKind, Subject};
+use super::{Auditor, Flow, Gap, PeerKind, Subject, schedules::Schedules};
 use crate::{
     audit::{ActorKind, Watched, usage::OtherEnd},
-    cluster::Pod,
+    cluster::{Cluster, Pod},
     model::{Decision, Direction, PolicyId, Timestamp, Verdict},
 };
 
@@ -22,22 +22,49 @@ pub fn usage_window(unused_after: Duration) -> Duration {
     (unused_after / 24).clamp(Duration::from_secs(1), Duration::from_secs(24 * 3_600))
 }
 
+/// What is known of the rules' pods, besides how many they are.
+#[derive(Default, Debug)]
+pub(super) struct Watching {
+    /// The objects that the watched rules are as of.
+    generation: Option<u64>,
+    /// When pods that this agent is not responsible for were last counted.
+    counted_elsewhere: Option<Timestamp>,
+    /// How many of them each policy selects.
+    selected_elsewhere: HashMap<(Arc<PolicyId>, Direction), usize>,
+    /// Pods with a RuntimeClass that have shown a flow, by UID: their sockets are in this kernel.
+    shown: HashSet<Arc<str>>,
+    schedules: Schedules,
+}
+
+impl Watching {
+    /// Forgets the pods and policies that are gone.
+    pub fn expire(&mut self, cluster: &Cluster) {
+        self.schedules.expire();
+        self.shown.retain(|uid| cluster.pod_by_uid(uid).is_some());
+    }
+}
+
 impl Auditor {
+    /// More is known of what is watched than objects tell.
+    pub(super) fn look_at_rules_again(&mut self) {
+        self.watching.generation = None;
+    }
+
     /// Brings the watched rules up to the objects of now. Called when objects changed and at every tick.
     pub fn watch_rules(&mut self, now: Timestamp) {
         let everything = self.is_only_agent();
         let count_elsewhere = !everything
-            && self.counted_elsewhere.is_none_or(|at| now.since(at) >= COUNT_ELSEWHERE || now < at);
-        if self.usage_generation == Some(self.cluster.generation()) && !count_elsewhere {
+            && self.watching.counted_elsewhere.is_none_or(|at| now.since(at) >= COUNT_ELSEWHERE || now < at);
+        if self.watching.generation == Some(self.cluster.generation()) && !count_elsewhere {
             return;
         }
-        self.usage_generation = Some(self.cluster.generation());
+        self.watching.generation = Some(self.cluster.generation());
         self.refresh_own_addresses();
         if count_elsewhere {
-            self.counted_elsewhere = Some(now);
+            self.watching.counted_elsewhere = Some(now);
             self.count_elsewhere();
         } else if everything {
-            self.selected_elsewhere.clear();
+            self.watching.selected_elsewhere.clear();
         }
         // (existing, observed) pods by policy and direction: one pass over pods, not pods × policies.
         let mut pods: HashMap<(*const PolicyId, Direction), (usize, usize)> = HashMap::default();
@@ -64,9 +91,11 @@ impl Auditor {
                     continue;
                 }
                 let (selected, observed) = counted.copied().unwrap_or_default();
-                let elsewhere = self.selected_elsewhere.get(&(policy.id.clone(), direction));
-                let rules = policy.rules(direction).iter();
-                watched.extend(rules.map(|rule| Watched {
+                let elsewhere = self.watching.selected_elsewhere.get(&(policy.id.clone(), direction));
+                let schedules = self.watching.schedules.of(&self.cluster, policy, direction, self.correction);
+                let rules = policy.rules(direction).iter().zip(schedules);
+                watched.extend(rules.map(|(rule, schedule)| Watched {
+                    schedule: *schedule,
                     rule: rule.id.clone(),
                     summary: rule.summary.as_str().into(),
                     elements: rule.elements.clone(),
@@ -98,7 +127,7 @@ impl Auditor {
                 }
             }
         }
-        self.selected_elsewhere = selected;
+        self.watching.selected_elsewhere = selected;
     }
 
     /// Counts a flow for every rule that had a part in it, or against what is known of those that may have had one.
@@ -153,15 +182,15 @@ impl Auditor {
     fn show(&mut self, subject: &Subject) {
         let Subject::Pod(id) = subject else { return };
         if let Some(pod) = self.cluster.pod(*id).filter(|pod| !self.is_seen(pod)) {
-            self.shown.insert(pod.uid.clone());
-            self.usage_generation = None;
+            self.watching.shown.insert(pod.uid.clone());
+            self.look_at_rules_again();
         }
     }
 
     /// Whether what a pod of this node does is seen: one with a RuntimeClass may have another kernel, until it shows otherwise. What
     /// a class means is known to the container runtime alone.
     fn is_seen(&self, pod: &Pod) -> bool {
-        !pod.has_runtime_class || self.shown.contains(&pod.uid)
+        !pod.has_runtime_class || self.watching.shown.contains(&pod.uid)
     }
 
     fn doubt(&mut self, subject: &Subject, direction: Direction, gap: &Gap, times: u64) {

@@ -12,6 +12,9 @@ use std::{
 
 use crate::model::Timestamp;
 
+/// For no CronJob is more kept of a rule's use than of so much time, so that one that runs every few years is not waited for.
+pub const MOST_KEPT: Duration = Duration::from_secs(400 * 24 * 3_600);
+
 /// What it takes to call a rule unused.
 #[derive(Clone, Copy, Debug)]
 pub struct Evidence {
@@ -32,13 +35,16 @@ pub enum Missing {
     Loss,
     /// Flows in the window have no verdict, and it may have allowed them.
     Verdicts,
+    /// A CronJob that may need it has not had the time to run.
+    Period,
     /// Nothing can see what it allows: SCTP. It is unobservable, not unused.
     Sensor,
 }
 
 impl Missing {
     /// Every value.
-    pub const ALL: [Self; 5] = [Self::Window, Self::Coverage, Self::Loss, Self::Verdicts, Self::Sensor];
+    pub const ALL: [Self; 6] =
+        [Self::Window, Self::Coverage, Self::Loss, Self::Verdicts, Self::Period, Self::Sensor];
 
     /// The metric label.
     pub const fn as_str(self) -> &'static str {
@@ -47,6 +53,7 @@ impl Missing {
             Self::Coverage => "coverage",
             Self::Loss => "loss",
             Self::Verdicts => "verdicts",
+            Self::Period => "period",
             Self::Sensor => "sensor",
         }
     }
@@ -59,6 +66,72 @@ pub struct Lack {
     pub missing: Missing,
     /// When; `None` where it does not get better by waiting.
     pub enough_at: Option<Timestamp>,
+}
+
+/// How seldom the pods of CronJobs run that a rule may be for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Schedule {
+    /// The longest time between two runs of any of them; zero where there is none, `None` where nobody knows.
+    period: Option<Duration>,
+    /// When each of them has had the time for a run since it was made.
+    due: Timestamp,
+}
+
+/// Where there is no CronJob.
+impl Default for Schedule {
+    fn default() -> Self {
+        Self { period: Some(Duration::ZERO), due: Timestamp::MIN }
+    }
+}
+
+impl Schedule {
+    /// As told by [`Self::period`] and [`Self::due`].
+    pub const fn new(period: Option<Duration>, due: Timestamp) -> Self {
+        Self { period, due }
+    }
+
+    /// The longest time between two runs of any of them; zero where there is none, `None` where nobody knows.
+    pub const fn period(&self) -> Option<Duration> {
+        self.period
+    }
+
+    /// When each of them has had the time for a run since it was made.
+    pub const fn due(&self) -> Timestamp {
+        self.due
+    }
+
+    /// Takes in a CronJob that was made at `since`, and whose runs are at most so far apart.
+    pub fn add(&mut self, period: Option<Duration>, since: Timestamp) {
+        self.join(&Self { period, due: Timestamp::MIN });
+        if let Some(period) = period {
+            self.due = self.due.max(since.plus(with_delay(period)));
+        }
+    }
+
+    /// The CronJobs of both.
+    pub(super) fn join(&mut self, other: &Self) {
+        self.period = self.period.zip(other.period).map(|(a, b)| a.max(b));
+        self.due = self.due.max(other.due);
+    }
+
+    /// For how long a rule must be watched at least, so that each of them has run once; zero where there is none, `None` where
+    /// nobody knows.
+    pub fn window(&self) -> Option<Duration> {
+        self.period.map(|period| if period.is_zero() { period } else { with_delay(period) })
+    }
+
+    /// The same on another time line.
+    pub(super) fn shifted(self, by: i64) -> Self {
+        match self.due {
+            Timestamp::MIN => self,
+            due => Self { due: Timestamp(due.0.saturating_add(by)), ..self },
+        }
+    }
+}
+
+/// A run is late, takes its time, and its clock may be changed by an hour.
+fn with_delay(period: Duration) -> Duration {
+    period.saturating_add(period / 10).saturating_add(Duration::from_secs(3_600))
 }
 
 /// A time in which one run watched a rule, on the wall clock.
@@ -236,7 +309,33 @@ fn stretches(slices: &[Slice], since: Timestamp, now: Timestamp) -> Vec<Stretch>
 
 /// Since when a rule that nobody was seen to use can be said to be unused, or what is missing for it. `now` is the time up to
 /// which rows have been told.
-pub fn unused_since(slices: &[Slice], needs: &Evidence, now: Timestamp) -> Result<Timestamp, Lack> {
+pub fn unused_since(
+    slices: &[Slice],
+    schedule: &Schedule,
+    needs: &Evidence,
+    now: Timestamp,
+) -> Result<Timestamp, Lack> {
+    let since = unused_for(slices, needs, now);
+    let Some(window) = schedule.window() else {
+        let missing = since.err().map_or(Missing::Period, |lack| lack.missing);
+        return Err(Lack { missing, enough_at: None });
+    };
+    let since = if window <= needs.window {
+        since
+    } else {
+        // What is missing for everybody is told first, and when it is enough for this one.
+        let missing = since.err().map_or(Missing::Period, |lack| lack.missing);
+        let enough_at = |lack: Lack| lack.enough_at.filter(|_| window <= MOST_KEPT);
+        unused_for(slices, &Evidence { window, ..*needs }, now)
+            .map_err(|lack| Lack { missing, enough_at: enough_at(lack) })
+    };
+    match since {
+        Ok(_) if now < schedule.due => Err(Lack { missing: Missing::Period, enough_at: Some(schedule.due) }),
+        since => since,
+    }
+}
+
+fn unused_for(slices: &[Slice], needs: &Evidence, now: Timestamp) -> Result<Timestamp, Lack> {
     let since = now.minus(needs.window);
     let recent: Vec<Slice> = slices.iter().filter(|slice| slice.until > since).copied().collect();
     let lack =

@@ -112,7 +112,7 @@ pub fn judge<'a>(histories: &'a Histories, needs: &Evidence) -> Vec<Judgement<'a
     let Some(now) = histories.told else { return Vec::new() };
     let current: Vec<&History> = histories.rules.iter().filter(|it| it.current).collect();
     let proven: BTreeMap<&RuleKey, Result<Timestamp, Lack>> =
-        current.iter().map(|it| (&it.key, unused_since(&it.slices, needs, now))).collect();
+        current.iter().map(|it| (&it.key, unused_since(&it.slices, &it.schedule, needs, now))).collect();
     let redundant = redundant(histories, &current, |key| proven.get(key).is_some_and(Result::is_ok));
     let judgement = |history: &&'a History| {
         let coverage = coverage(&history.slices, now.minus(needs.window), now);
@@ -152,7 +152,9 @@ fn redundant(
     current: &[&History],
     is_proven: impl Fn(&RuleKey) -> bool,
 ) -> BTreeSet<RuleKey> {
-    let there: BTreeSet<&RuleKey> = current.iter().map(|it| &it.key).collect();
+    // One that is not known to be used any more will be called unused: it is not the one that stays.
+    let is_used = |it: &&&History| it.uses.last.is_some();
+    let used: BTreeSet<&RuleKey> = current.iter().filter(is_used).map(|it| &it.key).collect();
     // Those that must stay: something needed just them, or nobody knows yet what will.
     let stays = |it: &&&History| it.sole.last.is_some() || !is_proven(&it.key);
     let staying: BTreeSet<&RuleKey> = current.iter().filter(stays).map(|it| &it.key).collect();
@@ -160,7 +162,7 @@ fn redundant(
         .together
         .keys()
         .filter(|set| !set.iter().any(|key| staying.contains(key)))
-        .map(|set| set.iter().filter(|key| there.contains(key)).cloned().collect())
+        .map(|set| set.iter().filter(|key| used.contains(key)).cloned().collect())
         .collect();
     let kept = hitting_set(&sets);
     let can_go = |it: &&&History| {

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Row, RowKey, Rows, RuleKey, Run, RunKey, Slice, Touched, Uses, push_slice};
+use super::{Row, RowKey, Rows, RuleKey, Run, RunKey, Schedule, Slice, Touched, Uses, push_slice};
 use crate::{model::Timestamp, policy::Element};
 
 /// How much later than others an agent may tell that a rule is there.
@@ -28,6 +28,8 @@ pub struct History {
     pub current: bool,
     /// Whether any sensor can see what it allows.
     pub observable: bool,
+    /// The CronJobs that it may be for, as last told.
+    pub schedule: Schedule,
     /// Whether it can match anything at all.
     pub possible: bool,
     /// Flows that it had a part in.
@@ -93,13 +95,20 @@ fn history(key: &RuleKey, rows: &[(&RowKey, &Row)], times: &Times) -> History {
             *known = it;
         }
     }
-    let current = last_words.values().any(|it| it.1.current && until(it).plus(LATE) >= newest);
+    let now = last_words.values().filter(|it| it.1.current && until(it).plus(LATE) >= newest);
+    let mut schedule = Schedule::default();
+    let mut current = false;
+    for (key, row) in now {
+        current = true;
+        schedule.join(&row.schedule.shifted(times.shift(&key.run)));
+    }
     let mut history = History {
         key: key.clone(),
         index: latest.map_or(0, |it| it.1.index),
         summary: latest.map_or_else(|| "".into(), |it| it.1.summary.clone()),
         current,
         observable: rows.iter().all(|it| it.1.observable),
+        schedule,
         possible: latest.is_none_or(|it| it.1.possible),
         uses: Uses::default(),
         sole: Uses::default(),

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use super::{Evidence, Missing, Row, Slice, Tally, Touched, Uses, Watched, push_slice, unused_since};
+use super::{
+    Evidence, MOST_KEPT, Missing, Row, Schedule, Slice, Tally, Touched, Uses, Watched, push_slice,
+    unused_since,
+};
 use crate::{
     model::{RuleId, RuleMatch, Timestamp},
     policy::{Element, Span},
@@ -35,6 +38,7 @@ pub struct RuleUsage {
     there: bool,
     summary: Arc<str>,
     observable: bool,
+    schedule: Schedule,
     selected: usize,
     observed: usize,
     elsewhere: usize,
@@ -117,6 +121,7 @@ impl RuleUsage {
             there: false,
             summary: watched.summary.clone(),
             observable: watched.observable,
+            schedule: watched.schedule,
             selected: 0,
             observed: 0,
             elsewhere: 0,
@@ -161,6 +166,7 @@ impl RuleUsage {
         self.there = true;
         self.left = None;
         self.observable = watched.observable;
+        self.schedule = watched.schedule;
         self.selected = watched.selected;
         self.observed = watched.observed;
         self.elsewhere = watched.elsewhere;
@@ -244,8 +250,9 @@ impl RuleUsage {
         self.window = Window::new(end, self.elements.len());
     }
 
-    /// Forgets what ended before `limit`; whether anything is left.
-    pub(super) fn forget(&mut self, limit: Timestamp) -> bool {
+    /// Forgets what is older than `age`, and than what its CronJobs need; whether anything is left.
+    pub(super) fn forget(&mut self, now: Timestamp, age: Duration) -> bool {
+        let limit = now.minus(age.max(self.schedule.window().unwrap_or_default().min(MOST_KEPT)));
         // As a run that begins now would find it.
         if self.last.is_some_and(|last| last <= limit) {
             (self.first, self.last) = (None, None);
@@ -274,6 +281,7 @@ impl RuleUsage {
             index: self.rule.index,
             current: self.there,
             observable: self.observable,
+            schedule: self.schedule,
             summary: self.summary.clone(),
             possible: self.possible,
             watched_ms: ms(window.watched),
@@ -322,7 +330,7 @@ impl RuleUsage {
         if !self.observable {
             return Err(Missing::Sensor);
         }
-        match unused_since(&self.slices(lost, unjudged), needs, now) {
+        match unused_since(&self.slices(lost, unjudged), &self.schedule, needs, now) {
             Ok(_) => Ok(true),
             Err(lack) => Err(lack.missing),
         }

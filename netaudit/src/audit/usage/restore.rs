@@ -76,6 +76,7 @@ fn restored(history: &History, to_line: i64, now: Timestamp) -> RuleUsage {
         possible: history.possible,
         certain: true,
         observable: history.observable,
+        schedule: history.schedule.shifted(to_line),
         here: false,
         selected: 0,
         observed: 0,

@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use super::RuleKey;
+use super::{RuleKey, Schedule};
 use crate::{
     model::{Protocol, Timestamp},
     policy::Element,
@@ -176,6 +176,8 @@ pub struct Row {
     pub current: bool,
     /// Whether any sensor can see what it allows.
     pub observable: bool,
+    /// The CronJobs that it may be for, at that time.
+    pub schedule: Schedule,
     /// Whether it can match anything at all.
     pub possible: bool,
     /// What it allows, in one line.
@@ -204,10 +206,19 @@ impl Row {
     /// The same row, told once more.
     fn join(&mut self, other: &Self) {
         let state = |row: &Self| {
-            (row.until, row.index, row.current, row.observable, row.possible, row.summary.clone())
+            (
+                row.until,
+                row.index,
+                row.current,
+                row.observable,
+                row.schedule,
+                row.possible,
+                row.summary.clone(),
+            )
         };
         if state(other) > state(self) {
-            (_, self.index, self.current, self.observable, self.possible, self.summary) = state(other);
+            (_, self.index, self.current, self.observable, self.schedule, self.possible, self.summary) =
+                state(other);
         }
         self.from = self.from.min(other.from);
         self.until = self.until.max(other.until);

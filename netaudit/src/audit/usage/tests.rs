@@ -17,6 +17,7 @@ fn rule(hash: u64, index: u32) -> Arc<RuleId> {
 
 fn watched(hash: u64, index: u32) -> Watched {
     Watched {
+        schedule: Schedule::default(),
         rule: rule(hash, index),
         summary: "to everybody".into(),
         elements: [].into(),

@@ -109,6 +109,24 @@ impl Rule {
     }
 }
 
+impl Rule {
+    /// The elements of its `from` or `to`, by position, that may match a pod with these labels in this namespace by its labels: not
+    /// by its address, and not where the rule is for everybody.
+    pub fn peers_selecting(&self, namespace: &NamespaceView, labels: &Labels) -> impl Iterator<Item = u32> {
+        let may_match = |peer: &&Peer| match &peer.matcher {
+            Matcher::Pods(scope) => scope.contains(namespace, labels) != Certainty::No,
+            Matcher::Anyone => true,
+            Matcher::Nobody | Matcher::Nodes(_) | Matcher::Block(_) | Matcher::Domain(_) => false,
+        };
+        self.peers.iter().filter(may_match).map(|peer| peer.index)
+    }
+
+    /// Whether it has no `from` or `to`.
+    pub fn is_for_everybody(&self) -> bool {
+        self.peers.is_empty()
+    }
+}
+
 /// What an element of `from` or `to` matches. An element with contradictory fields gives several, all in doubt.
 #[derive(Debug)]
 pub(super) struct Peer {

@@ -1,0 +1,121 @@
+//! How seldom a CronJob runs: the longest time between two runs of its schedule.
+//!
+//! Only how far apart they are matters, so time zones do not; where the clock changes, two runs are an hour further apart.
+
+use std::{str::FromStr as _, time::Duration};
+
+use croner::{
+    Cron,
+    parser::{CronParser, Seconds, Year},
+};
+use jiff::{SignedDuration, ToSpan as _, Zoned, civil, tz::TimeZone};
+
+/// Days of the year and of the week meet in all ways that make a difference in so many days.
+const DAYS: i64 = 800;
+
+/// What runs but in leap years is seen in so many days.
+const MANY_DAYS: i64 = 9 * 366;
+
+/// The longest time between two runs; nothing where it never runs. The format is that of Kubernetes: five fields or
+/// `@daily` and its like, `@every 90m`, perhaps after `TZ=…` (CronJobSpec.schedule; robfig/cron `ParseStandard`).
+///
+/// # Errors
+///
+/// What is wrong with it.
+pub(super) fn longest_gap(schedule: &str) -> Result<Duration, String> {
+    let text = match schedule.trim() {
+        text if text.starts_with("TZ=") || text.starts_with("CRON_TZ=") => {
+            text.split_once(char::is_whitespace).map_or("", |(_, rest)| rest.trim())
+        }
+        text => text,
+    };
+    if let Some(every) = text.strip_prefix("@every") {
+        let every = SignedDuration::from_str(every.trim()).map_err(|error| error.to_string())?;
+        return Duration::try_from(every).map_err(|error| error.to_string());
+    }
+    let text = if text.eq_ignore_ascii_case("@midnight") { "@daily" } else { text };
+    let parser =
+        CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).sloppy_ranges(true);
+    let cron = parser.build().parse(text).map_err(|error| error.to_string())?;
+    Ok(gap_of(&cron).unwrap_or_default())
+}
+
+/// A day at a time: each day that has runs has the same.
+fn gap_of(cron: &Cron) -> Option<Duration> {
+    // The year has 366 days.
+    let begin = civil::date(2024, 1, 1).to_zoned(TimeZone::UTC).ok()?;
+    let next = |after: &Zoned, inclusive| cron.find_next_occurrence(after, inclusive).ok();
+    let mut first = next(&begin, true)?;
+    let mut longest = SignedDuration::ZERO;
+    let mut last = first.clone();
+    while let Some(run) = next(&last, false).filter(|run| run.date() == first.date()) {
+        longest = longest.max(run.duration_since(&last));
+        last = run;
+    }
+    let days = if first.duration_since(&begin) < days(DAYS / 2) { DAYS } else { MANY_DAYS };
+    let end = begin.checked_add(days.days()).ok()?;
+    let in_the_day = last.duration_since(&first);
+    while first < end {
+        let midnight = first.date().tomorrow().ok()?.to_zoned(TimeZone::UTC).ok()?;
+        let Some(run) = next(&midnight, true) else { break };
+        longest = longest.max(run.duration_since(&first) - in_the_day);
+        first = run;
+    }
+    Duration::try_from(longest).ok()
+}
+
+const fn days(days: i64) -> SignedDuration {
+    SignedDuration::from_hours(24 * days)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_time_between_two_runs() {
+        let (minute, hour, day) = (60, 3_600, 86_400);
+        for (schedule, expected) in [
+            ("* * * * *", minute),
+            ("*/5 * * * *", 5 * minute),
+            ("5/25 * * * *", 25 * minute),
+            ("0 * * * *", hour),
+            ("@hourly", hour),
+            ("30 3 * * *", day),
+            ("@midnight", day),
+            ("0 3,15 * * *", 12 * hour),
+            ("0 9-17 * * MON-FRI", 3 * day - 8 * hour),
+            ("0 0 * * 0", 7 * day),
+            ("@weekly", 7 * day),
+            ("0 0 1 * *", 31 * day),
+            ("0 0 ? * 1", 7 * day),
+            // From March to May.
+            ("0 0 31 * *", 61 * day),
+            ("0 0 1 */3 *", 92 * day),
+            ("0 0 1 1 *", 366 * day),
+            ("@yearly", 366 * day),
+            ("0 0 29 2 *", 1_461 * day),
+            // A day of the month or of the week.
+            ("0 0 1 * 1", 7 * day),
+            ("* 9-17 * 1 *", 366 * day - 31 * day + day - 9 * hour + minute),
+            ("@every 90m", 90 * minute),
+            ("@every 1h30m10s", 90 * minute + 10),
+            ("TZ=Europe/Vienna 0 0 * * *", day),
+            ("CRON_TZ=UTC  0 0 * * *", day),
+            // The second of a month that has no such day.
+            ("0 0 31 2 *", 0),
+        ] {
+            let gap = longest_gap(schedule).unwrap_or_else(|error| panic!("{schedule}: {error}"));
+            assert_eq!(gap.as_secs(), expected, "{schedule}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_schedule_is_told() {
+        for schedule in
+            ["", "daily", "* * * *", "* * * * * *", "61 * * * *", "@every", "@every -3s", "TZ=UTC", "@often"]
+        {
+            assert!(longest_gap(schedule).is_err(), "{schedule}");
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! A rule that a CronJob may need is not called unused before that had the time to run.
+
+use std::collections::BTreeMap;
+
+use netaudit::{
+    audit::Missing,
+    cluster::{Kind, Object, ObjectKey},
+};
+use serde_json::{Value, json};
+
+use super::{World, object, policy, t};
+
+const DAY: i64 = 86_400;
+
+/// When a CronJob that was made at 0 has had the time to run: a day, a tenth of it and an hour later.
+const ENOUGH: i64 = DAY + DAY / 10 + 3_600;
+
+fn cron_job(namespace: &str, spec: Value, created: Option<i64>) -> Object {
+    let created = created.map(|at| t(at).to_string());
+    object(json!({
+        "apiVersion": "batch/v1", "kind": "CronJob",
+        "metadata": {"namespace": namespace, "name": "report", "creationTimestamp": created},
+        "spec": spec,
+    }))
+}
+
+fn daily(labels: Value) -> Value {
+    let template = json!({"metadata": {"labels": labels}, "spec": {"containers": []}});
+    json!({"schedule": "0 3 * * *", "suspend": true, "jobTemplate": {"spec": {"template": template}}})
+}
+
+/// What is said of each rule, by path, after so many seconds.
+fn said(world: &mut World, policy: &str, seconds: i64) -> BTreeMap<String, Result<bool, Missing>> {
+    world.auditor.watch_rules(t(seconds));
+    world.auditor.usage_mut().tick(t(seconds));
+    let needs = world.auditor.evidence();
+    let usage = world.auditor.usage();
+    let rules = usage.current().into_iter().filter(|it| *it.rule.policy.name == *policy);
+    rules.map(|it| (it.rule.path().to_string(), usage.unused(it, t(seconds), &needs))).collect()
+}
+
+fn missing_period(said: &BTreeMap<String, Result<bool, Missing>>) -> Vec<&str> {
+    let lacking = said.iter().filter(|(_, it)| **it == Err(Missing::Period));
+    let found: Vec<&str> = lacking.map(|(path, _)| path.as_str()).collect();
+    let others = said.values().filter(|it| **it != Err(Missing::Period));
+    others.for_each(|it| assert_eq!(*it, Ok(true)));
+    found
+}
+
+fn policies() -> Vec<Object> {
+    let from = |peer: Value| json!({"from": [peer], "ports": [{"port": 80}]});
+    let pods = |name: &str| json!({"podSelector": {"matchLabels": {"app": name}}});
+    vec![
+        policy(
+            "b",
+            json!({
+                "podSelector": {"matchLabels": {"app": "b"}},
+                "policyTypes": ["Ingress", "Egress"],
+                "ingress": [
+                    from(pods("report")),
+                    from(pods("a")),
+                    {"ports": [{"port": 8080}]},
+                    from(json!({"ipBlock": {"cidr": "10.0.0.0/8"}})),
+                    from(json!({"namespaceSelector": {"matchLabels": {"team": "x"}}})),
+                    from(json!({"podSelector": {"matchExpressions": [{"key": "job-name", "operator": "Exists"}]}})),
+                ],
+                "egress": [
+                    {"ports": [{"port": 443}]},
+                    {"to": [pods("report")], "ports": [{"port": 443}]},
+                ],
+            }),
+        ),
+        policy(
+            "everyone",
+            json!({
+                "podSelector": {},
+                "policyTypes": ["Egress"],
+                "egress": [{"to": [pods("a")]}],
+            }),
+        ),
+    ]
+}
+
+#[test]
+fn rules_wait_for_the_cron_job_that_may_need_them() {
+    let mut world = World::new(policies());
+    world.apply(cron_job("shop", daily(json!({"app": "report"})), Some(0)), t(0));
+    let of_b = said(&mut world, "b", 3_600);
+    assert_eq!(missing_period(&of_b), ["egress[1]", "ingress[0]", "ingress[2]", "ingress[5]"]);
+    assert_eq!(missing_period(&said(&mut world, "everyone", 3_600)), ["egress[0]"]);
+    // The selector of a namespace meets it once that has the label.
+    let jobs = |labels: Value| {
+        object(
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "jobs", "labels": labels}}),
+        )
+    };
+    world.apply(jobs(json!({})), t(3_601));
+    world.apply(cron_job("jobs", daily(json!({})), Some(0)), t(3_602));
+    assert!(!missing_period(&said(&mut world, "b", 3_700)).contains(&"ingress[4]"));
+    world.apply(jobs(json!({"team": "x"})), t(3_800));
+    assert!(missing_period(&said(&mut world, "b", 3_900)).contains(&"ingress[4]"));
+    // Enough for all.
+    assert_eq!(missing_period(&said(&mut world, "b", ENOUGH - 60)).len(), 5);
+    assert!(missing_period(&said(&mut world, "b", ENOUGH + 1)).is_empty());
+    assert!(missing_period(&said(&mut world, "everyone", ENOUGH + 1)).is_empty());
+}
+
+#[test]
+fn a_cron_job_that_is_new_has_not_run() {
+    let mut world = World::new(policies());
+    assert!(missing_period(&said(&mut world, "b", 3 * DAY)).is_empty());
+    // Its rules are older than it, and nobody used them.
+    world.apply(cron_job("shop", daily(json!({"app": "report"})), Some(3 * DAY)), t(3 * DAY));
+    assert_eq!(missing_period(&said(&mut world, "b", 3 * DAY + 60)).len(), 4);
+    assert_eq!(missing_period(&said(&mut world, "b", 3 * DAY + ENOUGH - 60)).len(), 4);
+    assert!(missing_period(&said(&mut world, "b", 3 * DAY + ENOUGH + 1)).is_empty());
+    // One that does not say when it was made was made when it was first seen, or changed.
+    world.apply(cron_job("shop", daily(json!({"app": "a"})), None), t(6 * DAY));
+    assert!(missing_period(&said(&mut world, "b", 6 * DAY + 60)).contains(&"ingress[1]"));
+    let key = ObjectKey::new(Kind::CronJob, "shop", "report");
+    world.auditor.cluster_mut().delete(&key, t(6 * DAY + 70));
+    assert!(missing_period(&said(&mut world, "b", 6 * DAY + 120)).is_empty());
+}
+
+#[test]
+fn what_is_not_known_of_a_cron_job_is_waited_for_without_end() {
+    let mut world = World::new(policies());
+    let mut strange = daily(json!({"app": "report"}));
+    strange["schedule"] = "every now and then".into();
+    let warnings =
+        world.auditor.cluster_mut().apply(cron_job("shop", strange.clone(), Some(-100 * DAY)), t(0));
+    let [warning] = warnings.as_slice() else { panic!("{warnings:?}") };
+    let text = warning.to_string();
+    assert!(text.contains("CronJob shop/report") && text.contains("\"every now and then\""), "{text}");
+    assert_eq!(missing_period(&said(&mut world, "b", 100 * DAY)).len(), 4);
+    // It may be anybody's.
+    let broken = json!({"schedule": "@daily", "jobTemplate": "none"});
+    world.apply(cron_job("shop", broken, None), t(100 * DAY));
+    assert_eq!(world.auditor.cluster().broken().count(), 1);
+    assert_eq!(missing_period(&said(&mut world, "b", 200 * DAY)).len(), 8);
+    world.apply(cron_job("shop", daily(json!({"app": "report"})), Some(0)), t(200 * DAY));
+    assert!(missing_period(&said(&mut world, "b", 200 * DAY + 60)).is_empty());
+}
