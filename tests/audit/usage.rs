@@ -179,6 +179,56 @@ fn what_is_wider_than_what_matched_is_broad_and_says_what_is_enough() {
 }
 
 #[test]
+fn a_selector_of_many_workloads_of_which_few_matched_is_broad() {
+    let to = |peer: Value| json!({"to": [peer], "ports": [{"port": 80}]});
+    let rules = json!([
+        to(json!({"podSelector": {}})),
+        to(json!({"podSelector": {"matchLabels": {"tier": "x"}}})),
+        {"to": [{"namespaceSelector": {}}, {"podSelector": {"matchLabels": {"app": "b"}}}], "ports": [{"port": 81}]},
+        {"to": [{"ipBlock": {"cidr": "192.0.0.0/8", "except": ["192.0.2.0/24"]}}, {"ipBlock": {"cidr": "192.0.2.7/32"}}]},
+    ]);
+    let pod = |number: usize, replica: usize, tier: &str| {
+        super::object(json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"namespace": "shop", "name": format!("w{number}-{replica}"),
+                         "uid": super::uid(&format!("w{number}-{replica}")), "labels": {"tier": tier},
+                         "ownerReferences": [{"controller": true, "kind": "StatefulSet", "name": format!("w{number}")}]},
+            "spec": {"nodeName": "node-2", "containers": [{"name": "c"}]},
+            "status": {"phase": "Running"},
+        }))
+    };
+    // With `a` and `b` 17 workloads, 7 of a tier; of each two pods.
+    let crowd = (0..15).flat_map(|n| [0, 1].map(|replica| pod(n, replica, if n < 7 { "x" } else { "y" })));
+    let mut objects: Vec<_> = crowd.collect();
+    objects.push(of_a(rules));
+    let mut world = World::new(objects);
+    let mut told = Told::new();
+    world.one(a_to_b());
+    world.one(egress(101, 11, "10.0.0.1:40000", "10.0.0.2:81"));
+    world.one(egress(101, 11, "10.0.0.1:40001", "192.9.9.9:443"));
+    world.one(egress(101, 11, "10.0.0.1:40002", "192.0.2.7:443"));
+    told.take(&mut world, t(30));
+    told.take(&mut world, t(80));
+    let parts = |finding: &RuleFinding| match finding {
+        RuleFinding::Broad { parts } => {
+            parts.iter().map(|it| format!("{} {}: {}", it.path, it.says, it.enough.join(" "))).collect()
+        }
+        other => vec![other.as_str().to_owned()],
+    };
+    let found: Vec<Vec<String>> = told.findings().iter().map(|(_, finding)| parts(finding)).collect();
+    assert_eq!(
+        found,
+        [
+            vec!["to[0] every pod of its own namespace (17 workloads): shop/b"],
+            vec!["unused"],
+            vec!["to[0] every pod in every namespace (17 workloads): shop/b"],
+            // What is excepted is nothing to propose.
+            vec!["to[0] 192.0.0.0/8 except 192.0.2.0/24: 192.9.9.9/32", "ports every port: TCP 443"],
+        ]
+    );
+}
+
+#[test]
 fn a_rule_that_selects_nobody_is_dead_and_one_of_a_pod_elsewhere_lacks_coverage() {
     let nobody = json!({"podSelector": {"matchLabels": {"app": "nobody"}}, "egress": [{}]});
     let mut world = World::new(vec![policy("nobody", nobody), of_a(json!([{"ports": [{"port": 1}]}]))]);

@@ -60,7 +60,7 @@ prop_compose! {
         flags in (any::<bool>(), any::<bool>(), any::<bool>()),
     ) -> Row {
         let net = "10.0.0.0/8".parse().expect("a range");
-        let element = |list, index, span| Element { list, index, what: "what".into(), span };
+        let element = |list, index, span| Element { list, index, what: "what".into(), span, except: [net].into() };
         Row {
             from: Timestamp::from_seconds(until / 2),
             until: Timestamp::from_seconds(until),
@@ -84,6 +84,7 @@ prop_compose! {
             elements: [
                 (1, (element("to", port.into(), Some(Span::Network(net))), of_elements.0)),
                 (2, (element("ports", 0, Some(Span::Ports(80, 90))), of_elements.1)),
+                (3, (element("to", 9, Some(Span::Workloads(12))), of_elements.1)),
             ]
             .into(),
             touched: Touched {

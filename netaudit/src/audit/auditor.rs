@@ -8,8 +8,8 @@ mod folded;
 mod names;
 mod open;
 mod raw_sockets;
+mod rule_facts;
 mod rules;
-mod schedules;
 mod translated;
 mod violation;
 

@@ -1,17 +1,17 @@
 //! The index's read surface: who is there, what an address stands for, what the policies say.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use smallvec::SmallVec;
 
 use super::{
-    Backend, Broken, Cluster, Endpoint, Kind, ObjectKey, Pod, PodId, Service,
+    Backend, Broken, Cluster, Endpoint, Kind, ObjectKey, Pod, PodId, Service, Workload,
     addresses::Found,
     objects::{Namespace, Node, ServicePort, SliceEndpoint},
 };
 use crate::{
     model::{Direction, PolicyId, Protocol, Timestamp},
-    policy::{Certainty, CompiledForeign, CompiledPolicy, NamespaceView, Warning},
+    policy::{Certainty, CompiledForeign, CompiledPolicy, Crowd, Labels, NamespaceView, Warning},
 };
 
 impl Cluster {
@@ -275,6 +275,18 @@ impl Cluster {
     /// The objects that could not be decoded and are still there.
     pub fn broken(&self) -> impl Iterator<Item = &Broken> {
         self.broken.values().chain(&self.unkeyed)
+    }
+
+    /// The workloads, each with the labels of one of its pods. Those that are their node are not there.
+    pub fn crowd(&self) -> Crowd {
+        let mut workloads: BTreeMap<&Arc<str>, BTreeMap<&Workload, &Labels>> = BTreeMap::new();
+        for (_, pod) in self.pods().filter(|(_, pod)| !pod.host_network && !pod.completed) {
+            workloads.entry(&pod.namespace).or_default().entry(&pod.workload).or_insert(&pod.labels);
+        }
+        let of_namespace = |(name, workloads): (&Arc<str>, BTreeMap<&Workload, &Labels>)| {
+            (self.namespace_view(name), workloads.into_values().cloned().collect())
+        };
+        Crowd::new(workloads.into_iter().map(of_namespace))
     }
 
     /// The keys of everything of a kind.

@@ -15,6 +15,7 @@ mod canonical;
 mod certain;
 mod certainty;
 mod compile;
+mod crowd;
 pub mod declared;
 mod domains;
 mod evaluate;
@@ -36,6 +37,7 @@ use std::{fmt, sync::Arc};
 pub use self::{
     certainty::Certainty,
     compile::{CompiledPolicy, Element, Rule, Span, Tier},
+    crowd::Crowd,
     domains::{KnownNames, normal as normal_name},
     evaluator::{Evaluator, IdentityId, NodeId, PeerEnd, Question},
     explain::{Explanation, PartTrace, PeerFacts, PodFacts, PolicyTrace, RuleTrace, Says, explain},

@@ -159,6 +159,10 @@ struct ElementText {
     network: Option<IpNet>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     port_range: Option<(u16, u16)>,
+    #[serde(default, skip_serializing_if = "<[IpNet]>::is_empty")]
+    except: Arc<[IpNet]>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    workloads: Option<u32>,
     #[serde(flatten)]
     uses: UsesText,
 }
@@ -243,10 +247,11 @@ fn uses_text(uses: &Uses) -> UsesText {
 
 fn rule_line(key: &RowKey, row: &Row) -> RuleLine {
     let element = |(hash, (element, uses)): (&u64, &(Element, Uses))| {
-        let (network, port_range) = match element.span {
-            Some(Span::Network(net)) => (Some(net), None),
-            Some(Span::Ports(first, last)) => (None, Some((first, last))),
-            None => (None, None),
+        let (network, port_range, workloads) = match element.span {
+            Some(Span::Network(net)) => (Some(net), None, None),
+            Some(Span::Ports(first, last)) => (None, Some((first, last)), None),
+            Some(Span::Workloads(selected)) => (None, None, Some(selected)),
+            None => (None, None, None),
         };
         ElementText {
             list: element.list.to_owned(),
@@ -255,6 +260,8 @@ fn rule_line(key: &RowKey, row: &Row) -> RuleLine {
             what: element.what.clone(),
             network,
             port_range,
+            except: element.except.clone(),
+            workloads,
             uses: uses_text(uses),
         }
     };
@@ -399,12 +406,9 @@ fn row(line: RuleLine) -> Result<Row, String> {
     for text in line.elements {
         let list = ["from", "to", "ports"].into_iter().find(|list| *list == text.list);
         let list = list.ok_or_else(|| format!("{:?} is no list of a rule", text.list))?;
-        let span = match (text.network, text.port_range) {
-            (Some(net), _) => Some(Span::Network(net)),
-            (None, Some((first, last))) => Some(Span::Ports(first, last)),
-            (None, None) => None,
-        };
-        let element = Element { list, index: text.index, what: text.what, span };
+        let of_ports = text.port_range.map(|(first, last)| Span::Ports(first, last));
+        let span = text.network.map(Span::Network).or(of_ports).or(text.workloads.map(Span::Workloads));
+        let element = Element { list, index: text.index, what: text.what, span, except: text.except };
         elements.insert(hash(&text.hash)?, (element, uses(text.uses)));
     }
     Ok(Row {

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use foldhash::{HashMap, HashSet};
 
-use super::{Auditor, Flow, Gap, PeerKind, Subject, schedules::Schedules};
+use super::{Auditor, Flow, Gap, PeerKind, Subject, rule_facts::RuleFacts};
 use crate::{
     audit::{ActorKind, Watched, usage::OtherEnd},
     cluster::{Cluster, Pod},
@@ -33,13 +33,13 @@ pub(super) struct Watching {
     selected_elsewhere: HashMap<(Arc<PolicyId>, Direction), usize>,
     /// Pods with a RuntimeClass that have shown a flow, by UID: their sockets are in this kernel.
     shown: HashSet<Arc<str>>,
-    schedules: Schedules,
+    facts: RuleFacts,
 }
 
 impl Watching {
     /// Forgets the pods and policies that are gone.
     pub fn expire(&mut self, cluster: &Cluster) {
-        self.schedules.expire();
+        self.facts.expire();
         self.shown.retain(|uid| cluster.pod_by_uid(uid).is_some());
     }
 }
@@ -81,6 +81,7 @@ impl Auditor {
                 }
             }
         }
+        self.watching.facts.look(&self.cluster, now);
         let mut watched = Vec::new();
         for policy in self.cluster.policies() {
             for direction in DIRECTIONS {
@@ -92,13 +93,13 @@ impl Auditor {
                 }
                 let (selected, observed) = counted.copied().unwrap_or_default();
                 let elsewhere = self.watching.selected_elsewhere.get(&(policy.id.clone(), direction));
-                let schedules = self.watching.schedules.of(&self.cluster, policy, direction, self.correction);
-                let rules = policy.rules(direction).iter().zip(schedules);
-                watched.extend(rules.map(|(rule, schedule)| Watched {
-                    schedule: *schedule,
+                let facts = self.watching.facts.of(&self.cluster, policy, direction, self.correction);
+                let rules = policy.rules(direction).iter().zip(facts);
+                watched.extend(rules.map(|(rule, facts)| Watched {
+                    schedule: facts.schedule,
                     rule: rule.id.clone(),
                     summary: rule.summary.as_str().into(),
-                    elements: rule.elements.clone(),
+                    elements: facts.elements.clone(),
                     possible: rule.can_match(),
                     certain: policy.warnings.is_empty(),
                     here,

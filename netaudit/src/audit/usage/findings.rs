@@ -21,6 +21,9 @@ const BROAD_PORTS: usize = 8;
 /// The same of addresses.
 const BROAD_ADDRESSES: f64 = 256.0;
 
+/// The same of workloads that a selector selects.
+const BROAD_WORKLOADS: usize = 8;
+
 /// Different ones that a list may have to be proposed instead of everything.
 const FEW: usize = 8;
 
@@ -181,12 +184,24 @@ fn broad(history: &History) -> Vec<BroadPart> {
         .filter_map(|element| match element.span? {
             Span::Ports(first, last) if !many_ports => broad_ports(element, first, last, history),
             Span::Network(net) if !many_addresses => {
-                let matched: BTreeSet<IpAddr> =
-                    touched.addresses.iter().filter(|ip| net.contains(*ip)).copied().collect();
+                // Another element may allow what this one excepts.
+                let means =
+                    |ip: &&IpAddr| net.contains(*ip) && !element.except.iter().any(|it| it.contains(*ip));
+                let matched: BTreeSet<IpAddr> = touched.addresses.iter().filter(means).copied().collect();
                 let cover = ranges(&matched);
                 let is_wide = !cover.is_empty()
                     && cover.iter().map(|net| width(*net)).sum::<f64>() * BROAD_ADDRESSES <= width(net);
                 is_wide.then(|| part(element.path(), &element.what, cover.iter().map(ToString::to_string)))
+            }
+            Span::Workloads(selected) if !many_workloads => {
+                // With whom of them another element would be enough, a rule's use does not tell: at most with all.
+                let matched = &touched.workloads;
+                let is_wide = history.elements.values().any(|it| it.0 == **element && it.1.last.is_some())
+                    && !matched.is_empty()
+                    && matched.len().saturating_mul(BROAD_WORKLOADS) <= selected as usize;
+                let pods = matched.iter().map(|(namespace, name)| format!("{namespace}/{name}"));
+                let says = format!("{} ({selected} workloads)", element.what);
+                is_wide.then(|| part(element.path(), &says, pods))
             }
             _ => None,
         })

@@ -18,6 +18,8 @@ pub struct Element {
     pub what: Arc<str>,
     /// How wide it is, where that is a number.
     pub span: Option<Span>,
+    /// The ranges within its network that it does not mean.
+    pub except: Arc<[IpNet]>,
 }
 
 /// What an element that is a range spans.
@@ -27,6 +29,8 @@ pub enum Span {
     Network(IpNet),
     /// Ports, both ends included.
     Ports(u16, u16),
+    /// Workloads that a selector selects, counted where that is asked: a policy alone does not tell.
+    Workloads(u32),
 }
 
 impl Element {
@@ -54,14 +58,18 @@ pub(super) fn elements(
             [Peer { matcher: Matcher::Block(block), .. }] => Some(Span::Network(block.net)),
             _ => None,
         };
-        (hash, Element { list, index, what: what.join(" or ").into(), span })
+        let except = match meant.as_slice() {
+            [Peer { matcher: Matcher::Block(block), .. }] => block.except.as_slice().into(),
+            _ => [].into(),
+        };
+        (hash, Element { list, index, what: what.join(" or ").into(), span, except })
     });
     let of_ports = (0..).zip(ports.1).zip(ports.0).map(|((index, hash), port)| {
         let span = match port.port {
             PortTest::Range(first, last) if first < last => Some(Span::Ports(first, last)),
             _ => None,
         };
-        (hash, Element { list: "ports", index, what: summary::port(port).into(), span })
+        (hash, Element { list: "ports", index, what: summary::port(port).into(), span, except: [].into() })
     });
     of_peers.chain(of_ports).collect()
 }

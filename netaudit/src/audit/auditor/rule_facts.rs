@@ -1,0 +1,125 @@
+//! What other objects say of each rule: which CronJobs may need it, and how many workloads its selectors select. Policies
+//! change seldom, so it is kept.
+
+use std::{sync::Arc, time::Duration};
+
+use foldhash::HashMap;
+
+use crate::{
+    audit::usage::Schedule,
+    cluster::{Cluster, objects::CronJob},
+    model::{Direction, PolicyId, Timestamp},
+    policy::{CompiledPolicy, Crowd, Element, Rule, Span},
+};
+
+/// How often workloads are counted: how many there are is only compared with how few matched.
+const COUNT_EVERY: Duration = Duration::from_secs(300);
+
+/// One that selects fewer is never called broad, whatever matched.
+const FEW: u32 = 8;
+
+/// What is known of each policy.
+#[derive(Default, Debug)]
+pub(super) struct RuleFacts {
+    /// What CronJobs it is as of.
+    generation: Option<u64>,
+    /// The workloads that are counted, and since when.
+    crowd: Option<(Timestamp, Crowd)>,
+    /// Of policies that are or were there.
+    known: HashMap<Arc<PolicyId>, Known>,
+}
+
+/// What is known of one.
+#[derive(Debug)]
+struct Known {
+    policy: Arc<CompiledPolicy>,
+    /// For each direction its rules', in order.
+    facts: [Vec<Facts>; 2],
+}
+
+/// What is known of a rule.
+#[derive(Debug)]
+pub(super) struct Facts {
+    /// The CronJobs that may need it.
+    pub schedule: Schedule,
+    /// Its elements, with how many workloads they select where these are not few.
+    pub elements: Arc<[(u64, Element)]>,
+}
+
+impl RuleFacts {
+    /// Takes in that other objects have changed.
+    pub fn look(&mut self, cluster: &Cluster, now: Timestamp) {
+        let generation = Some(cluster.cron_job_generation());
+        if self.generation != generation {
+            self.generation = generation;
+            self.known.clear();
+        }
+        let is_fresh = |at: &Timestamp| *at <= now && now.since(*at) < COUNT_EVERY;
+        if !self.crowd.as_ref().is_some_and(|(at, _)| is_fresh(at)) {
+            self.crowd = Some((now, cluster.crowd()));
+            self.known.clear();
+        }
+    }
+
+    /// What is known of a policy's rules in a direction, in order. `correction` nanoseconds make wall time, which objects tell, of
+    /// the auditor's.
+    pub fn of(
+        &mut self,
+        cluster: &Cluster,
+        policy: &Arc<CompiledPolicy>,
+        direction: Direction,
+        correction: i64,
+    ) -> &[Facts] {
+        let is_known = self.known.get(&policy.id).is_some_and(|it| Arc::ptr_eq(&it.policy, policy));
+        if !is_known {
+            let facts = [Direction::Egress, Direction::Ingress].map(|direction| {
+                let schedules = schedules(cluster, policy, direction, correction);
+                let rules = policy.rules(direction).iter().zip(schedules);
+                rules.map(|(rule, schedule)| Facts { schedule, elements: self.elements(rule) }).collect()
+            });
+            self.known.insert(policy.id.clone(), Known { policy: policy.clone(), facts });
+        }
+        self.known.get(&policy.id).map_or(&[], |known| &known.facts[direction as usize])
+    }
+
+    /// Forgets the policies that nobody else knows any more.
+    pub fn expire(&mut self) {
+        self.known.retain(|_, known| Arc::strong_count(&known.policy) > 1);
+    }
+
+    fn elements(&mut self, rule: &Rule) -> Arc<[(u64, Element)]> {
+        let Some((_, crowd)) = &mut self.crowd else { return rule.elements.clone() };
+        let many: Vec<(u32, u32)> = rule.peers_width(crowd).filter(|(_, width)| *width >= FEW).collect();
+        if many.is_empty() {
+            return rule.elements.clone();
+        }
+        let with_width = |(hash, element): &(u64, Element)| {
+            let width = many.iter().find(|(index, _)| element.list != "ports" && *index == element.index);
+            let span = width.map(|(_, width)| Span::Workloads(*width)).or(element.span);
+            (*hash, Element { span, ..element.clone() })
+        };
+        rule.elements.iter().map(with_width).collect()
+    }
+}
+
+fn schedules(
+    cluster: &Cluster,
+    policy: &CompiledPolicy,
+    direction: Direction,
+    correction: i64,
+) -> Vec<Schedule> {
+    let unread = cluster.has_unread_cron_job();
+    let line = |wall: Timestamp| Timestamp(wall.0.saturating_sub(correction));
+    let schedule = |cron_jobs: Vec<(&CronJob, Timestamp)>| {
+        let mut schedule = Schedule::default();
+        for (cron_job, seen) in cron_jobs {
+            let since = cron_job.created.map_or(seen, |created| line(created).min(seen));
+            schedule.add(cron_job.period.as_ref().ok().copied(), since);
+        }
+        if unread {
+            schedule.add(None::<Duration>, Timestamp::MIN);
+        }
+        schedule
+    };
+    cluster.cron_jobs_of(policy, direction).into_iter().map(schedule).collect()
+}
