@@ -171,7 +171,7 @@ fn violations(state: &AgentState<'_>) -> [Family; 5] {
             .with_values(series.iter().map(|(key, count)| (violation_labels(key), total(count)))),
         Family::gauge(
             "netaudit_violation_last_timestamp",
-            "When the last denied flow of this series ended, or this agent started if that was later; alert on this one, since a counter born at 1 has no increase",
+            "When the last denied flow of this series ended or, of an older connection, was last found open, or this agent started if that was later; alert on this one, since a counter born at 1 has no increase",
         )
         .unit(Unit::Seconds)
         .with_all(series.iter().map(|(key, count)| (violation_labels(key), last(count)))),
