@@ -9,6 +9,10 @@
 //! The delay is learnt: the last denied flow of a new pod that passed, once a later one of the same pod was stopped, tells how
 //! long the pod stayed open.
 
+mod delays;
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
 use foldhash::HashMap;
@@ -18,6 +22,7 @@ use crate::{
     cluster::PodId,
     model::{Direction, Reach, Timestamp},
 };
+use delays::Delays;
 
 /// Taken for the enforcer's delay until more of it was seen: those that poll the API server or batch their updates stay
 /// below it.
@@ -174,8 +179,7 @@ struct Side {
     open: HashMap<PodId, Open>,
     starts: Histogram,
     changes: Histogram,
-    /// The longest delay that was seen.
-    longest: Duration,
+    delays: Delays,
 }
 
 impl Default for Side {
@@ -190,7 +194,7 @@ impl Default for Side {
             open: HashMap::default(),
             starts: Histogram::of_delays(),
             changes: Histogram::of_delays(),
-            longest: Duration::ZERO,
+            delays: Delays::default(),
         }
     }
 }
@@ -285,13 +289,14 @@ impl Side {
         }
     }
 
-    fn delay(&self) -> Duration {
+    fn delay(&self, at: Timestamp) -> Duration {
         // Half as long again as the longest that was seen: the next one may be the longest.
-        (self.longest * 3 / 2).clamp(USUAL_DELAY, LONGEST_DELAY)
+        (self.delays.longest(at) * 3 / 2).clamp(USUAL_DELAY, LONGEST_DELAY)
     }
 
     fn excuse(&self, isolated: &Isolated, at: Timestamp) -> Option<Excuse> {
-        let is_recent = |then: &Timestamp| at.since(*then) < self.delay();
+        let delay = self.delay(at);
+        let is_recent = |then: &Timestamp| at.since(*then) < delay;
         // What came later explains it; a pod that starts under a new policy is a new pod.
         let start = isolated.started.filter(is_recent);
         let change = isolated.changed.filter(is_recent);
@@ -311,7 +316,7 @@ impl Side {
         };
         let exposed = open.last.since(began);
         exposures.observe(exposed.as_secs_f64());
-        self.longest = self.longest.max(exposed);
+        self.delays.learn(exposed.min(LONGEST_DELAY), tried.at);
     }
 
     fn pass(&mut self, isolated: &Isolated, tried: &Tried) {
@@ -334,178 +339,5 @@ impl Side {
                 }
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const NOTHING: Option<UnenforcedCause> = Some(UnenforcedCause::NothingEnforces);
-
-    fn seconds(seconds: i64) -> Timestamp {
-        Timestamp::from_seconds(1_000_000 + seconds)
-    }
-
-    /// A pod that was always there.
-    fn old(direction: Direction) -> Isolated {
-        Isolated { direction, pod: PodId(1), started: None, changed: None }
-    }
-
-    fn tried(at: i64, reach: Reach, denied: &[Isolated]) -> Tried {
-        let denied = [denied.first().copied(), denied.get(1).copied()];
-        Tried { at: seconds(at), count: 1, reach, refused: false, denied }
-    }
-
-    /// What is known of egress and of ingress.
-    fn states(known: &Enforcement) -> [Enforced; 2] {
-        [Direction::Egress, Direction::Ingress].map(|direction| known.state(direction).0)
-    }
-
-    #[test]
-    fn what_stops_a_denied_flow_enforces_the_direction_that_denies_it() {
-        let (egress, ingress) = (old(Direction::Egress), old(Direction::Ingress));
-        for (reach, denied, expected) in [
-            (Reach::Rejected, &[egress][..], [Enforced::Yes, Enforced::Untested]),
-            (Reach::NoAnswer, &[ingress], [Enforced::Untested, Enforced::Yes]),
-            (Reach::Stopped, &[egress, ingress], [Enforced::Yes, Enforced::Yes]),
-            (Reach::Stopped, &[], [Enforced::Untested, Enforced::Untested]),
-        ] {
-            let mut known = Enforcement::default();
-            known.learn(&tried(0, reach, denied));
-            assert_eq!(states(&known), expected, "{reach:?} {denied:?}");
-        }
-    }
-
-    #[test]
-    fn what_proves_nothing_teaches_nothing() {
-        let mut known = Enforcement::default();
-        for reach in [Reach::NotSent, Reach::Unproven] {
-            known.learn(&tried(0, reach, &[old(Direction::Egress)]));
-        }
-        assert_eq!(known.state(Direction::Egress), (Enforced::Untested, None));
-        assert_eq!(known.cause(&old(Direction::Egress), seconds(0)), NOTHING);
-    }
-
-    #[test]
-    fn passes_show_that_nothing_enforces_and_a_stop_that_something_does() {
-        let egress = old(Direction::Egress);
-        let mut known = Enforcement::default();
-        known.learn(&tried(1, Reach::Reached, &[egress]));
-        assert_eq!(known.state(Direction::Egress), (Enforced::No, Some(seconds(1))));
-        assert_eq!(known.cause(&egress, seconds(1)), NOTHING);
-        known.learn(&tried(2, Reach::Reached, &[egress]));
-        assert_eq!(known.state(Direction::Egress).1, Some(seconds(1)), "since the state began");
-        known.learn(&tried(3, Reach::Stopped, &[egress]));
-        assert_eq!(known.state(Direction::Egress), (Enforced::Partly, Some(seconds(3))));
-        assert_eq!(known.cause(&egress, seconds(4)), None, "nobody knows why");
-        assert_eq!(known.counts(Direction::Egress), (1, 2, 0));
-    }
-
-    #[test]
-    fn a_closed_port_was_reached() {
-        let mut known = Enforcement::default();
-        known.learn(&Tried { refused: true, ..tried(0, Reach::Rejected, &[old(Direction::Egress)]) });
-        assert_eq!(states(&known)[0], Enforced::No);
-    }
-
-    #[test]
-    fn a_new_pod_is_excused_for_as_long_as_the_enforcer_usually_takes() {
-        let new = |pod, started| Isolated {
-            pod: PodId(pod),
-            started: Some(seconds(started)),
-            ..old(Direction::Ingress)
-        };
-        let mut known = Enforcement::default();
-        let first = new(1, 0);
-        known.learn(&tried(2, Reach::Reached, &[first]));
-        assert_eq!(states(&known)[1], Enforced::Untested, "it says nothing of what enforces");
-        assert_eq!(known.cause(&first, seconds(2)), Some(UnenforcedCause::PodJustStarted));
-        known.learn(&tried(3, Reach::Stopped, &[first]));
-        assert_eq!(states(&known)[1], Enforced::Yes);
-        let exposures = known.start_exposures(Direction::Ingress);
-        assert_eq!((exposures.count(), exposures.sum()), (1, 2.0));
-        assert_eq!(known.cause(&first, seconds(9)), Some(UnenforcedCause::PodJustStarted));
-        assert_eq!(known.cause(&first, seconds(11)), None, "too late for an excuse");
-
-        // An enforcer that takes 20 seconds.
-        let second = new(2, 100);
-        known.learn(&tried(105, Reach::Reached, &[second]));
-        known.learn(&tried(120, Reach::Reached, &[second]));
-        assert_eq!(states(&known)[1], Enforced::Partly);
-        known.learn(&tried(125, Reach::NoAnswer, &[second]));
-        assert_eq!(known.start_exposures(Direction::Ingress).sum(), 22.0);
-        let third = new(3, 200);
-        assert_eq!(known.cause(&third, seconds(229)), Some(UnenforcedCause::PodJustStarted));
-        assert_eq!(known.cause(&third, seconds(230)), None);
-    }
-
-    #[test]
-    fn where_nothing_enforces_youth_is_no_excuse() {
-        let new = Isolated { pod: PodId(2), started: Some(seconds(10)), ..old(Direction::Egress) };
-        let mut known = Enforcement::default();
-        known.learn(&tried(1, Reach::Reached, &[old(Direction::Egress)]));
-        assert_eq!(known.cause(&new, seconds(11)), NOTHING);
-    }
-
-    #[test]
-    fn an_excuse_that_is_always_there_is_none() {
-        // Short-lived pods alone, one every five minutes, and nothing is ever stopped.
-        let job = |n: i64| Isolated {
-            pod: PodId(n as u32),
-            started: Some(seconds(n * 300)),
-            ..old(Direction::Egress)
-        };
-        let mut known = Enforcement::default();
-        let excused = |known: &mut Enforcement, n: i64| {
-            known.learn(&tried(n * 300 + 1, Reach::Reached, &[job(n)]));
-            known.cause(&job(n), seconds(n * 300 + 1)) == Some(UnenforcedCause::PodJustStarted)
-        };
-        for n in 1..i64::from(MOST_EXCUSES) {
-            assert!(excused(&mut known, n), "{n}");
-        }
-        assert_eq!(states(&known)[0], Enforced::Untested);
-        assert!(!excused(&mut known, 10));
-        assert_eq!(states(&known)[0], Enforced::No);
-        known.learn(&tried(3_900, Reach::Stopped, &[old(Direction::Egress)]));
-        assert_eq!(states(&known)[0], Enforced::Yes);
-        assert!(excused(&mut known, 20));
-
-        // Many at once, as when a node starts, are one time.
-        let mut known = Enforcement::default();
-        for n in 0..100 {
-            let new = Isolated { pod: PodId(n), started: Some(seconds(0)), ..old(Direction::Egress) };
-            known.learn(&tried(1, Reach::Reached, &[new]));
-        }
-        assert_eq!(states(&known)[0], Enforced::Untested);
-    }
-
-    #[test]
-    fn a_change_of_policy_excuses_what_it_came_after() {
-        let mut known = Enforcement::default();
-        known.learn(&tried(0, Reach::Stopped, &[old(Direction::Egress)]));
-        let changed = Isolated { pod: PodId(2), changed: Some(seconds(50)), ..old(Direction::Egress) };
-        known.learn(&tried(51, Reach::Reached, &[changed]));
-        assert_eq!(known.cause(&changed, seconds(51)), Some(UnenforcedCause::PolicyJustChanged));
-        known.learn(&tried(53, Reach::Stopped, &[changed]));
-        assert_eq!(known.change_exposures(Direction::Egress).sum(), 1.0);
-        assert_eq!(known.start_exposures(Direction::Egress).count(), 0);
-        // A pod that started under the policy as it is.
-        let both = Isolated { started: Some(seconds(52)), ..changed };
-        assert_eq!(known.cause(&both, seconds(53)), Some(UnenforcedCause::PodJustStarted));
-        assert_eq!(states(&known)[0], Enforced::Yes);
-    }
-
-    #[test]
-    fn what_is_remembered_has_an_end() {
-        let mut known = Enforcement::default();
-        for pod in 0..2 * MOST_OPEN as u32 {
-            let new = Isolated { pod: PodId(pod), started: Some(seconds(0)), ..old(Direction::Egress) };
-            known.learn(&tried(1, Reach::Reached, &[new]));
-        }
-        assert_eq!(known.egress.open.len(), MOST_OPEN);
-        known.expire(seconds(2).plus(OPEN_MEMORY));
-        assert!(known.egress.open.is_empty());
-        assert_eq!(known.counts(Direction::Egress), (0, 0, 2 * MOST_OPEN as u64));
     }
 }
