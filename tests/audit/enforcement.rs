@@ -38,13 +38,17 @@ fn series(world: &World) -> Vec<(ViolationKey, u64)> {
 fn each_direction_is_known_by_its_own_flows() {
     let mut world = World::new(vec![deny_egress()]);
     assert_eq!(state(&world, Direction::Egress), (Enforced::Untested, None));
-    assert_eq!(world.one(at(10, Outcome::Established, a_to_b())).cause, NOTHING);
-    assert_eq!(state(&world, Direction::Egress), (Enforced::No, Some(t(10))));
+    let first = world.one(at(10, Outcome::Established, a_to_b()));
+    assert_eq!((first.finding, first.cause), (Some(Finding::Unenforced), None), "told, and no more");
+    assert_eq!(state(&world, Direction::Egress), (Enforced::Untested, None));
+    assert_eq!(world.one(at(130, Outcome::Established, a_to_b())).cause, None);
+    assert_eq!(world.one(at(250, Outcome::Established, a_to_b())).cause, NOTHING);
+    assert_eq!(state(&world, Direction::Egress), (Enforced::No, Some(t(250))));
     assert_eq!(state(&world, Direction::Ingress), (Enforced::Untested, None));
-    world.one(at(20, Outcome::Timeout, a_to_b()));
-    assert_eq!(state(&world, Direction::Egress), (Enforced::Partly, Some(t(20))));
-    assert_eq!(world.one(at(30, Outcome::Established, a_to_b())).cause, None, "nobody knows why");
-    assert_eq!(world.auditor.enforcement().counts(Direction::Egress), (1, 2, 0));
+    world.one(at(260, Outcome::Timeout, a_to_b()));
+    assert_eq!(state(&world, Direction::Egress), (Enforced::Partly, Some(t(260))));
+    assert_eq!(world.one(at(270, Outcome::Established, a_to_b())).cause, None, "nobody knows why");
+    assert_eq!(world.auditor.enforcement().counts(Direction::Egress), (1, 4, 0));
 }
 
 #[test]
@@ -240,14 +244,16 @@ fn no_answer_from_outside_does_not_show_that_anything_enforces() {
     // A host that is down answers nobody, whether or not something enforces.
     world.one(at(10, Outcome::Timeout, outside()));
     assert_eq!(state(&world, Direction::Egress).0, Enforced::Untested);
-    assert_eq!(world.one(at(20, Outcome::Established, a_to_b())).cause, NOTHING);
+    for second in [20, 140, 260] {
+        world.one(at(second, Outcome::Established, a_to_b()));
+    }
     assert_eq!(state(&world, Direction::Egress).0, Enforced::No);
-    world.one(at(30, Outcome::Timeout, outside()));
+    world.one(at(330, Outcome::Timeout, outside()));
     assert_eq!(state(&world, Direction::Egress).0, Enforced::No, "as before");
     // A filter that answers may be another network's.
-    world.one(at(40, Outcome::Rejected, outside()));
+    world.one(at(340, Outcome::Rejected, outside()));
     assert_eq!(state(&world, Direction::Egress).0, Enforced::No);
-    world.one(at(50, Outcome::Timeout, a_to_b()));
+    world.one(at(350, Outcome::Timeout, a_to_b()));
     assert_eq!(state(&world, Direction::Egress).0, Enforced::Partly, "a pod that is there answers");
 }
 

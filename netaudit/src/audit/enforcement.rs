@@ -3,7 +3,8 @@
 //! ```text
 //! denied and stopped ──► that direction is enforced on this node
 //! denied and passed  ──► excused, if its pod or its policy is younger than the enforcer's usual delay
-//!                        else evidence that nothing enforces that direction, or not always
+//!                        else evidence that nothing enforces that direction, or not always: where nothing was ever
+//!                        stopped, that of several pods or times, since one pass may have found a way of its own
 //! ```
 //!
 //! The delay is learnt: the last denied flow of a new pod that passed, once a later one of the same pod was stopped, tells how
@@ -37,6 +38,10 @@ const MOST_OPEN: usize = 4_096;
 /// How often something is excused before the excuse is none: nothing was ever stopped.
 const MOST_EXCUSES: u32 = 10;
 
+/// Passes without an excuse that show that nothing enforces, where nothing was ever stopped: of different pods, or so far apart that
+/// no enforcer's delay spans them. One alone may have a reason that nobody knows; two may share it.
+const ENOUGH_PASSES: usize = 3;
+
 /// How long a pass waits for a stop that ends it.
 const OPEN_MEMORY: Duration = Duration::from_secs(3_600);
 
@@ -49,7 +54,7 @@ pub enum UnenforcedCause {
     /// What denies it was declared, or changed, within the enforcer's usual delay.
     #[serde(rename = "policy just changed")]
     PolicyJustChanged,
-    /// Not one denied flow of this direction has been stopped since the agent started.
+    /// Not one denied flow of this direction has been stopped since the agent started, and enough have passed.
     #[serde(rename = "nothing enforces")]
     NothingEnforces,
     /// It was open before the agent started.
@@ -76,13 +81,13 @@ impl UnenforcedCause {
 /// What is known of the enforcement of one direction on this node.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Enforced {
-    /// Nothing was denied whose end tells.
+    /// Nothing was denied whose end tells, or too little to say that nothing enforces.
     Untested,
     /// Denied flows are stopped; what passed was excused.
     Yes,
     /// Some are stopped, and some pass without an excuse.
     Partly,
-    /// Denied flows pass, and none was ever stopped.
+    /// Denied flows of several pods or times pass, and none was ever stopped.
     No,
 }
 
@@ -175,6 +180,8 @@ struct Side {
     /// delay counts once, as many pods start together, or under a new policy.
     excuses: u32,
     latest_excuse: Option<Timestamp>,
+    /// Passes without an excuse that do not come of one another, up to [`ENOUGH_PASSES`].
+    independent: Vec<(PodId, Timestamp)>,
     state_since: Option<Timestamp>,
     open: HashMap<PodId, Open>,
     starts: Histogram,
@@ -190,6 +197,7 @@ impl Default for Side {
             excused: 0,
             excuses: 0,
             latest_excuse: None,
+            independent: Vec::new(),
             state_since: None,
             open: HashMap::default(),
             starts: Histogram::of_delays(),
@@ -234,7 +242,7 @@ impl Enforcement {
         }
     }
 
-    /// What is known of a direction, and since when; `None` where nothing has been tried.
+    /// What is known of a direction, and since when; `None` where that is as it was at the start.
     pub fn state(&self, direction: Direction) -> (Enforced, Option<Timestamp>) {
         let side = self.side(direction);
         (side.state(), side.state_since)
@@ -266,7 +274,7 @@ impl Enforcement {
         match side.excuse(isolated, at) {
             Some(Excuse::Start(_)) => Some(UnenforcedCause::PodJustStarted),
             Some(Excuse::Change(_)) => Some(UnenforcedCause::PolicyJustChanged),
-            None => (side.stopped == 0).then_some(UnenforcedCause::NothingEnforces),
+            None => None,
         }
     }
 
@@ -280,12 +288,12 @@ impl Enforcement {
 
 impl Side {
     fn state(&self) -> Enforced {
+        let shows_nobody = self.independent.len() >= ENOUGH_PASSES || self.excuses >= MOST_EXCUSES;
         match (self.stopped > 0, self.passed > 0) {
-            (false, false) if self.excuses >= MOST_EXCUSES => Enforced::No,
-            (false, false) => Enforced::Untested,
             (true, false) => Enforced::Yes,
             (true, true) => Enforced::Partly,
-            (false, true) => Enforced::No,
+            (false, _) if shows_nobody => Enforced::No,
+            (false, _) => Enforced::Untested,
         }
     }
 
@@ -333,6 +341,12 @@ impl Side {
             }
             None => {
                 self.passed += tried.count;
+                let apart = |(pod, at): &(PodId, Timestamp)| {
+                    *pod != isolated.pod || tried.at.since(*at) >= LONGEST_DELAY
+                };
+                if self.independent.len() < ENOUGH_PASSES && self.independent.iter().all(apart) {
+                    self.independent.push((isolated.pod, tried.at));
+                }
                 // It goes on beyond the delay: how long is learnt when it ends.
                 if let Some(open) = self.open.get_mut(&isolated.pod) {
                     open.last = tried.at;

@@ -45,29 +45,52 @@ fn what_proves_nothing_teaches_nothing() {
         known.learn(&tried(0, reach, &[old(Direction::Egress)]));
     }
     assert_eq!(known.state(Direction::Egress), (Enforced::Untested, None));
-    assert_eq!(known.cause(&old(Direction::Egress), seconds(0)), NOTHING);
+    assert_eq!(known.cause(&old(Direction::Egress), seconds(0)), None);
+}
+
+/// Another one that was always there.
+fn other(pod: u32) -> Isolated {
+    Isolated { pod: PodId(pod), ..old(Direction::Egress) }
 }
 
 #[test]
-fn passes_show_that_nothing_enforces_and_a_stop_that_something_does() {
-    let egress = old(Direction::Egress);
+fn passes_of_several_pods_show_that_nothing_enforces_and_a_stop_that_something_does() {
     let mut known = Enforcement::default();
-    known.learn(&tried(1, Reach::Reached, &[egress]));
-    assert_eq!(known.state(Direction::Egress), (Enforced::No, Some(seconds(1))));
-    assert_eq!(known.cause(&egress, seconds(1)), NOTHING);
-    known.learn(&tried(2, Reach::Reached, &[egress]));
-    assert_eq!(known.state(Direction::Egress).1, Some(seconds(1)), "since the state began");
-    known.learn(&tried(3, Reach::Stopped, &[egress]));
-    assert_eq!(known.state(Direction::Egress), (Enforced::Partly, Some(seconds(3))));
-    assert_eq!(known.cause(&egress, seconds(4)), None, "nobody knows why");
-    assert_eq!(known.counts(Direction::Egress), (1, 2, 0));
+    for (at, pod) in [(1, 1), (2, 2)] {
+        known.learn(&tried(at, Reach::Reached, &[other(pod)]));
+        assert_eq!(known.state(Direction::Egress), (Enforced::Untested, None), "too little to say so");
+        assert_eq!(known.cause(&other(pod), seconds(at)), None);
+    }
+    known.learn(&tried(3, Reach::Reached, &[other(3)]));
+    assert_eq!(known.state(Direction::Egress), (Enforced::No, Some(seconds(3))));
+    assert_eq!(known.cause(&other(3), seconds(3)), NOTHING);
+    known.learn(&tried(4, Reach::Reached, &[other(3)]));
+    assert_eq!(known.state(Direction::Egress).1, Some(seconds(3)), "since the state began");
+    known.learn(&tried(5, Reach::Stopped, &[other(1)]));
+    assert_eq!(known.state(Direction::Egress), (Enforced::Partly, Some(seconds(5))));
+    assert_eq!(known.cause(&other(1), seconds(6)), None, "nobody knows why");
+    assert_eq!(known.counts(Direction::Egress), (1, 4, 0));
+}
+
+#[test]
+fn one_pod_alone_shows_it_over_longer_than_any_enforcer_takes() {
+    let mut known = Enforcement::default();
+    // A fold of a thousand is one time.
+    known.learn(&Tried { count: 1_000, ..tried(0, Reach::Reached, &[other(1)]) });
+    for at in [1, 60, 119, 120, 130, 239] {
+        known.learn(&tried(at, Reach::Reached, &[other(1)]));
+        assert_eq!(states(&known)[0], Enforced::Untested, "{at}");
+    }
+    known.learn(&tried(240, Reach::Reached, &[other(1)]));
+    assert_eq!(known.state(Direction::Egress), (Enforced::No, Some(seconds(240))));
+    assert_eq!(known.counts(Direction::Egress).1, 1_007);
 }
 
 #[test]
 fn a_closed_port_was_reached() {
     let mut known = Enforcement::default();
     known.learn(&Tried { refused: true, ..tried(0, Reach::Rejected, &[old(Direction::Egress)]) });
-    assert_eq!(states(&known)[0], Enforced::No);
+    assert_eq!(known.counts(Direction::Egress), (0, 1, 0));
 }
 
 #[test]
@@ -130,7 +153,10 @@ fn a_delay_of_long_ago_or_one_beyond_belief_excuses_nothing() {
 fn where_nothing_enforces_youth_is_no_excuse() {
     let new = Isolated { pod: PodId(2), started: Some(seconds(10)), ..old(Direction::Egress) };
     let mut known = Enforcement::default();
-    known.learn(&tried(1, Reach::Reached, &[old(Direction::Egress)]));
+    for pod in [3, 4, 5] {
+        assert_eq!(known.cause(&new, seconds(11)), Some(UnenforcedCause::PodJustStarted));
+        known.learn(&tried(1, Reach::Reached, &[other(pod)]));
+    }
     assert_eq!(known.cause(&new, seconds(11)), NOTHING);
 }
 
