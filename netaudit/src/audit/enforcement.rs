@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! denied and stopped ──► that direction is enforced on this node
-//! denied and passed  ──► excused, if its pod or its policy is younger than the enforcer's usual delay
-//!                        else evidence that nothing enforces that direction, or not always: where nothing was ever
+//! denied and passed  ──► excused, if its pod, its policy, a label or the owner of an address is younger than the enforcer's
+//!                        usual delay, else evidence that nothing enforces that direction, or not always: where nothing was ever
 //!                        stopped, that of several pods or times, since one pass may have found a way of its own
 //! ```
 //!
@@ -54,6 +54,12 @@ pub enum UnenforcedCause {
     /// What denies it was declared, or changed, within the enforcer's usual delay.
     #[serde(rename = "policy just changed")]
     PolicyJustChanged,
+    /// The labels of the pod or of its peer, or those of one's namespace, changed within the enforcer's usual delay.
+    #[serde(rename = "labels just changed")]
+    LabelsJustChanged,
+    /// The address of the pod or of its peer was another pod's within the enforcer's usual delay.
+    #[serde(rename = "address just reused")]
+    AddressJustReused,
     /// Not one denied flow of this direction has been stopped since the agent started, and enough have passed.
     #[serde(rename = "nothing enforces")]
     NothingEnforces,
@@ -66,11 +72,24 @@ pub enum UnenforcedCause {
 }
 
 impl UnenforcedCause {
+    /// Every value.
+    pub const ALL: [Self; 7] = [
+        Self::PodJustStarted,
+        Self::PolicyJustChanged,
+        Self::LabelsJustChanged,
+        Self::AddressJustReused,
+        Self::NothingEnforces,
+        Self::OlderConnection,
+        Self::OlderThanPolicy,
+    ];
+
     /// The words of the flow log and the metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::PodJustStarted => "pod just started",
             Self::PolicyJustChanged => "policy just changed",
+            Self::LabelsJustChanged => "labels just changed",
+            Self::AddressJustReused => "address just reused",
             Self::NothingEnforces => "nothing enforces",
             Self::OlderConnection => "older connection",
             Self::OlderThanPolicy => "older than the policy",
@@ -132,6 +151,12 @@ pub struct Isolated {
     pub started: Option<Timestamp>,
     /// When what denies was last changed, if the agent saw that.
     pub changed: Option<Timestamp>,
+    /// When its labels or those of its namespace were, in the same way.
+    pub relabelled: Option<Timestamp>,
+    /// When those of the peer of the flow were.
+    pub peer_relabelled: Option<Timestamp>,
+    /// When its address, or the peer's, was last another pod's.
+    pub readdressed: Option<Timestamp>,
 }
 
 impl Tried {
@@ -156,17 +181,19 @@ impl Tried {
 
 /// Why a pass is excused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Excuse {
-    /// The pod started then.
-    Start(Timestamp),
-    /// What denies changed then.
-    Change(Timestamp),
+struct Excuse {
+    cause: UnenforcedCause,
+    /// When what it may be due to came.
+    since: Timestamp,
+    /// Whether that is of the pod that is isolated: any flow of it that is stopped shows that the enforcer has heard. What is of one peer
+    /// is not ended by a stop on the way to another.
+    is_own: bool,
 }
 
 /// The latest pass of a pod that was not followed by a stop yet.
 #[derive(Clone, Copy, Debug)]
 struct Open {
-    since: Excuse,
+    excuse: Excuse,
     last: Timestamp,
 }
 
@@ -271,11 +298,7 @@ impl Enforcement {
         if side.state() == Enforced::No {
             return Some(UnenforcedCause::NothingEnforces);
         }
-        match side.excuse(isolated, at) {
-            Some(Excuse::Start(_)) => Some(UnenforcedCause::PodJustStarted),
-            Some(Excuse::Change(_)) => Some(UnenforcedCause::PolicyJustChanged),
-            None => None,
-        }
+        side.excuse(isolated, at).map(|excuse| excuse.cause)
     }
 
     /// Forgets passes that no stop will end any more.
@@ -305,38 +328,43 @@ impl Side {
     fn excuse(&self, isolated: &Isolated, at: Timestamp) -> Option<Excuse> {
         let delay = self.delay(at);
         let is_recent = |then: &Timestamp| at.since(*then) < delay;
-        // What came later explains it; a pod that starts under a new policy is a new pod.
-        let start = isolated.started.filter(is_recent);
-        let change = isolated.changed.filter(is_recent);
-        match (start, change) {
-            (Some(start), Some(change)) if change > start => Some(Excuse::Change(change)),
-            (Some(start), _) => Some(Excuse::Start(start)),
-            (None, change) => change.map(Excuse::Change),
-        }
+        let own = |cause, since: Option<Timestamp>| Some(Excuse { cause, since: since?, is_own: true });
+        let other = |cause, since: Option<Timestamp>| Some(Excuse { cause, since: since?, is_own: false });
+        let excuses = [
+            other(UnenforcedCause::AddressJustReused, isolated.readdressed),
+            other(UnenforcedCause::LabelsJustChanged, isolated.peer_relabelled),
+            own(UnenforcedCause::LabelsJustChanged, isolated.relabelled),
+            own(UnenforcedCause::PolicyJustChanged, isolated.changed),
+            own(UnenforcedCause::PodJustStarted, isolated.started),
+        ];
+        // What came later explains it, and of several at once the last of these; a pod that starts under a new policy is a new pod.
+        let recent = excuses.into_iter().flatten().filter(|excuse| is_recent(&excuse.since));
+        recent.max_by_key(|excuse| excuse.since)
     }
 
     fn stop(&mut self, isolated: &Isolated, tried: &Tried) {
         self.stopped += tried.count;
         let Some(open) = self.open.remove(&isolated.pod) else { return };
-        let (exposures, began) = match open.since {
-            Excuse::Start(began) => (&mut self.starts, began),
-            Excuse::Change(began) => (&mut self.changes, began),
+        let exposures = match open.excuse.cause {
+            UnenforcedCause::PodJustStarted => &mut self.starts,
+            _ => &mut self.changes,
         };
-        let exposed = open.last.since(began);
+        let exposed = open.last.since(open.excuse.since);
         exposures.observe(exposed.as_secs_f64());
         self.delays.learn(exposed.min(LONGEST_DELAY), tried.at);
     }
 
     fn pass(&mut self, isolated: &Isolated, tried: &Tried) {
         match self.excuse(isolated, tried.at) {
-            Some(since) => {
+            Some(excuse) => {
                 self.excused += tried.count;
                 if self.latest_excuse.is_none_or(|latest| tried.at.since(latest) >= LONGEST_DELAY) {
                     self.excuses = self.excuses.saturating_add(1);
                     self.latest_excuse = Some(tried.at);
                 }
-                if self.open.len() < MOST_OPEN || self.open.contains_key(&isolated.pod) {
-                    self.open.insert(isolated.pod, Open { since, last: tried.at });
+                let has_room = self.open.len() < MOST_OPEN || self.open.contains_key(&isolated.pod);
+                if excuse.is_own && has_room {
+                    self.open.insert(isolated.pod, Open { excuse, last: tried.at });
                 }
             }
             None => {

@@ -321,7 +321,8 @@ fn from_each(world: &mut World, apps: &Apps) -> Result<()> {
 /// Nothing has been stopped yet, on any node, and every flow that passed says so: but for those of the first two pods, which show
 /// too little, and that its policies have just come, as long as that may be why.
 pub fn nothing_enforces(world: &mut World, apps: &Apps) -> Result<()> {
-    const CAUSES: [&str; 4] = ["", "nothing enforces", "policy just changed", "pod just started"];
+    const CAUSES: [&str; 5] =
+        ["", "nothing enforces", "policy just changed", "labels just changed", "pod just started"];
     /// Longer than what is taken for an enforcer's delay.
     const NO_EXCUSE: Duration = Duration::from_secs(11);
     /// Pods of one direction and node of which flows pass before that shows that nothing enforces.

@@ -10,7 +10,15 @@ fn seconds(seconds: i64) -> Timestamp {
 
 /// A pod that was always there.
 fn old(direction: Direction) -> Isolated {
-    Isolated { direction, pod: PodId(1), started: None, changed: None }
+    Isolated {
+        direction,
+        pod: PodId(1),
+        started: None,
+        changed: None,
+        relabelled: None,
+        peer_relabelled: None,
+        readdressed: None,
+    }
 }
 
 fn tried(at: i64, reach: Reach, denied: &[Isolated]) -> Tried {
@@ -203,6 +211,37 @@ fn a_change_of_policy_excuses_what_it_came_after() {
     let both = Isolated { started: Some(seconds(52)), ..changed };
     assert_eq!(known.cause(&both, seconds(53)), Some(UnenforcedCause::PodJustStarted));
     assert_eq!(states(&known)[0], Enforced::Yes);
+}
+
+#[test]
+fn new_labels_and_a_new_owner_of_an_address_excuse_for_as_long_and_the_latest_is_named() {
+    let egress = old(Direction::Egress);
+    let then = |at| Some(seconds(at));
+    for (isolated, cause, learns) in [
+        (Isolated { relabelled: then(50), ..egress }, UnenforcedCause::LabelsJustChanged, 1),
+        (Isolated { peer_relabelled: then(50), ..egress }, UnenforcedCause::LabelsJustChanged, 0),
+        (Isolated { readdressed: then(50), ..egress }, UnenforcedCause::AddressJustReused, 0),
+        (
+            Isolated { readdressed: then(50), changed: then(49), ..egress },
+            UnenforcedCause::AddressJustReused,
+            0,
+        ),
+        (
+            Isolated { readdressed: then(50), peer_relabelled: then(50), changed: then(50), ..egress },
+            UnenforcedCause::PolicyJustChanged,
+            1,
+        ),
+    ] {
+        let mut known = Enforcement::default();
+        known.learn(&tried(0, Reach::Stopped, &[egress]));
+        known.learn(&tried(52, Reach::Reached, &[isolated]));
+        assert_eq!(known.cause(&isolated, seconds(52)), Some(cause), "{isolated:?}");
+        assert_eq!(known.counts(Direction::Egress), (1, 0, 1), "{isolated:?}");
+        known.learn(&tried(53, Reach::Stopped, &[isolated]));
+        let exposures = known.change_exposures(Direction::Egress);
+        assert_eq!((exposures.count(), exposures.sum()), (learns, 2.0 * learns as f64), "{isolated:?}");
+        assert_eq!(known.cause(&isolated, seconds(60)), None, "{isolated:?}: long ago");
+    }
 }
 
 #[test]
