@@ -68,3 +68,22 @@ fn any_text_is_a_label_and_no_series_is_there_twice() {
         assert!(names.insert(series.to_owned()), "twice: {series}");
     }
 }
+
+#[test]
+fn suspected_blocks_that_share_a_series_are_counted_as_those_of_violations_are() {
+    let mut world = World::new(vec![]);
+    let folded = "netaudit_suspected_blocks_folded_total ";
+    let room = netaudit::audit::Budget::default().per_namespace as u16;
+    for port in 1..=room + 3 {
+        if port > room {
+            let before = value(&scraped(&world, t(0)), folded);
+            assert_eq!(before, Some(f64::from(port - room - 1)));
+        }
+        let waited = std::time::Duration::from_secs(3);
+        let seen = super::egress(101, 11, "10.0.0.1:40000", &format!("10.0.0.2:{port}"));
+        world.one(netaudit::model::Observation { outcome: Outcome::Timeout, waited, ..seen });
+    }
+    let text = scraped(&world, t(0));
+    assert_eq!(value(&text, folded), Some(3.0));
+    assert_eq!(value(&text, "netaudit_violations_folded_total "), Some(0.0));
+}

@@ -156,7 +156,7 @@ fn flows(state: &AgentState<'_>) -> [Family; 3] {
     ]
 }
 
-fn violations(state: &AgentState<'_>) -> [Family; 5] {
+fn violations(state: &AgentState<'_>) -> [Family; 6] {
     let violations = state.auditor.violations();
     let series = violations.series();
     let suspected = state.auditor.suspected_blocks().series();
@@ -185,6 +185,11 @@ fn violations(state: &AgentState<'_>) -> [Family; 5] {
         Family::gauge("netaudit_suspected_block_last_timestamp", "Time of the last suspected block of this series")
             .unit(Unit::Seconds)
             .with_all(suspected.iter().map(|(key, count)| (ends(key), last(count)))),
+        Family::counter(
+            "netaudit_suspected_blocks_folded",
+            "Suspected blocks that were counted with folded labels, since their budget of series is spent",
+        )
+        .with(vec![], state.auditor.suspected_blocks().folded() as f64),
     ]
 }
 
