@@ -295,6 +295,7 @@ fn scrape(auditor: &Auditor, now: Timestamp) -> String {
         usage_faults: (0, 0),
         flow_store: None,
         published: Default::default(),
+        accepted_valid: None,
         records: 0,
         record_counts: &[],
         started: Timestamp(0),

@@ -44,6 +44,8 @@ fn findings_tell_what_passed_what_was_stopped_and_what_is_accepted() -> Result<(
     arguments.extend(["--accepted-flows".to_owned(), accepted.display().to_string()]);
     // There is no such file yet: the agent says so, and works.
     let mut agent = world.agent_by(&Launch::new(NETAUDIT, arguments))?;
+    let is_valid = || world.metric("netaudit_accepted_file_valid").ok().flatten();
+    ensure!(is_valid() == Some(0.0), "{:?}", is_valid());
     let (status, nothing) = findings(&world)?;
     ensure!(status == Some(0) && nothing["findings"] == Value::Array(vec![]), "{nothing:#}");
 
@@ -83,6 +85,7 @@ fn findings_tell_what_passed_what_was_stopped_and_what_is_accepted() -> Result<(
     let names: Vec<_> =
         told["findings"].as_array().context("a list")?.iter().map(|it| &it["accepted"]).collect();
     assert_eq!(names, [&Value::Null, &"old-client".into()], "what weighs more comes first: {told:#}");
+    ensure!(is_valid() == Some(1.0), "{:?}", is_valid());
     // A slip does not undo it.
     std::fs::write(&accepted, "accepted: [{name: old-client}]")?;
     std::thread::sleep(Duration::from_millis(2_100));
@@ -92,6 +95,12 @@ fn findings_tell_what_passed_what_was_stopped_and_what_is_accepted() -> Result<(
         "{log}"
     );
     assert!(is_read());
+    let (status, ready) = world.get("/readyz")?;
+    ensure!(is_valid() == Some(0.0) && status == 200, "{ready}");
+    ensure!(
+        ready.contains("degraded: accepted flows are those of before") && ready.contains("why"),
+        "{ready}"
+    );
 
     // Somebody enforces after all.
     world.lab.node().nft(FILTER)?;

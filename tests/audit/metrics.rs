@@ -23,6 +23,7 @@ fn scraped(world: &World, started: Timestamp) -> String {
         usage_faults: (0, 0),
         flow_store: None,
         published: Default::default(),
+        accepted_valid: None,
         records: 0,
         record_counts: &[],
         started,

@@ -66,6 +66,8 @@ pub struct AgentState<'a> {
     pub flow_store: Option<FlowStoreState>,
     /// What became of events and reports.
     pub published: Published,
+    /// Whether the file of accepted flows says what it must, where there is one.
+    pub accepted_valid: Option<bool>,
     /// Kernel records taken from the ring.
     pub records: u64,
     /// What became of kernel records.
@@ -209,7 +211,7 @@ fn flow_store(store: FlowStoreState) -> [Family; 3] {
 }
 
 /// Exceptions, and those that are over: whoever stands for one wants to know.
-fn accepted(state: &AgentState<'_>) -> [Family; 2] {
+fn accepted(state: &AgentState<'_>) -> [Family; 3] {
     let accepted = &state.auditor.accepted().0;
     let labels = |it: &Accepted| vec![("name", it.name.to_string()), ("owner", it.owner.to_string())];
     let now = Timestamp(state.now.0.saturating_add(state.correction));
@@ -222,6 +224,11 @@ fn accepted(state: &AgentState<'_>) -> [Family; 2] {
             "Whether an exception is over: what it accepted counts in full again",
         )
         .with_all(accepted.iter().map(|it| (labels(it), f64::from(u8::from(it.until <= now))))),
+        Family::gauge(
+            "netaudit_accepted_file_valid",
+            "Whether the file of accepted flows could be read and says what it must; where it is 0, what it said before holds. Absent without such a file",
+        )
+        .with_all(state.accepted_valid.map(|valid| (vec![], f64::from(u8::from(valid))))),
     ]
 }
 
