@@ -4,15 +4,15 @@ use std::collections::HashSet;
 
 use netaudit::{
     audit::{Accepted, AcceptedFlows, Flows},
-    metrics::{AgentState, Format, render},
+    metrics::{AgentState, EventsState, Format, ReportsState, render},
     model::{Outcome, Timestamp},
 };
 
 use super::{World, a_to_b, deny_egress, t};
 
-/// The text that an agent that started then gives to Prometheus.
-fn scraped(world: &World, started: Timestamp) -> String {
-    let state = AgentState {
+/// What a scrape reads of an agent that started then.
+fn state(world: &World, started: Timestamp) -> AgentState<'_> {
+    AgentState {
         auditor: &world.auditor,
         losses: &[],
         features: &[],
@@ -22,15 +22,20 @@ fn scraped(world: &World, started: Timestamp) -> String {
         watches: &[],
         usage_faults: (0, 0),
         flow_store: None,
-        published: Default::default(),
+        events: None,
+        reports: None,
         accepted_valid: None,
         records: 0,
         record_counts: &[],
         started,
         now: started,
         correction: 0,
-    };
-    render(&state, Format::Text)
+    }
+}
+
+/// The text that it gives to Prometheus.
+fn scraped(world: &World, started: Timestamp) -> String {
+    render(&state(world, started), Format::Text)
 }
 
 fn value(text: &str, series: &str) -> Option<f64> {
@@ -87,4 +92,33 @@ fn suspected_blocks_that_share_a_series_are_counted_as_those_of_violations_are()
     let text = scraped(&world, t(0));
     assert_eq!(value(&text, folded), Some(3.0));
     assert_eq!(value(&text, "netaudit_violations_folded_total "), Some(0.0));
+}
+
+#[test]
+fn what_is_not_asked_for_has_no_metric_and_what_is_has_each_of_its_counts() {
+    let world = World::new(vec![]);
+    let names = ["netaudit_events_total", "netaudit_report_", "netaudit_accepted_file_valid"];
+    let without = scraped(&world, t(0));
+    assert_eq!(names.map(|name| value(&without, name)), [None; 3]);
+    let events = EventsState { written: 1, limited: 2, late: 3, failed: 4 };
+    let reports = ReportsState { written: 5, failed: 6, whole: 7, folded: 8, no_namespace: 9 };
+    for valid in [true, false] {
+        let (events, reports, accepted_valid) = (Some(events), Some(reports), Some(valid));
+        let with = AgentState { events, reports, accepted_valid, ..state(&world, t(0)) };
+        let text = render(&with, Format::Text);
+        for (series, expected) in [
+            ("netaudit_events_total{result=\"written\"}", 1),
+            ("netaudit_events_total{result=\"limited\"}", 2),
+            ("netaudit_events_total{result=\"late\"}", 3),
+            ("netaudit_events_total{result=\"failed\"}", 4),
+            ("netaudit_report_writes_total{result=\"written\"}", 5),
+            ("netaudit_report_writes_total{result=\"failed\"}", 6),
+            ("netaudit_report_findings{told=\"whole\"}", 7),
+            ("netaudit_report_findings{told=\"folded\"}", 8),
+            ("netaudit_report_findings{told=\"no-namespace\"}", 9),
+            ("netaudit_accepted_file_valid", i32::from(valid)),
+        ] {
+            assert_eq!(value(&text, series), Some(f64::from(expected)), "{series}");
+        }
+    }
 }

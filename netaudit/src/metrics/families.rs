@@ -7,7 +7,7 @@ use prometheus_client::registry::Unit;
 use super::{
     enforcement::enforcement,
     family::{Family, Labels, Value},
-    published::published,
+    published::{EventsState, ReportsState, published},
 };
 use crate::{
     audit::{
@@ -17,7 +17,6 @@ use crate::{
     cluster::Kind,
     kernel::{DnsCount, DropCount, Feature, Lookups, Loss, RecordCount},
     model::{Direction, Timestamp},
-    publish::Published,
 };
 
 /// How the source of one kind of objects is doing.
@@ -64,8 +63,10 @@ pub struct AgentState<'a> {
     pub usage_faults: (u64, u64),
     /// What there is of the flow store, where there is one.
     pub flow_store: Option<FlowStoreState>,
-    /// What became of events and reports.
-    pub published: Published,
+    /// What became of events, where they are asked for.
+    pub events: Option<EventsState>,
+    /// What became of reports, where they are asked for.
+    pub reports: Option<ReportsState>,
     /// Whether the file of accepted flows says what it must, where there is one.
     pub accepted_valid: Option<bool>,
     /// Kernel records taken from the ring.
