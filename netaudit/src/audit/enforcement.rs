@@ -60,7 +60,7 @@ pub enum UnenforcedCause {
     /// The address of the pod or of its peer was another pod's within the enforcer's usual delay.
     #[serde(rename = "address just reused")]
     AddressJustReused,
-    /// Not one denied flow of this direction has been stopped since the agent started, and enough have passed.
+    /// Not one denied flow of this direction has been stopped since the agent started, and enough have passed to say so.
     #[serde(rename = "nothing enforces")]
     NothingEnforces,
     /// It was open before the agent started.
