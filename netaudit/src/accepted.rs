@@ -133,12 +133,14 @@ pub struct AcceptedFile {
     path: PathBuf,
     /// What it held, or that it could not be read: neither is said twice.
     read: Option<Result<String, String>>,
+    /// What is wrong with it.
+    fault: Option<String>,
 }
 
 impl AcceptedFile {
     /// Not read yet.
     pub fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), read: None }
+        Self { path: path.to_owned(), read: None, fault: None }
     }
 
     /// What it says now, if that is something else than at the last call.
@@ -153,7 +155,14 @@ impl AcceptedFile {
         }
         let text = self.read.insert(now).as_ref().map_err(|error| anyhow::anyhow!("{error}"));
         let flows = text.and_then(|text| parse(text));
-        flows.map(Some).with_context(|| format!("in the file of accepted flows {}", self.path.display()))
+        let flows = flows.with_context(|| format!("in the file of accepted flows {}", self.path.display()));
+        self.fault = flows.as_ref().err().map(|error| format!("{error:#}"));
+        flows.map(Some)
+    }
+
+    /// What is wrong with the file as it was at the last call of [`AcceptedFile::changed`]: what it said before holds.
+    pub fn fault(&self) -> Option<&str> {
+        self.fault.as_deref()
     }
 }
 
@@ -226,13 +235,20 @@ accepted:
         let error = format!("{:#}", file.changed().unwrap_err());
         assert!(error.contains("accepted.yaml"), "{error}");
         assert_eq!(file.changed().unwrap(), None, "said once");
+        assert_eq!(file.fault(), Some(&*error), "and known for as long as it is so");
         std::fs::write(&path, WHOLE).unwrap();
         assert_eq!(file.changed().unwrap().map(|flows| flows.0.len()), Some(2));
-        assert_eq!(file.changed().unwrap(), None);
+        assert_eq!((file.changed().unwrap(), file.fault()), (None, None));
         std::fs::write(&path, "accepted: 1").unwrap();
-        assert!(file.changed().is_err());
+        assert!(file.changed().is_err() && file.fault().is_some());
+        // What held before is there again.
+        std::fs::write(&path, WHOLE).unwrap();
+        assert!(file.changed().unwrap().is_some() && file.fault().is_none());
+        std::fs::remove_file(&path).unwrap();
+        assert!(file.changed().is_err() && file.changed().unwrap().is_none() && file.fault().is_some());
         std::fs::write(&path, "accepted: []").unwrap();
         assert_eq!(file.changed().unwrap(), Some(AcceptedFlows::default()));
+        assert_eq!(file.fault(), None);
         // All entries are commented out.
         std::fs::write(&path, "accepted:\n# - name: a\n").unwrap();
         assert_eq!(file.changed().unwrap(), Some(AcceptedFlows::default()));

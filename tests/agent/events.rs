@@ -116,7 +116,7 @@ fn events_stand_on_the_pod_once_with_their_count_and_within_the_limit() -> Resul
     assert_eq!(
         event["note"],
         format!(
-            "shop/{client} (\"python3\") to shop/{} TCP/8080 (egress) passed though NetworkPolicy/shop/closed denies it; cause: nothing enforces; flow {first}",
+            "shop/{client} (\"python3\") to shop/{} TCP/8080 (egress) passed though NetworkPolicy/shop/closed denies it; nothing explains why; flow {first}",
             world.server_name()
         )
     );

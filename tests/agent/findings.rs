@@ -44,6 +44,8 @@ fn findings_tell_what_passed_what_was_stopped_and_what_is_accepted() -> Result<(
     arguments.extend(["--accepted-flows".to_owned(), accepted.display().to_string()]);
     // There is no such file yet: the agent says so, and works.
     let mut agent = world.agent_by(&Launch::new(NETAUDIT, arguments))?;
+    let is_valid = || world.metric("netaudit_accepted_file_valid").ok().flatten();
+    ensure!(is_valid() == Some(0.0), "{:?}", is_valid());
     let (status, nothing) = findings(&world)?;
     ensure!(status == Some(0) && nothing["findings"] == Value::Array(vec![]), "{nothing:#}");
 
@@ -54,7 +56,7 @@ fn findings_tell_what_passed_what_was_stopped_and_what_is_accepted() -> Result<(
     assert_eq!(status, Some(1));
     assert_eq!(
         (&one["severity"], &one["finding"], &one["cause"], &one["count"]),
-        (&"critical".into(), &"unenforced".into(), &"nothing enforces".into(), &2.into()),
+        (&"critical".into(), &"unenforced".into(), &Value::Null, &2.into()),
         "{one:#}"
     );
     assert_eq!((&one["from"]["workload"], &one["to"]["workload"]), (&"client".into(), &"server".into()));
@@ -62,11 +64,12 @@ fn findings_tell_what_passed_what_was_stopped_and_what_is_accepted() -> Result<(
     let flows = world.flows()?;
     let last = of(&flows, "ingress").last().map(|flow| flow["flow_id"].clone());
     assert_eq!(Some(one["flowId"].clone()), last);
-    assert_eq!(told["enforcement"][1]["state"], "not-enforced");
+    // One pod alone does not show that nothing enforces, but what passed is told.
+    assert_eq!(told["enforcement"][1]["state"], "untested");
     // The same in the metrics, with the flow's name where there is room for it.
     let (_, text) = world.get("/metrics")?;
-    assert!(text.contains(r#"netaudit_enforcement{direction="ingress",state="not-enforced"} 1"#), "{text}");
-    assert!(text.contains(r#"cause="nothing enforces",accepted=""} 2"#), "{text}");
+    assert!(text.contains(r#"netaudit_enforcement{direction="ingress",state="untested"} 1"#), "{text}");
+    assert!(text.contains(r#"cause="",accepted=""} 2"#), "{text}");
 
     // Known from now on.
     std::fs::write(
@@ -82,6 +85,7 @@ fn findings_tell_what_passed_what_was_stopped_and_what_is_accepted() -> Result<(
     let names: Vec<_> =
         told["findings"].as_array().context("a list")?.iter().map(|it| &it["accepted"]).collect();
     assert_eq!(names, [&Value::Null, &"old-client".into()], "what weighs more comes first: {told:#}");
+    ensure!(is_valid() == Some(1.0), "{:?}", is_valid());
     // A slip does not undo it.
     std::fs::write(&accepted, "accepted: [{name: old-client}]")?;
     std::thread::sleep(Duration::from_millis(2_100));
@@ -91,6 +95,12 @@ fn findings_tell_what_passed_what_was_stopped_and_what_is_accepted() -> Result<(
         "{log}"
     );
     assert!(is_read());
+    let (status, ready) = world.get("/readyz")?;
+    ensure!(is_valid() == Some(0.0) && status == 200, "{ready}");
+    ensure!(
+        ready.contains("degraded: accepted flows are those of before") && ready.contains("why"),
+        "{ready}"
+    );
 
     // Somebody enforces after all.
     world.lab.node().nft(FILTER)?;

@@ -6,6 +6,7 @@ use netaudit::{
     audit::{
         Accepted, AcceptedEnd, AcceptedFlows, Enforced, Finding, Flow, Flows, UnenforcedCause, ViolationKey,
     },
+    cluster::{Kind, Object, ObjectKey},
     model::{CgroupId, Direction, NetnsCookie, Observation, Outcome, Timestamp},
 };
 use serde_json::json;
@@ -25,7 +26,7 @@ fn at(seconds: i64, outcome: Outcome, seen: Observation) -> Observation {
     Observation { at: t(seconds), outcome, waited, answered, sequence: seconds as u32, ..seen }
 }
 
-fn deny_all() -> netaudit::cluster::Object {
+fn deny_all() -> Object {
     policy("deny", json!({"podSelector": {}, "policyTypes": ["Egress"]}))
 }
 
@@ -38,13 +39,17 @@ fn series(world: &World) -> Vec<(ViolationKey, u64)> {
 fn each_direction_is_known_by_its_own_flows() {
     let mut world = World::new(vec![deny_egress()]);
     assert_eq!(state(&world, Direction::Egress), (Enforced::Untested, None));
-    assert_eq!(world.one(at(10, Outcome::Established, a_to_b())).cause, NOTHING);
-    assert_eq!(state(&world, Direction::Egress), (Enforced::No, Some(t(10))));
+    let first = world.one(at(10, Outcome::Established, a_to_b()));
+    assert_eq!((first.finding, first.cause), (Some(Finding::Unenforced), None), "told, and no more");
+    assert_eq!(state(&world, Direction::Egress), (Enforced::Untested, None));
+    assert_eq!(world.one(at(130, Outcome::Established, a_to_b())).cause, None);
+    assert_eq!(world.one(at(250, Outcome::Established, a_to_b())).cause, NOTHING);
+    assert_eq!(state(&world, Direction::Egress), (Enforced::No, Some(t(250))));
     assert_eq!(state(&world, Direction::Ingress), (Enforced::Untested, None));
-    world.one(at(20, Outcome::Timeout, a_to_b()));
-    assert_eq!(state(&world, Direction::Egress), (Enforced::Partly, Some(t(20))));
-    assert_eq!(world.one(at(30, Outcome::Established, a_to_b())).cause, None, "nobody knows why");
-    assert_eq!(world.auditor.enforcement().counts(Direction::Egress), (1, 2, 0));
+    world.one(at(260, Outcome::Timeout, a_to_b()));
+    assert_eq!(state(&world, Direction::Egress), (Enforced::Partly, Some(t(260))));
+    assert_eq!(world.one(at(270, Outcome::Established, a_to_b())).cause, None, "nobody knows why");
+    assert_eq!(world.auditor.enforcement().counts(Direction::Egress), (1, 4, 0));
 }
 
 #[test]
@@ -83,7 +88,7 @@ fn a_container_that_starts_anew_makes_no_new_pod() {
 }
 
 #[test]
-fn whatever_changes_what_is_denied_is_a_change_of_policy() {
+fn whatever_changes_what_is_denied_is_a_change_of_policy_or_of_labels() {
     let other_labels = || {
         object(json!({
             "apiVersion": "v1", "kind": "Pod",
@@ -130,11 +135,71 @@ fn whatever_changes_what_is_denied_is_a_change_of_policy() {
         world.apply(deny_all(), t(40));
         let seen = |world: &mut World, at_second| world.one(at(at_second, Outcome::Established, a_to_b()));
         change(&mut world, t(50));
-        assert_eq!(seen(&mut world, 51).cause, Some(UnenforcedCause::PolicyJustChanged), "{what}");
+        let cause = if what.ends_with("labels") {
+            UnenforcedCause::LabelsJustChanged
+        } else {
+            UnenforcedCause::PolicyJustChanged
+        };
+        assert_eq!(seen(&mut world, 51).cause, Some(cause), "{what}");
         world.one(at(52, Outcome::Timeout, a_to_b()));
         assert_eq!(world.auditor.enforcement().change_exposures(Direction::Egress).sum(), 1.0, "{what}");
         assert_eq!(seen(&mut world, 61).cause, None, "{what}: long ago");
     }
+}
+
+/// `b` with one label more.
+fn relabelled() -> Object {
+    object(json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"namespace": "shop", "name": "b", "uid": uid("b"), "labels": {"app": "b", "tier": "x"}},
+        "spec": {"nodeName": super::NODE, "containers": [{"name": "c"}]},
+        "status": {"phase": "Running", "podIP": "10.0.0.2"},
+    }))
+}
+
+#[test]
+fn a_peer_with_other_labels_excuses_for_as_long_as_the_enforcer_may_not_know_them() {
+    for (direction, seen) in [
+        (Direction::Egress, a_to_b()),
+        (Direction::Ingress, ingress(101, 11, "10.0.0.1:80", "10.0.0.2:40000")),
+    ] {
+        let outcome = if direction == Direction::Egress { Outcome::Established } else { Outcome::Accepted };
+        let types =
+            json!({"podSelector": {"matchLabels": {"app": "a"}}, "policyTypes": ["Egress", "Ingress"]});
+        let mut world = World::new(vec![policy("closed", types)]);
+        // Listed again as it was.
+        world.apply(pod("b", Some("10.0.0.2")), t(40));
+        assert_eq!(world.one(at(41, outcome, seen)).cause, None, "{direction}");
+        world.apply(relabelled(), t(50));
+        let cause = world.one(at(51, outcome, seen)).cause;
+        assert_eq!(cause, Some(UnenforcedCause::LabelsJustChanged), "{direction}");
+        assert_eq!(world.one(at(61, outcome, seen)).cause, None, "{direction}: long ago");
+        assert_eq!(world.auditor.enforcement().counts(direction), (0, 2, 1), "{direction}");
+        assert_eq!(world.auditor.enforcement().change_exposures(direction).count(), 0, "of one peer");
+    }
+}
+
+#[test]
+fn an_address_that_was_another_pods_excuses_where_it_is_known_when() {
+    let mut world = World::new(vec![deny_egress()]);
+    let successor = || {
+        let Object::Pod(mut pod) = pod("c", Some("10.0.0.2")) else { panic!("a pod") };
+        pod.created = Some(t(42));
+        Object::Pod(pod)
+    };
+    assert_eq!(world.one(at(30, Outcome::Established, a_to_b())).cause, None);
+    world.auditor.cluster_mut().delete(&ObjectKey::new(Kind::Pod, "shop", "b"), t(40));
+    world.apply(successor(), t(43));
+    let flow = world.one(at(44, Outcome::Established, a_to_b()));
+    assert_eq!(flow.cause, Some(UnenforcedCause::AddressJustReused), "{flow:?}");
+    assert_eq!(world.one(at(50, Outcome::Established, a_to_b())).cause, None, "long ago");
+
+    // The owner before is not known.
+    let mut world = World::new(vec![deny_egress()]);
+    world.apply(pod("d", Some("10.0.0.4")), t(43));
+    let to_d = egress(101, 11, "10.0.0.1:40000", "10.0.0.4:80");
+    let flow = world.one(at(44, Outcome::Established, to_d));
+    assert_eq!((flow.finding, flow.cause), (Some(Finding::Unenforced), None));
 }
 
 #[test]
@@ -240,14 +305,16 @@ fn no_answer_from_outside_does_not_show_that_anything_enforces() {
     // A host that is down answers nobody, whether or not something enforces.
     world.one(at(10, Outcome::Timeout, outside()));
     assert_eq!(state(&world, Direction::Egress).0, Enforced::Untested);
-    assert_eq!(world.one(at(20, Outcome::Established, a_to_b())).cause, NOTHING);
+    for second in [20, 140, 260] {
+        world.one(at(second, Outcome::Established, a_to_b()));
+    }
     assert_eq!(state(&world, Direction::Egress).0, Enforced::No);
-    world.one(at(30, Outcome::Timeout, outside()));
+    world.one(at(330, Outcome::Timeout, outside()));
     assert_eq!(state(&world, Direction::Egress).0, Enforced::No, "as before");
     // A filter that answers may be another network's.
-    world.one(at(40, Outcome::Rejected, outside()));
+    world.one(at(340, Outcome::Rejected, outside()));
     assert_eq!(state(&world, Direction::Egress).0, Enforced::No);
-    world.one(at(50, Outcome::Timeout, a_to_b()));
+    world.one(at(350, Outcome::Timeout, a_to_b()));
     assert_eq!(state(&world, Direction::Egress).0, Enforced::Partly, "a pod that is there answers");
 }
 

@@ -4,15 +4,15 @@ use std::collections::HashSet;
 
 use netaudit::{
     audit::{Accepted, AcceptedFlows, Flows},
-    metrics::{AgentState, Format, render},
+    metrics::{AgentState, EventsState, Format, ReportsState, render},
     model::{Outcome, Timestamp},
 };
 
 use super::{World, a_to_b, deny_egress, t};
 
-/// The text that an agent that started then gives to Prometheus.
-fn scraped(world: &World, started: Timestamp) -> String {
-    let state = AgentState {
+/// What a scrape reads of an agent that started then.
+fn state(world: &World, started: Timestamp) -> AgentState<'_> {
+    AgentState {
         auditor: &world.auditor,
         losses: &[],
         features: &[],
@@ -22,14 +22,20 @@ fn scraped(world: &World, started: Timestamp) -> String {
         watches: &[],
         usage_faults: (0, 0),
         flow_store: None,
-        published: Default::default(),
+        events: None,
+        reports: None,
+        accepted_valid: None,
         records: 0,
         record_counts: &[],
         started,
         now: started,
         correction: 0,
-    };
-    render(&state, Format::Text)
+    }
+}
+
+/// The text that it gives to Prometheus.
+fn scraped(world: &World, started: Timestamp) -> String {
+    render(&state(world, started), Format::Text)
 }
 
 fn value(text: &str, series: &str) -> Option<f64> {
@@ -66,5 +72,53 @@ fn any_text_is_a_label_and_no_series_is_there_twice() {
     let mut names = HashSet::new();
     for series in samples.filter_map(|line| Some(line.rsplit_once(' ')?.0)) {
         assert!(names.insert(series.to_owned()), "twice: {series}");
+    }
+}
+
+#[test]
+fn suspected_blocks_that_share_a_series_are_counted_as_those_of_violations_are() {
+    let mut world = World::new(vec![]);
+    let folded = "netaudit_suspected_blocks_folded_total ";
+    let room = netaudit::audit::Budget::default().per_namespace as u16;
+    for port in 1..=room + 3 {
+        if port > room {
+            let before = value(&scraped(&world, t(0)), folded);
+            assert_eq!(before, Some(f64::from(port - room - 1)));
+        }
+        let waited = std::time::Duration::from_secs(3);
+        let seen = super::egress(101, 11, "10.0.0.1:40000", &format!("10.0.0.2:{port}"));
+        world.one(netaudit::model::Observation { outcome: Outcome::Timeout, waited, ..seen });
+    }
+    let text = scraped(&world, t(0));
+    assert_eq!(value(&text, folded), Some(3.0));
+    assert_eq!(value(&text, "netaudit_violations_folded_total "), Some(0.0));
+}
+
+#[test]
+fn what_is_not_asked_for_has_no_metric_and_what_is_has_each_of_its_counts() {
+    let world = World::new(vec![]);
+    let names = ["netaudit_events_total", "netaudit_report_", "netaudit_accepted_file_valid"];
+    let without = scraped(&world, t(0));
+    assert_eq!(names.map(|name| value(&without, name)), [None; 3]);
+    let events = EventsState { written: 1, limited: 2, late: 3, failed: 4 };
+    let reports = ReportsState { written: 5, failed: 6, whole: 7, folded: 8, no_namespace: 9 };
+    for valid in [true, false] {
+        let (events, reports, accepted_valid) = (Some(events), Some(reports), Some(valid));
+        let with = AgentState { events, reports, accepted_valid, ..state(&world, t(0)) };
+        let text = render(&with, Format::Text);
+        for (series, expected) in [
+            ("netaudit_events_total{result=\"written\"}", 1),
+            ("netaudit_events_total{result=\"limited\"}", 2),
+            ("netaudit_events_total{result=\"late\"}", 3),
+            ("netaudit_events_total{result=\"failed\"}", 4),
+            ("netaudit_report_writes_total{result=\"written\"}", 5),
+            ("netaudit_report_writes_total{result=\"failed\"}", 6),
+            ("netaudit_report_findings{told=\"whole\"}", 7),
+            ("netaudit_report_findings{told=\"folded\"}", 8),
+            ("netaudit_report_findings{told=\"no-namespace\"}", 9),
+            ("netaudit_accepted_file_valid", i32::from(valid)),
+        ] {
+            assert_eq!(value(&text, series), Some(f64::from(expected)), "{series}");
+        }
     }
 }

@@ -4,7 +4,7 @@
 use std::num::NonZeroU32;
 
 use netaudit::{
-    audit::{Finding, Flow, Open, Tuple, UnenforcedCause},
+    audit::{Accepted, AcceptedFlows, Finding, Flow, Flows, Open, Tuple, UnenforcedCause},
     cluster::{Kind, Object, ObjectKey},
     model::{
         CgroupId, Direction, Exemption, Gap, NetnsCookie, Observation, OpenConnection, Timestamp, Translation,
@@ -122,9 +122,62 @@ fn a_denied_one_from_before_is_a_violation_that_says_so() {
     let [(key, count)] = violations[..] else { panic!("{violations:?}") };
     assert_eq!(
         (&*key.source_workload, key.policy.as_ref().map_or("", |it| &*it.name), count.total, count.last),
-        ("a", "deny", 1, t(10))
+        ("a", "deny", 1, t(70)),
+        "one violation, that goes on"
     );
     assert_eq!(counts(&world), [(Direction::Egress, "denied", 1)]);
+}
+
+/// (the exception, violations, when the last was, its flow) of every series of violations.
+fn series(world: &World) -> Vec<(Option<String>, u64, Timestamp, u64)> {
+    let all = world.auditor.violations().series().into_iter();
+    all.map(|(key, count)| {
+        (key.accepted.as_deref().map(str::to_owned), count.total, count.last, count.flow.sequence)
+    })
+    .collect()
+}
+
+#[test]
+fn a_violation_goes_on_until_its_connection_is_closed_or_allowed() {
+    let mut world = World::new(vec![both_ways()]);
+    let mine = told(a_to_b());
+    world.one(mine.seen);
+    look(&mut world, t(40), &[mine]);
+    world.apply(deny_egress(), t(45));
+    world.auditor.cluster_mut().delete(&ObjectKey::new(Kind::NetworkPolicy, "shop", "both"), t(45));
+    let flow = look(&mut world, t(50), &[mine]).remove(0);
+    assert_eq!(flow.cause, Some(UnenforcedCause::OlderThanPolicy));
+    for second in [80, 110] {
+        assert_eq!(look(&mut world, t(second), &[mine]).len(), 0, "no other line");
+        assert_eq!(series(&world), [(None, 1, t(second), flow.id.sequence)]);
+    }
+    assert_eq!(world.auditor.counts().total(), 1, "and no other flow");
+    // One that is allowed again, and then one that is closed.
+    world.apply(both_ways(), t(111));
+    look(&mut world, t(140), &[mine]);
+    assert_eq!(series(&world)[0].2, t(110));
+    world.auditor.cluster_mut().delete(&ObjectKey::new(Kind::NetworkPolicy, "shop", "both"), t(141));
+    assert_eq!(look(&mut world, t(170), &[mine]).len(), 1);
+    look(&mut world, t(200), &[]);
+    // Its cookie, taken for another one's: nothing is left of the former.
+    look(&mut world, t(230), &[mine]);
+    assert_eq!((series(&world)[0].1, series(&world)[0].2), (2, t(170)));
+}
+
+#[test]
+fn one_that_is_accepted_meanwhile_goes_on_under_the_exceptions_name_until_that_is_over() {
+    let mut world = World::new(vec![deny_egress()]);
+    look(&mut world, t(10), &[open(a_to_b())]);
+    let accepted = |until| {
+        let (name, why, owner) = ("known-flow".into(), "known".into(), "team".into());
+        AcceptedFlows(vec![Accepted { name, why, owner, until, flows: Flows::default() }])
+    };
+    world.auditor.set_accepted(accepted(t(60)));
+    look(&mut world, t(40), &[told(a_to_b())]);
+    let known = || Some("known-flow".to_owned());
+    assert_eq!(series(&world), [(None, 1, t(10), 1), (known(), 0, t(40), 1)]);
+    look(&mut world, t(70), &[told(a_to_b())]);
+    assert_eq!(series(&world), [(None, 1, t(70), 1), (known(), 0, t(40), 1)]);
 }
 
 #[test]

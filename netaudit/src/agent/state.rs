@@ -450,7 +450,9 @@ impl State {
             watches: &watches,
             usage_faults: self.usage_store.faults(),
             flow_store: self.sinks.store_state(),
-            published: self.publishing.counts(),
+            events: self.publishing.events_state(),
+            reports: self.publishing.reports_state(),
+            accepted_valid: self.accepted.as_ref().map(|file| file.fault().is_none()),
             records: self.records,
             started: self.started,
             now,
@@ -494,8 +496,10 @@ impl State {
             let error = watch.state.failing.as_ref()?;
             Some(format!("changes of {} objects are not heard: {error}", watch.state.kind))
         });
+        let accepted = self.accepted.as_ref().and_then(AcceptedFile::fault);
         absent
             .chain(failing)
+            .chain(accepted.map(|fault| format!("accepted flows are those of before: {fault}")))
             .chain(self.sinks.failing())
             .chain(self.publishing.degraded())
             .chain(self.usage_store.failing().map(|fault| format!("usage of rules is not stored: {fault}")))

@@ -2,12 +2,17 @@
 //!
 //! ```text
 //! denied and stopped ──► that direction is enforced on this node
-//! denied and passed  ──► excused, if its pod or its policy is younger than the enforcer's usual delay
-//!                        else evidence that nothing enforces that direction, or not always
+//! denied and passed  ──► excused, if its pod, its policy, a label or the owner of an address is younger than the enforcer's
+//!                        usual delay, else evidence that nothing enforces that direction, or not always: where nothing was ever
+//!                        stopped, that of several pods or times, since one pass may have found a way of its own
 //! ```
 //!
 //! The delay is learnt: the last denied flow of a new pod that passed, once a later one of the same pod was stopped, tells how
 //! long the pod stayed open.
+
+mod delays;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 
@@ -18,6 +23,7 @@ use crate::{
     cluster::PodId,
     model::{Direction, Reach, Timestamp},
 };
+use delays::Delays;
 
 /// Taken for the enforcer's delay until more of it was seen: those that poll the API server or batch their updates stay
 /// below it.
@@ -32,6 +38,10 @@ const MOST_OPEN: usize = 4_096;
 /// How often something is excused before the excuse is none: nothing was ever stopped.
 const MOST_EXCUSES: u32 = 10;
 
+/// Passes without an excuse that show that nothing enforces, where nothing was ever stopped: of different pods, or so far apart that
+/// no enforcer's delay spans them. One alone may have a reason that nobody knows; two may share it.
+const ENOUGH_PASSES: usize = 3;
+
 /// How long a pass waits for a stop that ends it.
 const OPEN_MEMORY: Duration = Duration::from_secs(3_600);
 
@@ -44,7 +54,13 @@ pub enum UnenforcedCause {
     /// What denies it was declared, or changed, within the enforcer's usual delay.
     #[serde(rename = "policy just changed")]
     PolicyJustChanged,
-    /// Not one denied flow of this direction has been stopped since the agent started.
+    /// The labels of the pod or of its peer, or those of one's namespace, changed within the enforcer's usual delay.
+    #[serde(rename = "labels just changed")]
+    LabelsJustChanged,
+    /// The address of the pod or of its peer was another pod's within the enforcer's usual delay.
+    #[serde(rename = "address just reused")]
+    AddressJustReused,
+    /// Not one denied flow of this direction has been stopped since the agent started, and enough have passed to say so.
     #[serde(rename = "nothing enforces")]
     NothingEnforces,
     /// It was open before the agent started.
@@ -56,11 +72,24 @@ pub enum UnenforcedCause {
 }
 
 impl UnenforcedCause {
+    /// Every value.
+    pub const ALL: [Self; 7] = [
+        Self::PodJustStarted,
+        Self::PolicyJustChanged,
+        Self::LabelsJustChanged,
+        Self::AddressJustReused,
+        Self::NothingEnforces,
+        Self::OlderConnection,
+        Self::OlderThanPolicy,
+    ];
+
     /// The words of the flow log and the metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::PodJustStarted => "pod just started",
             Self::PolicyJustChanged => "policy just changed",
+            Self::LabelsJustChanged => "labels just changed",
+            Self::AddressJustReused => "address just reused",
             Self::NothingEnforces => "nothing enforces",
             Self::OlderConnection => "older connection",
             Self::OlderThanPolicy => "older than the policy",
@@ -71,13 +100,13 @@ impl UnenforcedCause {
 /// What is known of the enforcement of one direction on this node.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Enforced {
-    /// Nothing was denied whose end tells.
+    /// Nothing was denied whose end tells, or too little to say that nothing enforces.
     Untested,
     /// Denied flows are stopped; what passed was excused.
     Yes,
     /// Some are stopped, and some pass without an excuse.
     Partly,
-    /// Denied flows pass, and none was ever stopped.
+    /// Denied flows of several pods or times pass, and none was ever stopped.
     No,
 }
 
@@ -122,6 +151,12 @@ pub struct Isolated {
     pub started: Option<Timestamp>,
     /// When what denies was last changed, if the agent saw that.
     pub changed: Option<Timestamp>,
+    /// When its labels or those of its namespace were, in the same way.
+    pub relabelled: Option<Timestamp>,
+    /// When those of the peer of the flow were.
+    pub peer_relabelled: Option<Timestamp>,
+    /// When its address, or the peer's, was last another pod's.
+    pub readdressed: Option<Timestamp>,
 }
 
 impl Tried {
@@ -146,17 +181,19 @@ impl Tried {
 
 /// Why a pass is excused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Excuse {
-    /// The pod started then.
-    Start(Timestamp),
-    /// What denies changed then.
-    Change(Timestamp),
+struct Excuse {
+    cause: UnenforcedCause,
+    /// When what it may be due to came.
+    since: Timestamp,
+    /// Whether that is of the pod that is isolated: any flow of it that is stopped shows that the enforcer has heard. What is of one peer
+    /// is not ended by a stop on the way to another.
+    is_own: bool,
 }
 
 /// The latest pass of a pod that was not followed by a stop yet.
 #[derive(Clone, Copy, Debug)]
 struct Open {
-    since: Excuse,
+    excuse: Excuse,
     last: Timestamp,
 }
 
@@ -170,12 +207,13 @@ struct Side {
     /// delay counts once, as many pods start together, or under a new policy.
     excuses: u32,
     latest_excuse: Option<Timestamp>,
+    /// Passes without an excuse that do not come of one another, up to [`ENOUGH_PASSES`].
+    independent: Vec<(PodId, Timestamp)>,
     state_since: Option<Timestamp>,
     open: HashMap<PodId, Open>,
     starts: Histogram,
     changes: Histogram,
-    /// The longest delay that was seen.
-    longest: Duration,
+    delays: Delays,
 }
 
 impl Default for Side {
@@ -186,11 +224,12 @@ impl Default for Side {
             excused: 0,
             excuses: 0,
             latest_excuse: None,
+            independent: Vec::new(),
             state_since: None,
             open: HashMap::default(),
             starts: Histogram::of_delays(),
             changes: Histogram::of_delays(),
-            longest: Duration::ZERO,
+            delays: Delays::default(),
         }
     }
 }
@@ -230,7 +269,7 @@ impl Enforcement {
         }
     }
 
-    /// What is known of a direction, and since when; `None` where nothing has been tried.
+    /// What is known of a direction, and since when; `None` where that is as it was at the start.
     pub fn state(&self, direction: Direction) -> (Enforced, Option<Timestamp>) {
         let side = self.side(direction);
         (side.state(), side.state_since)
@@ -259,11 +298,7 @@ impl Enforcement {
         if side.state() == Enforced::No {
             return Some(UnenforcedCause::NothingEnforces);
         }
-        match side.excuse(isolated, at) {
-            Some(Excuse::Start(_)) => Some(UnenforcedCause::PodJustStarted),
-            Some(Excuse::Change(_)) => Some(UnenforcedCause::PolicyJustChanged),
-            None => (side.stopped == 0).then_some(UnenforcedCause::NothingEnforces),
-        }
+        side.excuse(isolated, at).map(|excuse| excuse.cause)
     }
 
     /// Forgets passes that no stop will end any more.
@@ -276,236 +311,75 @@ impl Enforcement {
 
 impl Side {
     fn state(&self) -> Enforced {
+        let shows_nobody = self.independent.len() >= ENOUGH_PASSES || self.excuses >= MOST_EXCUSES;
         match (self.stopped > 0, self.passed > 0) {
-            (false, false) if self.excuses >= MOST_EXCUSES => Enforced::No,
-            (false, false) => Enforced::Untested,
             (true, false) => Enforced::Yes,
             (true, true) => Enforced::Partly,
-            (false, true) => Enforced::No,
+            (false, _) if shows_nobody => Enforced::No,
+            (false, _) => Enforced::Untested,
         }
     }
 
-    fn delay(&self) -> Duration {
+    fn delay(&self, at: Timestamp) -> Duration {
         // Half as long again as the longest that was seen: the next one may be the longest.
-        (self.longest * 3 / 2).clamp(USUAL_DELAY, LONGEST_DELAY)
+        (self.delays.longest(at) * 3 / 2).clamp(USUAL_DELAY, LONGEST_DELAY)
     }
 
     fn excuse(&self, isolated: &Isolated, at: Timestamp) -> Option<Excuse> {
-        let is_recent = |then: &Timestamp| at.since(*then) < self.delay();
-        // What came later explains it; a pod that starts under a new policy is a new pod.
-        let start = isolated.started.filter(is_recent);
-        let change = isolated.changed.filter(is_recent);
-        match (start, change) {
-            (Some(start), Some(change)) if change > start => Some(Excuse::Change(change)),
-            (Some(start), _) => Some(Excuse::Start(start)),
-            (None, change) => change.map(Excuse::Change),
-        }
+        let delay = self.delay(at);
+        let is_recent = |then: &Timestamp| at.since(*then) < delay;
+        let own = |cause, since: Option<Timestamp>| Some(Excuse { cause, since: since?, is_own: true });
+        let other = |cause, since: Option<Timestamp>| Some(Excuse { cause, since: since?, is_own: false });
+        let excuses = [
+            other(UnenforcedCause::AddressJustReused, isolated.readdressed),
+            other(UnenforcedCause::LabelsJustChanged, isolated.peer_relabelled),
+            own(UnenforcedCause::LabelsJustChanged, isolated.relabelled),
+            own(UnenforcedCause::PolicyJustChanged, isolated.changed),
+            own(UnenforcedCause::PodJustStarted, isolated.started),
+        ];
+        // What came later explains it, and of several at once the last of these; a pod that starts under a new policy is a new pod.
+        let recent = excuses.into_iter().flatten().filter(|excuse| is_recent(&excuse.since));
+        recent.max_by_key(|excuse| excuse.since)
     }
 
     fn stop(&mut self, isolated: &Isolated, tried: &Tried) {
         self.stopped += tried.count;
         let Some(open) = self.open.remove(&isolated.pod) else { return };
-        let (exposures, began) = match open.since {
-            Excuse::Start(began) => (&mut self.starts, began),
-            Excuse::Change(began) => (&mut self.changes, began),
+        let exposures = match open.excuse.cause {
+            UnenforcedCause::PodJustStarted => &mut self.starts,
+            _ => &mut self.changes,
         };
-        let exposed = open.last.since(began);
+        let exposed = open.last.since(open.excuse.since);
         exposures.observe(exposed.as_secs_f64());
-        self.longest = self.longest.max(exposed);
+        self.delays.learn(exposed.min(LONGEST_DELAY), tried.at);
     }
 
     fn pass(&mut self, isolated: &Isolated, tried: &Tried) {
         match self.excuse(isolated, tried.at) {
-            Some(since) => {
+            Some(excuse) => {
                 self.excused += tried.count;
                 if self.latest_excuse.is_none_or(|latest| tried.at.since(latest) >= LONGEST_DELAY) {
                     self.excuses = self.excuses.saturating_add(1);
                     self.latest_excuse = Some(tried.at);
                 }
-                if self.open.len() < MOST_OPEN || self.open.contains_key(&isolated.pod) {
-                    self.open.insert(isolated.pod, Open { since, last: tried.at });
+                let has_room = self.open.len() < MOST_OPEN || self.open.contains_key(&isolated.pod);
+                if excuse.is_own && has_room {
+                    self.open.insert(isolated.pod, Open { excuse, last: tried.at });
                 }
             }
             None => {
                 self.passed += tried.count;
+                let apart = |(pod, at): &(PodId, Timestamp)| {
+                    *pod != isolated.pod || tried.at.since(*at) >= LONGEST_DELAY
+                };
+                if self.independent.len() < ENOUGH_PASSES && self.independent.iter().all(apart) {
+                    self.independent.push((isolated.pod, tried.at));
+                }
                 // It goes on beyond the delay: how long is learnt when it ends.
                 if let Some(open) = self.open.get_mut(&isolated.pod) {
                     open.last = tried.at;
                 }
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const NOTHING: Option<UnenforcedCause> = Some(UnenforcedCause::NothingEnforces);
-
-    fn seconds(seconds: i64) -> Timestamp {
-        Timestamp::from_seconds(1_000_000 + seconds)
-    }
-
-    /// A pod that was always there.
-    fn old(direction: Direction) -> Isolated {
-        Isolated { direction, pod: PodId(1), started: None, changed: None }
-    }
-
-    fn tried(at: i64, reach: Reach, denied: &[Isolated]) -> Tried {
-        let denied = [denied.first().copied(), denied.get(1).copied()];
-        Tried { at: seconds(at), count: 1, reach, refused: false, denied }
-    }
-
-    /// What is known of egress and of ingress.
-    fn states(known: &Enforcement) -> [Enforced; 2] {
-        [Direction::Egress, Direction::Ingress].map(|direction| known.state(direction).0)
-    }
-
-    #[test]
-    fn what_stops_a_denied_flow_enforces_the_direction_that_denies_it() {
-        let (egress, ingress) = (old(Direction::Egress), old(Direction::Ingress));
-        for (reach, denied, expected) in [
-            (Reach::Rejected, &[egress][..], [Enforced::Yes, Enforced::Untested]),
-            (Reach::NoAnswer, &[ingress], [Enforced::Untested, Enforced::Yes]),
-            (Reach::Stopped, &[egress, ingress], [Enforced::Yes, Enforced::Yes]),
-            (Reach::Stopped, &[], [Enforced::Untested, Enforced::Untested]),
-        ] {
-            let mut known = Enforcement::default();
-            known.learn(&tried(0, reach, denied));
-            assert_eq!(states(&known), expected, "{reach:?} {denied:?}");
-        }
-    }
-
-    #[test]
-    fn what_proves_nothing_teaches_nothing() {
-        let mut known = Enforcement::default();
-        for reach in [Reach::NotSent, Reach::Unproven] {
-            known.learn(&tried(0, reach, &[old(Direction::Egress)]));
-        }
-        assert_eq!(known.state(Direction::Egress), (Enforced::Untested, None));
-        assert_eq!(known.cause(&old(Direction::Egress), seconds(0)), NOTHING);
-    }
-
-    #[test]
-    fn passes_show_that_nothing_enforces_and_a_stop_that_something_does() {
-        let egress = old(Direction::Egress);
-        let mut known = Enforcement::default();
-        known.learn(&tried(1, Reach::Reached, &[egress]));
-        assert_eq!(known.state(Direction::Egress), (Enforced::No, Some(seconds(1))));
-        assert_eq!(known.cause(&egress, seconds(1)), NOTHING);
-        known.learn(&tried(2, Reach::Reached, &[egress]));
-        assert_eq!(known.state(Direction::Egress).1, Some(seconds(1)), "since the state began");
-        known.learn(&tried(3, Reach::Stopped, &[egress]));
-        assert_eq!(known.state(Direction::Egress), (Enforced::Partly, Some(seconds(3))));
-        assert_eq!(known.cause(&egress, seconds(4)), None, "nobody knows why");
-        assert_eq!(known.counts(Direction::Egress), (1, 2, 0));
-    }
-
-    #[test]
-    fn a_closed_port_was_reached() {
-        let mut known = Enforcement::default();
-        known.learn(&Tried { refused: true, ..tried(0, Reach::Rejected, &[old(Direction::Egress)]) });
-        assert_eq!(states(&known)[0], Enforced::No);
-    }
-
-    #[test]
-    fn a_new_pod_is_excused_for_as_long_as_the_enforcer_usually_takes() {
-        let new = |pod, started| Isolated {
-            pod: PodId(pod),
-            started: Some(seconds(started)),
-            ..old(Direction::Ingress)
-        };
-        let mut known = Enforcement::default();
-        let first = new(1, 0);
-        known.learn(&tried(2, Reach::Reached, &[first]));
-        assert_eq!(states(&known)[1], Enforced::Untested, "it says nothing of what enforces");
-        assert_eq!(known.cause(&first, seconds(2)), Some(UnenforcedCause::PodJustStarted));
-        known.learn(&tried(3, Reach::Stopped, &[first]));
-        assert_eq!(states(&known)[1], Enforced::Yes);
-        let exposures = known.start_exposures(Direction::Ingress);
-        assert_eq!((exposures.count(), exposures.sum()), (1, 2.0));
-        assert_eq!(known.cause(&first, seconds(9)), Some(UnenforcedCause::PodJustStarted));
-        assert_eq!(known.cause(&first, seconds(11)), None, "too late for an excuse");
-
-        // An enforcer that takes 20 seconds.
-        let second = new(2, 100);
-        known.learn(&tried(105, Reach::Reached, &[second]));
-        known.learn(&tried(120, Reach::Reached, &[second]));
-        assert_eq!(states(&known)[1], Enforced::Partly);
-        known.learn(&tried(125, Reach::NoAnswer, &[second]));
-        assert_eq!(known.start_exposures(Direction::Ingress).sum(), 22.0);
-        let third = new(3, 200);
-        assert_eq!(known.cause(&third, seconds(229)), Some(UnenforcedCause::PodJustStarted));
-        assert_eq!(known.cause(&third, seconds(230)), None);
-    }
-
-    #[test]
-    fn where_nothing_enforces_youth_is_no_excuse() {
-        let new = Isolated { pod: PodId(2), started: Some(seconds(10)), ..old(Direction::Egress) };
-        let mut known = Enforcement::default();
-        known.learn(&tried(1, Reach::Reached, &[old(Direction::Egress)]));
-        assert_eq!(known.cause(&new, seconds(11)), NOTHING);
-    }
-
-    #[test]
-    fn an_excuse_that_is_always_there_is_none() {
-        // Short-lived pods alone, one every five minutes, and nothing is ever stopped.
-        let job = |n: i64| Isolated {
-            pod: PodId(n as u32),
-            started: Some(seconds(n * 300)),
-            ..old(Direction::Egress)
-        };
-        let mut known = Enforcement::default();
-        let excused = |known: &mut Enforcement, n: i64| {
-            known.learn(&tried(n * 300 + 1, Reach::Reached, &[job(n)]));
-            known.cause(&job(n), seconds(n * 300 + 1)) == Some(UnenforcedCause::PodJustStarted)
-        };
-        for n in 1..i64::from(MOST_EXCUSES) {
-            assert!(excused(&mut known, n), "{n}");
-        }
-        assert_eq!(states(&known)[0], Enforced::Untested);
-        assert!(!excused(&mut known, 10));
-        assert_eq!(states(&known)[0], Enforced::No);
-        known.learn(&tried(3_900, Reach::Stopped, &[old(Direction::Egress)]));
-        assert_eq!(states(&known)[0], Enforced::Yes);
-        assert!(excused(&mut known, 20));
-
-        // Many at once, as when a node starts, are one time.
-        let mut known = Enforcement::default();
-        for n in 0..100 {
-            let new = Isolated { pod: PodId(n), started: Some(seconds(0)), ..old(Direction::Egress) };
-            known.learn(&tried(1, Reach::Reached, &[new]));
-        }
-        assert_eq!(states(&known)[0], Enforced::Untested);
-    }
-
-    #[test]
-    fn a_change_of_policy_excuses_what_it_came_after() {
-        let mut known = Enforcement::default();
-        known.learn(&tried(0, Reach::Stopped, &[old(Direction::Egress)]));
-        let changed = Isolated { pod: PodId(2), changed: Some(seconds(50)), ..old(Direction::Egress) };
-        known.learn(&tried(51, Reach::Reached, &[changed]));
-        assert_eq!(known.cause(&changed, seconds(51)), Some(UnenforcedCause::PolicyJustChanged));
-        known.learn(&tried(53, Reach::Stopped, &[changed]));
-        assert_eq!(known.change_exposures(Direction::Egress).sum(), 1.0);
-        assert_eq!(known.start_exposures(Direction::Egress).count(), 0);
-        // A pod that started under the policy as it is.
-        let both = Isolated { started: Some(seconds(52)), ..changed };
-        assert_eq!(known.cause(&both, seconds(53)), Some(UnenforcedCause::PodJustStarted));
-        assert_eq!(states(&known)[0], Enforced::Yes);
-    }
-
-    #[test]
-    fn what_is_remembered_has_an_end() {
-        let mut known = Enforcement::default();
-        for pod in 0..2 * MOST_OPEN as u32 {
-            let new = Isolated { pod: PodId(pod), started: Some(seconds(0)), ..old(Direction::Egress) };
-            known.learn(&tried(1, Reach::Reached, &[new]));
-        }
-        assert_eq!(known.egress.open.len(), MOST_OPEN);
-        known.expire(seconds(2).plus(OPEN_MEMORY));
-        assert!(known.egress.open.is_empty());
-        assert_eq!(known.counts(Direction::Egress), (0, 0, 2 * MOST_OPEN as u64));
     }
 }

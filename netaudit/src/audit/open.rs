@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use foldhash::HashMap;
 
+use super::{FlowId, ViolationKey};
 use crate::model::{Decision, Direction, Timestamp, Verdict};
 
 /// Connections that are remembered from one look to the next. The others are judged and credited just the same.
@@ -84,10 +85,23 @@ struct Known {
     is_peer_gone: bool,
 }
 
+/// A violation that a look told, and that goes on for as long as its connection does and is denied.
+#[derive(Clone, Debug)]
+pub(super) struct GoesOn {
+    /// The series that it was told in, before any folding.
+    pub key: ViolationKey,
+    /// Whether the source's name is one of ever new ones.
+    pub unbounded: bool,
+    /// The flow that told it.
+    pub flow: FlowId,
+}
+
 /// All of this agent run.
 #[derive(Debug, Default)]
 pub struct OpenConnections {
     known: HashMap<u64, Known>,
+    /// Those of the known whose violation goes on.
+    violating: HashMap<u64, GoesOn>,
     look: u32,
     looking: OpenCounts,
     whole: OpenCounts,
@@ -132,6 +146,8 @@ impl OpenConnections {
         let look = self.look;
         self.known.retain(|_, known| known.look == look);
         self.known.shrink_to(2 * self.known.len());
+        self.violating.retain(|socket, _| self.known.contains_key(socket));
+        self.violating.shrink_to(2 * self.violating.len());
         self.whole = std::mem::take(&mut self.looking);
     }
 
@@ -157,6 +173,9 @@ impl OpenConnections {
         if is_found {
             self.found.count(direction, verdict);
         }
+        if matches!(verdict.decision, Decision::Allowed(_)) {
+            self.violating.remove(&socket);
+        }
         let Some(known) = self.known.get_mut(&socket) else { return };
         known.before = match (&verdict.decision, known.before) {
             (Decision::Allowed(_), _) => Before::Allowed,
@@ -165,6 +184,18 @@ impl OpenConnections {
             // It may become certain again, and be what it was.
             (Decision::Unknown(_), before) => before,
         };
+    }
+
+    /// It was told as a violation, which goes on until the connection is closed or allowed.
+    pub(super) fn violates(&mut self, socket: u64, violation: GoesOn) {
+        if self.known.contains_key(&socket) {
+            self.violating.insert(socket, violation);
+        }
+    }
+
+    /// The violation that it was told as, if that goes on.
+    pub(super) fn violation(&self, socket: u64) -> Option<&GoesOn> {
+        self.violating.get(&socket)
     }
 
     /// Whether it was once said that its peer is gone: who comes to have the address says nothing of it either.

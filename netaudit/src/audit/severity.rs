@@ -33,7 +33,12 @@ impl FlowSeverity {
             // It ends by itself, as soon as the enforcer has heard of it.
             (
                 Finding::Unenforced,
-                Some(UnenforcedCause::PodJustStarted | UnenforcedCause::PolicyJustChanged),
+                Some(
+                    UnenforcedCause::PodJustStarted
+                    | UnenforcedCause::PolicyJustChanged
+                    | UnenforcedCause::LabelsJustChanged
+                    | UnenforcedCause::AddressJustReused,
+                ),
             ) => Self::Info,
             // Enforcers let it live on, and nothing new comes of it.
             (
@@ -58,13 +63,20 @@ mod tests {
             let accepted = accepted.then(|| "known".into());
             FlowSeverity::of(&ViolationKey { finding, cause, accepted, ..key("a", "w", "db", 1) })
         };
-        let new = Some(UnenforcedCause::PodJustStarted);
+        let brief = [
+            UnenforcedCause::PodJustStarted,
+            UnenforcedCause::PolicyJustChanged,
+            UnenforcedCause::LabelsJustChanged,
+            UnenforcedCause::AddressJustReused,
+        ];
         assert_eq!(of(Finding::Unenforced, None, false), FlowSeverity::Critical);
         assert_eq!(
             of(Finding::Unenforced, Some(UnenforcedCause::NothingEnforces), false),
             FlowSeverity::Critical
         );
-        assert_eq!(of(Finding::Unenforced, new, false), FlowSeverity::Info);
+        for cause in brief {
+            assert_eq!(of(Finding::Unenforced, Some(cause), false), FlowSeverity::Info, "{cause:?}");
+        }
         let older = Some(UnenforcedCause::OlderConnection);
         assert_eq!(of(Finding::Unenforced, older, false), FlowSeverity::Warning);
         assert_eq!(of(Finding::DeniedRefused, None, false), FlowSeverity::Warning);

@@ -55,11 +55,11 @@ impl ViolationKey {
 /// How many violations, and which was the last.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ViolationCount {
-    /// Denied flows.
+    /// Denied flows. 0 where one that was counted in another series is accepted since, or no longer, and goes on.
     pub total: u64,
-    /// Time of the last one.
+    /// Time of the last one; of one that goes on, when it was last found to.
     pub last: Timestamp,
-    /// The last one, in the flow log.
+    /// That one, in the flow log.
     pub flow: FlowId,
 }
 
@@ -98,7 +98,8 @@ impl Violations {
         Self { budget, series: HashMap::default(), of_namespace: HashMap::default(), folded: 0 }
     }
 
-    /// Counts some, the last of them `flow` at `at`. `unbounded` says that the source's name is one of ever new ones.
+    /// Counts some, the last of them `flow` at `at`; none, where `flow` was counted before and goes on. `unbounded` says that the
+    /// source's name is one of ever new ones.
     pub fn count(&mut self, key: ViolationKey, unbounded: bool, times: u64, at: Timestamp, flow: &FlowId) {
         let key = self.admit(key, unbounded, times);
         if let Some(count) = self.series.get_mut(&key) {

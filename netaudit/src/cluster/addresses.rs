@@ -192,6 +192,13 @@ impl Addresses {
         })
     }
 
+    /// When the last of other pods than `pod` that had `ip` before `at` ceased to have it, as far as that was told.
+    pub fn had_by_another(&self, ip: IpAddr, pod: PodId, at: Timestamp) -> Option<Timestamp> {
+        let is_other = |it: &&Binding| matches!(it.owner, Owner::Pod(other) if other != pod);
+        let had = self.bindings.get(&ip)?.iter().filter(is_other).filter(|it| it.from < at);
+        had.filter(|it| !it.is_open()).map(|it| it.until).max()
+    }
+
     /// Forgets bindings that ended before `limit`.
     pub fn expire(&mut self, limit: Timestamp) {
         self.bindings.retain(|_, bindings| {
@@ -232,6 +239,8 @@ mod tests {
         addresses.claim(ip(), B, Some(t(15)), t(22));
         assert_eq!(addresses.at(ip(), t(19)), Found::Pod(PodId(1)));
         assert_eq!(addresses.at(ip(), t(20)), Found::Pod(PodId(2)));
+        let before = |pod, at| addresses.had_by_another(ip(), PodId(pod), t(at));
+        assert_eq!((before(2, 22), before(2, 9), before(1, 22)), (Some(t(20)), None, None));
         addresses.expire(t(25));
         assert_eq!(addresses.at(ip(), t(19)), Found::Nobody);
         assert_eq!(addresses.at(ip(), t(26)), Found::Pod(PodId(2)));

@@ -1,6 +1,6 @@
 //! When what decides verdicts last changed, as the watch told it: an enforcer hears of it no sooner.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use foldhash::{HashMap, HashSet};
 
@@ -73,12 +73,10 @@ impl Declared {
 }
 
 impl Cluster {
-    /// When `policies` last began to decide about a pod as they do, by a change of theirs, of the pod's or its namespace's
-    /// labels, or by another policy that went; `None` where that is longer ago than [`super::REMEMBERED`], or was so when the
-    /// objects were first listed.
-    pub fn isolation_changed<'a>(
+    /// When `policies` last began to decide as they do, by a change of theirs or by another policy that went; `None` where that is
+    /// longer ago than [`super::REMEMBERED`], or was so when the objects were first listed.
+    pub fn policies_changed<'a>(
         &self,
-        pod: PodId,
         policies: impl Iterator<Item = &'a Arc<PolicyId>>,
     ) -> Option<Timestamp> {
         let changes = &self.changes;
@@ -87,9 +85,18 @@ impl Cluster {
         let policies = policies.take(if none { 0 } else { usize::MAX });
         // Those of no namespace decide for all.
         let removed = |id: &PolicyId| changes.removed.get(&id.namespace).max(changes.removed.get(""));
-        let of_policies = policies.filter_map(|id| changes.policies.get(id).max(removed(id)).copied());
+        policies.filter_map(|id| changes.policies.get(id).max(removed(id)).copied()).max()
+    }
+
+    /// When the labels of a pod that was known, or those of its namespace, were last changed; `None` as above.
+    pub fn relabelled(&self, pod: PodId) -> Option<Timestamp> {
         let namespace = self.pod(pod).map(|pod| &pod.namespace);
-        let relabelled = namespace.and_then(|namespace| changes.relabelled_namespaces.get(namespace));
-        of_policies.chain(relabelled.copied()).chain(changes.relabelled_pods.get(&pod).copied()).max()
+        let of_namespace = namespace.and_then(|namespace| self.changes.relabelled_namespaces.get(namespace));
+        self.changes.relabelled_pods.get(&pod).max(of_namespace).copied()
+    }
+
+    /// When another pod that had `ip` before `at` was last known to have it, where it is `pod`'s now; `None` as above.
+    pub fn had_by_another(&self, ip: IpAddr, pod: PodId, at: Timestamp) -> Option<Timestamp> {
+        self.addresses.had_by_another(ip.to_canonical(), pod, at)
     }
 }

@@ -60,7 +60,7 @@ pub(super) fn enforcement(state: &AgentState<'_>) -> [Family; 6] {
             .with_all(since),
         Family::counter(
             "netaudit_enforcement_evidence",
-            "Denied flows whose end tells of enforcement: stopped, passed, or passed while the pod or the policy was new (excused)",
+            "Denied flows whose end tells of enforcement: stopped, passed, or passed while the pod, the policy, a label or the owner of an address was new (excused)",
         )
         .with_all(fates),
         Family::histogram(
@@ -71,7 +71,7 @@ pub(super) fn enforcement(state: &AgentState<'_>) -> [Family; 6] {
         .with_values(ranges(|known, direction| known.start_exposures(direction))),
         Family::histogram(
             "netaudit_policy_change_exposure",
-            "How long a change of policy took to bite: the last denied flow that passed after it before the first that was stopped",
+            "How long a change of policy, or of a pod's labels, took to bite: the last denied flow that passed after it before the first that was stopped",
         )
         .unit(Unit::Seconds)
         .with_values(ranges(|known, direction| known.change_exposures(direction))),

@@ -7,7 +7,7 @@ use prometheus_client::registry::Unit;
 use super::{
     enforcement::enforcement,
     family::{Family, Labels, Value},
-    published::published,
+    published::{EventsState, ReportsState, published},
 };
 use crate::{
     audit::{
@@ -17,7 +17,6 @@ use crate::{
     cluster::Kind,
     kernel::{DnsCount, DropCount, Feature, Lookups, Loss, RecordCount},
     model::{Direction, Timestamp},
-    publish::Published,
 };
 
 /// How the source of one kind of objects is doing.
@@ -64,8 +63,12 @@ pub struct AgentState<'a> {
     pub usage_faults: (u64, u64),
     /// What there is of the flow store, where there is one.
     pub flow_store: Option<FlowStoreState>,
-    /// What became of events and reports.
-    pub published: Published,
+    /// What became of events, where they are asked for.
+    pub events: Option<EventsState>,
+    /// What became of reports, where they are asked for.
+    pub reports: Option<ReportsState>,
+    /// Whether the file of accepted flows says what it must, where there is one.
+    pub accepted_valid: Option<bool>,
     /// Kernel records taken from the ring.
     pub records: u64,
     /// What became of kernel records.
@@ -156,7 +159,7 @@ fn flows(state: &AgentState<'_>) -> [Family; 3] {
     ]
 }
 
-fn violations(state: &AgentState<'_>) -> [Family; 5] {
+fn violations(state: &AgentState<'_>) -> [Family; 6] {
     let violations = state.auditor.violations();
     let series = violations.series();
     let suspected = state.auditor.suspected_blocks().series();
@@ -171,7 +174,7 @@ fn violations(state: &AgentState<'_>) -> [Family; 5] {
             .with_values(series.iter().map(|(key, count)| (violation_labels(key), total(count)))),
         Family::gauge(
             "netaudit_violation_last_timestamp",
-            "When the last denied flow of this series ended, or this agent started if that was later; alert on this one, since a counter born at 1 has no increase",
+            "When the last denied flow of this series ended or, of an older connection, was last found open, or this agent started if that was later; alert on this one, since a counter born at 1 has no increase",
         )
         .unit(Unit::Seconds)
         .with_all(series.iter().map(|(key, count)| (violation_labels(key), last(count)))),
@@ -185,6 +188,11 @@ fn violations(state: &AgentState<'_>) -> [Family; 5] {
         Family::gauge("netaudit_suspected_block_last_timestamp", "Time of the last suspected block of this series")
             .unit(Unit::Seconds)
             .with_all(suspected.iter().map(|(key, count)| (ends(key), last(count)))),
+        Family::counter(
+            "netaudit_suspected_blocks_folded",
+            "Suspected blocks that were counted with folded labels, since their budget of series is spent",
+        )
+        .with(vec![], state.auditor.suspected_blocks().folded() as f64),
     ]
 }
 
@@ -204,7 +212,7 @@ fn flow_store(store: FlowStoreState) -> [Family; 3] {
 }
 
 /// Exceptions, and those that are over: whoever stands for one wants to know.
-fn accepted(state: &AgentState<'_>) -> [Family; 2] {
+fn accepted(state: &AgentState<'_>) -> [Family; 3] {
     let accepted = &state.auditor.accepted().0;
     let labels = |it: &Accepted| vec![("name", it.name.to_string()), ("owner", it.owner.to_string())];
     let now = Timestamp(state.now.0.saturating_add(state.correction));
@@ -217,6 +225,11 @@ fn accepted(state: &AgentState<'_>) -> [Family; 2] {
             "Whether an exception is over: what it accepted counts in full again",
         )
         .with_all(accepted.iter().map(|it| (labels(it), f64::from(u8::from(it.until <= now))))),
+        Family::gauge(
+            "netaudit_accepted_file_valid",
+            "Whether the file of accepted flows could be read and says what it must; where it is 0, what it said before holds. Absent without such a file",
+        )
+        .with_all(state.accepted_valid.map(|valid| (vec![], f64::from(u8::from(valid))))),
     ]
 }
 

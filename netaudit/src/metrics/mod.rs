@@ -9,6 +9,7 @@ mod family;
 mod published;
 
 pub use families::{AgentState, FlowStoreState, WatchState};
+pub use published::{EventsState, ReportsState};
 
 use prometheus_client::{
     encoding::{prometheus_text, text},

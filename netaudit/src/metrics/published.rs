@@ -2,9 +2,37 @@
 
 use super::{AgentState, family::Family};
 
+/// What became of findings that deserve an event, in flows.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct EventsState {
+    /// They stand in events.
+    pub written: u64,
+    /// The limit held them back.
+    pub limited: u64,
+    /// Their series ended before the API server took them.
+    pub late: u64,
+    /// The API server did not take them.
+    pub failed: u64,
+}
+
+/// What became of reports.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct ReportsState {
+    /// Writes and deletions of reports.
+    pub written: u64,
+    /// Those that failed.
+    pub failed: u64,
+    /// Findings that have a result of their own.
+    pub whole: u64,
+    /// Findings that share a result with others of the same source.
+    pub folded: u64,
+    /// Findings of no namespace: no report can have them.
+    pub no_namespace: u64,
+}
+
 pub(super) fn published(state: &AgentState<'_>) -> Vec<Family> {
     let mut families = Vec::new();
-    if let Some(counts) = state.published.events {
+    if let Some(counts) = state.events {
         let results = [
             ("written", counts.written),
             ("limited", counts.limited),
@@ -19,7 +47,7 @@ pub(super) fn published(state: &AgentState<'_>) -> Vec<Family> {
             .with_all(results.map(|(result, count)| (vec![("result", result.to_owned())], count as f64))),
         );
     }
-    if let Some(counts) = state.published.reports {
+    if let Some(counts) = state.reports {
         let writes = [("written", counts.written), ("failed", counts.failed)];
         let results =
             [("whole", counts.whole), ("folded", counts.folded), ("no-namespace", counts.no_namespace)];

@@ -69,15 +69,6 @@ pub struct ReportCounts {
     pub no_namespace: u64,
 }
 
-/// What became of all that was to be written: `None` where it is not asked for.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Published {
-    /// Events.
-    pub events: Option<EventCounts>,
-    /// Reports.
-    pub reports: Option<ReportCounts>,
-}
-
 /// What kube says of a fault, without its structures. The API server's own words suffice where it has answered.
 fn describe(error: &kube::Error) -> String {
     match error {

@@ -5,8 +5,9 @@ use std::time::Duration;
 use super::State;
 use crate::{
     audit::Subject,
+    metrics::{EventsState, ReportsState},
     model::Timestamp,
-    publish::{self, EventCounts, EventQueue, EventSeries, Events, Published, ReportFeed, Snapshot},
+    publish::{self, EventCounts, EventQueue, EventSeries, Events, ReportCounts, ReportFeed, Snapshot},
 };
 
 /// The agent's ends of what writes to the API server.
@@ -33,14 +34,18 @@ impl Publishing {
         }
     }
 
-    pub(super) fn counts(&self) -> Published {
-        Published {
-            events: self
-                .events
-                .as_ref()
-                .map(|(events, queue)| -> EventCounts { events.count(queue.counts()) }),
-            reports: self.reports.as_ref().map(ReportFeed::counts),
-        }
+    /// What became of events, for the metrics.
+    pub(super) fn events_state(&self) -> Option<EventsState> {
+        let (events, queue) = self.events.as_ref()?;
+        let EventCounts { written, limited, late, failed } = events.count(queue.counts());
+        Some(EventsState { written, limited, late, failed })
+    }
+
+    /// What became of reports, for the metrics.
+    pub(super) fn reports_state(&self) -> Option<ReportsState> {
+        let counts = self.reports.as_ref()?.counts();
+        let ReportCounts { written, failed, whole, folded, no_namespace } = counts;
+        Some(ReportsState { written, failed, whole, folded, no_namespace })
     }
 
     /// What is not written, and why.

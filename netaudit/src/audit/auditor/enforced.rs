@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use super::Auditor;
 use crate::{
     audit::{
-        self, Enforcement, Finding, Isolated, PeerKind, Subject, Tried, UnenforcedCause, resolve::Judged,
+        self, Enforcement, Finding, Isolated, Peer, PeerKind, Subject, Tried, UnenforcedCause,
+        resolve::Judged,
     },
     cluster::{Pod, PodId},
-    model::{Decision, Direction, Observation, Reach, Verdict},
+    model::{Decision, Direction, Observation, Reach, Timestamp, Verdict},
 };
 
 impl Auditor {
@@ -56,7 +57,11 @@ impl Auditor {
             return None;
         }
         let isolated = match subject {
-            Subject::Pod(pod) => self.isolated(own, *pod, &judged.verdict),
+            Subject::Pod(pod) => self.isolated(own, *pod, &judged.verdict).map(|isolated| Isolated {
+                peer_relabelled: self.peer_relabelled(&judged.peer),
+                readdressed: self.readdressed(*pod, seen, &judged.peer),
+                ..isolated
+            }),
             Subject::Node | Subject::Unknown { .. } => None,
         };
         tried.denied[0] = isolated;
@@ -82,8 +87,22 @@ impl Auditor {
         let object = self.cluster.pod(pod)?;
         let hash = object.config_hash.as_deref();
         let started = self.attribution.started(&object.uid).or_else(|| self.attribution.started(hash?));
-        let changed = self.cluster.isolation_changed(pod, denial.policies());
-        Some(Isolated { direction, pod, started, changed })
+        let changed = self.cluster.policies_changed(denial.policies());
+        let relabelled = self.cluster.relabelled(pod);
+        let (peer_relabelled, readdressed) = (None, None);
+        Some(Isolated { direction, pod, started, changed, relabelled, peer_relabelled, readdressed })
+    }
+
+    fn peer_relabelled(&self, peer: &Peer) -> Option<Timestamp> {
+        let PeerKind::Pod(pod) = peer.kind else { return None };
+        self.cluster.relabelled(pod)
+    }
+
+    /// When the address of either end was last known to be another pod's: what is allowed to that one may still be allowed here.
+    fn readdressed(&self, pod: PodId, seen: &Observation, peer: &Peer) -> Option<Timestamp> {
+        let own = self.cluster.had_by_another(seen.local.ip(), pod, seen.at);
+        let PeerKind::Pod(other) = peer.kind else { return own };
+        own.max(self.cluster.had_by_another(peer.ip, other, seen.at))
     }
 }
 

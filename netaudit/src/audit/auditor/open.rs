@@ -4,7 +4,8 @@
 //! begin_look ─► observe_open, each connection ─► judge_look, a few at a time, until that was all
 //!                                                  ├─ from before the agent, never told ─► a flow that says so
 //!                                                  ├─ told before, and its rules still allow it ─► they are in use now
-//!                                                  └─ not denied when it was told, and denied by now ─► a flow that says so
+//!                                                  ├─ not denied when it was told, and denied by now ─► a flow that says so
+//!                                                  └─ told so by an earlier look, and still denied ─► the violation goes on, no other one
 //! ```
 //!
 //! Each is judged anew, by the policies of now and by who its ends are now, unless the peer's address has gone to
@@ -171,7 +172,15 @@ impl Auditor {
             _ => None,
         };
         if let Some(why) = tell {
-            flows.push(self.tell_open(&seen, subject, judged, why));
+            let flow = self.tell_open(&seen, subject, judged, why);
+            if let Some(violation) = self.goes_on(&flow) {
+                self.open.violates(seen.socket, violation);
+            }
+            flows.push(flow);
+        } else if judged.verdict.is_denied()
+            && let Some(told) = self.open.violation(seen.socket).cloned()
+        {
+            self.refresh_violation(&told, open.looked);
         }
     }
 

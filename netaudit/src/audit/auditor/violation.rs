@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Auditor;
 use crate::{
-    audit::{AcceptedFlows, Flow, PeerKind, Subject, ViolationKey, Violations},
+    audit::{AcceptedFlows, Flow, PeerKind, Subject, ViolationKey, Violations, open::GoesOn},
     model::{Decision, Direction, Timestamp},
 };
 
@@ -38,6 +38,23 @@ impl Auditor {
         let ended = seen.at.plus(seen.waited);
         let series = if key.policy.is_some() { &mut self.violations } else { &mut self.suspected_blocks };
         series.count(key, unbounded, seen.count(), ended, &flow.id);
+    }
+
+    /// A violation that goes on, by the exceptions of now: somebody may have accepted it since, or the exception may be over.
+    pub(super) fn refresh_violation(&mut self, told: &GoesOn, at: Timestamp) {
+        let accepted = self.accepted.accept(&told.key, self.wall(at));
+        let key = ViolationKey { accepted, ..told.key.clone() };
+        self.violations.count(key, told.unbounded, 0, at, &told.flow);
+    }
+
+    /// What it takes to refresh the violation that a flow is.
+    pub(super) fn goes_on(&self, flow: &Flow) -> Option<GoesOn> {
+        let key = self.violation(flow).filter(|key| key.policy.is_some())?;
+        Some(GoesOn { key, unbounded: self.has_unbounded_name(flow), flow: flow.id.clone() })
+    }
+
+    fn wall(&self, at: Timestamp) -> Timestamp {
+        Timestamp(at.0.saturating_add(self.correction))
     }
 
     /// Nanoseconds that make wall time of the auditor's times, as of now: the wall clock may have been set since the start.
@@ -87,8 +104,7 @@ impl Auditor {
         };
         // What is accepted is a violation. Exceptions end by the wall clock.
         if key.policy.is_some() {
-            let wall = Timestamp(flow.observation.at.0.saturating_add(self.correction));
-            key.accepted = self.accepted.accept(&key, wall);
+            key.accepted = self.accepted.accept(&key, self.wall(flow.observation.at));
         }
         Some(key)
     }
