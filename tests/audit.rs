@@ -2,7 +2,6 @@
 
 mod answers;
 mod connects;
-mod cron_jobs;
 mod drops;
 mod enforcement;
 mod folded;
@@ -11,6 +10,7 @@ mod metrics;
 mod names;
 mod open;
 mod translated;
+mod unseen;
 mod usage;
 
 use std::{net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};

@@ -67,17 +67,23 @@ fn is_only_flow(state: &Socket) -> bool {
     state.unanswered == 1 && state.sequence == 1
 }
 
+/// Whether a datagram was ever read from the socket at this address, in whatever way.
+#[inline(always)]
+pub fn has_read(socket: u64) -> bool {
+    /// `SK_DEFAULT_STAMP`: a second before the beginning of time. The first read replaces it (`sock_recv_cmsgs`).
+    const NEVER_READ: i64 = -1_000_000_000;
+    let stamp: i64 = read(socket + u64::from(setting!(sk_stamp)));
+    stamp != NEVER_READ
+}
+
 /// Looks for an answer in what the kernel keeps in the socket.
 #[inline(always)]
 fn look(state: &mut Socket, socket: u64, cookie: u64) {
     const NEVER_RECEIVED: i32 = -1;
-    /// `SK_DEFAULT_STAMP`: a second before the beginning of time.
-    const NEVER_READ: i64 = -1_000_000_000;
     let processor: i32 = read(socket + u64::from(setting!(sk_incoming_cpu)));
-    let stamp: i64 = read(socket + u64::from(setting!(sk_stamp)));
     // Only connected sockets keep the first. What a bound one read may have been asked by anybody.
-    let came = state.is(mark::JOINED) && processor != NEVER_RECEIVED
-        || !state.is(mark::BOUND) && stamp != NEVER_READ;
+    let came =
+        state.is(mark::JOINED) && processor != NEVER_RECEIVED || !state.is(mark::BOUND) && has_read(socket);
     if came {
         read_by_program(state, cookie);
     }

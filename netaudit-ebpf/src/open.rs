@@ -24,7 +24,7 @@ use aya_ebpf::{
 use netaudit_ebpf::abi::{Address, FlowRecord, KEPT_TOLD, NO_FIELD, SWITCH_OPEN, flag, kind, open};
 
 use crate::{
-    attempts,
+    answers, attempts,
     maps::{KEPT, SOCKETS, SWITCHES, setting},
     scan::{SOCK_BINDPORT_LOCK, cgroup_of_task, comm_of_task, locks_of, pid_of_task},
     socket::{Socket, cgroup_id, mark, now, read},
@@ -145,6 +145,48 @@ pub unsafe fn found(seq: *mut seq_file, sk: *mut bpf_sock, connection: u64, task
     if written == 0 && !is_known {
         state.flags |= mark::FOUND;
     }
+}
+
+/// Tells of a UDP socket that has read, and neither asked who sent (`recv` and `read` do not) nor sent: whoever asks it is not seen.
+///
+/// # Safety
+///
+/// `seq` must be the context's, and `sk` a socket that the verifier knows for one; `address` is its address.
+#[inline(always)]
+pub unsafe fn reader(seq: *mut seq_file, sk: *mut bpf_sock, address: u64, family: u16) {
+    // SAFETY: by contract.
+    let Some(state) = (unsafe { SOCKETS.get(sk) }) else { return };
+    if state.flags & (mark::RECEIVED | mark::SENT) != 0 || !answers::has_read(address) {
+        return;
+    }
+    let local = if family == AF_INET {
+        Address::v4(read(address + u64::from(setting!(sk_address4))))
+    } else {
+        Address(read(address + u64::from(setting!(sk_address6))))
+    };
+    let at = now();
+    let record = FlowRecord {
+        kind: open::BLIND_READER,
+        detail: 0,
+        at,
+        started: at,
+        netns: state.netns,
+        cgroup: state.cgroup,
+        // SAFETY: the helper takes a socket in this type of program.
+        socket: unsafe { bpf_get_socket_cookie(sk.cast()) },
+        sequence: 0,
+        pid: state.pid,
+        comm: state.comm,
+        local,
+        remote: Address::default(),
+        requested: Address::default(),
+        local_port: read(address + u64::from(setting!(sk_num))),
+        remote_port: 0,
+        requested_port: 0,
+        flags: flag::ACTOR,
+    };
+    // SAFETY: by contract; the record lives on the stack. Where the buffer is full the kernel comes again with this file.
+    unsafe { bpf_seq_write(seq, (&raw const record).cast(), size_of::<FlowRecord>() as u32) };
 }
 
 /// Takes `task` for the socket's actor: it is the first that was found with it.

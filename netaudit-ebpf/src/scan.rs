@@ -174,8 +174,8 @@ pub unsafe fn file(ctx: *mut IterTaskFile) {
     }
     let state: u8 = read(address + u64::from(setting!(sk_state)));
     if protocol == IPPROTO_UDP {
-        // SAFETY: the verifier knows `sk` for a socket.
-        return unsafe { datagrams(sk, address, task, state, family) };
+        // SAFETY: by contract; the verifier knows `sk` for a socket.
+        return unsafe { datagrams((*(*ctx).meta).seq, sk, address, task, state, family) };
     }
     if protocol == IPPROTO_TCP && state == TCP_LISTEN {
         // SAFETY: the verifier knows `sk` for a socket.
@@ -237,12 +237,17 @@ unsafe fn serves(sk: *mut bpf_sock, address: u64, task: u64) {
 ///
 /// # Safety
 ///
-/// The verifier must know `sk` for a socket.
+/// The verifier must know `sk` for a socket, and `seq` must be the context's.
 #[inline(always)]
-unsafe fn datagrams(sk: *mut bpf_sock, address: u64, task: u64, state: u8, family: u16) {
+unsafe fn datagrams(seq: *mut seq_file, sk: *mut bpf_sock, address: u64, task: u64, state: u8, family: u16) {
     if locks_of(address) & SOCK_BINDPORT_LOCK != 0 {
         // SAFETY: by contract.
-        return unsafe { serves(sk, address, task) };
+        unsafe { serves(sk, address, task) };
+        if state != TCP_ESTABLISHED && open::is_asked() {
+            // SAFETY: by contract.
+            unsafe { open::reader(seq, sk, address, family) };
+        }
+        return;
     }
     if state != TCP_ESTABLISHED {
         return;

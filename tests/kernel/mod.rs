@@ -4,6 +4,7 @@
 
 mod answers;
 mod attempts;
+mod blind_readers;
 mod dns;
 mod doctor;
 mod drops;

@@ -19,7 +19,7 @@ use super::pods::{Pod, Running, Stage, check, socket, socket_of};
 pub fn look(stage: &mut Stage, pod: &Pod) -> Vec<OpenConnection> {
     let mut found = Vec::new();
     let look = stage.kernel.look().unwrap().expect("this kernel can look");
-    look.take_all(&mut |it| found.push(it)).unwrap();
+    look.take_all(&mut |it| found.extend(it.connection())).unwrap();
     found.retain(|it| it.seen.netns == pod.netns);
     found
 }

@@ -56,6 +56,8 @@ pub fn lint(root: &Path) -> Result<()> {
 fn deny(root: &Path) -> Result<()> {
     let (name, version) = CARGO_DENY;
     install_crate(root, name, version)?;
+    // It reads the licence of every package, of those for other systems too, which no build has fetched.
+    run(&mut cargo(root, ["fetch", "--locked"]))?;
     run(&mut cargo(root, ["deny", "--offline", "--locked", "check", "licenses", "bans", "sources"]))
 }
 

@@ -1,11 +1,16 @@
 //! Connections that are open: what a look through all open sockets writes of each, as a [`super::FlowRecord`].
 //!
-//! Its `kind` is `TCP_ESTABLISHED` or `TCP_ACCEPTED` by the end that the socket is, or [`UNKNOWN_END`]; `at` is the moment of the
+//! Besides, UDP sockets of which more is unknown than known: [`BLIND_READER`].
+//!
+//! A connection's `kind` is `TCP_ESTABLISHED` or `TCP_ACCEPTED` by the end that the socket is, or [`UNKNOWN_END`]; `at` is the moment of the
 //! look, `started` when the connection was told to begin, or else when it was first found. `detail` is 0 where the sequence number could
 //! not be read at this moment.
 
 /// The kind of one of which nothing says whether it connected or was accepted: `detail` says why.
 pub const UNKNOWN_END: u32 = 0;
+
+/// The kind of a UDP socket that has read and never asked who sent: no record tells of whoever asks it. Only its own end is known.
+pub const BLIND_READER: u32 = u32::MAX;
 
 /// Bit of the record's flags: the connection has been told before, by a hook or after an earlier look.
 pub const TOLD: u16 = 16;

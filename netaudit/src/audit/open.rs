@@ -107,6 +107,7 @@ pub struct OpenConnections {
     whole: OpenCounts,
     found: OpenCounts,
     forgotten: u64,
+    blind_readers: usize,
 }
 
 /// Whether a connection was met before.
@@ -136,13 +137,19 @@ impl OpenConnections {
         self.forgotten
     }
 
+    /// UDP sockets at the latest look whose programs read without asking who sent.
+    pub fn blind_readers(&self) -> usize {
+        self.blind_readers
+    }
+
     pub(super) fn begin(&mut self) {
         self.look = self.look.wrapping_add(1);
         self.looking = OpenCounts::default();
     }
 
     /// The look has met every connection: what it has not met is closed.
-    pub(super) fn end(&mut self) {
+    pub(super) fn end(&mut self, blind_readers: usize) {
+        self.blind_readers = blind_readers;
         let look = self.look;
         self.known.retain(|_, known| known.look == look);
         self.known.shrink_to(2 * self.known.len());
@@ -237,15 +244,15 @@ mod tests {
         assert_eq!((open.meet(7), open.meet(7)), (Met::Never, Met::Again));
         open.judged(7, Direction::Egress, &allowed(), true);
         assert_eq!(open.counts().total(), 0, "not before the look ends");
-        open.end();
+        open.end(0);
         assert_eq!((open.counts().total(), open.found().total()), (1, 1));
         open.begin();
         assert_eq!(open.meet(7), Met::Before(Before::Allowed));
         open.judged(7, Direction::Egress, &denied(), false);
-        open.end();
+        open.end(0);
         assert_eq!(open.counts().judged().find(|it| it.2 > 0), Some((Direction::Egress, "denied", 1)));
         open.begin();
-        open.end();
+        open.end(0);
         open.begin();
         assert_eq!(open.meet(7), Met::Never, "it was closed");
         assert_eq!(open.found().total(), 1);
@@ -257,11 +264,11 @@ mod tests {
         open.begin();
         open.meet(7);
         open.judged(7, Direction::Ingress, &denied(), false);
-        open.end();
+        open.end(0);
         open.begin();
         open.meet(7);
         open.unjudged(PEER_GONE);
-        open.end();
+        open.end(0);
         assert_eq!(open.counts().unjudged().find(|it| it.1 > 0), Some((PEER_GONE, 1)));
         open.begin();
         assert_eq!(open.meet(7), Met::Before(Before::Denied));
@@ -276,7 +283,7 @@ mod tests {
             let met = [7, 8].map(|socket| open.meet(socket));
             open.judged(7, Direction::Egress, verdicts[0], is_found);
             open.judged(8, Direction::Egress, verdicts[1], false);
-            open.end();
+            open.end(0);
             met
         };
         look([&unknown, &unknown], true);
@@ -296,7 +303,7 @@ mod tests {
                 open.meet(socket);
                 open.judged(socket, Direction::Egress, &allowed(), false);
             }
-            open.end();
+            open.end(0);
         }
         assert_eq!((open.known.len(), open.forgotten()), (MOST, 20));
         assert_eq!(open.counts().total(), MOST as u64 + 10);

@@ -119,15 +119,32 @@ pub struct Usage {
     /// What the rules have not been told of yet.
     tallies: Tallies,
     together: HashMap<BTreeSet<RuleKey>, Uses>,
-    /// Flows without a verdict in this window, by who could have allowed them.
-    unjudged: HashMap<(Arc<PolicyId>, Direction), u64>,
-    unjudged_of_anybody: u64,
+    /// Those of this window.
+    doubts: Doubts,
     lost: u64,
     resumed: Option<Resumed>,
     ticked: Option<Timestamp>,
     closed: Vec<Rows>,
     most_series: usize,
     without_series: usize,
+}
+
+/// Flows without a verdict, by who could have allowed them.
+#[derive(Default, Debug)]
+struct Doubts {
+    of_policies: HashMap<(Arc<PolicyId>, Direction), u64>,
+    /// How often it could not be seen whether a rule was used.
+    of_rules: HashMap<RuleKey, u64>,
+    of_anybody: u64,
+}
+
+impl Doubts {
+    /// Those that a rule may have allowed.
+    fn of(&self, key: &RuleKey) -> u64 {
+        let of_policy = self.of_policies.get(&(key.policy.clone(), key.direction)).copied().unwrap_or(0);
+        let of_rule = self.of_rules.get(key).copied().unwrap_or(0);
+        of_policy.saturating_add(of_rule).saturating_add(self.of_anybody)
+    }
 }
 
 impl Default for Usage {
@@ -146,8 +163,7 @@ impl Usage {
             policies: HashSet::default(),
             tallies: Tallies::default(),
             together: HashMap::default(),
-            unjudged: HashMap::default(),
-            unjudged_of_anybody: 0,
+            doubts: Doubts::default(),
             lost: 0,
             resumed: None,
             ticked: None,
@@ -263,13 +279,11 @@ impl Usage {
     fn close(&mut self, end: Timestamp) {
         let rows = self.rows_of(self.window_of(Timestamp(end.0 - 1)));
         self.closed.push(rows);
-        let (lost, unjudged) = (self.lost, std::mem::take(&mut self.unjudged));
-        let anybody = std::mem::take(&mut self.unjudged_of_anybody);
+        let (lost, doubts) = (self.lost, std::mem::take(&mut self.doubts));
         self.lost = 0;
         self.together.clear();
         for (key, usage) in &mut self.rules {
-            let doubts = unjudged.get(&(key.policy.clone(), key.direction)).copied().unwrap_or(0);
-            usage.close(end, lost > 0, anybody + doubts > 0);
+            usage.close(end, lost > 0, doubts.of(key) > 0);
         }
     }
 
@@ -304,7 +318,7 @@ impl Usage {
         self.settle();
         let mut rows = Rows::default();
         for (key, usage) in &self.rules {
-            let unjudged = self.doubts(key);
+            let unjudged = self.doubts.of(key);
             if let Some(row) = usage.row(self.lost, unjudged) {
                 rows.rules.insert(RowKey { rule: key.clone(), run: self.run.clone(), window }, row);
             }
@@ -314,12 +328,6 @@ impl Usage {
             rows.together.insert(key, *uses);
         }
         rows
-    }
-
-    /// Flows in this window without a verdict, which a rule may have allowed.
-    fn doubts(&self, key: &RuleKey) -> u64 {
-        let of_policy = self.unjudged.get(&(key.policy.clone(), key.direction)).copied().unwrap_or(0);
-        of_policy.saturating_add(self.unjudged_of_anybody)
     }
 
     /// So many records were lost: any rule may have been used by them.
@@ -335,14 +343,21 @@ impl Usage {
         times: u64,
     ) {
         for policy in policies {
-            let count = self.unjudged.entry((policy, direction)).or_default();
+            let count = self.doubts.of_policies.entry((policy, direction)).or_default();
             *count = count.saturating_add(times);
+        }
+    }
+
+    /// Whether these rules are used cannot be seen.
+    pub fn doubt_rules(&mut self, rules: impl IntoIterator<Item = RuleKey>) {
+        for rule in rules {
+            *self.doubts.of_rules.entry(rule).or_default() += 1;
         }
     }
 
     /// So many flows have no verdict and nobody who is known: any rule may have allowed them.
     pub fn doubt_all(&mut self, times: u64) {
-        self.unjudged_of_anybody = self.unjudged_of_anybody.saturating_add(times);
+        self.doubts.of_anybody = self.doubts.of_anybody.saturating_add(times);
     }
 
     /// So many flows were judged, the first and last of which began at these times: every rule that had a part in them was
@@ -406,7 +421,7 @@ impl Usage {
 
     /// Whether this rule can be called unused, or what is missing for saying so either way.
     pub fn unused(&self, usage: &RuleUsage, now: Timestamp, needs: &Evidence) -> Result<bool, Missing> {
-        let unjudged = self.doubts(&RuleKey::from(&*usage.rule));
+        let unjudged = self.doubts.of(&RuleKey::from(&*usage.rule));
         usage.unused(self.lost > 0, unjudged > 0, now, needs)
     }
 }

@@ -279,7 +279,7 @@ fn old_connection(kernel: &mut Kernel, before: &Before, own: &Comm) -> Result {
     let look = kernel.look().map_err(|error| error.to_string());
     let looked = look.and_then(|look| {
         let look = look.ok_or_else(|| "this kernel cannot look through open sockets".to_owned())?;
-        look.take_all(&mut |open| found.push(open)).map_err(|error| error.to_string())
+        look.take_all(&mut |it| found.extend(it.connection())).map_err(|error| error.to_string())
     });
     if let Err(error) = looked {
         return Result::Unseen(error);

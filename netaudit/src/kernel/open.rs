@@ -18,7 +18,7 @@ use super::{
     btf::{BtfError, Field, Types},
     decode,
 };
-use crate::model::{Observation, OpenConnection, Protocol, Timestamp};
+use crate::model::{BlindReader, Observation, OpenConnection, OpenSocket, Protocol, Timestamp};
 
 /// What the kernel gives at once: the size of its own buffer.
 const CHUNK: usize = 32 << 10;
@@ -90,8 +90,8 @@ impl Look {
         Ok(Self { chunks, clock, run, chunk: Vec::new(), taken: 0 })
     }
 
-    /// Takes up to `max` connections of those that were found so far, without waiting for more.
-    pub fn take(&mut self, max: usize, sink: &mut dyn FnMut(OpenConnection)) -> Looked {
+    /// Takes up to `max` sockets of those that were found so far, without waiting for more.
+    pub fn take(&mut self, max: usize, sink: &mut dyn FnMut(OpenSocket)) -> Looked {
         for _ in 0..max {
             if self.taken >= self.chunk.len() {
                 match self.chunks.try_recv() {
@@ -114,7 +114,7 @@ impl Look {
     /// # Errors
     ///
     /// When the rest cannot be read.
-    pub fn take_all(mut self, sink: &mut dyn FnMut(OpenConnection)) -> io::Result<()> {
+    pub fn take_all(mut self, sink: &mut dyn FnMut(OpenSocket)) -> io::Result<()> {
         while let Ok(chunk) = self.chunks.recv() {
             self.turn_to(chunk)?;
             while self.taken < self.chunk.len() {
@@ -130,30 +130,39 @@ impl Look {
         Ok(())
     }
 
-    fn next(&mut self, sink: &mut dyn FnMut(OpenConnection)) {
+    fn next(&mut self, sink: &mut dyn FnMut(OpenSocket)) {
         let rest = self.chunk.get(self.taken..).unwrap_or_default();
-        if let Some(found) = rest.get(..size_of::<FlowRecord>()).and_then(|it| open_of(it, &self.clock)) {
-            let maybe_repeated = !found.is_told && found.seen.at < self.run;
-            sink(OpenConnection { seen: Observation { maybe_repeated, ..found.seen }, ..found });
+        if let Some(record) = rest.get(..size_of::<FlowRecord>()).and_then(decode::take_flow) {
+            sink(self.found(&record));
         }
         self.taken += size_of::<FlowRecord>();
     }
+
+    fn found(&self, record: &FlowRecord) -> OpenSocket {
+        if record.kind == open::BLIND_READER {
+            let Observation { socket, netns, local, actor, .. } = decode::observation(record, &self.clock);
+            return OpenSocket::BlindReader(BlindReader { socket, netns, local, actor });
+        }
+        let found = open_of(record, &self.clock);
+        let maybe_repeated = !found.is_told && found.seen.at < self.run;
+        let seen = Observation { maybe_repeated, ..found.seen };
+        OpenSocket::Connection(OpenConnection { seen, ..found })
+    }
 }
 
-fn open_of(bytes: &[u8], clock: &Clock) -> Option<OpenConnection> {
-    let record = decode::take_flow(bytes)?;
+fn open_of(record: &FlowRecord, clock: &Clock) -> OpenConnection {
     let unknown_end =
         (record.kind == open::UNKNOWN_END).then(|| open::reason(record.detail).unwrap_or("kernel"));
     let detail = if unknown_end.is_some() { 0 } else { record.detail };
-    let mut seen = decode::observation(&FlowRecord { detail, ..record }, clock);
+    let mut seen = decode::observation(&FlowRecord { detail, ..*record }, clock);
     seen.protocol = Protocol::Tcp;
     seen.waited = Duration::ZERO;
-    Some(OpenConnection {
+    OpenConnection {
         seen,
         looked: clock.wall(record.at),
         is_told: record.flags & open::TOLD != 0,
         unknown_end,
-    })
+    }
 }
 
 /// Reads to the end, and hands on whole records only: the kernel never gives half of one.

@@ -342,7 +342,7 @@ fn unused(state: &AgentState<'_>, rules: &[&RuleUsage]) -> [Family; 2] {
     [unused, evidence]
 }
 
-fn open(state: &AgentState<'_>) -> [Family; 3] {
+fn open(state: &AgentState<'_>) -> [Family; 4] {
     let open = state.auditor.open_connections();
     let judged = |(direction, verdict, count): (Direction, &'static str, u64)| {
         let labels = vec![("direction", direction.to_string()), ("verdict", verdict.to_owned())];
@@ -368,6 +368,11 @@ fn open(state: &AgentState<'_>) -> [Family; 3] {
             "Connections that were open before the agent started, each once; they are not among the flows",
         )
         .with_all(open.found().judged().map(judged)),
+        Family::gauge(
+            "netaudit_udp_blind_readers",
+            "UDP sockets at the latest look whose program reads without asking who sent: who uses them is not seen",
+        )
+        .with(vec![], open.blind_readers() as f64),
     ]
 }
 

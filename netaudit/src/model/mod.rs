@@ -16,7 +16,7 @@ pub use flow::{
     RawSocket, RawSocketKind, Reach, Translated, Translation,
 };
 pub use net::{Direction, Protocol};
-pub use open::OpenConnection;
+pub use open::{BlindReader, OpenConnection, OpenSocket};
 pub use time::Timestamp;
 pub use verdict::{
     Action, Cause, Decision, Denial, Elements, Exemption, Gap, NearMiss, PolicyId, RuleId, RuleMatch, Verdict,

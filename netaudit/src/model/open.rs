@@ -1,6 +1,8 @@
-//! A connection that is open, as a look through all open sockets found it.
+//! What a look through all open sockets finds: connections that are open, and sockets whose use is not seen.
 
-use super::{Observation, Timestamp};
+use std::net::SocketAddr;
+
+use super::{Actor, NetnsCookie, Observation, Timestamp};
 
 /// An open connection, and one end of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -14,4 +16,37 @@ pub struct OpenConnection {
     pub is_told: bool,
     /// Why nothing says whether it connected or was accepted; then direction and outcome of `seen` mean nothing.
     pub unknown_end: Option<&'static str>,
+}
+
+/// A UDP socket that has read datagrams and neither asked who sent them (`recv` and `read` do not) nor sent any: nobody sees who
+/// uses it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BlindReader {
+    /// Its cookie.
+    pub socket: u64,
+    /// The network namespace that it lives in.
+    pub netns: NetnsCookie,
+    /// Where it is bound.
+    pub local: SocketAddr,
+    /// Who holds it.
+    pub actor: Actor,
+}
+
+/// What a look finds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OpenSocket {
+    /// A connection that is open.
+    Connection(OpenConnection),
+    /// A socket whose use is not seen.
+    BlindReader(BlindReader),
+}
+
+impl OpenSocket {
+    /// The connection, if it is one.
+    pub const fn connection(self) -> Option<OpenConnection> {
+        match self {
+            Self::Connection(open) => Some(open),
+            Self::BlindReader(_) => None,
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{State, asking};
 use crate::{
     kernel::{Look, Looked},
-    model::{OpenConnection, Timestamp},
+    model::{OpenSocket, Timestamp},
 };
 
 /// Open connections that are taken, or judged, at once: they may all come together, and nothing waits for them.
@@ -80,10 +80,15 @@ impl State {
         match &mut looks.stage {
             None => return 0,
             Some(Stage::Finding(look, latest)) => {
-                let mut observe = |open: OpenConnection| {
+                let mut observe = |found: OpenSocket| {
                     done += 1;
-                    *latest = (*latest).max(Some(open.looked));
-                    auditor.observe_open(&open, &mut told.flows);
+                    match found {
+                        OpenSocket::Connection(open) => {
+                            *latest = (*latest).max(Some(open.looked));
+                            auditor.observe_open(&open, &mut told.flows);
+                        }
+                        OpenSocket::BlindReader(reader) => auditor.observe_blind_reader(&reader),
+                    }
                 };
                 match look.take(BATCH, &mut observe) {
                     Looked::InPart => {}

@@ -13,18 +13,20 @@
 
 use std::{net::SocketAddr, num::NonZeroU32};
 
-use foldhash::HashMap;
+use foldhash::{HashMap, HashSet};
 
 use super::{Auditor, Subject, Tuple, reach};
 use crate::{
     audit::{
-        Finding, Flow, Open, OpenConnections, UnenforcedCause,
+        Finding, Flow, Open, OpenConnections, RuleKey, UnenforcedCause,
         finding::finding,
         open::{Before, MOST, Met, PEER_GONE},
         resolve::{Judged, canonical},
     },
     cluster::Endpoint,
-    model::{Direction, Observation, OpenConnection, Timestamp, Translated, Translation},
+    model::{
+        BlindReader, Direction, Observation, OpenConnection, Protocol, Timestamp, Translated, Translation,
+    },
 };
 
 /// Which of the gathered connections an end is.
@@ -54,6 +56,8 @@ pub(super) struct Gathered {
     /// The end that connected and the one that accepted, by the address of the former and the number of their handshake: a
     /// program may use its address for several connections at once, but chooses no number.
     ends: HashMap<(SocketAddr, NonZeroU32), (Which, Which)>,
+    /// Sockets that read without asking who sent.
+    blind_readers: HashSet<u64>,
 }
 
 impl Gathered {
@@ -111,6 +115,19 @@ impl Auditor {
         }
     }
 
+    /// A UDP socket whose use nobody sees: any rule that lets somebody ask it may be in use.
+    pub fn observe_blind_reader(&mut self, reader: &BlindReader) {
+        if !self.gathered.blind_readers.insert(reader.socket) {
+            return;
+        }
+        let Subject::Pod(pod) = self.subject_of_namespace(reader.netns) else { return };
+        let policies = self.cluster.selected_by(pod, Direction::Ingress);
+        let rules = policies.flat_map(|policy| policy.rules(Direction::Ingress));
+        let rules = rules.filter(|rule| rule.may_be_for(Protocol::Udp, reader.local.port()));
+        let rules: Vec<_> = rules.map(|rule| RuleKey::from(&*rule.id)).collect();
+        self.usage.doubt_rules(rules);
+    }
+
     /// All of them were observed: judges up to `max`, and returns whether that were the last, which ends the look. What is to
     /// be told is appended to `flows`. `ask` is asked as for [`Auditor::translate`].
     pub fn judge_look(
@@ -121,8 +138,8 @@ impl Auditor {
     ) -> bool {
         for _ in 0..max {
             let Some((open, met)) = self.gathered.all.get(self.gathered.judged).copied() else {
+                self.open.end(self.gathered.blind_readers.len());
                 self.gathered = Gathered::default();
-                self.open.end();
                 return true;
             };
             self.gathered.judged += 1;

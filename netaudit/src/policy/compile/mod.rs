@@ -121,6 +121,18 @@ impl Rule {
         self.peers.iter().filter(may_match).map(|peer| peer.index)
     }
 
+    /// Whether it may allow this port of some destination. What a port's name stands for is the destination's: any may be it.
+    pub fn may_be_for(&self, protocol: Protocol, port: u16) -> bool {
+        let may_be = |it: &PortMatch| {
+            it.protocol.is_none_or(|other| other == protocol)
+                && match it.port {
+                    PortTest::Range(first, last) => (first..=last).contains(&port),
+                    PortTest::Any | PortTest::Named(_) => true,
+                }
+        };
+        self.ports.is_empty() || self.ports.iter().any(may_be)
+    }
+
     /// Whether it has no `from` or `to`.
     pub fn is_for_everybody(&self) -> bool {
         self.peers.is_empty()

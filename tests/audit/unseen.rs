@@ -1,14 +1,16 @@
-//! A rule that a CronJob may need is not called unused before that had the time to run.
+//! Rules that are not called unused though nobody was seen to use them: a CronJob may need one before it had the time to run, and
+//! of some servers nobody sees who asks them.
 
 use std::collections::BTreeMap;
 
 use netaudit::{
     audit::Missing,
     cluster::{Kind, Object, ObjectKey},
+    model::{BlindReader, NetnsCookie},
 };
 use serde_json::{Value, json};
 
-use super::{World, object, policy, t};
+use super::{World, egress, object, policy, t};
 
 const DAY: i64 = 86_400;
 
@@ -140,4 +142,52 @@ fn what_is_not_known_of_a_cron_job_is_waited_for_without_end() {
     assert_eq!(missing_period(&said(&mut world, "b", 200 * DAY)).len(), 8);
     world.apply(cron_job("shop", daily(json!({"app": "report"})), Some(0)), t(200 * DAY));
     assert!(missing_period(&said(&mut world, "b", 200 * DAY + 60)).is_empty());
+}
+
+#[test]
+fn whose_use_is_not_seen_is_in_doubt_for_the_ports_that_it_serves() {
+    let ports = |ports: Value| json!({"from": [{"podSelector": {}}], "ports": ports});
+    let mut world = World::new(vec![policy(
+        "b",
+        json!({
+            "podSelector": {"matchLabels": {"app": "b"}},
+            "policyTypes": ["Ingress", "Egress"],
+            "ingress": [
+                ports(json!([{"port": 8125, "protocol": "UDP"}])),
+                ports(json!([{"port": 8125}])),
+                ports(json!([{"port": 53, "protocol": "UDP"}])),
+                ports(json!([{"port": 8000, "endPort": 9000, "protocol": "UDP"}])),
+                ports(json!([{"port": "metrics", "protocol": "UDP"}])),
+                {"from": [{"podSelector": {}}]},
+            ],
+            "egress": [{"ports": [{"port": 8125, "protocol": "UDP"}]}],
+        }),
+    )]);
+    let reader = |netns| BlindReader {
+        socket: 7,
+        netns: NetnsCookie(netns),
+        local: "0.0.0.0:8125".parse().unwrap(),
+        actor: egress(102, 12, "10.0.0.2:1", "10.0.0.1:1").actor,
+    };
+    let look = |world: &mut World| {
+        world.auditor.begin_look();
+        // Two descriptors of one socket, and one of nobody.
+        for netns in [102, 102, 999] {
+            world.auditor.observe_blind_reader(&reader(netns));
+        }
+        assert!(world.auditor.judge_look(100, &mut |_| None, &mut Vec::new()));
+    };
+    look(&mut world);
+    assert_eq!(world.auditor.open_connections().blind_readers(), 1);
+    let of_b = said(&mut world, "b", 30);
+    let in_doubt = of_b.iter().filter(|(_, it)| **it == Err(Missing::Verdicts));
+    let in_doubt: Vec<&str> = in_doubt.map(|(path, _)| path.as_str()).collect();
+    assert_eq!(in_doubt, ["ingress[0]", "ingress[3]", "ingress[4]", "ingress[5]"]);
+    // For as long as it is there.
+    look(&mut world);
+    assert_eq!(said(&mut world, "b", 80)["ingress[0]"], Err(Missing::Verdicts));
+    world.auditor.begin_look();
+    assert!(world.auditor.judge_look(100, &mut |_| None, &mut Vec::new()));
+    assert_eq!(world.auditor.open_connections().blind_readers(), 0);
+    assert_eq!(said(&mut world, "b", 200)["ingress[0]"], Ok(true));
 }
