@@ -63,7 +63,7 @@ pub(super) struct Args {
     /// Workload at either end
     #[arg(long, value_name = "[NAMESPACE/]NAME")]
     workload: Vec<Named>,
-    /// Address of the other end, or that was asked for, or a range of them
+    /// Address of either end, or that was asked for, or a range of them
     #[arg(long, value_name = "ADDRESS|CIDR", value_parser = network)]
     address: Vec<IpNet>,
     /// Port, or a range of them such as 8000-8100

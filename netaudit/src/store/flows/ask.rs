@@ -375,12 +375,14 @@ fn may_hold(
         .and_then(|place| chunks.column(place).statistics())
         .is_none_or(|statistics| statistics.min_bytes_opt().is_some());
     let single = filter.addresses.iter().all(|net| net.prefix_len() == net.max_prefix_len());
-    if conditions.contains(&Condition::Addresses)
-        && single
-        && !has_requested
-        && let Some(bloom) = bloom("peer_ip")?
-    {
-        return Ok(filter.addresses.iter().any(|net| bloom.check(&net.addr().to_string().as_str())));
+    if conditions.contains(&Condition::Addresses) && single && !has_requested {
+        let may = |bloom: Option<Sbbf>| {
+            let is_in = |bloom: Sbbf| {
+                filter.addresses.iter().any(|net| bloom.check(&net.addr().to_string().as_str()))
+            };
+            bloom.is_none_or(is_in)
+        };
+        return Ok(may(bloom("peer_ip")?) || may(bloom("subject_ip")?));
     }
     Ok(true)
 }

@@ -165,7 +165,7 @@ pub fn open(path: &Path) -> anyhow::Result<(File, ArrowReaderMetadata, Told)> {
     let told: Told = serde_json::from_str(text).context("what it says of itself")?;
     anyhow::ensure!(
         told.mark.version == VERSION,
-        "it is of version {} of the columns, and this netaudit reads version {VERSION}",
+        "it is of version {} of the columns, and this netaudit reads version {VERSION}: read it with the netaudit that wrote it",
         told.mark.version
     );
     Ok((file, metadata, told))

@@ -273,7 +273,7 @@ fn properties() -> WriterProperties {
             .set_column_dictionary_enabled(column.clone(), false)
             .set_column_encoding(column, Encoding::DELTA_BINARY_PACKED);
     }
-    for column in ["subject_pod", "peer_pod", "peer_ip"] {
+    for column in ["subject_pod", "peer_pod", "subject_ip", "peer_ip"] {
         // Made smaller to what there is at the end of each row group.
         properties = properties.set_column_bloom_filter_max_ndv(ColumnPath::from(column), ROWS_AT_ONCE);
     }
