@@ -157,9 +157,10 @@ async fn start_sources(
     tasks: &mut JoinSet<anyhow::Result<()>>,
     writers: &mut JoinSet<()>,
 ) -> anyhow::Result<Publishing> {
+    let keep = config.flow_store.is_some();
     match &config.source {
         Source::Manifests(dir) => {
-            tasks.spawn(watch::files::follow(PathBuf::clone(dir), updates.clone()));
+            tasks.spawn(watch::files::follow(PathBuf::clone(dir), keep, updates.clone()));
             Ok(Publishing::default())
         }
         Source::Api(kubeconfig) => {
@@ -168,7 +169,7 @@ async fn start_sources(
             for kind in Kind::ALL {
                 let (client, updates) = (client.clone(), updates.clone());
                 tasks.spawn(async move {
-                    watch::api::follow(client, kind, look_again, updates).await;
+                    watch::api::follow(client, kind, look_again, keep, updates).await;
                     Ok(())
                 });
             }

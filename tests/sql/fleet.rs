@@ -18,6 +18,7 @@ use netaudit::{
         Columns, Roller, files,
         schema::VERSION,
         segment::{Mark, Segment},
+        table::FLOWS,
     },
     watch::convert,
 };
@@ -296,7 +297,7 @@ impl Agent {
         for directory in [files::open_directory(store), files::flows_directory(store)] {
             fs::create_dir_all(directory)?;
         }
-        let mut roller = Roller::new(store)?;
+        let mut roller = Roller::new(store, &FLOWS)?;
         let (mut number, mut from) = (0, at(0));
         for second in (0..LASTS).step_by(STEP as usize) {
             if (LASTS / 2..LASTS / 2 + STEP).contains(&second) {
@@ -338,7 +339,7 @@ impl Agent {
             lost_after: lost * number,
             kernel_lost: 0,
         };
-        let mut segment = Segment::create(&files::open_directory(store), mark)?;
+        let mut segment = Segment::create(&files::open_directory(store), &FLOWS, mark)?;
         segment.write(&self.columns.finish()?)?;
         roller.add(segment.close())?;
         roller.commit()?;
@@ -375,7 +376,7 @@ pub fn make(directory: &Path, bucket: &Path) -> Result<Fleet> {
         let mut agent = Agent::new(node);
         fleet.rows.merge(agent.run(&store)?);
         fleet.told.append(&mut agent.told);
-        for file in files::list(&store)? {
+        for file in files::list(&store, &FLOWS)? {
             let to = bucket.join(file.path.strip_prefix(&store)?);
             fs::create_dir_all(to.parent().context("a partition")?)?;
             anyhow::ensure!(!to.exists(), "two agents have a file of one name: {}", to.display());

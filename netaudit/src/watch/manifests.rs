@@ -14,13 +14,14 @@ use std::{
 use serde_json::Value;
 
 use super::{
+    content,
     convert::{self, Converted},
     convert_kinds,
     json::Strict,
     manifests_text::{self, Document},
 };
 use crate::{
-    cluster::{Broken, Kind, Object, ObjectKey},
+    cluster::{Broken, Content, Kind, Object, ObjectKey},
     policy::Warning,
 };
 
@@ -95,6 +96,9 @@ pub struct Loaded {
     pub ignored: BTreeMap<String, usize>,
     /// How many files were read.
     pub files: usize,
+    /// What is kept of the objects that can be read, in the same order; nothing where that was not asked for.
+    pub contents: Vec<Content>,
+    keep: bool,
 }
 
 impl Loaded {
@@ -120,7 +124,15 @@ pub struct LoadError {
 /// Only for a path that is itself not there or cannot be read; a file below a directory that cannot be read is told in
 /// [`Loaded::errors`].
 pub fn load<P: AsRef<Path>>(paths: &[P]) -> Result<Loaded, LoadError> {
-    let mut loaded = Loaded::default();
+    load_keeping(paths, false)
+}
+
+/// As [`load`]; with `keep` also what is kept of each object.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_keeping<P: AsRef<Path>>(paths: &[P], keep: bool) -> Result<Loaded, LoadError> {
+    let mut loaded = Loaded { keep, ..Loaded::default() };
     for path in paths {
         let path = path.as_ref();
         let fail = |source| LoadError { path: path.to_owned(), source };
@@ -325,6 +337,9 @@ fn for_people(reason: &str) -> String {
 }
 
 fn add(value: &Value, source: Source, loaded: &mut Loaded) {
+    if loaded.keep {
+        content::of_document(value, &mut loaded.contents);
+    }
     for converted in convert::document(value, &source.to_string().into()) {
         match converted {
             Converted::Ignored(kind) => {
