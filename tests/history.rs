@@ -71,6 +71,7 @@ fn key(kind: Kind, name: &str) -> ObjectKey {
 
 /// A store that is written as an agent does.
 struct Writer {
+    path: PathBuf,
     store: FlowStore,
     /// For pods of bindings.
     cluster: Cluster,
@@ -85,15 +86,8 @@ impl Writer {
             lost: Lost::default(),
             goes_on: false,
         };
-        // The one before may hold the lock for a moment longer.
-        let deadline = std::time::Instant::now() + Duration::from_secs(30);
-        loop {
-            match FlowStore::open(path, Retention { age, bytes: u64::MAX }, &begin) {
-                Ok(store) => return Ok(Self { store, cluster: Cluster::new() }),
-                Err(error) if std::time::Instant::now() > deadline => return Err(error),
-                Err(_) => std::thread::sleep(Duration::from_millis(20)),
-            }
-        }
+        let store = FlowStore::open(path, Retention { age, bytes: u64::MAX }, &begin)?;
+        Ok(Self { path: path.to_owned(), store, cluster: Cluster::new() })
     }
 
     fn seen(&mut self, content: &Content, at: i64) {
@@ -121,6 +115,9 @@ impl Writer {
     fn finish(mut self, until: i64) {
         self.store.tick(t(until), Lost::default());
         assert_eq!(self.store.finish(t(until), Lost::default(), Duration::from_secs(10)), 0);
+        // Its threads have ended when the next one may write.
+        let lock = fs::File::open(self.path.join("lock")).expect("a lock");
+        lock.lock().expect("the lock");
     }
 }
 

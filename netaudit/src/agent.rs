@@ -41,6 +41,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// How long the API server may take for the last events and reports.
 const LAST_PUBLISHING: Duration = Duration::from_millis(300);
 
+/// How long objects wait where the history has no room for more.
+const NO_ROOM: Duration = Duration::from_millis(5);
+
 /// Runs the agent until SIGTERM or SIGINT, or until a part of it fails.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
@@ -91,6 +94,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut ticked = Instant::now();
 
     let ended = loop {
+        let has_room = state.has_room();
         tokio::select! {
             () = &mut drain => {
                 let taken = state.drain(state.now());
@@ -102,7 +106,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
                 drain.as_mut().reset(Instant::now() + pace.after(taken));
             }
             () = state.filling() => drop(state.drain(state.now())),
-            Some(update) = updates.recv() => state.update(update, state.now()),
+            Some(update) = updates.recv(), if has_room => state.update(update, state.now()),
+            () = tokio::time::sleep(NO_ROOM), if !has_room => {}
             Some(request) = requests.recv() => answer(&mut state, request),
             Some(ended) = tasks.join_next() => {
                 break ended.context("a part of the agent panicked").flatten().and_then(|()| {

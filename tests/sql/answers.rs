@@ -166,6 +166,7 @@ pub fn all(fleet: &Fleet) -> BTreeMap<&'static str, Answer> {
         ("unused_rules", unused_rules(fleet)),
         ("address_history", address_history(fleet)),
         ("pod_timeline", pod_timeline(fleet)),
+        ("policy_history", fleet.policy_history.clone()),
         ("names_of_addresses", names_of_addresses(fleet)),
     ])
 }

@@ -71,6 +71,11 @@ impl Sinks {
         self.store.as_mut().map(FlowStore::history_mut)
     }
 
+    /// Whether the history has room for more, where one is kept.
+    pub fn has_room(&mut self) -> bool {
+        self.history().is_none_or(History::has_room)
+    }
+
     /// What was lost on its way: (stage, cause, how many).
     pub fn losses(&self) -> [(&'static str, &'static str, u64); 3] {
         [

@@ -372,7 +372,7 @@ fn now() -> Timestamp {
 }
 
 /// A time, or how long ago.
-fn time(text: &str) -> Result<Timestamp, String> {
+pub(super) fn time(text: &str) -> Result<Timestamp, String> {
     let wrong = || {
         format!(
             "{text:?} is no time: give one such as 2026-01-31T12:00:00Z, or how long ago, such as 30m or 7d"

@@ -81,6 +81,11 @@ impl State {
         }
     }
 
+    /// Whether what updates say can be remembered now.
+    pub(in crate::agent) fn has_room(&mut self) -> bool {
+        self.sinks.has_room()
+    }
+
     /// Hands what is news of addresses on to the history.
     pub(super) fn remember_bindings(&mut self) {
         let correction = self.kernel.wall_correction();

@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     fs::{self, File},
     path::{Path, PathBuf},
-    sync::{Arc, atomic::Ordering, mpsc},
+    sync::{Arc, Mutex, atomic::Ordering, mpsc},
     thread,
     time::{Duration, Instant},
 };
@@ -41,6 +41,8 @@ pub(in crate::store) struct Start<K> {
     pub table: &'static Table,
     /// Held as long as anything is written.
     pub lock: Arc<File>,
+    /// Held while files are made: one table at a time, so that only one is in memory.
+    pub turn: Arc<Mutex<()>>,
     /// What the first segment begins with.
     pub first: Mark,
     /// Whether everything since an earlier run's end was recorded and is still to come.
@@ -56,7 +58,7 @@ pub(in crate::store) fn start<K: Keeps>(
     shared: Arc<Shared>,
     finished: mpsc::Sender<()>,
 ) -> anyhow::Result<()> {
-    let Start { store, table, lock, first, goes_on, keeping } = start;
+    let Start { store, table, lock, turn, first, goes_on, keeping } = start;
     let open = table.open_directory(&store);
     for directory in [&open, &table.directory(&store)] {
         fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
@@ -67,9 +69,12 @@ pub(in crate::store) fn start<K: Keeps>(
     let (to_roll, closed) = mpsc::channel::<Closed>();
     let told = shared.clone();
     let [append_name, roll_name] = table.threads;
+    let rolled_with = lock.clone();
     thread::Builder::new().name(roll_name.to_owned()).spawn(move || {
+        // Whoever comes next waits for this one too: it moves files.
+        let _lock = rolled_with;
         let mut kept = keeping();
-        roll(&mut roller, left, &closed, &mut kept, &told);
+        roll(&mut roller, left, &closed, (&mut kept, &turn), &told);
     })?;
     let mut log =
         Log { open, table, next: first, segment: None, began: Instant::now(), marked: Instant::now() };
@@ -282,7 +287,7 @@ fn roll(
     roller: &mut Roller,
     left: Vec<Closed>,
     closed: &mpsc::Receiver<Closed>,
-    kept: &mut impl Keeps,
+    (kept, turn): (&mut impl Keeps, &Mutex<()>),
     shared: &Shared,
 ) {
     let mut waiting: VecDeque<Closed> = left.into();
@@ -293,10 +298,14 @@ fn roll(
         kept.tell(shared);
         match closed.recv_timeout(std::mem::replace(&mut pause, TRY_AGAIN)) {
             Ok(segment) => waiting.push_back(segment),
-            Err(mpsc::RecvTimeoutError::Timeout) => kept.prune(),
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                let _turn = turn.lock();
+                kept.prune();
+            }
             // What is left is found by the next run, which need not wait for us.
             Err(mpsc::RecvTimeoutError::Disconnected) => return,
         }
+        let _turn = turn.lock();
         let mut result = Ok(());
         while let Some(segment) = waiting.pop_front() {
             began = began.or(Some(Instant::now()));

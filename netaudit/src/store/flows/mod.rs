@@ -150,10 +150,11 @@ impl FlowStore {
         let store = PathBuf::from(path);
         let lock = Arc::new(log::lock(&store)?);
         let bounds = Arc::new(Bounds::default());
-        let history = History::open(&store, lock.clone(), begin, bounds.clone())?;
+        let turn = Arc::new(Mutex::default());
+        let history = History::open(&store, (lock.clone(), turn.clone()), begin, bounds.clone())?;
         let kept_in = store.clone();
         let keeping = move || Kept::new(&kept_in, retention, bounds);
-        let start = log::Start { store, table: &FLOWS, lock, first, goes_on: *goes_on, keeping };
+        let start = log::Start { store, table: &FLOWS, lock, turn, first, goes_on: *goes_on, keeping };
         log::start(start, jobs, shared.clone(), finished)?;
         let columns = Columns::new(node.clone());
         Ok(Self { node: node.clone(), columns, handed: 0, queue, shared, done, history })

@@ -105,18 +105,22 @@ impl Keeps for Kept {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let oldest = i64::try_from(now.saturating_sub(self.retention.age).as_secs() / 3_600).unwrap_or(0);
         let mut bytes: u64 = self.files.iter().map(|file| file.bytes).sum();
-        bytes = bytes.saturating_add(self.bounds.history_bytes.load(Ordering::Relaxed));
+        // However much still holds of the history, flows have the other half.
+        let of_history = self.bounds.history_bytes.load(Ordering::Relaxed);
+        bytes = bytes.saturating_add(of_history.min(self.retention.bytes / 2));
         let surplus = self.files.iter().take_while(|file| {
             let is_surplus = file.hour < oldest || bytes > self.retention.bytes;
             bytes -= if is_surplus { file.bytes } else { 0 };
             is_surplus
         });
         let surplus = surplus.count();
+        let is_short = self.files[..surplus].iter().any(|file| file.hour >= oldest);
         for file in self.files.drain(..surplus).collect::<Vec<_>>() {
             self.removed += u64::from(remove_file(&FLOWS.directory(&self.store), &file.path));
         }
-        let first = self.files.first().map_or(oldest, |file| file.hour);
-        self.bounds.first_hour.store(first, Ordering::Relaxed);
+        // Where room was short before the age was reached, what is left begins later.
+        let first = if is_short { self.files.first().map_or(oldest, |file| file.hour) } else { oldest };
+        self.bounds.first_hour.fetch_max(first, Ordering::Relaxed);
     }
 
     fn tell(&self, shared: &Shared) {

@@ -54,7 +54,7 @@ pub static OBJECTS: Table = Table {
     order: &["kind", "namespace", "name", "address"],
     deltas: &["time", "sequence"],
     blooms: &["name", "address"],
-    segment_bytes: 4 << 20,
+    segment_bytes: 2 << 20,
     rows: "changes of objects",
     threads: ["history", "history-roll"],
 };

@@ -18,8 +18,8 @@ use std::{
     fs::File,
     net::IpAddr,
     path::Path,
-    sync::{Arc, atomic::Ordering, mpsc},
-    time::Duration,
+    sync::{Arc, Mutex, atomic::Ordering, mpsc},
+    time::{Duration, Instant},
 };
 
 use foldhash::{HashMap, HashSet};
@@ -37,8 +37,14 @@ use crate::{
 /// Bytes of one batch, above which it is handed over before the second is over.
 const BATCH_BYTES: usize = 1 << 20;
 
-/// Batches that may wait for the log thread: some 8 MiB. A whole list comes at once, and the disk takes it faster than it comes.
+/// Batches that wait for the log thread while there is room for more: a whole list comes at once, and is then waited for.
+const ENOUGH_WAITING: usize = 2;
+
+/// Batches beyond which changes are lost: what comes without asking for room, or a disk that stands still.
 const MOST_WAITING: usize = 8;
+
+/// How long a disk may stand still before changes are lost rather than waited with: policies must not wait for it.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The history that an agent run writes.
 ///
@@ -51,6 +57,8 @@ pub struct History {
     listed: HashSet<Kind>,
     /// Rows that were lost when `told` was last believed.
     lost: u64,
+    /// Since when there is no room.
+    full_since: Option<Instant>,
     queue: mpsc::Sender<Job>,
     shared: Arc<Shared>,
     done: mpsc::Receiver<()>,
@@ -66,10 +74,10 @@ pub struct Bound<'a> {
 }
 
 impl History {
-    /// Opens or makes the table. `lock` keeps others from writing the store.
+    /// Opens or makes the table. `lock` keeps others from writing the store, and `turn` the other table from making files.
     pub(super) fn open(
         store: &Path,
-        lock: Arc<File>,
+        (lock, turn): (Arc<File>, Arc<Mutex<()>>),
         begin: &Beginning,
         bounds: Arc<Bounds>,
     ) -> anyhow::Result<Self> {
@@ -90,11 +98,29 @@ impl History {
         let folded_in = store.to_owned();
         let keeping = move || Folded::new(&folded_in, bounds);
         // What changed while no agent ran is not known, whatever became of the flows.
-        let start =
-            log::Start { store: store.to_owned(), table: &OBJECTS, lock, first, goes_on: false, keeping };
+        let (store, table) = (store.to_owned(), &OBJECTS);
+        let start = log::Start { store, table, lock, turn, first, goes_on: false, keeping };
         log::start(start, jobs, shared.clone(), finished)?;
         let rows = Rows::new(begin.node.clone(), begin.run.clone());
-        Ok(Self { rows, told: HashMap::default(), listed: HashSet::default(), lost: 0, queue, shared, done })
+        Ok(Self {
+            rows,
+            told: HashMap::default(),
+            listed: HashSet::default(),
+            lost: 0,
+            full_since: None,
+            queue,
+            shared,
+            done,
+        })
+    }
+
+    /// Whether more can come without being lost. After a second without room it is lost rather than waited with.
+    pub fn has_room(&mut self) -> bool {
+        if self.shared.waiting.load(Ordering::Relaxed) < ENOUGH_WAITING {
+            self.full_since = None;
+            return true;
+        }
+        self.full_since.get_or_insert_with(Instant::now).elapsed() >= PATIENCE
     }
 
     /// What an object is like, at a wall time. What was told of it already is not told again.

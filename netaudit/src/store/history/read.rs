@@ -1,6 +1,7 @@
 //! The history of stores, read again.
 
 use std::{
+    collections::HashSet,
     io,
     net::IpAddr,
     path::{Path, PathBuf},
@@ -88,6 +89,9 @@ pub struct Wanted<'a> {
     pub is_bare: bool,
 }
 
+/// What is done with each change.
+type Each<'a> = dyn FnMut(Change) -> anyhow::Result<()> + 'a;
+
 /// What a reading came upon.
 #[derive(Debug, Default)]
 pub struct Read {
@@ -103,25 +107,29 @@ pub struct Read {
 /// # Errors
 ///
 /// A directory cannot be listed, or `each` fails. What alone cannot be read is told in the result.
-pub fn read(
-    stores: &[PathBuf],
-    wanted: Wanted<'_>,
-    each: &mut dyn FnMut(Change) -> anyhow::Result<()>,
-) -> anyhow::Result<Read> {
+pub fn read(stores: &[PathBuf], wanted: Wanted<'_>, each: &mut Each<'_>) -> anyhow::Result<Read> {
     let mut found = Read::default();
     for store in stores {
         // Segments first: one that becomes a file meanwhile is found as both.
         let segments = files::segments(store, &OBJECTS)?;
         let last_hour = wanted.until.map_or(i64::MAX, |until| files::hour_of(until.0.div_euclid(1_000)));
-        let mut told = Vec::new();
-        for file in files::list(store, &OBJECTS)? {
-            match read_file(&file.path, wanted, file.hour <= last_hour, each) {
-                Ok(tells) => told.push(tells),
-                Err(Failed::Caller(error)) => return Err(error),
-                Err(Failed::File(error)) if is_gone(&error) => {}
-                Err(Failed::File(error)) => found.unreadable.push((file.path, format!("{error:#}"))),
+        let (mut told, mut seen) = (Vec::new(), HashSet::new());
+        let mut read_files = |told: &mut Vec<files::Told>, found: &mut Read, each: &mut Each<'_>| {
+            for file in files::list(store, &OBJECTS)? {
+                if !seen.insert(file.path.clone()) {
+                    continue;
+                }
+                match read_file(&file.path, wanted, file.hour <= last_hour, each) {
+                    Ok(tells) => told.push(tells),
+                    Err(Failed::Caller(error)) => return Err(error),
+                    Err(Failed::File(error)) if is_gone(&error) => {}
+                    Err(Failed::File(error)) => found.unreadable.push((file.path, format!("{error:#}"))),
+                }
             }
-        }
+            Ok(())
+        };
+        read_files(&mut told, &mut found, each)?;
+        let mut has_moved = false;
         for (path, mark) in segments {
             if mark.as_ref().is_some_and(|mark| told.iter().any(|told| told.holds(mark))) {
                 continue;
@@ -134,11 +142,15 @@ pub fn read(
                             changes_of(batch, wanted, each)?;
                         }
                     }
-                    Err(error) if is_gone(&error) => {}
+                    Err(error) if is_gone(&error) => has_moved = true,
                     Err(error) => found.unreadable.push((path, format!("{error:#}"))),
                 }
             }
             found.marks.extend(mark);
+        }
+        if has_moved {
+            // It has become a file since files were listed.
+            read_files(&mut told, &mut found, each)?;
         }
         found.marks.extend(told.into_iter().map(|told| told.mark));
     }
@@ -160,7 +172,7 @@ fn read_file(
     path: &Path,
     wanted: Wanted<'_>,
     is_in_time: bool,
-    each: &mut dyn FnMut(Change) -> anyhow::Result<()>,
+    each: &mut Each<'_>,
 ) -> Result<files::Told, Failed> {
     let (file, metadata, told) = files::open(path, &OBJECTS).map_err(Failed::File)?;
     // What was folded may be of several runs.
@@ -189,11 +201,7 @@ pub(super) fn mask(metadata: &ArrowReaderMetadata, is_bare: bool) -> ProjectionM
 }
 
 /// The changes of a batch that are wanted, in its order.
-pub(super) fn changes_of(
-    batch: &RecordBatch,
-    wanted: Wanted<'_>,
-    each: &mut dyn FnMut(Change) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
+pub(super) fn changes_of(batch: &RecordBatch, wanted: Wanted<'_>, each: &mut Each<'_>) -> anyhow::Result<()> {
     let word = |name: &str, row: usize| -> Option<&str> {
         let words = batch.column_by_name(name)?.as_dictionary_opt::<UInt32Type>()?;
         Some(words.values().as_string_opt::<i32>()?.value(words.key(row)?))

@@ -133,6 +133,11 @@ impl State {
         self.things.get(key).filter(|known| known.verb != Verb::Deleted)?.shown.as_ref()
     }
 
+    /// From when on the history of the run's node says everything: what was before has been folded.
+    pub fn begins(&self, run: &Run) -> Option<Timestamp> {
+        begins(&self.read.marks, run)
+    }
+
     /// What is not certain, in sentences.
     pub fn doubts(&self, run: &Run) -> Vec<String> {
         doubts(&self.read.marks, run, self.at)
@@ -155,6 +160,11 @@ fn note(things: &mut BTreeMap<Key, Known>, change: Change) {
     if shows && known.shown.as_ref().is_none_or(|shown| change.order() >= shown.order()) {
         known.shown = Some(change);
     }
+}
+
+/// From when on the history of a run's node says everything; `None` where nothing of it has been folded.
+pub fn begins(marks: &[Mark], run: &Run) -> Option<Timestamp> {
+    marks.iter().filter(|mark| mark.node == run.node && mark.number == 0).map(|mark| mark.from).max()
 }
 
 /// Why what a run knew at a time may not be what was: nobody wrote it down then, or changes were lost.
