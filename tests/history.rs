@@ -270,7 +270,7 @@ fn a_torn_log_keeps_what_is_whole() -> Result<()> {
     for length in (0..=whole.len()).step_by(97).chain([whole.len()]) {
         fs::write(&torn, &whole[..length])?;
         let mut rows = 0;
-        let read = read(&[copy.clone()], Wanted::default(), &mut |_| {
+        let read = read(std::slice::from_ref(&copy), Wanted::default(), &mut |_| {
             rows += 1;
             Ok(())
         })?;

@@ -96,9 +96,8 @@ pub struct Loaded {
     pub ignored: BTreeMap<String, usize>,
     /// How many files were read.
     pub files: usize,
-    /// What is kept of the objects that can be read, in the same order; nothing where that was not asked for.
-    pub contents: Vec<Content>,
-    keep: bool,
+    /// What is kept of the objects that can be read, in the same order; `None` where that was not asked for.
+    pub contents: Option<Vec<Content>>,
 }
 
 impl Loaded {
@@ -132,7 +131,7 @@ pub fn load<P: AsRef<Path>>(paths: &[P]) -> Result<Loaded, LoadError> {
 /// # Errors
 /// As [`load`].
 pub fn load_keeping<P: AsRef<Path>>(paths: &[P], keep: bool) -> Result<Loaded, LoadError> {
-    let mut loaded = Loaded { keep, ..Loaded::default() };
+    let mut loaded = Loaded { contents: keep.then(Vec::new), ..Loaded::default() };
     for path in paths {
         let path = path.as_ref();
         let fail = |source| LoadError { path: path.to_owned(), source };
@@ -337,8 +336,8 @@ fn for_people(reason: &str) -> String {
 }
 
 fn add(value: &Value, source: Source, loaded: &mut Loaded) {
-    if loaded.keep {
-        content::of_document(value, &mut loaded.contents);
+    if let Some(contents) = &mut loaded.contents {
+        content::of_document(value, contents);
     }
     for converted in convert::document(value, &source.to_string().into()) {
         match converted {

@@ -69,7 +69,8 @@ impl State {
             Update::Files(Loaded { documents, contents, .. }) => {
                 let listed: HashSet<ObjectKey> = documents.iter().filter_map(|(_, it)| it.key()).collect();
                 // Of objects with one key the last counts.
-                let last: BTreeMap<_, _> = contents.iter().map(|content| (&content.key, content)).collect();
+                let last: BTreeMap<_, _> =
+                    contents.iter().flatten().map(|content| (&content.key, content)).collect();
                 last.into_values().for_each(|content| history.seen(content, wall));
                 for kind in Kind::ALL {
                     for key in cluster.keys_of(kind).iter().filter(|key| !listed.contains(key)) {

@@ -137,7 +137,8 @@ impl History {
 
     /// An object is gone.
     pub fn deleted(&mut self, key: &ObjectKey, at: Timestamp) {
-        if self.told.remove(&digest_of(key)).is_some() {
+        // After a loss it may have been told all the same.
+        if self.told.remove(&digest_of(key)).is_some() || self.lost > 0 {
             self.rows.push_object(at, Verb::Deleted, key, None);
             self.flush_much();
         }
