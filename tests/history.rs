@@ -334,6 +334,9 @@ fn what_still_holds_outlives_its_hour() -> Result<()> {
     let after = state(store, "run-a", ago(3))?;
     assert_eq!(after.present().cloned().collect::<Vec<_>>(), expected, "as if nothing had been removed");
     assert!(run_of(store, "run-a")?.complete().is_some(), "that all was listed is still known");
+    // Of times before that it is said that nobody knows.
+    let begins = after.begins(&run_of(store, "run-a")?);
+    assert_eq!(begins, Some(Timestamp::from_seconds(first_hour * HOUR)));
     let latest = state(store, "run-a", ago(1))?;
     let policy_now = latest.present().find(|it| it.kind == "NetworkPolicy").and_then(|it| it.content.clone());
     assert!(policy_now.context("a policy")?.contains("three"));

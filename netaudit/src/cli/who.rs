@@ -123,9 +123,11 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
         .filter(|run| begins(&read.marks, run).is_none_or(|begins| args.at >= begins))
         .collect();
     if asked.is_empty() {
-        let first = known.iter().filter_map(|run| Some(run.complete()?.max(begins(&read.marks, run)?)));
-        let first = first.chain(known.iter().filter_map(Run::complete)).min();
-        let begins = match first {
+        let first = known.iter().filter_map(|run| {
+            let complete = run.complete()?;
+            Some(begins(&read.marks, run).map_or(complete, |begins| begins.max(complete)))
+        });
+        let begins = match first.min() {
             Some(first) => format!("the history begins at {}", second(first)),
             None => "the stores hold no history with a list of all objects".to_owned(),
         };

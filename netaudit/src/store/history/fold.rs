@@ -167,8 +167,8 @@ fn fold(store: &Path, all: &[FlowFile], hour: i64) -> anyhow::Result<Done> {
                 .get(&thing(change))
                 .is_some_and(|last| !last.is_deleted && last.sequence == change.sequence)
     };
-    let lost: u64 =
-        inputs.iter().map(|input| &input.told.mark).map(|it| it.lost_after - it.lost_before).sum();
+    let marks = inputs.iter().map(|input| &input.told.mark);
+    let lost: u64 = marks.map(|mark| mark.lost_after.saturating_sub(mark.lost_before)).sum();
     let begin = Timestamp(hour.saturating_mul(3_600_000_000_000));
     let mark = Mark { number: 0, from: begin, until: begin, lost_before: 0, lost_after: lost, ..latest };
     let made = write(store, hour, &inputs, &Told { mark, last: 0 }, &holds)?;

@@ -30,6 +30,9 @@ use crate::{
 /// Rows that are decoded at once.
 const BATCH_ROWS: usize = 4_096;
 
+/// How often files are listed again where some have moved meanwhile: they do so every few minutes at most.
+const MOST_LOOKS: usize = 3;
+
 /// A change, as it was stored.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Change {
@@ -114,7 +117,9 @@ pub fn read(stores: &[PathBuf], wanted: Wanted<'_>, each: &mut Each<'_>) -> anyh
         let segments = files::segments(store, &OBJECTS)?;
         let last_hour = wanted.until.map_or(i64::MAX, |until| files::hour_of(until.0.div_euclid(1_000)));
         let (mut told, mut seen) = (Vec::new(), HashSet::new());
+        // Whether one has gone since it was listed: what it held is in another one now.
         let mut read_files = |told: &mut Vec<files::Told>, found: &mut Read, each: &mut Each<'_>| {
+            let mut has_moved = false;
             for file in files::list(store, &OBJECTS)? {
                 if !seen.insert(file.path.clone()) {
                     continue;
@@ -122,14 +127,13 @@ pub fn read(stores: &[PathBuf], wanted: Wanted<'_>, each: &mut Each<'_>) -> anyh
                 match read_file(&file.path, wanted, file.hour <= last_hour, each) {
                     Ok(tells) => told.push(tells),
                     Err(Failed::Caller(error)) => return Err(error),
-                    Err(Failed::File(error)) if is_gone(&error) => {}
+                    Err(Failed::File(error)) if is_gone(&error) => has_moved = true,
                     Err(Failed::File(error)) => found.unreadable.push((file.path, format!("{error:#}"))),
                 }
             }
-            Ok(())
+            anyhow::Ok(has_moved)
         };
-        read_files(&mut told, &mut found, each)?;
-        let mut has_moved = false;
+        let mut has_moved = read_files(&mut told, &mut found, each)?;
         for (path, mark) in segments {
             if mark.as_ref().is_some_and(|mark| told.iter().any(|told| told.holds(mark))) {
                 continue;
@@ -148,9 +152,10 @@ pub fn read(stores: &[PathBuf], wanted: Wanted<'_>, each: &mut Each<'_>) -> anyh
             }
             found.marks.extend(mark);
         }
-        if has_moved {
-            // It has become a file since files were listed.
-            read_files(&mut told, &mut found, each)?;
+        for _ in 0..MOST_LOOKS {
+            if has_moved {
+                has_moved = read_files(&mut told, &mut found, each)?;
+            }
         }
         found.marks.extend(told.into_iter().map(|told| told.mark));
     }
