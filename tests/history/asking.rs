@@ -311,6 +311,20 @@ fn what_the_history_lacks_is_said_and_not_guessed() -> Result<()> {
     assert!(ran.out.contains("allowed, which is not what was recorded"), "{}", ran.out);
     assert!(ran.out.contains("NetworkPolicy/shop/db is not in the history of that time"), "{}", ran.out);
     assert_eq!(ran.status, 1);
+    // Another policy decides the same.
+    let mut agent = Agent::new(store, "run-c", 200)?;
+    agent.apply(Kind::Pod, &db(), 201);
+    let mut other = policy_value("api", "2");
+    other["metadata"]["name"] = json!("other");
+    agent.writer.seen(&content(Kind::NetworkPolicy, &other), 201);
+    agent.ready(202);
+    let denies = watch::convert::object(Kind::NetworkPolicy, &policy_value("api", "1"), &Arc::from("test"));
+    agent.auditor.cluster_mut().apply(denies, t(203));
+    let (other_id, _) = agent.accepts("203.0.113.9", 210);
+    agent.writer.finish(220);
+    let ran = ask(&["why", &other_id], store);
+    assert!(ran.out.contains("denied, as recorded"), "{}", ran.out);
+    assert!(ran.out.contains("but it was recorded as decided by NetworkPolicy/shop/db\n"), "{}", ran.out);
     // No history at all.
     fs::remove_dir_all(OBJECTS.directory(store))?;
     fs::remove_dir_all(OBJECTS.open_directory(store))?;

@@ -68,7 +68,7 @@ pub(super) fn judge_then(id: &str, line: &Line, stores: &[PathBuf]) -> anyhow::R
     }
     let cluster = rebuild(&state, &instead);
     match judge(line, cluster, &Than::RECORDED) {
-        Ok(judged) => told(&judged, line, run, &state, &notes),
+        Ok(judged) => told(&judged, line, run, &state, notes),
         Err(error) => Ok(Then::unknown(&format!("{error:#}"))),
     }
 }
@@ -102,15 +102,27 @@ fn of_its_time(
     Ok(found)
 }
 
-fn told(judged: &Judged, line: &Line, run: &Run, state: &State, notes: &[String]) -> anyhow::Result<Then> {
-    let mut text = judged.text.clone();
-    for note in notes {
-        let _ = writeln!(text, "  but {}", one_line(note));
-    }
+fn told(
+    judged: &Judged,
+    line: &Line,
+    run: &Run,
+    state: &State,
+    mut notes: Vec<String>,
+) -> anyhow::Result<Then> {
     // What was said to decide then, and what decides by the history.
     let recorded = line.rules.iter().chain(&line.denied_by).chain(&line.passed_rules);
     let recorded = recorded.map(|id| id.split('#').next().unwrap_or_default().to_owned());
-    let deciding: BTreeSet<String> = recorded.chain(judged.deciding.iter().cloned()).collect();
+    let recorded: BTreeSet<String> = recorded.collect();
+    let found: BTreeSet<String> = judged.deciding.iter().cloned().collect();
+    if judged.same && !recorded.is_empty() && recorded != found {
+        let recorded: Vec<&str> = recorded.iter().map(String::as_str).collect();
+        notes.push(format!("it was recorded as decided by {}", recorded.join(", ")));
+    }
+    let mut text = judged.text.clone();
+    for note in &notes {
+        let _ = writeln!(text, "  but {}", one_line(note));
+    }
+    let deciding: BTreeSet<String> = recorded.union(&found).cloned().collect();
     let mut policies = Vec::new();
     for policy in &deciding {
         let mut parts: Vec<&str> = policy.splitn(3, '/').collect();
