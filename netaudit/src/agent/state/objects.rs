@@ -66,14 +66,14 @@ impl State {
                 }
                 history.listed(*kind, wall);
             }
-            Update::Files(Loaded { documents, contents, .. }) => {
-                let listed: HashSet<ObjectKey> = documents.iter().filter_map(|(_, it)| it.key()).collect();
+            Update::Files(Loaded { contents, .. }) => {
                 // Of objects with one key the last counts.
                 let last: BTreeMap<_, _> =
                     contents.iter().flatten().map(|content| (&content.key, content)).collect();
-                last.into_values().for_each(|content| history.seen(content, wall));
+                last.values().for_each(|content| history.seen(content, wall));
                 for kind in Kind::ALL {
-                    for key in cluster.keys_of(kind).iter().filter(|key| !listed.contains(key)) {
+                    // What stands in a document that cannot be read any more is not what it was.
+                    for key in cluster.keys_of(kind).iter().filter(|key| !last.contains_key(key)) {
                         history.deleted(key, wall);
                     }
                     history.listed(kind, wall);
