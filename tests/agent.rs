@@ -12,6 +12,7 @@ mod faults;
 mod findings;
 mod flow_store;
 mod harness;
+mod history;
 mod main_line;
 mod names;
 mod open;

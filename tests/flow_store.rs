@@ -24,6 +24,7 @@ use netaudit::{
         row::Rows,
         schema::VERSION,
         segment::{Mark, Segment},
+        table::FLOWS,
     },
 };
 use serde_json::Value;
@@ -72,7 +73,7 @@ impl Made {
         for (number, flows) in self.flows.chunks(rows).enumerate() {
             let (first, last) = (flows.first().context("flows")?, flows.last().context("flows")?);
             let mark = mark(number as u64 + 1, first.observation.at, last.observation.at);
-            let mut segment = Segment::create(&files::open_directory(store), mark)?;
+            let mut segment = Segment::create(&files::open_directory(store), &FLOWS, mark)?;
             for flows in flows.chunks(rows.div_ceil(3)) {
                 segment.write(&self.batch(flows)?)?;
             }
@@ -221,7 +222,7 @@ fn eventually(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()>
 
 /// A roller that has taken these segments in.
 fn rolled(store: &Path, segments: Vec<netaudit::store::flows::segment::Closed>) -> Result<Roller> {
-    let mut roller = Roller::new(store)?;
+    let mut roller = Roller::new(store, &FLOWS)?;
     segments.into_iter().try_for_each(|segment| roller.add(segment))?;
     Ok(roller)
 }
@@ -240,7 +241,7 @@ fn open(store: &Path, retention: Retention) -> Result<FlowStore> {
 }
 
 fn parquet_files(store: &Path) -> Result<Vec<PathBuf>> {
-    Ok(files::list(store)?.into_iter().map(|file| file.path).collect())
+    Ok(files::list(store, &FLOWS)?.into_iter().map(|file| file.path).collect())
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod dns;
 mod eval;
 mod eval_ends;
 mod flow_store;
+mod history;
 mod kernel;
 #[allow(dead_code, unused_imports, reason = "shared with the tasks, and each side uses a part of it")]
 mod lab;

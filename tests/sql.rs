@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use arrow::datatypes::DataType;
-use netaudit::store::{document, flows::schema::schema};
+use netaudit::store::{document, flows::schema, history};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -178,16 +178,23 @@ fn type_word(of: &DataType) -> Result<String> {
 }
 
 #[test]
-fn the_table_of_columns_is_the_schema() -> Result<()> {
+fn the_tables_of_columns_are_the_schemas() -> Result<()> {
     let readme = fs::read_to_string(sql().join("README.md"))?;
-    let (_, table) =
-        readme.split_once("| column | type | null | meaning |\n|---|---|---|---|\n").context("the table")?;
+    let mut tables = readme.split("| column | type | null | meaning |\n|---|---|---|---|\n").skip(1);
+    for schema in [schema::schema(), history::schema()] {
+        describes(tables.next().context("a table")?, &schema)?;
+    }
+    assert_eq!(tables.count(), 0, "a table of nothing");
+    Ok(())
+}
+
+/// Whether what begins with the rows of a table describes these columns.
+fn describes(table: &str, schema: &arrow::datatypes::SchemaRef) -> Result<()> {
     let rows: Vec<Vec<&str>> = table
         .lines()
         .take_while(|line| line.starts_with('|'))
         .map(|line| line.trim_matches('|').split(" | ").map(str::trim).collect())
         .collect();
-    let schema = schema();
     for (field, row) in schema.fields().iter().zip(&rows) {
         let null = if field.is_nullable() { "yes" } else { "no" };
         let expected = [format!("`{}`", field.name()), type_word(field.data_type())?, null.to_owned()];

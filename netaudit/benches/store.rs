@@ -29,6 +29,7 @@ use netaudit::{
         filter::Filter,
         schema::VERSION,
         segment::{Lost, Mark, Segment},
+        table::FLOWS,
     },
     watch::convert,
 };
@@ -98,7 +99,7 @@ fn write(store: &Path, count: u64) -> Vec<Value> {
     let node: Arc<str> = "node-1".into();
     let mut chance = Chance(0x9e37_79b9_7f4a_7c15);
     let mut columns = Columns::new(node.clone());
-    let mut roller = Roller::new(store).expect("a store");
+    let mut roller = Roller::new(store, &FLOWS).expect("a store");
     let (mut number, mut made) = (0_u64, 0_u64);
     let [mut to_columns, mut to_log, mut to_files] = [Duration::ZERO; 3];
     let mut at = BEGIN;
@@ -119,7 +120,7 @@ fn write(store: &Path, count: u64) -> Vec<Value> {
             lost_after: 0,
             kernel_lost: 0,
         };
-        let mut segment = Segment::create(&files::open_directory(store), mark).expect("a segment");
+        let mut segment = Segment::create(&files::open_directory(store), &FLOWS, mark).expect("a segment");
         while segment.rows() < SEGMENT && made < count {
             flows.clear();
             flows.extend((0..BATCH).map(|_| {
@@ -150,7 +151,7 @@ fn write(store: &Path, count: u64) -> Vec<Value> {
         to_files += begun.elapsed();
         most = most.max(heap::take_peak().saturating_sub(before));
     }
-    let files = files::list(store).expect("the files");
+    let files = files::list(store, &FLOWS).expect("the files");
     let bytes: u64 = files.iter().map(|file| file.bytes).sum();
     let rate = |time: Duration| made as f64 / time.as_secs_f64();
     vec![

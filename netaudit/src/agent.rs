@@ -41,6 +41,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// How long the API server may take for the last events and reports.
 const LAST_PUBLISHING: Duration = Duration::from_millis(300);
 
+/// How long objects wait where the history has no room for more.
+const NO_ROOM: Duration = Duration::from_millis(5);
+
 /// Runs the agent until SIGTERM or SIGINT, or until a part of it fails.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
@@ -91,6 +94,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut ticked = Instant::now();
 
     let ended = loop {
+        let has_room = state.has_room();
         tokio::select! {
             () = &mut drain => {
                 let taken = state.drain(state.now());
@@ -102,7 +106,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
                 drain.as_mut().reset(Instant::now() + pace.after(taken));
             }
             () = state.filling() => drop(state.drain(state.now())),
-            Some(update) = updates.recv() => state.update(update, state.now()),
+            Some(update) = updates.recv(), if has_room => state.update(update, state.now()),
+            () = tokio::time::sleep(NO_ROOM), if !has_room => {}
             Some(request) = requests.recv() => answer(&mut state, request),
             Some(ended) = tasks.join_next() => {
                 break ended.context("a part of the agent panicked").flatten().and_then(|()| {
@@ -157,9 +162,10 @@ async fn start_sources(
     tasks: &mut JoinSet<anyhow::Result<()>>,
     writers: &mut JoinSet<()>,
 ) -> anyhow::Result<Publishing> {
+    let keep = config.flow_store.is_some();
     match &config.source {
         Source::Manifests(dir) => {
-            tasks.spawn(watch::files::follow(PathBuf::clone(dir), updates.clone()));
+            tasks.spawn(watch::files::follow(PathBuf::clone(dir), keep, updates.clone()));
             Ok(Publishing::default())
         }
         Source::Api(kubeconfig) => {
@@ -168,7 +174,7 @@ async fn start_sources(
             for kind in Kind::ALL {
                 let (client, updates) = (client.clone(), updates.clone());
                 tasks.spawn(async move {
-                    watch::api::follow(client, kind, look_again, updates).await;
+                    watch::api::follow(client, kind, look_again, keep, updates).await;
                     Ok(())
                 });
             }

@@ -45,7 +45,7 @@ fn is_asked(filter: &Filter, line: &Value) -> bool {
         let list = line.pointer(pointer).and_then(Value::as_array).cloned().unwrap_or_default();
         list.iter().filter_map(|it| it.as_str().map(str::to_owned)).collect()
     };
-    let lists = ["/rules", "/denied_by", "/passed_by", "/peer_verdict/rules", "/peer_verdict/denied_by"];
+    let lists = ["/rules", "/denied_by", "/passed_rules", "/peer_verdict/rules", "/peer_verdict/denied_by"];
     let is_policy = |text: &str| {
         filter.policies.iter().any(|asked| {
             let name = text.split_once('/').map_or("", |(_, name)| name);
@@ -68,7 +68,8 @@ fn is_asked(filter: &Filter, line: &Value) -> bool {
                 .iter()
                 .any(|range| line["port"].as_u64().is_some_and(|it| range.contains(&(it as u16)))))
         && (!has_ends || is_end("subject") || is_end("peer"))
-        && (filter.addresses.is_empty() || is_address(word("/peer/ip")) || is_address(word("/requested/ip")))
+        && (filter.addresses.is_empty()
+            || ["/subject/ip", "/peer/ip", "/requested/ip"].iter().any(|place| is_address(word(place))))
         && (filter.names.is_empty() || names.iter().any(is_name))
         && (filter.policies.is_empty() || lists.iter().flat_map(|list| texts(list)).any(|it| is_policy(&it)))
 }
@@ -140,11 +141,17 @@ fn what_is_no_store_and_what_is_of_another_version_is_said() -> Result<()> {
     let error = found(&directory.path().join("none"), &Filter::default()).err().context("no store")?;
     assert!(format!("{error:#}").contains("is no flow store"), "{error:#}");
     let made = Made::new(10);
-    let mut closed = made.segments(directory.path(), 10)?.remove(0);
-    closed.mark.version = 99;
-    rolled(directory.path(), vec![closed])?.commit()?;
-    let (lines, scanned) = found(directory.path(), &Filter::default())?;
-    assert!(lines.is_empty());
-    assert!(scanned.unreadable[0].1.contains("version 99"), "{scanned:?}");
+    // The first version, without the subject's address, and one that is yet to come.
+    for version in [1, 99] {
+        let directory = tempfile::tempdir()?;
+        let mut closed = made.segments(directory.path(), 10)?.remove(0);
+        closed.mark.version = version;
+        rolled(directory.path(), vec![closed])?.commit()?;
+        let (lines, scanned) = found(directory.path(), &Filter::default())?;
+        assert!(lines.is_empty());
+        let said = &scanned.unreadable[0].1;
+        assert!(said.contains(&format!("version {version} of the columns")), "{said}");
+        assert!(said.contains("with the netaudit that wrote it"), "{said}");
+    }
     Ok(())
 }

@@ -17,7 +17,7 @@ fn a_log_that_is_torn_anywhere_keeps_what_is_whole() -> Result<()> {
     let mut before = 0;
     for length in (0..=whole.len()).step_by(101).chain([whole.len() - 1, whole.len()]) {
         fs::write(&copy, &whole[..length])?;
-        let rows = match segment::read(&copy) {
+        let rows = match segment::read(&copy, &FLOWS) {
             Ok(content) => content.batches.iter().map(arrow::array::RecordBatch::num_rows).sum(),
             // The head with the columns is torn: nothing was in it.
             Err(_) if before == 0 => 0,
@@ -30,8 +30,11 @@ fn a_log_that_is_torn_anywhere_keeps_what_is_whole() -> Result<()> {
     // What was never written may come back as zeros, or as anything.
     for rest in [[0_u8; 64].as_slice(), &[0xff; 64], b"something else"] {
         fs::write(&copy, [&whole, rest].concat())?;
-        let rows =
-            segment::read(&copy)?.batches.iter().map(arrow::array::RecordBatch::num_rows).sum::<usize>();
+        let rows = segment::read(&copy, &FLOWS)?
+            .batches
+            .iter()
+            .map(arrow::array::RecordBatch::num_rows)
+            .sum::<usize>();
         assert_eq!(rows, 90);
     }
     Ok(())
@@ -74,7 +77,7 @@ fn what_a_crash_leaves_of_a_commit_is_ended() -> Result<()> {
         let (during, _) = found(&store, &Filter::default())?;
         let numbers: std::collections::BTreeSet<u64> = during.iter().map(number).collect();
         assert_eq!(numbers.len(), during.len(), "{renamed} renamed, {removed} removed");
-        Roller::new(&store)?;
+        Roller::new(&store, &FLOWS)?;
         let (found, _) = found(&store, &Filter::default())?;
         assert_same(&found, &lines, &format!("{renamed} renamed, {removed} removed"));
         assert_eq!(fs::read_dir(&open)?.count(), 0);
@@ -84,7 +87,7 @@ fn what_a_crash_leaves_of_a_commit_is_ended() -> Result<()> {
     copy(&files::open_directory(&before), &files::open_directory(&store))?;
     fs::write(files::open_directory(&store).join("commit.json"), b"{\"files\":[[\"")?;
     fs::write(files::open_directory(&store).join("left.part"), b"PAR1")?;
-    Roller::new(&store)?;
+    Roller::new(&store, &FLOWS)?;
     assert_same(&found(&store, &Filter::default())?.0, &lines, "a torn commit");
     Ok(())
 }
@@ -148,12 +151,12 @@ fn what_is_too_old_or_too_much_is_removed_the_oldest_first() -> Result<()> {
     let store = directory.path();
     let made = Made::new(1_000);
     rolled(store, made.segments(store, 1_000)?)?.commit()?;
-    let listed = files::list(store)?;
+    let listed = files::list(store, &FLOWS)?;
     assert_eq!(listed.len(), 4);
     let room = listed[2..].iter().map(|file| file.bytes).sum();
     let kept = open(store, Retention { bytes: room, ..FOREVER })?;
-    eventually("removal", || Ok(files::list(store)?.len() == 2))?;
-    assert_eq!(files::list(store)?, listed[2..], "the newest are kept");
+    eventually("removal", || Ok(files::list(store, &FLOWS)?.len() == 2))?;
+    assert_eq!(files::list(store, &FLOWS)?, listed[2..], "the newest are kept");
     assert!(!listed[0].path.parent().context("a partition")?.exists(), "empty partitions go too");
     eventually("count", || Ok(kept.counts().removed == 2 && kept.counts().files == 2))?;
     assert_eq!(kept.finish(t(1), Lost::default(), Duration::from_secs(5)), 0);
@@ -161,7 +164,7 @@ fn what_is_too_old_or_too_much_is_removed_the_oldest_first() -> Result<()> {
     eventually("the lock", || {
         Ok(open(store, Retention { age: Duration::from_secs(3_600), bytes: u64::MAX }).is_ok())
     })?;
-    eventually("removal by age", || Ok(files::list(store)?.is_empty()))
+    eventually("removal by age", || Ok(files::list(store, &FLOWS)?.is_empty()))
 }
 
 #[test]

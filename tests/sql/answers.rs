@@ -166,6 +166,7 @@ pub fn all(fleet: &Fleet) -> BTreeMap<&'static str, Answer> {
         ("unused_rules", unused_rules(fleet)),
         ("address_history", address_history(fleet)),
         ("pod_timeline", pod_timeline(fleet)),
+        ("policy_history", fleet.policy_history.clone()),
         ("names_of_addresses", names_of_addresses(fleet)),
     ])
 }
@@ -282,17 +283,19 @@ fn unused_rules(fleet: &Fleet) -> Answer {
 }
 
 fn address_history(fleet: &Fleet) -> Answer {
-    let owned = flows(fleet).into_iter().filter(|told| told.line["peer"]["kind"] != "loopback");
-    let groups = grouped(owned.map(whole), |of| {
-        let peer = &of.told.line["peer"];
+    let both = flows(fleet).into_iter().filter(|told| told.line["peer"]["kind"] != "loopback");
+    let ends = both.flat_map(|told| ["subject", "peer"].map(|end| Of { part: end.into(), ..whole(told) }));
+    let known = ends.filter(|of| of.told.line[of.part.as_str().unwrap_or_default()]["ip"].is_string());
+    let groups = grouped(known, |of| {
+        let end = &of.told.line[of.part.as_str().unwrap_or_default()];
         json!([
-            peer["ip"],
-            peer["kind"],
-            peer["namespace"],
-            peer["pod"],
-            peer["uid"],
-            peer["workload"],
-            peer["node"]
+            end["ip"],
+            end["kind"],
+            end["namespace"],
+            end["pod"],
+            end["uid"],
+            end["workload"],
+            end["node"]
         ])
     });
     let rows = groups
@@ -301,6 +304,8 @@ fn address_history(fleet: &Fleet) -> Answer {
     let rows = ordered(rows.collect(), &up(&[0, 7, 1, 4]), ALL);
     let owners: Vec<&Value> = rows.iter().filter(|row| row[0] == "10.0.0.2").map(|row| &row[3]).collect();
     assert_eq!(owners, ["db-0", "db-1"], "an address had two owners, one after the other");
+    let of_client = rows.iter().find(|row| row[0] == "10.0.0.100");
+    assert_eq!(of_client.map(|row| &row[3]), Some(&json!("client0-0")), "who only asks has an address too");
     rows
 }
 
@@ -327,6 +332,7 @@ fn pod_timeline(fleet: &Fleet) -> Answer {
                 line["direction"],
                 subject["namespace"],
                 subject["pod"],
+                subject["ip"],
                 line["actor"]["comm"],
                 peer["kind"],
                 peer["namespace"],

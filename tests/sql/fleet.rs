@@ -15,11 +15,12 @@ use netaudit::{
         Timestamp,
     },
     store::flows::{
-        Columns, Roller, files,
+        Beginning, Columns, FlowStore, Lost, Retention, Roller, files,
         schema::VERSION,
-        segment::{Mark, Segment},
+        segment::{self, Closed, Mark, Segment},
+        table::{FLOWS, OBJECTS},
     },
-    watch::convert,
+    watch::{self, convert},
 };
 use serde_json::{Value, json};
 
@@ -85,6 +86,8 @@ pub struct Told {
 pub struct Fleet {
     pub told: Vec<Told>,
     pub rows: Rows,
+    /// What `policy_history` must answer.
+    pub policy_history: Vec<Vec<Value>>,
 }
 
 struct Agent {
@@ -296,7 +299,7 @@ impl Agent {
         for directory in [files::open_directory(store), files::flows_directory(store)] {
             fs::create_dir_all(directory)?;
         }
-        let mut roller = Roller::new(store)?;
+        let mut roller = Roller::new(store, &FLOWS)?;
         let (mut number, mut from) = (0, at(0));
         for second in (0..LASTS).step_by(STEP as usize) {
             if (LASTS / 2..LASTS / 2 + STEP).contains(&second) {
@@ -338,7 +341,7 @@ impl Agent {
             lost_after: lost * number,
             kernel_lost: 0,
         };
-        let mut segment = Segment::create(&files::open_directory(store), mark)?;
+        let mut segment = Segment::create(&files::open_directory(store), &FLOWS, mark)?;
         segment.write(&self.columns.finish()?)?;
         roller.add(segment.close())?;
         roller.commit()?;
@@ -367,16 +370,81 @@ impl Agent {
     }
 }
 
+/// Tells a history as an agent does: a policy that was another one in an earlier run, and changes within the window and after it.
+/// Returns what is known of it at the end of the window.
+fn tell_history(store: &Path, node: &'static str) -> Result<Vec<Value>> {
+    let content = |port: u16| {
+        let spec = json!({"podSelector": {}, "egress": [{"ports": [{"port": port}]}]});
+        let metadata =
+            json!({"namespace": "shop", "name": "web", "uid": "u", "resourceVersion": port.to_string()});
+        watch::content(Kind::NetworkPolicy, &json!({"metadata": metadata, "spec": spec})).context("a policy")
+    };
+    for (run, begin) in [("before", 0), ("run", 1_000)] {
+        let beginning = Beginning {
+            node: node.into(),
+            run: format!("{node}-{run}").into(),
+            from: at(begin),
+            lost: Lost::default(),
+            goes_on: false,
+        };
+        let forever = Retention { age: Duration::from_hours(1_000_000), bytes: u64::MAX };
+        let deadline = std::time::Instant::now() + Duration::from_secs(30);
+        let mut kept = loop {
+            match FlowStore::open(store, forever, &beginning) {
+                Ok(kept) => break kept,
+                // The run before lets go of it within a moment.
+                Err(error) if std::time::Instant::now() > deadline => return Err(error),
+                Err(_) => std::thread::sleep(Duration::from_millis(10)),
+            }
+        };
+        let history = kept.history_mut();
+        history.seen(&content(if run == "before" { 1 } else { 2 })?, at(begin));
+        history.listed(Kind::NetworkPolicy, at(begin + 1));
+        match (run, node) {
+            ("run", "node-1") => {
+                history.seen(&content(3)?, at(5_000));
+                history.seen(&content(4)?, at(LASTS - 100));
+            }
+            ("run", _) => history.deleted(&ObjectKey::new(Kind::NetworkPolicy, "shop", "web"), at(6_000)),
+            _ => {}
+        }
+        kept.finish(at(begin + 900), Lost::default(), Duration::from_secs(10));
+    }
+    // Until the agent's threads have ended.
+    let lock = fs::File::open(store.join("lock"))?;
+    lock.lock()?;
+    let open = OBJECTS.open_directory(store);
+    let mut roller = Roller::new(store, &OBJECTS)?;
+    for path in segment::list(&open)? {
+        let mark = segment::read_mark(&path)?.context("what is known of a segment")?;
+        roller.add(Closed { path, mark, rows: 1 })?;
+    }
+    roller.commit()?;
+    let time = |second| format!("{}Z", &at(second).to_string()[..26]);
+    Ok(match node {
+        "node-1" => {
+            vec![node.into(), time(5_000).into(), "applied".into(), "3".into(), (*content(3)?.json).into()]
+        }
+        _ => vec![node.into(), time(6_000).into(), "deleted".into(), Value::Null, Value::Null],
+    })
+}
+
 /// Makes the stores, and below `bucket` all their files.
 pub fn make(directory: &Path, bucket: &Path) -> Result<Fleet> {
-    let mut fleet = Fleet { told: Vec::new(), rows: Rows::default() };
+    let mut fleet = Fleet { told: Vec::new(), rows: Rows::default(), policy_history: Vec::new() };
     for node in ["node-1", "node-2"] {
         let store = directory.join(node);
         let mut agent = Agent::new(node);
         fleet.rows.merge(agent.run(&store)?);
         fleet.told.append(&mut agent.told);
-        for file in files::list(&store)? {
-            let to = bucket.join(file.path.strip_prefix(&store)?);
+        // Beside the flows, where no agent has a lock.
+        let history = directory.join(format!("{node}-history"));
+        fleet.policy_history.push(tell_history(&history, node)?);
+        let of_table = |store, table| -> Result<Vec<_>> {
+            Ok(files::list(store, table)?.into_iter().map(move |file| (store, file)).collect())
+        };
+        for (store, file) in of_table(&store, &FLOWS)?.into_iter().chain(of_table(&history, &OBJECTS)?) {
+            let to = bucket.join(file.path.strip_prefix(store)?);
             fs::create_dir_all(to.parent().context("a partition")?)?;
             anyhow::ensure!(!to.exists(), "two agents have a file of one name: {}", to.display());
             fs::copy(&file.path, &to)?;

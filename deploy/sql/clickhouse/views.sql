@@ -10,6 +10,14 @@ WHERE date >= toDate(substring('{SINCE}', 1, 10)) AND date <= toDate(substring('
   AND time >= toDateTime64('{SINCE}', 6, 'UTC') AND time < toDateTime64('{UNTIL}', 6, 'UTC')
 SETTINGS use_hive_partitioning = 1;
 
+-- What changed in the objects that flows were judged by, until the end of the window. What still held when older files were removed is
+-- there too, with its own time.
+CREATE OR REPLACE VIEW objects AS
+SELECT * EXCEPT (date, hour)
+FROM file('{STORE}/objects/date=*/hour=*/*.parquet', Parquet)
+WHERE date <= toDate(substring('{UNTIL}', 1, 10)) AND time < toDateTime64('{UNTIL}', 6, 'UTC')
+SETTINGS use_hive_partitioning = 1;
+
 -- One row for each rule that decided a flow. `is_sole`: no other rule allowed it.
 CREATE OR REPLACE VIEW rule_matches AS
 SELECT rule, rule_path, length(rules) = 1 AS is_sole, time, last_time, node, run, sequence,

@@ -11,6 +11,14 @@ FROM read_parquet('{STORE}/flows/date=*/hour=*/*.parquet', hive_partitioning = t
 WHERE date >= CAST(substr('{SINCE}', 1, 10) AS DATE) AND date <= CAST(substr('{UNTIL}', 1, 10) AS DATE)
   AND time >= TIMESTAMPTZ '{SINCE}+00' AND time < TIMESTAMPTZ '{UNTIL}+00';
 
+-- What changed in the objects that flows were judged by, until the end of the window. What still held when older files were removed is
+-- there too, with its own time.
+CREATE OR REPLACE VIEW objects AS
+SELECT * EXCLUDE (date, hour)
+FROM read_parquet('{STORE}/objects/date=*/hour=*/*.parquet', hive_partitioning = true,
+                  hive_types = {'date': DATE, 'hour': VARCHAR})
+WHERE date <= CAST(substr('{UNTIL}', 1, 10) AS DATE) AND time < TIMESTAMPTZ '{UNTIL}+00';
+
 -- One row for each rule that decided a flow. `is_sole`: no other rule allowed it.
 CREATE OR REPLACE VIEW rule_matches AS
 SELECT unnest(rules) AS rule, unnest(rule_paths) AS rule_path, len(rules) = 1 AS is_sole, time, last_time, node, run, sequence,

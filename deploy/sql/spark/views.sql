@@ -10,6 +10,13 @@ FROM parquet.`{STORE}/flows`
 WHERE date >= CAST(substr('{SINCE}', 1, 10) AS DATE) AND date <= CAST(substr('{UNTIL}', 1, 10) AS DATE)
   AND time >= TIMESTAMP '{SINCE} UTC' AND time < TIMESTAMP '{UNTIL} UTC';
 
+-- What changed in the objects that flows were judged by, until the end of the window. What still held when older files were removed is
+-- there too, with its own time.
+CREATE OR REPLACE TEMPORARY VIEW objects AS
+SELECT * EXCEPT (date, hour)
+FROM parquet.`{STORE}/objects`
+WHERE date <= CAST(substr('{UNTIL}', 1, 10) AS DATE) AND time < TIMESTAMP '{UNTIL} UTC';
+
 -- One row for each rule that decided a flow. `is_sole`: no other rule allowed it.
 CREATE OR REPLACE TEMPORARY VIEW rule_matches AS
 SELECT matched.rules AS rule, matched.rule_paths AS rule_path, size(rules) = 1 AS is_sole, time, last_time, node, run, sequence,

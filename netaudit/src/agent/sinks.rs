@@ -12,7 +12,10 @@ use crate::{
     metrics::FlowStoreState,
     model::Timestamp,
     report::FlowLog,
-    store::flows::{Beginning, FlowStore, Lost, Retention},
+    store::{
+        flows::{Beginning, FlowStore, Lost, Retention},
+        history::History,
+    },
 };
 
 /// What takes flows.
@@ -63,11 +66,22 @@ impl Sinks {
         of_log.into_iter().chain(of_store).min().unwrap_or(0)
     }
 
-    /// Flows that were lost on their way: (stage, cause, how many).
-    pub fn losses(&self) -> [(&'static str, &'static str, u64); 2] {
+    /// The history of objects, where it is kept.
+    pub fn history(&mut self) -> Option<&mut History> {
+        self.store.as_mut().map(FlowStore::history_mut)
+    }
+
+    /// Whether the history has room for more, where one is kept.
+    pub fn has_room(&mut self) -> bool {
+        self.history().is_none_or(History::has_room)
+    }
+
+    /// What was lost on its way: (stage, cause, how many).
+    pub fn losses(&self) -> [(&'static str, &'static str, u64); 3] {
         [
             ("flow-log", "write failed", self.log.as_ref().map_or(0, FlowLog::lost)),
             ("flow-store", "write failed", self.store_lost()),
+            ("history", "write failed", self.store.as_ref().map_or(0, |store| store.counts().history_lost)),
         ]
     }
 

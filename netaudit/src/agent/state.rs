@@ -164,6 +164,9 @@ impl State {
         }
         let sinks =
             Sinks { log: flow_log, store: open_store(&config, &auditor, &kernel, missed(&losses_before))? };
+        if sinks.store.is_some() {
+            auditor.cluster_mut().keep_binding_news();
+        }
         Ok(Self {
             kernel,
             conntrack,
@@ -400,7 +403,8 @@ impl State {
         self.usage_store.tick(self.auditor.usage_mut(), now, correction, missed(&losses));
         self.auditor.name_raw_sockets(now, &mut self.told.raw_sockets);
         self.hand_on();
-        self.sinks.tick(Timestamp(now.0.saturating_add(correction)), self.lost(missed(&losses)));
+        self.remember_bindings();
+        self.sinks.tick(self.wall(now), self.lost(missed(&losses)));
         self.publish(now);
     }
 
@@ -419,7 +423,8 @@ impl State {
         self.hand_on();
         self.publish_last(now);
         let lost = self.lost(missed(&self.kernel.losses()));
-        let wall = Timestamp(now.0.saturating_add(self.kernel.wall_correction()));
+        self.remember_bindings();
+        let wall = self.wall(now);
         let unwritten = self.sinks.finish(wall, lost, LAST_WRITE);
         if unwritten == 0 {
             self.told_open(u64::MAX);
@@ -528,6 +533,11 @@ impl State {
     /// Waits until the kernel says that the ring fills faster than it is drained.
     pub(super) async fn filling(&self) {
         self.kernel.ready().await;
+    }
+
+    /// A time of the kernel's records on the wall clock.
+    fn wall(&self, time: Timestamp) -> Timestamp {
+        Timestamp(time.0.saturating_add(self.kernel.wall_correction()))
     }
 
     /// Now, on the time line of the kernel's records.

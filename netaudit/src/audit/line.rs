@@ -43,7 +43,7 @@ pub struct Line<'a> {
     /// Which end the subject is.
     pub direction: &'a str,
     /// Whose namespace it was in.
-    pub subject: End<'a>,
+    pub subject: SubjectEnd<'a>,
     /// The process.
     pub actor: Actor<'a>,
     /// The other end.
@@ -110,6 +110,17 @@ pub struct End<'a> {
     /// The node that it is, or that the pod runs on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<&'a str>,
+}
+
+/// The end whose namespace it was in.
+#[derive(Serialize, Debug)]
+pub struct SubjectEnd<'a> {
+    /// Who it is.
+    #[serde(flatten)]
+    pub end: End<'a>,
+    /// Its address in this flow; `None` where the kernel had not chosen one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ip: Option<IpAddr>,
 }
 
 /// The other end.
@@ -196,7 +207,10 @@ pub struct Said<'a> {
     /// The policies that isolate, or whose rule denies.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub denied_by: Vec<Cow<'a, str>>,
-    /// The rules that passed it on.
+    /// The rules that passed it on, by identity.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub passed_rules: Vec<Cow<'a, str>>,
+    /// The same by their place of that time.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub passed_by: Vec<Cow<'a, str>>,
     /// Why it is allowed by no rule, or unknown.
@@ -253,6 +267,11 @@ impl<'a> Telling<'a> {
                 End { kind: "unknown", uid: uid.as_deref(), node: Some(self.node), ..End::default() }
             }
         }
+    }
+
+    /// The subject's own address; `None` where the kernel had not chosen one.
+    pub fn subject_ip(&self) -> Option<IpAddr> {
+        Some(self.flow.observation.local.ip().to_canonical()).filter(|ip| !ip.is_unspecified())
     }
 
     /// Who the other end is.
@@ -319,7 +338,7 @@ impl<'a> Telling<'a> {
             open_before_start: flow.open == Some(Open::BeforeStart),
             open_since: self.open_since(),
             direction: seen.direction.as_str(),
-            subject: self.subject(),
+            subject: SubjectEnd { end: self.subject(), ip: self.subject_ip() },
             actor: Actor {
                 kind: flow.actor_kind.as_str(),
                 namespace: visitor.map(|pod| &*pod.namespace),
@@ -400,6 +419,7 @@ pub fn said(verdict: &Verdict) -> Said<'_> {
         }
         Decision::Unknown(gap) => said.reason = Some(gap.to_string().into()),
     }
+    said.passed_rules = verdict.passed.iter().map(|matched| matched.rule.to_string().into()).collect();
     said.passed_by = verdict.passed.iter().map(|matched| rule_path(matched).into()).collect();
     said.caveats = verdict.caveats.iter().map(|caveat| (**caveat).into()).collect();
     said.generation = (verdict.generation != 0).then_some(verdict.generation);

@@ -63,7 +63,7 @@ pub(super) struct Args {
     /// Workload at either end
     #[arg(long, value_name = "[NAMESPACE/]NAME")]
     workload: Vec<Named>,
-    /// Address of the other end, or that was asked for, or a range of them
+    /// Address of either end, or that was asked for, or a range of them
     #[arg(long, value_name = "ADDRESS|CIDR", value_parser = network)]
     address: Vec<IpNet>,
     /// Port, or a range of them such as 8000-8100
@@ -372,7 +372,7 @@ fn now() -> Timestamp {
 }
 
 /// A time, or how long ago.
-fn time(text: &str) -> Result<Timestamp, String> {
+pub(super) fn time(text: &str) -> Result<Timestamp, String> {
     let wrong = || {
         format!(
             "{text:?} is no time: give one such as 2026-01-31T12:00:00Z, or how long ago, such as 30m or 7d"

@@ -103,8 +103,9 @@ fn of_arrow(error: arrow::error::ArrowError) -> anyhow::Error {
     }
 }
 
-fn cells(line: &Line<'_>) -> [String; 9] {
-    let subject = end(&line.subject);
+/// What a line of the table says: time, end, from, to, port, outcome, verdict, why, finding.
+pub(super) fn cells(line: &Line<'_>) -> [String; 9] {
+    let subject = end(&line.subject.end);
     let peer = match (line.peer.end.kind, line.peer.names.first()) {
         ("pod" | "node", _) => end(&line.peer.end),
         (_, Some(name)) => format!("{} ({})", name.name, line.peer.ip),

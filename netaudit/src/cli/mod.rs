@@ -15,13 +15,18 @@ mod findings;
 mod flows;
 mod flows_text;
 mod flows_top;
+mod history;
 mod matrix;
 mod source;
+mod timeline;
+mod timeline_pod;
 mod uninstall;
 mod usage;
 mod usage_text;
+mod who;
 mod why;
 mod why_find;
+mod why_then;
 
 use std::{io::IsTerminal as _, process::ExitCode};
 
@@ -46,8 +51,10 @@ enum Command {
     Eval(eval::Args),
     Findings(findings::Args),
     Flows(flows::Args),
+    Timeline(timeline::Args),
     Uninstall(uninstall::Args),
     Usage(usage::Args),
+    Who(who::Args),
     Why(why::Args),
 }
 
@@ -83,8 +90,10 @@ pub fn main() -> ExitCode {
         Command::Eval(args) => eval::run(args),
         Command::Findings(args) => findings::run(args),
         Command::Flows(args) => flows::run(args),
+        Command::Timeline(args) => timeline::run(args),
         Command::Uninstall(args) => uninstall::run(args),
         Command::Usage(args) => usage::run(args),
+        Command::Who(args) => who::run(args),
         Command::Why(args) => why::run(args),
     };
     match result {

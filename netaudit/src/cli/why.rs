@@ -1,4 +1,4 @@
-//! `netaudit why`: a flow of the flow log told again, and judged by the policies of now.
+//! `netaudit why`: a flow told again, judged by the policies of then, which a flow store has, and by those of now.
 
 use std::{
     fmt::Write as _,
@@ -19,16 +19,17 @@ use super::{
     eval_service,
     source::Source,
     why_find::find,
+    why_then::judge_then,
 };
 use crate::{
     cluster::Cluster,
-    model::{Direction, Exemption, Gap, Protocol, Verdict},
+    model::{Cause, Decision, Direction, Exemption, Gap, Protocol, Verdict},
 };
 
-/// What became of a flow of the flow log, what was said of it, and what the policies say of it now
+/// What became of a flow, what was said of it, what the policies of then say of it (of a flow store), and what those of now say
 ///
-/// Exit status: 0 it was found, and where objects are given its verdict is the same now; 1 the verdict is another one now;
-/// 2 failure, or no such flow.
+/// Exit status: 0 it was found, and where objects are given its verdict is the same now; 1 the verdict is another one now, or by the
+/// objects of then; 2 failure, or no such flow.
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// The flow's `flow_id`
@@ -48,20 +49,24 @@ pub(super) struct Args {
 
 /// What is read of a line of the flow log.
 #[derive(Deserialize)]
-struct Line {
-    time: String,
+pub(super) struct Line {
+    pub time: String,
     direction: Direction,
-    subject: LineEnd,
-    peer: LineEnd,
+    pub subject: LineEnd,
+    pub peer: LineEnd,
     protocol: Protocol,
     port: u16,
     outcome: String,
     reach: String,
     verdict: String,
     #[serde(default)]
+    pub rules: Vec<String>,
+    #[serde(default)]
     rule_paths: Vec<String>,
     #[serde(default)]
-    denied_by: Vec<String>,
+    pub denied_by: Vec<String>,
+    #[serde(default)]
+    pub passed_rules: Vec<String>,
     #[serde(default)]
     passed_by: Vec<String>,
     #[serde(default)]
@@ -72,10 +77,11 @@ struct Line {
 }
 
 #[derive(Deserialize)]
-struct LineEnd {
+pub(super) struct LineEnd {
     kind: String,
-    namespace: Option<String>,
-    pod: Option<String>,
+    pub namespace: Option<String>,
+    pub pod: Option<String>,
+    pub uid: Option<String>,
     node: Option<String>,
     service: Option<String>,
     ip: Option<IpAddr>,
@@ -134,12 +140,23 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     let line: Line = serde_json::from_value(record.clone())
         .with_context(|| format!("{place}: not a line of a flow log"))?;
     let mut out = io::stdout().lock();
-    let now = if args.source.is_given() { Some(judge(&line, &args.source)?) } else { None };
+    let of_then = match args.flow_store.as_slice() {
+        [] => None,
+        stores => Some(judge_then(&args.flow_id, &line, stores)?),
+    };
+    let now = match args.source.is_given() {
+        true => Some(judge(&line, args.source.load()?.cluster, &Than::NOW)?),
+        false => None,
+    };
     match args.output {
         Output::Text => {
             write!(out, "{}", then(&args.flow_id, &line))?;
+            if let Some(of_then) = &of_then {
+                write!(out, "\nby the objects of then\n{}", of_then.text)?;
+            }
             match &now {
                 Some(now) => write!(out, "\nby the policies of now\n{}", now.text)?,
+                None if of_then.is_some() => {}
                 None => writeln!(
                     out,
                     "\nname objects with -f or --cluster to have it judged by the policies of now"
@@ -148,10 +165,15 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
         }
         Output::Json => {
             let now = now.as_ref().map(|now| &now.json);
-            writeln!(out, "{:#}", json!({ "record": record, "now": now }))?;
+            let mut answer = json!({ "record": record, "now": now });
+            if let Some(of_then) = &of_then {
+                answer["then"] = of_then.json.clone();
+            }
+            writeln!(out, "{answer:#}")?;
         }
     }
-    Ok(if now.is_none_or(|now| now.same) { Exit::Clean } else { Exit::Findings })
+    let differs = of_then.is_some_and(|it| it.same == Some(false)) || now.is_some_and(|now| !now.same);
+    Ok(if differs { Exit::Findings } else { Exit::Clean })
 }
 
 /// What the record says.
@@ -189,10 +211,30 @@ fn then(id: &str, line: &Line) -> String {
     text
 }
 
-struct Now {
-    text: String,
-    json: Value,
-    same: bool,
+/// What a set of objects says of a flow.
+pub(super) struct Judged {
+    pub text: String,
+    pub json: Value,
+    pub same: bool,
+    /// The policies that decide, by kind, namespace and name.
+    pub deciding: Vec<String>,
+}
+
+/// How a verdict is compared with what was recorded: where it is the same, where that was unknown, and where it is another.
+pub(super) struct Than {
+    words: [&'static str; 3],
+    key: &'static str,
+}
+
+impl Than {
+    const NOW: Self = Self {
+        words: [", as then", ", which was not known then", ", which is not what it was then"],
+        key: "same_as_then",
+    };
+    pub const RECORDED: Self = Self {
+        words: [", as recorded", ", which was recorded as unknown", ", which is not what was recorded"],
+        key: "same_as_recorded",
+    };
 }
 
 /// What is said of the subject's end now: of each backend where a service was asked for.
@@ -220,9 +262,8 @@ impl Asked {
     }
 }
 
-/// The flow, judged by the objects of now from the subject's end.
-fn judge(line: &Line, source: &Source) -> anyhow::Result<Now> {
-    let mut cluster = source.load()?.cluster;
+/// The flow, judged by these objects from the subject's end.
+pub(super) fn judge(line: &Line, mut cluster: Cluster, than: &Than) -> anyhow::Result<Judged> {
     if let Some(ip) = line.peer.ip {
         // Those that policies went by then; what else the address is called is not known now either.
         let counting = line.peer.names.iter().filter(|it| it.counts);
@@ -233,11 +274,12 @@ fn judge(line: &Line, source: &Source) -> anyhow::Result<Now> {
     let same = verdict == line.verdict;
     let mut text = format!("{} at {}: {verdict}", line.direction, line.subject);
     text.push_str(match (same, line.verdict.as_str()) {
-        (true, _) => ", as then\n",
+        (true, _) => than.words[0],
         // Then something was missing that is not missing now, which says nothing of the policies.
-        (false, "unknown") => ", which was not known then\n",
-        (false, _) => ", which is not what it was then\n",
+        (false, "unknown") => than.words[1],
+        (false, _) => than.words[2],
     });
+    text.push('\n');
     if let Some(gap) = &asked.gap {
         let _ = writeln!(text, "  {gap}");
     }
@@ -265,8 +307,22 @@ fn judge(line: &Line, source: &Source) -> anyhow::Result<Now> {
             json!({ "verdict": verdict, "reason": reason, "backends": sides.iter().map(backend).collect::<Vec<_>>() })
         }
     };
-    json["same_as_then"] = json!(same);
-    Ok(Now { text, json, same })
+    json[than.key] = json!(same);
+    let deciding = asked.sides.iter().flat_map(|(_, side)| deciding(&side.verdict)).collect();
+    Ok(Judged { text, json, same, deciding })
+}
+
+/// The policies that a verdict comes from, and those that passed the flow on.
+fn deciding(verdict: &Verdict) -> Vec<String> {
+    let mut names: Vec<String> = verdict.passed.iter().map(|found| found.rule.policy.to_string()).collect();
+    match &verdict.decision {
+        Decision::Allowed(Cause::Rules(rules)) => {
+            names.extend(rules.iter().map(|found| found.rule.policy.to_string()));
+        }
+        Decision::Denied(denial) => names.extend(denial.policies().map(ToString::to_string)),
+        _ => {}
+    }
+    names
 }
 
 /// Asks the policies, unless no policy has a part in it.

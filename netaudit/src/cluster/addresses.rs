@@ -91,13 +91,16 @@ impl Addresses {
         bindings.push(Binding { owner, from: from.min(now), until: Timestamp::MAX, authored: false });
     }
 
-    /// `owner` no longer has `ip`, whoever had said so.
-    pub fn release(&mut self, ip: IpAddr, owner: &Owner, now: Timestamp) {
+    /// `owner` no longer has `ip`, whoever had said so. Returns whether the kernel had shown it there.
+    pub fn release(&mut self, ip: IpAddr, owner: &Owner, now: Timestamp) -> bool {
+        let mut was_authored = false;
         for binding in self.bindings.get_mut(&ip).into_iter().flatten() {
             if binding.is_open() && binding.owner == *owner {
                 binding.until = now;
+                was_authored |= binding.authored;
             }
         }
+        was_authored
     }
 
     /// The kernel shows `ip` in the pod's network namespace at `at`. Returns whether that is news.

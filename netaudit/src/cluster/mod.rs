@@ -10,6 +10,7 @@
 //! ```
 
 mod addresses;
+mod bindings;
 mod changes;
 mod counts;
 mod cron_jobs;
@@ -36,7 +37,8 @@ use std::{
 use foldhash::{HashMap, HashSet};
 use smallvec::SmallVec;
 
-pub use self::objects::{Broken, Kind, Namespace, Node, Object, ObjectKey, Pod, Service, Workload};
+pub use self::bindings::BindingNews;
+pub use self::objects::{Broken, Content, Kind, Namespace, Node, Object, ObjectKey, Pod, Service, Workload};
 use self::{
     addresses::{Addresses, Owner},
     changes::Changes,
@@ -148,6 +150,8 @@ pub struct Cluster {
     pods: Pods,
     services: Services,
     addresses: Addresses,
+    /// What is news of authored bindings, where anybody wants to know.
+    binding_news: Option<Vec<BindingNews>>,
     names: Names,
     declared: BTreeMap<ObjectKey, PolicyEntry>,
     cron_jobs: CronJobs,
@@ -349,21 +353,6 @@ impl Cluster {
         warnings
     }
 
-    /// Records that this pod's network namespace owns this address from `at` on, as seen in the kernel. That beats
-    /// what the API server says, until the pod goes or another pod is seen with the address. To say it again is free.
-    /// For a hostNetwork pod nothing is recorded: its addresses are the node's.
-    pub fn bind(&mut self, ip: IpAddr, pod: PodId, at: Timestamp) {
-        let ip = ip.to_canonical();
-        let Some(slot) = self.pods.get_mut(pod) else { return };
-        if slot.deleted.is_some() || slot.pod.host_network {
-            return;
-        }
-        if !slot.seen.contains(&ip) {
-            slot.seen.push(ip);
-        }
-        self.generation += u64::from(self.addresses.author(ip, pod, at));
-    }
-
     /// Forgets pods and addresses that have been gone for [`REMEMBERED`]. To be called every minute or so.
     pub fn expire(&mut self, now: Timestamp) {
         let limit = now.minus(REMEMBERED);
@@ -557,7 +546,10 @@ impl Cluster {
 
     fn release(&mut self, ips: &[IpAddr], owner: &Owner, now: Timestamp) {
         for ip in ips {
-            self.addresses.release(*ip, owner, now);
+            let was_authored = self.addresses.release(*ip, owner, now);
+            if let (true, Owner::Pod(pod)) = (was_authored, owner) {
+                self.note_binding(BindingNews { ip: *ip, pod: *pod, at: now, has_ended: true });
+            }
         }
     }
 

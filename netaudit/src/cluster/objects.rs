@@ -42,6 +42,21 @@ impl fmt::Display for ObjectKey {
     }
 }
 
+/// What is read of an object, as it is kept: the same conversion reads it again.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Content {
+    /// Which object.
+    pub key: ObjectKey,
+    /// Its `apiVersion`.
+    pub api_version: Box<str>,
+    /// Its UID; empty in manifests that do not say.
+    pub uid: Box<str>,
+    /// The API server's `resourceVersion`; empty in manifests.
+    pub resource_version: Box<str>,
+    /// JSON with nothing in it that nobody reads; equal where nothing that is read has changed.
+    pub json: Box<str>,
+}
+
 /// An object of a watched kind, or what could be read of it.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Object {

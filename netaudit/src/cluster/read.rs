@@ -289,8 +289,8 @@ impl Cluster {
         Crowd::new(workloads.into_iter().map(of_namespace))
     }
 
-    /// The keys of everything of a kind.
-    pub(super) fn keys_of(&self, kind: Kind) -> Vec<ObjectKey> {
+    /// The keys of everything of a kind, in no order.
+    pub fn keys_of(&self, kind: Kind) -> Vec<ObjectKey> {
         let key = |namespace: &Arc<str>, name: &Arc<str>| ObjectKey {
             kind,
             namespace: namespace.clone(),

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::{
-    Certainty, Warning,
+    Certainty, Labels, NamespaceView, Warning,
     compile::{Flaws, NamespaceScope, PodScope},
     declared::{self, ForeignEffect},
     evaluate::What,
@@ -47,6 +47,12 @@ impl CompiledForeign {
         let stays = parts.iter().all(|(scope, _)| matches!(scope.namespaces, NamespaceScope::Own(_)));
         let namespace = if stays { declared.namespace.clone() } else { "".into() };
         Self { name: name.into(), namespace, parts, warnings: flaws.warnings }
+    }
+
+    /// Whether it selects a pod with these labels in this namespace, to do something to its flows.
+    pub fn selects(&self, namespace: &NamespaceView, labels: &Labels) -> Certainty {
+        let selects = self.scopes().map(|scope| scope.contains(namespace, labels));
+        selects.max().unwrap_or(Certainty::No)
     }
 
     /// Whom it selects, to do something to their flows and not only to what a proxy makes of them.

@@ -11,6 +11,7 @@
 
 pub mod document;
 pub mod flows;
+pub mod history;
 
 use std::{
     collections::BTreeSet,

@@ -16,7 +16,7 @@ use kube::{
 };
 use tokio::sync::mpsc;
 
-use super::{Update, convert};
+use super::{Update, content, convert};
 use crate::cluster::{Kind, Object, ObjectKey};
 
 /// Connects to the API server that `kubeconfig` names, or the usual one: in-cluster, `$KUBECONFIG`, `~/.kube/config`.
@@ -59,12 +59,19 @@ pub async fn list(client: Client, kind: Kind) -> anyhow::Result<Vec<Object>> {
 /// Follows all objects of `kind` for ever. Ends when nobody listens any more.
 ///
 /// A fault is told and tried again with growing pauses; what is known stays known meanwhile. A kind that the API server
-/// does not know, where that may be, has no objects; it is looked for again after every `look_again`.
-pub async fn follow(client: Client, kind: Kind, look_again: Duration, updates: mpsc::Sender<Update>) {
+/// does not know, where that may be, has no objects; it is looked for again after every `look_again`. With `keep` it is also told
+/// what is kept of each object, one by one as they come, so that a long list is not in memory twice.
+pub async fn follow(
+    client: Client,
+    kind: Kind,
+    look_again: Duration,
+    keep: bool,
+    updates: mpsc::Sender<Update>,
+) {
     let resource = resource(kind);
     let api: Api<DynamicObject> = Api::all_with(client, &resource);
     while !updates.is_closed() {
-        watch(api.clone(), kind, &updates).await;
+        watch(api.clone(), kind, keep, &updates).await;
         tokio::select! {
             () = tokio::time::sleep(look_again) => {}
             () = updates.closed() => {}
@@ -73,7 +80,7 @@ pub async fn follow(client: Client, kind: Kind, look_again: Duration, updates: m
 }
 
 /// Follows all objects of `kind` until nobody listens any more, or the API server does not know the kind.
-async fn watch(api: Api<DynamicObject>, kind: Kind, updates: &mpsc::Sender<Update>) {
+async fn watch(api: Api<DynamicObject>, kind: Kind, keep: bool, updates: &mpsc::Sender<Update>) {
     let mut stream = watcher(api, watcher::Config::default()).default_backoff().boxed();
     let mut listed: Option<Vec<Object>> = None;
     loop {
@@ -89,13 +96,21 @@ async fn watch(api: Api<DynamicObject>, kind: Kind, updates: &mpsc::Sender<Updat
                 None
             }
             Ok(Some(watcher::Event::InitApply(object))) => {
+                if keep && !tell(kind, &object, updates).await {
+                    return;
+                }
                 listed.get_or_insert_default().extend(converted(kind, &object));
                 None
             }
             Ok(Some(watcher::Event::InitDone)) => {
                 Some(Update::Reset { kind, objects: listed.take().unwrap_or_default() })
             }
-            Ok(Some(watcher::Event::Apply(object))) => converted(kind, &object).map(Update::Apply),
+            Ok(Some(watcher::Event::Apply(object))) => {
+                if keep && !tell(kind, &object, updates).await {
+                    return;
+                }
+                converted(kind, &object).map(Update::Apply)
+            }
             Ok(Some(watcher::Event::Delete(object))) => Some(Update::Delete(key(kind, &object))),
         };
         if let Some(update) = update
@@ -103,6 +118,15 @@ async fn watch(api: Api<DynamicObject>, kind: Kind, updates: &mpsc::Sender<Updat
         {
             return;
         }
+    }
+}
+
+/// Tells what is kept of an object. Returns whether anybody listens still.
+async fn tell(kind: Kind, object: &DynamicObject, updates: &mpsc::Sender<Update>) -> bool {
+    match serde_json::to_value(object).ok().and_then(|value| content(kind, &value)) {
+        Some(content) => updates.send(Update::Seen(content)).await.is_ok(),
+        // Without a name it is no object of the API server's.
+        None => true,
     }
 }
 

@@ -302,7 +302,7 @@ fn pipes_are_told_and_not_waited_for() {
     std::os::unix::fs::symlink("nowhere.yaml", folder.path().join("j.yaml")).unwrap();
     let (done, waits) = std::sync::mpsc::channel();
     let path = folder.path().to_owned();
-    std::thread::spawn(move || done.send(manifests::load(&[path])));
+    std::thread::spawn(move || drop(done.send(manifests::load(&[path]))));
     let loaded =
         waits.recv_timeout(std::time::Duration::from_secs(20)).expect("no pipe is waited for").unwrap();
     let prefix = format!("{}/", folder.path().display());

@@ -24,10 +24,11 @@ const QUIET: Duration = Duration::from_millis(100);
 /// Without inotify (some network file systems) changes are still found this often.
 const POLL: Duration = Duration::from_secs(10);
 
-/// Reads the files below `dir` now and whenever they change. Ends when nobody listens any more.
+/// Reads the files below `dir` now and whenever they change. Ends when nobody listens any more. With `keep` also what is kept of each
+/// object is told.
 ///
 /// Fails where `dir` cannot be read at the start; later faults are told as updates.
-pub async fn follow(dir: PathBuf, updates: mpsc::Sender<Update>) -> anyhow::Result<()> {
+pub async fn follow(dir: PathBuf, keep: bool, updates: mpsc::Sender<Update>) -> anyhow::Result<()> {
     fs::read_dir(&dir).with_context(|| format!("cannot read the manifests directory {}", dir.display()))?;
     let (changed, mut changes) = mpsc::channel::<()>(1);
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
@@ -44,7 +45,8 @@ pub async fn follow(dir: PathBuf, updates: mpsc::Sender<Update>) -> anyhow::Resu
         let path = dir.clone();
         // Before they are read: what changes meanwhile is read again.
         let (found, loaded) =
-            tokio::task::spawn_blocking(move || (look(&path), manifests::load(&[path]))).await?;
+            tokio::task::spawn_blocking(move || (look(&path), manifests::load_keeping(&[path], keep)))
+                .await?;
         let known = Some(found).filter(|_| loaded.is_ok());
         match loaded {
             Ok(loaded) => {

@@ -14,13 +14,14 @@ use std::{
 use serde_json::Value;
 
 use super::{
+    content,
     convert::{self, Converted},
     convert_kinds,
     json::Strict,
     manifests_text::{self, Document},
 };
 use crate::{
-    cluster::{Broken, Kind, Object, ObjectKey},
+    cluster::{Broken, Content, Kind, Object, ObjectKey},
     policy::Warning,
 };
 
@@ -95,6 +96,8 @@ pub struct Loaded {
     pub ignored: BTreeMap<String, usize>,
     /// How many files were read.
     pub files: usize,
+    /// What is kept of the objects that can be read, in the same order; `None` where that was not asked for.
+    pub contents: Option<Vec<Content>>,
 }
 
 impl Loaded {
@@ -120,7 +123,15 @@ pub struct LoadError {
 /// Only for a path that is itself not there or cannot be read; a file below a directory that cannot be read is told in
 /// [`Loaded::errors`].
 pub fn load<P: AsRef<Path>>(paths: &[P]) -> Result<Loaded, LoadError> {
-    let mut loaded = Loaded::default();
+    load_keeping(paths, false)
+}
+
+/// As [`load`]; with `keep` also what is kept of each object.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_keeping<P: AsRef<Path>>(paths: &[P], keep: bool) -> Result<Loaded, LoadError> {
+    let mut loaded = Loaded { contents: keep.then(Vec::new), ..Loaded::default() };
     for path in paths {
         let path = path.as_ref();
         let fail = |source| LoadError { path: path.to_owned(), source };
@@ -325,6 +336,9 @@ fn for_people(reason: &str) -> String {
 }
 
 fn add(value: &Value, source: Source, loaded: &mut Loaded) {
+    if let Some(contents) = &mut loaded.contents {
+        content::of_document(value, contents);
+    }
     for converted in convert::document(value, &source.to_string().into()) {
         match converted {
             Converted::Ignored(kind) => {

@@ -1,6 +1,7 @@
 //! Where Kubernetes objects come from: the API server or files. Both end in the same index.
 
 pub mod api;
+mod content;
 pub mod convert;
 mod convert_cluster_policy;
 mod convert_fields;
@@ -16,7 +17,9 @@ pub mod manifests;
 mod manifests_text;
 mod schedule;
 
-use crate::cluster::{Kind, Object, ObjectKey};
+pub use content::content;
+
+use crate::cluster::{Content, Kind, Object, ObjectKey};
 
 /// A change of objects, on its way to the index.
 #[derive(Debug)]
@@ -28,6 +31,8 @@ pub enum Update {
         /// All objects of it.
         objects: Vec<Object>,
     },
+    /// What is kept of an object, where that is wanted: it comes before what the object is in.
+    Seen(Content),
     /// An object is new or changed.
     Apply(Object),
     /// An object is gone.

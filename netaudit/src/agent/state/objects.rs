@@ -1,16 +1,25 @@
 //! What happens to the state when objects change, or their source has a fault.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use super::State;
-use crate::{cluster::Kind, model::Timestamp, policy::Warning, watch::Update};
+use crate::{
+    cluster::{Kind, Object, ObjectKey},
+    model::Timestamp,
+    policy::Warning,
+    store::history::Bound,
+    watch::{Update, manifests::Loaded},
+};
 
 impl State {
     /// An object changed, or its source told a fault.
     pub(in crate::agent) fn update(&mut self, update: Update, now: Timestamp) {
+        self.remember(&update, now);
         let cluster = self.auditor.cluster_mut();
         let (listed, warnings) = match update {
             Update::Reset { kind, objects } => (vec![kind], cluster.reset(kind, objects, now)),
+            // Nothing but history.
+            Update::Seen(_) => return,
             Update::Apply(object) => (vec![], cluster.apply(object, now)),
             Update::Delete(key) => {
                 cluster.delete(&key, now);
@@ -39,6 +48,56 @@ impl State {
         self.auditor.objects_changed(now, &mut self.told.flows);
         self.translate(now);
         self.hand_on();
+    }
+
+    /// Hands what an update says on to the history, where one is kept. Before it is applied: the index knows what was there.
+    fn remember(&mut self, update: &Update, now: Timestamp) {
+        let wall = self.wall(now);
+        let Some(history) = self.sinks.history() else { return };
+        let cluster = self.auditor.cluster();
+        match update {
+            Update::Seen(content) => history.seen(content, wall),
+            Update::Apply(_) | Update::Fault { .. } => {}
+            Update::Delete(key) => history.deleted(key, wall),
+            Update::Reset { kind, objects } => {
+                let listed: HashSet<ObjectKey> = objects.iter().filter_map(Object::key).collect();
+                for key in cluster.keys_of(*kind).iter().filter(|key| !listed.contains(key)) {
+                    history.deleted(key, wall);
+                }
+                history.listed(*kind, wall);
+            }
+            Update::Files(Loaded { contents, .. }) => {
+                // Of objects with one key the last counts.
+                let last: BTreeMap<_, _> =
+                    contents.iter().flatten().map(|content| (&content.key, content)).collect();
+                last.values().for_each(|content| history.seen(content, wall));
+                for kind in Kind::ALL {
+                    // What stands in a document that cannot be read any more is not what it was.
+                    for key in cluster.keys_of(kind).iter().filter(|key| !last.contains_key(key)) {
+                        history.deleted(key, wall);
+                    }
+                    history.listed(kind, wall);
+                }
+            }
+        }
+    }
+
+    /// Whether what updates say can be remembered now.
+    pub(in crate::agent) fn has_room(&mut self) -> bool {
+        self.sinks.has_room()
+    }
+
+    /// Hands what is news of addresses on to the history.
+    pub(super) fn remember_bindings(&mut self) {
+        let correction = self.kernel.wall_correction();
+        let news = self.auditor.cluster_mut().take_binding_news();
+        let Some(history) = self.sinks.history() else { return };
+        for news in news {
+            if let Some(pod) = self.auditor.cluster().pod(news.pod) {
+                let at = Timestamp(news.at.0.saturating_add(correction));
+                history.bound(Bound { pod, ip: news.ip }, news.has_ended, at);
+            }
+        }
     }
 
     /// Logs what has not been logged yet. What a complete list no longer brings is forgotten.

@@ -35,6 +35,7 @@ use super::{
     filter::{Condition, Filter},
     schema::schema,
     segment::{self, Mark},
+    table::FLOWS,
 };
 use crate::model::Timestamp;
 
@@ -166,8 +167,8 @@ impl Found {
         scanned: &mut Scanned,
     ) -> anyhow::Result<()> {
         // Segments first: one that becomes a file meanwhile is found as both, and so read once.
-        let segments = files::segments(store)?;
-        let mut files = files::list(store)?;
+        let segments = files::segments(store, &FLOWS)?;
+        let mut files = files::list(store, &FLOWS)?;
         if let Among::NewerThan(time) = among {
             let made = |file: &FlowFile| file.path.metadata().and_then(|data| data.modified());
             files.retain(|file| made(file).is_ok_and(|made| made >= time));
@@ -181,7 +182,7 @@ impl Found {
             if !(from.saturating_sub(2)..=until.saturating_add(2)).contains(&file.hour) {
                 continue;
             }
-            match files::open(&file.path) {
+            match files::open(&file.path, &FLOWS) {
                 Ok((_, _, tells)) => told.push(tells),
                 Err(error) if is_gone(&error) => continue,
                 Err(error) => {
@@ -288,7 +289,7 @@ fn read_segment(
 ) -> anyhow::Result<(usize, usize)> {
     let names: Vec<&str> = wanted.fields().iter().map(|field| field.name().as_str()).collect();
     let places = places(&schema(), &names);
-    for batch in segment::read(path)?.batches {
+    for batch in segment::read(path, &FLOWS)?.batches {
         let rows = filter_record_batch(&batch, &filter.selects(&batch)?)?;
         if !send(rows.project(&places)?) {
             break;
@@ -304,7 +305,7 @@ fn read_file(
     columns: Columns<'_>,
     send: &mut dyn FnMut(RecordBatch) -> bool,
 ) -> anyhow::Result<(usize, usize)> {
-    let (file, metadata, _) = files::open(path)?;
+    let (file, metadata, _) = files::open(path, &FLOWS)?;
     let all = metadata.metadata().num_row_groups();
     let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata.clone());
     let mut groups = Vec::new();
@@ -375,12 +376,14 @@ fn may_hold(
         .and_then(|place| chunks.column(place).statistics())
         .is_none_or(|statistics| statistics.min_bytes_opt().is_some());
     let single = filter.addresses.iter().all(|net| net.prefix_len() == net.max_prefix_len());
-    if conditions.contains(&Condition::Addresses)
-        && single
-        && !has_requested
-        && let Some(bloom) = bloom("peer_ip")?
-    {
-        return Ok(filter.addresses.iter().any(|net| bloom.check(&net.addr().to_string().as_str())));
+    if conditions.contains(&Condition::Addresses) && single && !has_requested {
+        let may = |bloom: Option<Sbbf>| {
+            let is_in = |bloom: Sbbf| {
+                filter.addresses.iter().any(|net| bloom.check(&net.addr().to_string().as_str()))
+            };
+            bloom.is_none_or(is_in)
+        };
+        return Ok(may(bloom("peer_ip")?) || may(bloom("subject_ip")?));
     }
     Ok(true)
 }

@@ -140,6 +140,7 @@ fn owned(said: Said<'_>) -> Said<'static> {
         rules: own(said.rules),
         rule_paths: own(said.rule_paths),
         denied_by: own(said.denied_by),
+        passed_rules: own(said.passed_rules),
         passed_by: own(said.passed_by),
         reason: said.reason.map(|reason| std::borrow::Cow::Owned(reason.into_owned())),
         caveats: own(said.caveats),
@@ -168,6 +169,7 @@ pub struct Columns {
     open_since: Vec<Option<i64>>,
     direction: Words,
     subject: Ends,
+    subject_ip: Addresses,
     actor_kind: Words,
     visitor: Group<Option<PodId>, [Option<String>; 3]>,
     actor_pod_uid: Texts,
@@ -213,6 +215,7 @@ impl Columns {
             open_since: Vec::new(),
             direction: Group::default(),
             subject: Group::default(),
+            subject_ip: Group::default(),
             actor_kind: Group::default(),
             visitor: Group::default(),
             actor_pod_uid: Group::default(),
@@ -303,6 +306,10 @@ impl Columns {
             Subject::Unknown { uid: None } => EndKey::Word("unknown"),
         };
         self.subject.push(subject, |_| end_words(&telling.subject()));
+        match telling.subject_ip() {
+            Some(ip) => self.subject_ip.push(ip, IpAddr::to_string),
+            None => self.subject_ip.push_none(),
+        }
         let peer = match &telling.flow.peer.kind {
             PeerKind::Pod(id) => EndKey::Pod(*id),
             PeerKind::Node(Some(name)) => EndKey::Named("node", name.clone()),
@@ -383,6 +390,7 @@ impl Columns {
             words(&all.direction)?,
         ];
         push_end(&mut columns, &all.subject)?;
+        columns.push(all.subject_ip.words(|ip| Some(ip))?);
         columns.push(words(&all.actor_kind)?);
         for place in 0..3 {
             columns.push(all.visitor.words(|visitor| visitor[place].as_deref())?);
@@ -465,6 +473,7 @@ fn push_said(columns: &mut Vec<ArrayRef>, verdicts: &Verdicts) -> Result<(), Arr
         verdicts.lists(|kept| &kept.said.rules)?,
         verdicts.lists(|kept| &kept.said.rule_paths)?,
         verdicts.lists(|kept| &kept.said.denied_by)?,
+        verdicts.lists(|kept| &kept.said.passed_rules)?,
         verdicts.lists(|kept| &kept.said.passed_by)?,
         verdicts.words(|kept| kept.said.reason.as_deref())?,
         verdicts.lists(|kept| &kept.said.caveats)?,

@@ -23,21 +23,21 @@ use parquet::{
 };
 
 use super::{
-    schema::VERSION,
     segment::{self, Mark},
+    table::{FLOWS, Table},
 };
 
 /// Under which name a file says what is known of its time.
 const MARK: &str = "netaudit.mark";
 
-/// The directory of segments.
+/// The directory of flows' segments.
 pub fn open_directory(store: &Path) -> PathBuf {
-    store.join("open")
+    FLOWS.open_directory(store)
 }
 
-/// The directory of Parquet files.
+/// The directory of flows' Parquet files.
 pub fn flows_directory(store: &Path) -> PathBuf {
-    store.join("flows")
+    FLOWS.directory(store)
 }
 
 /// An hour of wall time, as a partition: its number since 1970.
@@ -60,7 +60,7 @@ fn hour_of_partition(date: &str, hour: &str) -> Option<i64> {
     Some(begin.timestamp().as_second().div_euclid(3_600))
 }
 
-/// A Parquet file of flows.
+/// A Parquet file of a table.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct FlowFile {
     /// The partition.
@@ -71,14 +71,14 @@ pub struct FlowFile {
     pub bytes: u64,
 }
 
-/// All Parquet files, in order of time.
+/// All Parquet files of a table, in order of time.
 ///
 /// # Errors
 ///
 /// A directory cannot be listed.
-pub fn list(store: &Path) -> anyhow::Result<Vec<FlowFile>> {
+pub fn list(store: &Path, table: &Table) -> anyhow::Result<Vec<FlowFile>> {
     let mut files = Vec::new();
-    for date in entries(&flows_directory(store))? {
+    for date in entries(&table.directory(store))? {
         for hour in entries(&date)? {
             let names = [&date, &hour].map(|path| path.file_name().and_then(|name| name.to_str()));
             let [Some(date_name), Some(hour_name)] = names else { continue };
@@ -140,18 +140,23 @@ impl Told {
         format!("{}-{:010}-{:010}.parquet", self.mark.run, self.mark.number, self.last)
     }
 
+    /// Whether it stands for no segments, but for what is left of many files.
+    pub fn is_folded(&self) -> bool {
+        self.mark.number == 0
+    }
+
     /// Whether a segment is in it.
     pub fn holds(&self, segment: &Mark) -> bool {
         self.mark.run == segment.run && (self.mark.number..=self.last).contains(&segment.number)
     }
 }
 
-/// Opens a Parquet file of flows and reads what it says of itself.
+/// Opens a Parquet file of a table and reads what it says of itself.
 ///
 /// # Errors
 ///
-/// It cannot be read, is no file of flows, or one of another version.
-pub fn open(path: &Path) -> anyhow::Result<(File, ArrowReaderMetadata, Told)> {
+/// It cannot be read, is no file of netaudit's, or one of another version.
+pub fn open(path: &Path, table: &Table) -> anyhow::Result<(File, ArrowReaderMetadata, Told)> {
     let file = File::open(path)?;
     let options = ArrowReaderOptions::new();
     let metadata = ArrowReaderMetadata::load(&file, options).context("no Parquet file, or a damaged one")?;
@@ -164,20 +169,21 @@ pub fn open(path: &Path) -> anyhow::Result<(File, ArrowReaderMetadata, Told)> {
         .context("it says not that netaudit wrote it")?;
     let told: Told = serde_json::from_str(text).context("what it says of itself")?;
     anyhow::ensure!(
-        told.mark.version == VERSION,
-        "it is of version {} of the columns, and this netaudit reads version {VERSION}",
-        told.mark.version
+        told.mark.version == table.version,
+        "it is of version {} of the columns, and this netaudit reads version {}: read it with the netaudit that wrote it",
+        told.mark.version,
+        table.version
     );
     Ok((file, metadata, told))
 }
 
-/// The segments of a store with what is known of their time.
+/// The segments of a table with what is known of their time.
 ///
 /// # Errors
 ///
 /// The directory or a segment's mark cannot be read.
-pub fn segments(store: &Path) -> anyhow::Result<Vec<(PathBuf, Option<Mark>)>> {
-    let directory = open_directory(store);
+pub fn segments(store: &Path, table: &Table) -> anyhow::Result<Vec<(PathBuf, Option<Mark>)>> {
+    let directory = table.open_directory(store);
     let paths = match segment::list(&directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         other => other.with_context(|| format!("cannot list {}", directory.display()))?,

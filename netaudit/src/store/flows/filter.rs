@@ -54,7 +54,7 @@ pub struct Filter {
     pub pods: Vec<Named>,
     /// Workloads at either end.
     pub workloads: Vec<Named>,
-    /// Addresses of the other end, or that were asked for.
+    /// Addresses of either end, or that were asked for.
     pub addresses: Vec<IpNet>,
     /// Judged ports.
     pub ports: Vec<RangeInclusive<u16>>,
@@ -112,7 +112,11 @@ const WORDS: [(&str, Asked); 7] = [
 ];
 
 /// The columns that name policies.
-const POLICIES: [&str; 5] = ["rules", "denied_by", "passed_by", "peer_rules", "peer_denied_by"];
+const POLICIES: [&str; 6] =
+    ["rules", "denied_by", "passed_rules", "peer_rules", "peer_denied_by", "peer_passed_rules"];
+
+/// The columns of addresses.
+const ADDRESSES: [&str; 3] = ["subject_ip", "peer_ip", "requested_ip"];
 
 impl Filter {
     /// What must hold, what is cheap first.
@@ -154,7 +158,7 @@ impl Filter {
                 }
                 columns
             }
-            Condition::Addresses => vec!["peer_ip", "requested_ip"],
+            Condition::Addresses => ADDRESSES.to_vec(),
             Condition::Names => vec!["peer_names"],
             Condition::Policies => POLICIES.to_vec(),
         }
@@ -176,7 +180,8 @@ impl Filter {
                     let ip: Option<IpAddr> = text.parse().ok();
                     ip.is_some_and(|ip| self.addresses.iter().any(|net| net.contains(&ip)))
                 };
-                or(&words(batch, "peer_ip", is_asked)?, &words(batch, "requested_ip", is_asked)?)
+                let [subject, peer, requested] = ADDRESSES.map(|name| words(batch, name, is_asked));
+                or(&or(&subject?, &peer?)?, &requested?)
             }
             Condition::Names => self.has_names(batch),
             Condition::Policies => self.has_policies(batch),

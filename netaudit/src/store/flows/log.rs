@@ -1,10 +1,10 @@
-//! The threads of a flow store: one appends and syncs, one rolls and removes.
+//! The threads of a table of a flow store: one appends and syncs, one rolls and removes.
 
 use std::{
     collections::VecDeque,
     fs::{self, File},
     path::{Path, PathBuf},
-    sync::{Arc, atomic::Ordering, mpsc},
+    sync::{Arc, Mutex, atomic::Ordering, mpsc},
     thread,
     time::{Duration, Instant},
 };
@@ -13,10 +13,11 @@ use anyhow::Context as _;
 use arrow::array::RecordBatch;
 
 use super::{
-    Job, Retention, Shared, begins, ends, files,
-    retention::Kept,
-    roll::{ROWS_AT_ONCE, Roller},
+    Job, Shared, begins, ends, files,
+    retention::Keeps,
+    roll::Roller,
     segment::{self, Closed, Lost, Mark, Segment},
+    table::Table,
 };
 use crate::model::Timestamp;
 
@@ -32,32 +33,52 @@ const MARK_EVERY: Duration = Duration::from_secs(10);
 /// How often what failed is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(10);
 
-/// Makes the store ready and starts its threads. They end with `jobs`; then `finished` is told.
-pub(super) fn start(
-    store: PathBuf,
-    (first, goes_on): (Mark, bool),
-    retention: Retention,
+/// What a table begins with.
+pub(in crate::store) struct Start<K> {
+    /// The directory of the store.
+    pub store: PathBuf,
+    /// Which table.
+    pub table: &'static Table,
+    /// Held as long as anything is written.
+    pub lock: Arc<File>,
+    /// Held while files are made: one table at a time, so that only one is in memory.
+    pub turn: Arc<Mutex<()>>,
+    /// What the first segment begins with.
+    pub first: Mark,
+    /// Whether everything since an earlier run's end was recorded and is still to come.
+    pub goes_on: bool,
+    /// Makes what decides how long files are kept, once what an earlier run left is ready.
+    pub keeping: K,
+}
+
+/// Makes a table ready and starts its threads. They end with `jobs`; then `finished` is told.
+pub(in crate::store) fn start<K: Keeps>(
+    start: Start<impl FnOnce() -> K + Send + 'static>,
     jobs: mpsc::Receiver<Job>,
     shared: Arc<Shared>,
     finished: mpsc::Sender<()>,
 ) -> anyhow::Result<()> {
-    let open = files::open_directory(&store);
-    for directory in [&open, &files::flows_directory(&store)] {
+    let Start { store, table, lock, turn, first, goes_on, keeping } = start;
+    let open = table.open_directory(&store);
+    for directory in [&open, &table.directory(&store)] {
         fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
     }
-    let lock = lock(&store)?;
-    let mut roller = Roller::new(&store)?;
-    let left = left_behind(&open)?;
-    let first = if goes_on { after_earlier(first, &store, &left)? } else { first };
+    let mut roller = Roller::new(&store, table)?;
+    let left = left_behind(&open, table)?;
+    let first = if goes_on { after_earlier(first, &store, table, &left)? } else { first };
     let (to_roll, closed) = mpsc::channel::<Closed>();
     let told = shared.clone();
-    let roll_store = store.clone();
-    thread::Builder::new().name("flow-roll".to_owned()).spawn(move || {
-        let mut kept = Kept::new(&roll_store, retention);
-        roll(&mut roller, left, &closed, &mut kept, &told);
+    let [append_name, roll_name] = table.threads;
+    let rolled_with = lock.clone();
+    thread::Builder::new().name(roll_name.to_owned()).spawn(move || {
+        // Whoever comes next waits for this one too: it moves files.
+        let _lock = rolled_with;
+        let mut kept = keeping();
+        roll(&mut roller, left, &closed, (&mut kept, &turn), &told);
     })?;
-    let mut log = Log { open, next: first, segment: None, began: Instant::now(), marked: Instant::now() };
-    thread::Builder::new().name("flow-store".to_owned()).spawn(move || {
+    let mut log =
+        Log { open, table, next: first, segment: None, began: Instant::now(), marked: Instant::now() };
+    thread::Builder::new().name(append_name.to_owned()).spawn(move || {
         let _lock = lock;
         log.run(&jobs, &to_roll, &shared);
         // Nobody waits any more where the agent has given up on us.
@@ -67,10 +88,10 @@ pub(super) fn start(
 }
 
 /// The beginning of a run that is given what was recorded since the end of the one before it.
-fn after_earlier(first: Mark, store: &Path, left: &[Closed]) -> anyhow::Result<Mark> {
-    let of_file = match files::list(store)?.pop() {
+fn after_earlier(first: Mark, store: &Path, table: &Table, left: &[Closed]) -> anyhow::Result<Mark> {
+    let of_file = match files::list(store, table)?.pop() {
         // Whatever is wrong with it, whoever reads it is told.
-        Some(file) => files::open(&file.path).ok().map(|(_, _, told)| told.mark),
+        Some(file) => files::open(&file.path, table).ok().map(|(_, _, told)| told.mark),
         None => None,
     };
     let marks = left.iter().map(|closed| closed.mark.clone()).chain(of_file);
@@ -86,7 +107,8 @@ fn after_earlier(first: Mark, store: &Path, left: &[Closed]) -> anyhow::Result<M
 }
 
 /// Only one may write a store.
-fn lock(store: &Path) -> anyhow::Result<File> {
+pub(super) fn lock(store: &Path) -> anyhow::Result<File> {
+    fs::create_dir_all(store).with_context(|| format!("cannot make {}", store.display()))?;
     let path = store.join("lock");
     let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
     match file.try_lock() {
@@ -101,10 +123,10 @@ fn lock(store: &Path) -> anyhow::Result<File> {
 }
 
 /// Segments of earlier runs. Those that cannot be read are kept under another name.
-fn left_behind(open: &Path) -> anyhow::Result<Vec<Closed>> {
+fn left_behind(open: &Path, table: &Table) -> anyhow::Result<Vec<Closed>> {
     let mut left = Vec::new();
     for path in segment::list(open).with_context(|| format!("cannot list {}", open.display()))? {
-        match recover(&path) {
+        match recover(&path, table) {
             Ok(Some(closed)) => left.push(closed),
             Ok(None) => fs::remove_file(&path)?,
             Err(error) => {
@@ -113,7 +135,7 @@ fn left_behind(open: &Path) -> anyhow::Result<Vec<Closed>> {
                 tracing::error!(
                     kept_as = %kept_as.display(),
                     reason = format!("{error:#}"),
-                    "a segment of the flow store cannot be read: its flows are missing"
+                    "a segment of the flow store cannot be read: its {} are missing", table.rows
                 );
             }
         }
@@ -121,9 +143,9 @@ fn left_behind(open: &Path) -> anyhow::Result<Vec<Closed>> {
     Ok(left)
 }
 
-fn recover(path: &Path) -> anyhow::Result<Option<Closed>> {
+fn recover(path: &Path, table: &Table) -> anyhow::Result<Option<Closed>> {
     let mark = segment::read_mark(path)?;
-    let content = segment::read(path)?;
+    let content = segment::read(path, table)?;
     let rows = content.batches.iter().map(|batch| batch.num_rows() as u64).sum();
     let Some(mut mark) = mark else {
         anyhow::ensure!(rows == 0, "nothing tells which run it is of");
@@ -134,7 +156,7 @@ fn recover(path: &Path) -> anyhow::Result<Option<Closed>> {
     if content.is_torn {
         tracing::warn!(
             segment = %path.display(),
-            flows = rows,
+            rows,
             until = %mark.until,
             "the last batch of the flow store is torn: what was not synced is missing, a second at most"
         );
@@ -153,6 +175,7 @@ fn last_time(batch: &RecordBatch) -> Option<Timestamp> {
 #[derive(Debug)]
 struct Log {
     open: PathBuf,
+    table: &'static Table,
     /// What the next segment begins with.
     next: Mark,
     segment: Option<Segment>,
@@ -176,7 +199,7 @@ impl Log {
                         Err(error) => {
                             // Nothing more can be appended to it.
                             self.close(to_roll);
-                            shared.waiting_flows.fetch_sub(flows, Ordering::Release);
+                            shared.waiting_rows.fetch_sub(flows, Ordering::Release);
                             shared.failed(flows, &format!("{error:#}"));
                             has_failed = true;
                         }
@@ -185,7 +208,7 @@ impl Log {
                 Job::Reached { until, lost } => {
                     let reached = self.reach(until, lost);
                     let flows: u64 = synced.drain(..).sum();
-                    shared.waiting_flows.fetch_sub(flows, Ordering::Release);
+                    shared.waiting_rows.fetch_sub(flows, Ordering::Release);
                     match reached {
                         // Written to the page cache it is; whether it survives the machine is not known.
                         Err(error) => begins_unsynced(shared, &error),
@@ -207,7 +230,7 @@ impl Log {
             Some(segment) => segment,
             None => {
                 (self.began, self.marked) = (Instant::now(), Instant::now());
-                Segment::create(&self.open, self.next.clone())?
+                Segment::create(&self.open, self.table, self.next.clone())?
             }
         };
         Ok(self.segment.insert(segment))
@@ -230,7 +253,7 @@ impl Log {
         let age = self.began.elapsed();
         self.segment.as_ref().is_some_and(|segment| match segment.rows() {
             0 => age >= QUIET_AGE,
-            rows => rows >= ROWS_AT_ONCE || age >= SEGMENT_AGE,
+            _ => segment.is_full() || age >= SEGMENT_AGE,
         })
     }
 
@@ -264,7 +287,7 @@ fn roll(
     roller: &mut Roller,
     left: Vec<Closed>,
     closed: &mpsc::Receiver<Closed>,
-    kept: &mut Kept,
+    (kept, turn): (&mut impl Keeps, &Mutex<()>),
     shared: &Shared,
 ) {
     let mut waiting: VecDeque<Closed> = left.into();
@@ -275,10 +298,14 @@ fn roll(
         kept.tell(shared);
         match closed.recv_timeout(std::mem::replace(&mut pause, TRY_AGAIN)) {
             Ok(segment) => waiting.push_back(segment),
-            Err(mpsc::RecvTimeoutError::Timeout) => kept.prune(),
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                let _turn = turn.lock();
+                kept.prune();
+            }
             // What is left is found by the next run, which need not wait for us.
             Err(mpsc::RecvTimeoutError::Disconnected) => return,
         }
+        let _turn = turn.lock();
         let mut result = Ok(());
         while let Some(segment) = waiting.pop_front() {
             began = began.or(Some(Instant::now()));
@@ -314,7 +341,7 @@ fn roll(
     }
 }
 
-fn commit(roller: &mut Roller, kept: &mut Kept) -> anyhow::Result<()> {
+fn commit(roller: &mut Roller, kept: &mut impl Keeps) -> anyhow::Result<()> {
     let made = roller.commit()?;
     kept.add(made);
     kept.prune();

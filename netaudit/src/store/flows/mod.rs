@@ -14,12 +14,13 @@ mod columns;
 mod coverage;
 pub mod files;
 pub mod filter;
-mod log;
-mod retention;
-mod roll;
+pub(in crate::store) mod log;
+pub(in crate::store) mod retention;
+pub(in crate::store) mod roll;
 pub mod row;
 pub mod schema;
 pub mod segment;
+pub mod table;
 
 use std::{
     path::{Path, PathBuf},
@@ -28,7 +29,7 @@ use std::{
         atomic::{AtomicU64, AtomicUsize, Ordering},
         mpsc,
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 pub use columns::Columns;
@@ -37,6 +38,13 @@ pub use retention::Retention;
 pub use roll::Roller;
 pub use segment::Lost;
 
+use arrow::array::RecordBatch;
+
+use self::{
+    retention::{Bounds, Kept},
+    table::{FLOWS, Table},
+};
+use super::history::History;
 use crate::{
     audit::{Flow, line::Telling},
     cluster::Cluster,
@@ -59,6 +67,7 @@ pub struct FlowStore {
     queue: mpsc::Sender<Job>,
     shared: Arc<Shared>,
     done: mpsc::Receiver<()>,
+    history: History,
 }
 
 /// How an agent run begins.
@@ -78,30 +87,32 @@ pub struct Beginning {
 
 /// What the log thread is to do.
 #[derive(Debug)]
-enum Job {
+pub(in crate::store) enum Job {
     /// Append this.
-    Batch(Box<arrow::array::RecordBatch>),
+    Batch(Box<RecordBatch>),
     /// Everything until then has been handed over: sync it.
     Reached { until: Timestamp, lost: Lost },
 }
 
-/// What the threads tell.
-#[derive(Debug, Default)]
-struct Shared {
-    lost: AtomicU64,
-    waiting: AtomicUsize,
-    waiting_flows: AtomicU64,
+/// What the threads of a table tell.
+#[derive(Debug)]
+pub(in crate::store) struct Shared {
+    table: &'static Table,
+    pub(in crate::store) lost: AtomicU64,
+    pub(in crate::store) waiting: AtomicUsize,
+    /// Rows of them.
+    pub(in crate::store) waiting_rows: AtomicU64,
     failing: Mutex<Option<String>>,
     roll_failing: Mutex<Option<String>>,
-    bytes: AtomicU64,
-    files: AtomicU64,
-    removed: AtomicU64,
+    pub(in crate::store) bytes: AtomicU64,
+    pub(in crate::store) files: AtomicU64,
+    pub(in crate::store) removed: AtomicU64,
 }
 
 /// What there is of a store, for metrics.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct StoreCounts {
-    /// Parquet files.
+    /// Parquet files, those of the history too.
     pub files: u64,
     /// Their bytes.
     pub bytes: u64,
@@ -109,6 +120,8 @@ pub struct StoreCounts {
     pub removed: u64,
     /// Flows that were not written in this run.
     pub lost: u64,
+    /// Changes of objects that were not.
+    pub history_lost: u64,
 }
 
 impl FlowStore {
@@ -122,7 +135,7 @@ impl FlowStore {
         let Beginning { node, run, from, lost, goes_on } = begin;
         let (queue, jobs) = mpsc::channel();
         let (finished, done) = mpsc::channel();
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared::new(&FLOWS));
         let first = segment::Mark {
             version: schema::VERSION,
             node: node.to_string(),
@@ -134,8 +147,17 @@ impl FlowStore {
             lost_after: lost.all(),
             kernel_lost: lost.kernel,
         };
-        log::start(PathBuf::from(path), (first, *goes_on), retention, jobs, shared.clone(), finished)?;
-        Ok(Self { node: node.clone(), columns: Columns::new(node.clone()), handed: 0, queue, shared, done })
+        let store = PathBuf::from(path);
+        let lock = Arc::new(log::lock(&store)?);
+        let bounds = Arc::new(Bounds::default());
+        let turn = Arc::new(Mutex::default());
+        let history = History::open(&store, (lock.clone(), turn.clone()), begin, bounds.clone())?;
+        let kept_in = store.clone();
+        let keeping = move || Kept::new(&kept_in, retention, bounds);
+        let start = log::Start { store, table: &FLOWS, lock, turn, first, goes_on: *goes_on, keeping };
+        log::start(start, jobs, shared.clone(), finished)?;
+        let columns = Columns::new(node.clone());
+        Ok(Self { node: node.clone(), columns, handed: 0, queue, shared, done, history })
     }
 
     /// Adds a flow. `correction` nanoseconds make today's wall time of the flow's.
@@ -153,6 +175,12 @@ impl FlowStore {
         self.flush();
         // The thread has ended: told by its flows.
         let _ = self.queue.send(Job::Reached { until, lost });
+        self.history.tick(until);
+    }
+
+    /// What became of the objects that flows are judged by.
+    pub fn history_mut(&mut self) -> &mut History {
+        &mut self.history
     }
 
     fn flush(&mut self) {
@@ -164,18 +192,7 @@ impl FlowStore {
             Ok(batch) => batch,
             Err(error) => return self.shared.failed(flows, &error.to_string()),
         };
-        self.shared.waiting_flows.fetch_add(flows, Ordering::Relaxed);
-        let waiting = self.shared.waiting.fetch_add(1, Ordering::Relaxed);
-        let fault = if waiting >= MOST_WAITING {
-            "the disk is too slow"
-        } else if self.queue.send(Job::Batch(Box::new(batch))).is_err() {
-            "the log thread has ended"
-        } else {
-            return;
-        };
-        self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
-        self.shared.waiting_flows.fetch_sub(flows, Ordering::Relaxed);
-        self.shared.failed(flows, fault);
+        self.shared.hand_over(&self.queue, batch, MOST_WAITING);
     }
 
     /// Flows that were handed over.
@@ -185,37 +202,90 @@ impl FlowStore {
 
     /// How many of them, the first ones first, are on the disk or lost.
     pub fn done(&self) -> u64 {
-        self.handed - self.columns.len() as u64 - self.shared.waiting_flows.load(Ordering::Acquire)
+        self.handed - self.columns.len() as u64 - self.shared.waiting_rows.load(Ordering::Acquire)
     }
 
     /// What there is.
     pub fn counts(&self) -> StoreCounts {
         let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let Shared { lost, bytes, files, removed, .. } = &*self.shared;
-        StoreCounts { files: load(files), bytes: load(bytes), removed: load(removed), lost: load(lost) }
+        let (own, history) = (&*self.shared, self.history.shared());
+        StoreCounts {
+            files: load(&own.files) + load(&history.files),
+            bytes: load(&own.bytes) + load(&history.bytes),
+            removed: load(&own.removed) + load(&history.removed),
+            lost: load(&own.lost),
+            history_lost: load(&history.lost),
+        }
     }
 
     /// What is wrong right now.
     pub fn failing(&self) -> Option<String> {
-        let of = |fault: &Mutex<Option<String>>| fault.lock().ok()?.clone();
-        of(&self.shared.failing).or_else(|| of(&self.shared.roll_failing))
+        self.shared.fault().or_else(|| self.history.shared().fault())
     }
 
     /// Waits until everything is on the disk, but no longer than `limit`. Returns how many flows were not written in all.
     pub fn finish(mut self, until: Timestamp, lost: Lost, limit: Duration) -> u64 {
         self.tick(until, lost);
-        let Self { queue, done, shared, .. } = self;
+        let Self { queue, done, shared, history, .. } = self;
         drop(queue);
+        let begun = Instant::now();
         let _ = done.recv_timeout(limit);
-        shared.lost.load(Ordering::Relaxed) + shared.waiting_flows.load(Ordering::Relaxed)
+        history.finish(limit.saturating_sub(begun.elapsed()));
+        shared.lost.load(Ordering::Relaxed) + shared.waiting_rows.load(Ordering::Relaxed)
     }
 }
 
 impl Shared {
-    /// Counts flows as lost. The fault is logged when it begins.
-    fn failed(&self, flows: u64, fault: &str) {
-        self.lost.fetch_add(flows, Ordering::Relaxed);
-        begins(&self.failing, fault, "the flow store cannot be written: flows are counted, but not stored");
+    /// Nothing has happened yet.
+    pub(in crate::store) fn new(table: &'static Table) -> Self {
+        Self {
+            table,
+            lost: AtomicU64::default(),
+            waiting: AtomicUsize::default(),
+            waiting_rows: AtomicU64::default(),
+            failing: Mutex::default(),
+            roll_failing: Mutex::default(),
+            bytes: AtomicU64::default(),
+            files: AtomicU64::default(),
+            removed: AtomicU64::default(),
+        }
+    }
+
+    /// Gives a batch to the log thread, unless so many wait already that it is lost. Returns whether it is not.
+    pub(in crate::store) fn hand_over(
+        &self,
+        queue: &mpsc::Sender<Job>,
+        batch: RecordBatch,
+        most: usize,
+    ) -> bool {
+        let rows = batch.num_rows() as u64;
+        self.waiting_rows.fetch_add(rows, Ordering::Relaxed);
+        let waiting = self.waiting.fetch_add(1, Ordering::Relaxed);
+        let fault = if waiting >= most {
+            "the disk is too slow"
+        } else if queue.send(Job::Batch(Box::new(batch))).is_err() {
+            "the log thread has ended"
+        } else {
+            return true;
+        };
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.waiting_rows.fetch_sub(rows, Ordering::Relaxed);
+        self.failed(rows, fault);
+        false
+    }
+
+    /// Counts rows as lost. The fault is logged when it begins.
+    pub(in crate::store) fn failed(&self, rows: u64, fault: &str) {
+        self.lost.fetch_add(rows, Ordering::Relaxed);
+        let what =
+            format!("the flow store cannot be written: {} are counted, but not stored", self.table.rows);
+        begins(&self.failing, fault, &what);
+    }
+
+    /// What is wrong right now.
+    pub(in crate::store) fn fault(&self) -> Option<String> {
+        let of = |fault: &Mutex<Option<String>>| fault.lock().ok()?.clone();
+        of(&self.failing).or_else(|| of(&self.roll_failing))
     }
 
     fn works(&self) {

@@ -1,4 +1,4 @@
-//! Segments become Parquet files: sorted by subject and time, an hour of flows in each partition.
+//! Segments become Parquet files: sorted, an hour of rows in each partition.
 //!
 //! ```text
 //! closed segments ──sort──► row groups of `.part` files, one an hour ──commit──► files in their partitions; segments removed
@@ -30,8 +30,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     files::{self, FlowFile},
-    schema::schema,
     segment::{self, Closed, Mark},
+    table::Table,
 };
 
 /// Flows of one row group at most, and so what is in memory at once.
@@ -47,6 +47,7 @@ const ROWS_OF_FILE: u64 = 2_097_152;
 #[derive(Debug)]
 pub struct Roller {
     store: PathBuf,
+    table: &'static Table,
     segments: Vec<Closed>,
     parts: BTreeMap<i64, Part>,
     rows: u64,
@@ -77,8 +78,8 @@ impl Roller {
     /// # Errors
     ///
     /// The store cannot be written.
-    pub fn new(store: &Path) -> anyhow::Result<Self> {
-        let open = files::open_directory(store);
+    pub fn new(store: &Path, table: &'static Table) -> anyhow::Result<Self> {
+        let open = table.open_directory(store);
         let journal = open.join("commit.json");
         match fs::read(&journal) {
             Ok(text) => match serde_json::from_slice::<Commit>(&text) {
@@ -95,7 +96,7 @@ impl Roller {
                 fs::remove_file(path)?;
             }
         }
-        Ok(Self { store: store.to_owned(), segments: Vec::new(), parts: BTreeMap::new(), rows: 0 })
+        Ok(Self { store: store.to_owned(), table, segments: Vec::new(), parts: BTreeMap::new(), rows: 0 })
     }
 
     /// Takes a segment in. The files that it belongs to are ended with [`Roller::commit`].
@@ -107,14 +108,14 @@ impl Roller {
         if self.segments.last().is_some_and(|last| last.mark.run != closed.mark.run) {
             self.commit()?;
         }
-        let content =
-            segment::read(&closed.path).with_context(|| format!("cannot read {}", closed.path.display()))?;
+        let content = segment::read(&closed.path, self.table)
+            .with_context(|| format!("cannot read {}", closed.path.display()))?;
         let batches: Vec<&RecordBatch> = content.batches.iter().collect();
-        for (hour, rows) in sorted(&content.batches)? {
+        for (hour, rows) in sorted(&content.batches, self.table)? {
             let part = match self.parts.entry(hour) {
                 std::collections::btree_map::Entry::Occupied(part) => part.into_mut(),
                 std::collections::btree_map::Entry::Vacant(none) => {
-                    none.insert(Part::create(&self.store, hour, &closed.mark)?)
+                    none.insert(Part::create(&self.store, self.table, hour, &closed.mark)?)
                 }
             };
             for rows in rows.chunks(ROWS_OF_STEP) {
@@ -125,7 +126,7 @@ impl Roller {
         if self.parts.is_empty() {
             // Nothing happened for long: that is worth a file too, else nobody could tell it from nobody watching.
             let hour = files::hour_of(closed.mark.from.0.div_euclid(1_000));
-            self.parts.insert(hour, Part::create(&self.store, hour, &closed.mark)?);
+            self.parts.insert(hour, Part::create(&self.store, self.table, hour, &closed.mark)?);
         }
         self.rows += closed.rows;
         self.segments.push(closed);
@@ -162,13 +163,13 @@ impl Roller {
             let file = writer.into_inner().context("the end of a Parquet file")?;
             file.sync_all().with_context(|| format!("cannot sync {}", path.display()))?;
             let bytes = file.metadata()?.len();
-            let directory = files::flows_directory(&self.store).join(files::partition(hour));
+            let directory = self.table.directory(&self.store).join(files::partition(hour));
             fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
             let to = directory.join(told.file_name());
             made.push(FlowFile { hour, path: to.clone(), bytes });
             commit.files.push((path, to));
         }
-        let journal = files::open_directory(&self.store).join("commit.json");
+        let journal = self.table.open_directory(&self.store).join("commit.json");
         let new = journal.with_extension("new");
         fs::write(&new, serde_json::to_vec(&commit)?)?;
         File::open(&new)?.sync_all()?;
@@ -192,11 +193,11 @@ impl Roller {
 }
 
 impl Part {
-    fn create(store: &Path, hour: i64, mark: &Mark) -> anyhow::Result<Self> {
+    fn create(store: &Path, table: &Table, hour: i64, mark: &Mark) -> anyhow::Result<Self> {
         let name = format!("{}-{:010}-{hour}.part", mark.run, mark.number);
-        let path = files::open_directory(store).join(name);
+        let path = table.open_directory(store).join(name);
         let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
-        let writer = ArrowWriter::try_new(file, schema(), Some(properties()))?;
+        let writer = ArrowWriter::try_new(file, (table.schema)(), Some(properties(table)))?;
         Ok(Self { path, writer })
     }
 }
@@ -226,9 +227,9 @@ fn sync_directory(of: &Path) -> anyhow::Result<()> {
 /// (batch, row in it).
 type Place = (usize, usize);
 
-/// The rows of all batches by hour, each in order of subject, peer and time: flows of one pair have most of their words in common,
-/// and so take little room beside one another.
-fn sorted(batches: &[RecordBatch]) -> anyhow::Result<BTreeMap<i64, Vec<Place>>> {
+/// The rows of all batches by hour, each in the order of the table and of time: flows of one pair have most of their words in
+/// common, and so take little room beside one another.
+fn sorted(batches: &[RecordBatch], table: &Table) -> anyhow::Result<BTreeMap<i64, Vec<Place>>> {
     if batches.iter().all(|batch| batch.num_rows() == 0) {
         return Ok(BTreeMap::new());
     }
@@ -241,9 +242,8 @@ fn sorted(batches: &[RecordBatch]) -> anyhow::Result<BTreeMap<i64, Vec<Place>>> 
     };
     let times = column("time")?;
     let by = |values: ArrayRef| SortColumn { values, options: None };
-    let words = ["subject_namespace", "subject_pod", "direction", "peer_ip", "port"];
-    let mut keys =
-        words.map(&column).into_iter().map(|key| key.map(by)).collect::<anyhow::Result<Vec<_>>>()?;
+    let keys = table.order.iter().map(|name| column(name).map(by));
+    let mut keys = keys.collect::<anyhow::Result<Vec<_>>>()?;
     keys.push(by(times.clone()));
     let order = lexsort_to_indices(&keys, None)?;
     let places: Vec<Place> = batches
@@ -260,22 +260,22 @@ fn sorted(batches: &[RecordBatch]) -> anyhow::Result<BTreeMap<i64, Vec<Place>>> 
     Ok(hours)
 }
 
-fn properties() -> WriterProperties {
+/// How a table's files are written.
+pub fn properties(table: &Table) -> WriterProperties {
     let mut properties = WriterProperties::builder()
         .set_created_by(concat!("netaudit ", env!("CARGO_PKG_VERSION")).to_owned())
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(3).unwrap_or_default()))
         .set_statistics_enabled(EnabledStatistics::Chunk)
         .set_max_row_group_row_count(Some(ROWS_AT_ONCE as usize));
-    // Ever new values: differences to the one before are smaller than places in a dictionary.
-    for column in ["time", "last_time", "open_since", "sequence", "waited_us", "peer_port"] {
-        let column = ColumnPath::from(column);
+    for column in table.deltas {
+        let column = ColumnPath::from(*column);
         properties = properties
             .set_column_dictionary_enabled(column.clone(), false)
             .set_column_encoding(column, Encoding::DELTA_BINARY_PACKED);
     }
-    for column in ["subject_pod", "peer_pod", "peer_ip"] {
+    for column in table.blooms {
         // Made smaller to what there is at the end of each row group.
-        properties = properties.set_column_bloom_filter_max_ndv(ColumnPath::from(column), ROWS_AT_ONCE);
+        properties = properties.set_column_bloom_filter_max_ndv(ColumnPath::from(*column), ROWS_AT_ONCE);
     }
     properties.build()
 }

@@ -9,7 +9,7 @@ use arrow::{
 };
 
 use crate::{
-    audit::line::{Actor, Address, End, Line, Name, PeerEnd, Said},
+    audit::line::{Actor, Address, End, Line, Name, PeerEnd, Said, SubjectEnd},
     model::Timestamp,
 };
 
@@ -90,7 +90,7 @@ impl<'a> Rows<'a> {
             open_before_start: self.is("open_before_start", row),
             open_since: self.time("open_since", row),
             direction: word("direction").unwrap_or_default(),
-            subject: self.end("subject", row),
+            subject: SubjectEnd { end: self.end("subject", row), ip: address("subject_ip")? },
             actor: Actor {
                 kind: word("actor_kind").unwrap_or_default(),
                 namespace: word("actor_namespace"),
@@ -147,6 +147,7 @@ impl<'a> Rows<'a> {
             rules: self.list(&name("rules"), row),
             rule_paths: self.list(&name("rule_paths"), row),
             denied_by: self.list(&name("denied_by"), row),
+            passed_rules: self.list(&name("passed_rules"), row),
             passed_by: self.list(&name("passed_by"), row),
             reason: self.word(&name("reason"), row).map(Cow::Borrowed),
             caveats: self.list(&name("caveats"), row),

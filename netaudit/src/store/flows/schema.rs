@@ -5,14 +5,23 @@ use std::sync::{Arc, LazyLock};
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
 
 /// The version of the columns. Files of another one are refused, by name.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The columns of one end.
 pub const END: [&str; 7] = ["kind", "namespace", "pod", "uid", "workload", "workload_kind", "node"];
 
 /// The columns of a verdict.
-pub const SAID: [&str; 8] =
-    ["verdict", "rules", "rule_paths", "denied_by", "passed_by", "reason", "caveats", "generation"];
+pub const SAID: [&str; 9] = [
+    "verdict",
+    "rules",
+    "rule_paths",
+    "denied_by",
+    "passed_rules",
+    "passed_by",
+    "reason",
+    "caveats",
+    "generation",
+];
 
 /// A string of which there are few different ones.
 pub fn words() -> DataType {
@@ -71,6 +80,7 @@ fn fields() -> Vec<Field> {
         |of: &str| END.map(|name| Field::new(format!("{of}_{name}"), words(), name != "kind")).into_iter();
     fields.extend(end("subject"));
     fields.extend([
+        some("subject_ip", words()),
         each("actor_kind", words()),
         some("actor_namespace", words()),
         some("actor_pod", words()),

@@ -1,4 +1,4 @@
-//! A segment of the log: an Arrow IPC stream that flows are appended to, and beside it what is known of its time.
+//! A segment of the log: an Arrow IPC stream that rows are appended to, and beside it what is known of its time.
 //!
 //! A crash can tear the last batch of a stream; all batches before it are whole, and are read.
 
@@ -15,7 +15,7 @@ use arrow::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::schema::{VERSION, schema};
+use super::{roll::ROWS_AT_ONCE, table::Table};
 use crate::model::Timestamp;
 
 /// What is known of the time that a segment is of. Wall times.
@@ -29,7 +29,7 @@ pub struct Mark {
     pub run: String,
     /// Which segment of the run, from 1.
     pub number: u64,
-    /// From when on flows are in it.
+    /// From when on rows are in it.
     pub from: Timestamp,
     /// Until when all of them are.
     pub until: Timestamp,
@@ -67,6 +67,7 @@ pub struct Segment {
     mark: Mark,
     rows: u64,
     is_dirty: bool,
+    table: &'static Table,
 }
 
 impl std::fmt::Debug for Segment {
@@ -81,15 +82,16 @@ impl Segment {
     /// # Errors
     ///
     /// It cannot be written.
-    pub fn create(directory: &Path, mark: Mark) -> anyhow::Result<Self> {
+    pub fn create(directory: &Path, table: &'static Table, mark: Mark) -> anyhow::Result<Self> {
         let path = directory.join(format!("{}-{:010}.arrow", mark.run, mark.number));
         let file = OpenOptions::new()
             .create_new(true)
             .append(true)
             .open(&path)
             .with_context(|| format!("cannot make {}", path.display()))?;
-        let stream = StreamWriter::try_new(Vec::new(), &schema()).context("the columns of flows")?;
-        let mut segment = Self { path, file, length: 0, stream, mark, rows: 0, is_dirty: false };
+        let stream =
+            StreamWriter::try_new(Vec::new(), &(table.schema)()).context("the columns of a table")?;
+        let mut segment = Self { path, file, length: 0, stream, mark, rows: 0, is_dirty: false, table };
         segment.append().and_then(|()| segment.write_mark()).inspect_err(|_| {
             // Nothing is in it: it would only be found as a damaged one.
             let _ = fs::remove_file(&segment.path);
@@ -104,7 +106,7 @@ impl Segment {
     ///
     /// It cannot be written. Nothing more can be appended then: the stream's readers have missed what it counts on.
     pub fn write(&mut self, batch: &RecordBatch) -> anyhow::Result<()> {
-        self.stream.write(batch).context("a batch of flows")?;
+        self.stream.write(batch).with_context(|| format!("a batch of {}", self.table.rows))?;
         self.append()?;
         self.rows += batch.num_rows() as u64;
         Ok(())
@@ -156,9 +158,14 @@ impl Segment {
             .with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// Flows in it.
+    /// Rows in it.
     pub fn rows(&self) -> u64 {
         self.rows
+    }
+
+    /// Whether there is no room for more, however young it is.
+    pub fn is_full(&self) -> bool {
+        self.rows >= ROWS_AT_ONCE || self.length >= self.table.segment_bytes
     }
 
     /// Ends it.
@@ -174,7 +181,7 @@ pub struct Closed {
     pub path: PathBuf,
     /// What is known of its time.
     pub mark: Mark,
-    /// Flows in it.
+    /// Rows in it.
     pub rows: u64,
 }
 
@@ -213,7 +220,7 @@ pub struct Content {
 /// # Errors
 ///
 /// It cannot be read, or is no segment of ours.
-pub fn read(path: &Path) -> anyhow::Result<Content> {
+pub fn read(path: &Path, table: &Table) -> anyhow::Result<Content> {
     let file = File::open(path)?;
     if file.metadata()?.len() == 0 {
         // A crash right after it was made.
@@ -221,8 +228,9 @@ pub fn read(path: &Path) -> anyhow::Result<Content> {
     }
     let stream = StreamReader::try_new(BufReader::new(file), None).context("no Arrow stream")?;
     anyhow::ensure!(
-        *stream.schema() == *schema(),
-        "its columns are not those of version {VERSION}: read it with the netaudit that wrote it"
+        *stream.schema() == *(table.schema)(),
+        "its columns are not those of version {}: read it with the netaudit that wrote it",
+        table.version
     );
     let mut batches = Vec::new();
     let mut is_torn = false;

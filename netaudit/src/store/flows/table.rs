@@ -1,0 +1,72 @@
+//! The tables of a flow store: what their rows are, and how they lie in files.
+
+use std::path::{Path, PathBuf};
+
+use arrow::datatypes::SchemaRef;
+
+use super::schema;
+
+/// A table: all of them are written, synced, rolled and read in the same way.
+#[derive(Debug)]
+pub struct Table {
+    /// The directory of its Parquet files.
+    pub name: &'static str,
+    /// The directory of its segments.
+    open: &'static str,
+    /// The version of its columns. Files of another one are refused, by name.
+    pub version: u32,
+    /// Its columns.
+    pub schema: fn() -> SchemaRef,
+    /// What rows of a file are in order of, before time.
+    pub order: &'static [&'static str],
+    /// Columns with ever new numbers: differences to the one before are smaller than places in a dictionary.
+    pub deltas: &'static [&'static str],
+    /// Columns with bloom filters.
+    pub blooms: &'static [&'static str],
+    /// Bytes of a segment, above which it is full: what is in memory at once when it is rolled.
+    pub segment_bytes: u64,
+    /// What its rows are, for people.
+    pub rows: &'static str,
+    /// What its threads are called: the one that appends, and the one that rolls.
+    pub(super) threads: [&'static str; 2],
+}
+
+/// Every flow.
+pub static FLOWS: Table = Table {
+    name: "flows",
+    open: "open",
+    version: schema::VERSION,
+    schema: schema::schema,
+    order: &["subject_namespace", "subject_pod", "direction", "peer_ip", "port"],
+    deltas: &["time", "last_time", "open_since", "sequence", "waited_us", "peer_port"],
+    blooms: &["subject_pod", "peer_pod", "subject_ip", "peer_ip"],
+    segment_bytes: u64::MAX,
+    rows: "flows",
+    threads: ["flow-store", "flow-roll"],
+};
+
+/// What changed in the objects that flows were judged by.
+pub static OBJECTS: Table = Table {
+    name: "objects",
+    open: "open-objects",
+    version: crate::store::history::VERSION,
+    schema: crate::store::history::schema,
+    order: &["kind", "namespace", "name", "address"],
+    deltas: &["time", "sequence"],
+    blooms: &["name", "address"],
+    segment_bytes: 2 << 20,
+    rows: "changes of objects",
+    threads: ["history", "history-roll"],
+};
+
+impl Table {
+    /// The directory of its segments.
+    pub fn open_directory(&self, store: &Path) -> PathBuf {
+        store.join(self.open)
+    }
+
+    /// The directory of its Parquet files.
+    pub fn directory(&self, store: &Path) -> PathBuf {
+        store.join(self.name)
+    }
+}

@@ -1,0 +1,245 @@
+//! The history of stores, read again.
+
+use std::{
+    collections::HashSet,
+    io,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+use arrow::{
+    array::{Array as _, AsArray as _, RecordBatch},
+    datatypes::{TimestampMicrosecondType, UInt32Type, UInt64Type},
+};
+use parquet::arrow::{
+    ProjectionMask,
+    arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReaderBuilder},
+};
+
+use super::{BINDING, Verb};
+use crate::{
+    model::Timestamp,
+    store::flows::{
+        files,
+        segment::{self, Mark},
+        table::OBJECTS,
+    },
+};
+
+/// Rows that are decoded at once.
+const BATCH_ROWS: usize = 4_096;
+
+/// How often files are listed again where some have moved meanwhile: they do so every few minutes at most.
+const MOST_LOOKS: usize = 3;
+
+/// A change, as it was stored.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Change {
+    /// When the agent learnt of it; of a binding since when, or until when. To the microsecond.
+    pub time: Timestamp,
+    /// The agent's node.
+    pub node: String,
+    /// The agent run.
+    pub run: String,
+    /// From 1 in each run.
+    pub sequence: u64,
+    /// What became of it.
+    pub verb: Verb,
+    /// Its kind, or [`BINDING`].
+    pub kind: String,
+    /// Empty where it has none.
+    pub namespace: String,
+    /// Empty where a kind was listed.
+    pub name: String,
+    /// Empty where nothing tells.
+    pub uid: String,
+    /// The API server's; empty where there is none.
+    pub resource_version: String,
+    /// Of a binding.
+    pub address: Option<IpAddr>,
+    /// What it is like.
+    pub content: Option<String>,
+}
+
+impl Change {
+    /// What it is a change of: kind, namespace and name; of a binding the address is the name.
+    pub fn key(&self) -> Key {
+        let name = self.address.map_or_else(|| self.name.clone(), |ip| ip.to_string());
+        let namespace = if self.address.is_some() { String::new() } else { self.namespace.clone() };
+        (self.kind.clone(), namespace, name)
+    }
+
+    /// Which of two changes of one thing came later. Records of the kernel come late, and so bindings out of order.
+    pub fn order(&self) -> (Timestamp, u64) {
+        (if self.kind == BINDING { self.time } else { Timestamp::MIN }, self.sequence)
+    }
+}
+
+/// Kind, namespace and name.
+pub type Key = (String, String, String);
+
+/// What is read of a history.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Wanted<'a> {
+    /// Changes at this time or before.
+    pub until: Option<Timestamp>,
+    /// Of this run.
+    pub run: Option<&'a str>,
+    /// Of these kinds; of all where there are none.
+    pub kinds: &'a [&'a str],
+    /// Without what objects are like.
+    pub is_bare: bool,
+}
+
+/// What is done with each change.
+type Each<'a> = dyn FnMut(Change) -> anyhow::Result<()> + 'a;
+
+/// What a reading came upon.
+#[derive(Debug, Default)]
+pub struct Read {
+    /// What is known of the time of each part.
+    pub marks: Vec<Mark>,
+    /// What could not be read, and why. What it held is missing.
+    pub unreadable: Vec<(PathBuf, String)>,
+}
+
+/// Reads the changes that are wanted, in no order. What was moved while a store is read can come twice: its run and number
+/// are the same then.
+///
+/// # Errors
+///
+/// A directory cannot be listed, or `each` fails. What alone cannot be read is told in the result.
+pub fn read(stores: &[PathBuf], wanted: Wanted<'_>, each: &mut Each<'_>) -> anyhow::Result<Read> {
+    let mut found = Read::default();
+    for store in stores {
+        // Segments first: one that becomes a file meanwhile is found as both.
+        let segments = files::segments(store, &OBJECTS)?;
+        let last_hour = wanted.until.map_or(i64::MAX, |until| files::hour_of(until.0.div_euclid(1_000)));
+        let (mut told, mut seen) = (Vec::new(), HashSet::new());
+        // Whether one has gone since it was listed: what it held is in another one now.
+        let mut read_files = |told: &mut Vec<files::Told>, found: &mut Read, each: &mut Each<'_>| {
+            let mut has_moved = false;
+            for file in files::list(store, &OBJECTS)? {
+                if !seen.insert(file.path.clone()) {
+                    continue;
+                }
+                match read_file(&file.path, wanted, file.hour <= last_hour, each) {
+                    Ok(tells) => told.push(tells),
+                    Err(Failed::Caller(error)) => return Err(error),
+                    Err(Failed::File(error)) if is_gone(&error) => has_moved = true,
+                    Err(Failed::File(error)) => found.unreadable.push((file.path, format!("{error:#}"))),
+                }
+            }
+            anyhow::Ok(has_moved)
+        };
+        let mut has_moved = read_files(&mut told, &mut found, each)?;
+        for (path, mark) in segments {
+            if mark.as_ref().is_some_and(|mark| told.iter().any(|told| told.holds(mark))) {
+                continue;
+            }
+            let is_of_run = |mark: &Mark| wanted.run.is_none_or(|run| run == mark.run);
+            if mark.as_ref().is_none_or(is_of_run) {
+                match segment::read(&path, &OBJECTS) {
+                    Ok(content) => {
+                        for batch in &content.batches {
+                            changes_of(batch, wanted, each)?;
+                        }
+                    }
+                    Err(error) if is_gone(&error) => has_moved = true,
+                    Err(error) => found.unreadable.push((path, format!("{error:#}"))),
+                }
+            }
+            found.marks.extend(mark);
+        }
+        for _ in 0..MOST_LOOKS {
+            if has_moved {
+                has_moved = read_files(&mut told, &mut found, each)?;
+            }
+        }
+        found.marks.extend(told.into_iter().map(|told| told.mark));
+    }
+    Ok(found)
+}
+
+/// Whose fault it is that reading ended.
+enum Failed {
+    File(anyhow::Error),
+    Caller(anyhow::Error),
+}
+
+fn is_gone(error: &anyhow::Error) -> bool {
+    let kind = error.root_cause().downcast_ref::<io::Error>().map(io::Error::kind);
+    kind == Some(io::ErrorKind::NotFound)
+}
+
+fn read_file(
+    path: &Path,
+    wanted: Wanted<'_>,
+    is_in_time: bool,
+    each: &mut Each<'_>,
+) -> Result<files::Told, Failed> {
+    let (file, metadata, told) = files::open(path, &OBJECTS).map_err(Failed::File)?;
+    // What was folded may be of several runs.
+    let is_of_run = wanted.run.is_none_or(|run| run == told.mark.run) || told.is_folded();
+    if !is_in_time || !is_of_run {
+        return Ok(told);
+    }
+    let mask = mask(&metadata, wanted.is_bare);
+    let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata.clone())
+        .with_projection(mask)
+        .with_batch_size(BATCH_ROWS)
+        .build()
+        .map_err(|error| Failed::File(error.into()))?;
+    for batch in reader {
+        let batch = batch.context("a damaged row group").map_err(Failed::File)?;
+        changes_of(&batch, wanted, each).map_err(Failed::Caller)?;
+    }
+    Ok(told)
+}
+
+/// All columns, or all but what objects are like.
+pub(super) fn mask(metadata: &ArrowReaderMetadata, is_bare: bool) -> ProjectionMask {
+    let fields = metadata.schema().fields().iter().enumerate();
+    let read = fields.filter(|(_, field)| !is_bare || field.name() != "content");
+    ProjectionMask::roots(metadata.parquet_schema(), read.map(|(place, _)| place))
+}
+
+/// The changes of a batch that are wanted, in its order.
+pub(super) fn changes_of(batch: &RecordBatch, wanted: Wanted<'_>, each: &mut Each<'_>) -> anyhow::Result<()> {
+    let word = |name: &str, row: usize| -> Option<&str> {
+        let words = batch.column_by_name(name)?.as_dictionary_opt::<UInt32Type>()?;
+        Some(words.values().as_string_opt::<i32>()?.value(words.key(row)?))
+    };
+    let owned = |name: &str, row: usize| word(name, row).unwrap_or_default().to_owned();
+    let times = batch.column_by_name("time").and_then(|it| it.as_primitive_opt::<TimestampMicrosecondType>());
+    let sequences = batch.column_by_name("sequence").and_then(|it| it.as_primitive_opt::<UInt64Type>());
+    let (times, sequences) = times.zip(sequences).context("no columns of the history")?;
+    let contents = batch.column_by_name("content").and_then(|it| it.as_string_opt::<i32>());
+    for row in 0..batch.num_rows() {
+        let time = Timestamp(times.value(row).saturating_mul(1_000));
+        let kind = word("kind", row).unwrap_or_default();
+        if wanted.until.is_some_and(|until| time > until)
+            || wanted.run.is_some_and(|run| word("run", row) != Some(run))
+            || !(wanted.kinds.is_empty() || wanted.kinds.contains(&kind))
+        {
+            continue;
+        }
+        let verb = word("verb", row).and_then(Verb::from_word).context("a verb that nobody knows")?;
+        each(Change {
+            time,
+            node: owned("node", row),
+            run: owned("run", row),
+            sequence: sequences.value(row),
+            verb,
+            kind: kind.to_owned(),
+            namespace: owned("namespace", row),
+            name: owned("name", row),
+            uid: owned("uid", row),
+            resource_version: owned("resource_version", row),
+            address: word("address", row).and_then(|text| text.parse().ok()),
+            content: contents.filter(|it| !it.is_null(row)).map(|it| it.value(row).to_owned()),
+        })?;
+    }
+    Ok(())
+}

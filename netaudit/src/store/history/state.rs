@@ -1,0 +1,189 @@
+//! What was known at a time, from the history: of a run all objects, bindings, and what had just gone.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use super::{
+    Verb,
+    read::{Change, Key, Read, Wanted, read},
+};
+use crate::{cluster::Kind, model::Timestamp, store::flows::segment::Mark};
+
+/// How long after a mark was written a segment may have more than it says.
+const MARKS_APART: Duration = Duration::from_secs(15);
+
+/// An agent run, as its history tells.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Run {
+    /// Its node.
+    pub node: String,
+    /// Its name, as in flow ids.
+    pub run: String,
+    /// Its first row that is kept.
+    pub first: Timestamp,
+    /// When each kind had been listed.
+    pub listed: BTreeMap<String, Timestamp>,
+}
+
+impl Run {
+    /// When all kinds had been listed: from then on everything is known. `None` where that never was.
+    pub fn complete(&self) -> Option<Timestamp> {
+        self.missing().is_empty().then(|| self.listed.values().max().copied()).flatten()
+    }
+
+    /// Kinds that were not listed.
+    pub fn missing(&self) -> Vec<Kind> {
+        Kind::ALL.into_iter().filter(|kind| !self.listed.contains_key(kind.as_str())).collect()
+    }
+}
+
+/// All runs that stores tell of, the earliest first.
+///
+/// # Errors
+///
+/// A directory cannot be listed.
+pub fn runs(stores: &[PathBuf]) -> anyhow::Result<(Vec<Run>, Read)> {
+    let mut runs: BTreeMap<(String, String), Run> = BTreeMap::new();
+    let wanted = Wanted { is_bare: true, ..Wanted::default() };
+    let found = read(stores, wanted, &mut |change| {
+        let key = (change.node.clone(), change.run.clone());
+        let run = runs.entry(key).or_insert_with(|| Run {
+            node: change.node.clone(),
+            run: change.run.clone(),
+            first: change.time,
+            listed: BTreeMap::new(),
+        });
+        run.first = run.first.min(change.time);
+        if change.verb == Verb::Listed {
+            let at = run.listed.entry(change.kind).or_insert(change.time);
+            *at = change.time.min(*at);
+        }
+        Ok(())
+    })?;
+    let mut runs: Vec<Run> = runs.into_values().collect();
+    runs.sort_by(|a, b| (a.first, &a.run).cmp(&(b.first, &b.run)));
+    Ok((runs, found))
+}
+
+/// Of each node the run that knew everything at a time: the last one that had listed all kinds by then.
+pub fn in_effect(runs: &[Run], at: Timestamp) -> Vec<&Run> {
+    let mut of_node: BTreeMap<&str, (Timestamp, &Run)> = BTreeMap::new();
+    for run in runs {
+        if let Some(complete) = run.complete().filter(|complete| *complete <= at) {
+            let known = of_node.entry(&run.node).or_insert((complete, run));
+            if complete > known.0 {
+                *known = (complete, run);
+            }
+        }
+    }
+    of_node.into_values().map(|(_, run)| run).collect()
+}
+
+/// The last that is known of a thing.
+#[derive(Clone, Debug)]
+struct Known {
+    order: (Timestamp, u64),
+    verb: Verb,
+    time: Timestamp,
+    /// The last change that says what it is like, or of a binding whose it is.
+    shown: Option<Change>,
+}
+
+/// What a run knew at a time.
+#[derive(Debug)]
+pub struct State {
+    /// The time.
+    pub at: Timestamp,
+    things: BTreeMap<Key, Known>,
+    /// What the reading came upon.
+    pub read: Read,
+}
+
+impl State {
+    /// What `run` knew at `at`, of these kinds, or of all.
+    ///
+    /// # Errors
+    ///
+    /// A directory cannot be listed.
+    pub fn of(stores: &[PathBuf], run: &Run, at: Timestamp, kinds: &[&str]) -> anyhow::Result<Self> {
+        let mut things: BTreeMap<Key, Known> = BTreeMap::new();
+        let wanted = Wanted { until: Some(at), run: Some(&run.run), kinds, is_bare: false };
+        let read = read(stores, wanted, &mut |change| {
+            if change.verb != Verb::Listed {
+                note(&mut things, change);
+            }
+            Ok(())
+        })?;
+        Ok(Self { at, things, read })
+    }
+
+    /// What was there.
+    pub fn present(&self) -> impl Iterator<Item = &Change> {
+        self.things.values().filter(|known| known.verb != Verb::Deleted).filter_map(|it| it.shown.as_ref())
+    }
+
+    /// What was there or had been gone for no longer than this, with when it went.
+    pub fn gone(&self, within: Duration) -> impl Iterator<Item = (&Change, Timestamp)> {
+        let since = self.at.minus(within);
+        let gone = self.things.values().filter(move |it| it.verb == Verb::Deleted && it.time >= since);
+        gone.filter_map(|known| Some((known.shown.as_ref()?, known.time)))
+    }
+
+    /// A thing that was there.
+    pub fn get(&self, key: &Key) -> Option<&Change> {
+        self.things.get(key).filter(|known| known.verb != Verb::Deleted)?.shown.as_ref()
+    }
+
+    /// From when on the history of the run's node says everything: what was before has been folded.
+    pub fn begins(&self, run: &Run) -> Option<Timestamp> {
+        begins(&self.read.marks, run)
+    }
+
+    /// What is not certain, in sentences.
+    pub fn doubts(&self, run: &Run) -> Vec<String> {
+        doubts(&self.read.marks, run, self.at)
+    }
+}
+
+fn note(things: &mut BTreeMap<Key, Known>, change: Change) {
+    let (order, verb, time) = (change.order(), change.verb, change.time);
+    let known = things.entry(change.key()).or_insert_with(|| Known {
+        order: (Timestamp::MIN, 0),
+        verb,
+        time,
+        shown: None,
+    });
+    let is_later = order >= known.order;
+    if is_later {
+        (known.order, known.verb, known.time) = (order, verb, time);
+    }
+    let shows = change.content.is_some() || (change.address.is_some() && verb != Verb::Deleted);
+    if shows && known.shown.as_ref().is_none_or(|shown| change.order() >= shown.order()) {
+        known.shown = Some(change);
+    }
+}
+
+/// From when on the history of a run's node says everything; `None` where nothing of it has been folded.
+pub fn begins(marks: &[Mark], run: &Run) -> Option<Timestamp> {
+    marks.iter().filter(|mark| mark.node == run.node && mark.number == 0).map(|mark| mark.from).max()
+}
+
+/// Why what a run knew at a time may not be what was: nobody wrote it down then, or changes were lost.
+pub fn doubts(marks: &[Mark], run: &Run, at: Timestamp) -> Vec<String> {
+    let of_run = || marks.iter().filter(|mark| mark.run == run.run);
+    let mut said = Vec::new();
+    let reached = of_run().filter(|mark| mark.from <= at).map(|mark| mark.until).max();
+    if let Some(reached) = reached.filter(|reached| at.since(*reached) > MARKS_APART) {
+        said.push(format!(
+            "changes of objects are unknown since {reached}: no agent wrote them down on {}",
+            run.node
+        ));
+    }
+    let lost: u64 = of_run()
+        .filter(|mark| mark.from <= at)
+        .map(|mark| mark.lost_after.saturating_sub(mark.lost_before))
+        .sum();
+    if lost > 0 {
+        said.push(format!("{lost} changes of objects were lost on {} before that", run.node));
+    }
+    said
+}
