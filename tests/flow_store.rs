@@ -3,6 +3,7 @@
 
 mod asking;
 mod faults;
+mod privacy;
 
 use std::{
     net::SocketAddr,
@@ -14,7 +15,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use netaudit::{
-    audit::{Finding, Flow, Open, SeenName, UnenforcedCause, line::Telling},
+    audit::{Finding, Flow, Open, Privacy, SeenName, UnenforcedCause, line::Telling},
     model::{DropReason, Errno, Folded, Outcome, Timestamp, Translation},
     store::flows::{
         Beginning, Columns, FlowStore, Lost, Retention, Roller,
@@ -33,6 +34,7 @@ use crate::audit::{World, a_to_b, deny_egress, egress, ingress, t};
 /// A world, and flows of it that differ in everything that a flow can have.
 struct Made {
     world: World,
+    privacy: Privacy,
     flows: Vec<Flow>,
 }
 
@@ -48,11 +50,17 @@ impl Made {
         ];
         let mut chance = Chance(0x9e37_79b9_7f4a_7c15);
         let flows = (1..=count as u64).map(|number| vary(&kinds, number, &mut chance));
-        Self { flows: flows.collect(), world }
+        Self { flows: flows.collect(), world, privacy: Privacy::default() }
     }
 
     fn telling<'a>(&'a self, flow: &'a Flow) -> Telling<'a> {
-        Telling { flow, cluster: self.world.auditor.cluster(), node: "node-1", correction: 0 }
+        Telling {
+            flow,
+            cluster: self.world.auditor.cluster(),
+            node: "node-1",
+            correction: 0,
+            privacy: &self.privacy,
+        }
     }
 
     /// A flow as the flow log has it, to the microsecond.

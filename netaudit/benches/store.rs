@@ -18,7 +18,7 @@ use std::{
 };
 
 use netaudit::{
-    audit::{Auditor, Budget, Flow, Settings, line::Telling},
+    audit::{Auditor, Budget, Flow, Privacy, Settings, line::Telling},
     cluster::{Kind, Object},
     kernel::{Clock, Event, abi, decode, encode},
     model::{CgroupId, Direction, NetnsCookie, Protocol, Timestamp},
@@ -131,7 +131,13 @@ fn write(store: &Path, count: u64) -> Vec<Value> {
             let cluster = auditor.cluster();
             let begun = Instant::now();
             for flow in &flows {
-                columns.push(&Telling { flow, cluster, node: &node, correction: 0 });
+                columns.push(&Telling {
+                    flow,
+                    cluster,
+                    node: &node,
+                    correction: 0,
+                    privacy: Privacy::TELLS_ALL,
+                });
             }
             let batch = columns.finish().expect("columns");
             to_columns += begun.elapsed();

@@ -27,6 +27,7 @@ use crate::{
     config::{Config, Source},
     http::{self, Readiness, Request},
     kernel::{Kernel, Options},
+    privacy,
     publish::{ReportSettings, event_writer, report_writer},
     report::FlowLog,
     store::Directory,
@@ -47,13 +48,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
 
     // What can fail for good fails before the first program is attached.
+    let privacy = privacy::of(&config)?;
     let listener = http::bind(config.listen).await?;
     let flow_log = config
         .flow_log
         .as_deref()
-        .map(|target| {
-            FlowLog::open(target, &config.node).with_context(|| format!("cannot open the flow log {target}"))
-        })
+        .map(|target| FlowLog::open(target).with_context(|| format!("cannot open the flow log {target}")))
         .transpose()?;
     let stored = match &config.state_directory {
         Some(path) => {
@@ -82,7 +82,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     drop(update_sender);
 
     let drain_interval = config.drain_interval;
-    let mut state = State::new(config, kernel, flow_log, stored, publishing)?;
+    let mut state = State::new(config, privacy, kernel, flow_log, stored, publishing)?;
     state.start(state.now());
     give_back_memory();
     let mut pace = Pace::new(drain_interval);

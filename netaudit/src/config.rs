@@ -51,6 +51,15 @@ pub struct Flags {
     /// Keep every flow in this directory, to be asked with `netaudit flows` and SQL [default: off]
     #[arg(long, value_name = "DIR")]
     pub flow_store: Option<PathBuf>,
+    /// Tell addresses outside the cluster as hashes, keyed with the secret in this file, and no DNS names for them
+    #[arg(long, value_name = "FILE")]
+    pub hash_key: Option<PathBuf>,
+    /// Tell no DNS names in flows
+    #[arg(long)]
+    pub omit_dns_names: bool,
+    /// Tell neither ids nor command names of processes in flows
+    #[arg(long)]
+    pub omit_processes: bool,
     /// cgroup v2 directory to attach to [default: the node's cgroup v2 mount, found by itself]
     #[arg(long, value_name = "DIR")]
     pub cgroup_root: Option<PathBuf>,
@@ -115,6 +124,9 @@ struct File {
     flow_store: Option<PathBuf>,
     flow_store_age: Option<String>,
     flow_store_bytes: Option<u64>,
+    hash_key: Option<PathBuf>,
+    omit_dns_names: Option<bool>,
+    omit_processes: Option<bool>,
 }
 
 /// Where Kubernetes objects come from.
@@ -143,6 +155,12 @@ pub struct Config {
     pub flow_store_age: Duration,
     /// In how many bytes at most.
     pub flow_store_bytes: u64,
+    /// The file of the secret that addresses outside the cluster are hashed with, if they are.
+    pub hash_key: Option<PathBuf>,
+    /// Whether flows are told without names that DNS gave.
+    pub omit_dns_names: bool,
+    /// Whether flows are told without their processes.
+    pub omit_processes: bool,
     /// cgroup v2 directory to attach to, if not the mount's root.
     pub cgroup_root: Option<PathBuf>,
     /// Ring size in bytes.
@@ -225,6 +243,10 @@ struct Printed<'a> {
     flow_store: Option<&'a Path>,
     flow_store_age: String,
     flow_store_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hash_key: Option<&'a Path>,
+    omit_dns_names: bool,
+    omit_processes: bool,
 }
 
 impl Config {
@@ -339,6 +361,9 @@ impl Config {
                 Duration::from_secs(7 * 24 * 3600),
             )?,
             flow_store_bytes,
+            hash_key: flags.hash_key.clone().or(file.hash_key),
+            omit_dns_names: flags.omit_dns_names || file.omit_dns_names.unwrap_or(false),
+            omit_processes: flags.omit_processes || file.omit_processes.unwrap_or(false),
             violation_series_lifetime: duration_or(
                 "violationSeriesLifetime",
                 file.violation_series_lifetime.as_deref(),
@@ -385,6 +410,9 @@ impl Config {
             flow_store: self.flow_store.as_deref(),
             flow_store_age: format!("{:#}", jiff::SignedDuration::try_from(self.flow_store_age)?),
             flow_store_bytes: self.flow_store_bytes,
+            hash_key: self.hash_key.as_deref(),
+            omit_dns_names: self.omit_dns_names,
+            omit_processes: self.omit_processes,
             violation_series_lifetime: format!(
                 "{:#}",
                 jiff::SignedDuration::try_from(self.violation_series_lifetime)?
@@ -464,6 +492,7 @@ mod tests {
             "events: true\nreports: true\nreportsEvery: 1m\n",
             "dnsNames: true\ndnsServers: [openshift-dns, 10.0.0.2, '::ffff:10.0.0.3', 'fd00::a']\n",
             "dnsServers: []\n",
+            "hashKey: /run/secrets/key\nomitDnsNames: true\nomitProcesses: true\n",
             "# nothing\n",
         ] {
             let config = merged(&Flags::default(), yaml).unwrap();

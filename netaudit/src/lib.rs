@@ -33,6 +33,7 @@ pub mod accepted;
 pub mod http;
 pub mod kernel;
 pub mod metrics;
+pub mod privacy;
 pub mod publish;
 pub mod report;
 pub mod store;

@@ -5,7 +5,7 @@ use std::{fs, net::SocketAddr, num::NonZeroU64, path::Path, time::Duration};
 use anyhow::{Context as _, Result};
 use netaudit::{
     audit::{
-        Auditor, Budget, DnsServers, Flow, Settings,
+        Auditor, Budget, DnsServers, Flow, Privacy, Settings,
         line::Telling,
         usage::{Rows, Run},
     },
@@ -234,7 +234,13 @@ impl Agent {
 
     fn tell(&mut self, flows: &[Flow]) {
         for flow in flows {
-            let telling = Telling { flow, cluster: self.auditor.cluster(), node: self.node, correction: 0 };
+            let telling = Telling {
+                flow,
+                cluster: self.auditor.cluster(),
+                node: self.node,
+                correction: 0,
+                privacy: Privacy::TELLS_ALL,
+            };
             self.columns.push(&telling);
             let line = serde_json::to_value(telling.line()).expect("a line");
             self.told.push(Told { node: self.node, line });

@@ -1,11 +1,11 @@
 //! Where judged flows go: the flow log, the flow store, both, or neither.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 
 use crate::{
-    audit::{Auditor, Flow, RunKey},
+    audit::{Auditor, Flow, Privacy, RunKey, line::Telling},
     cluster::Cluster,
     config::Config,
     kernel::Kernel,
@@ -16,8 +16,11 @@ use crate::{
 };
 
 /// What takes flows.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Sinks {
+    pub node: Arc<str>,
+    /// What none of them is told.
+    pub privacy: Privacy,
     pub log: Option<FlowLog>,
     pub store: Option<FlowStore>,
 }
@@ -31,11 +34,13 @@ impl Sinks {
     /// Hands on flows. `correction` nanoseconds make today's wall time of theirs.
     pub fn take(&mut self, flows: impl Iterator<Item = Flow>, cluster: &Cluster, correction: i64) {
         for flow in flows {
+            let telling =
+                Telling { flow: &flow, cluster, node: &self.node, correction, privacy: &self.privacy };
             if let Some(log) = &mut self.log {
-                log.push(&flow, cluster, correction);
+                log.push(&telling);
             }
             if let Some(store) = &mut self.store {
-                store.push(&flow, cluster, correction);
+                store.push(&telling);
             }
         }
         if let Some(log) = &mut self.log {

@@ -25,7 +25,7 @@ use std::{
 
 use crate::{
     accepted::AcceptedFile,
-    audit::{Auditor, Budget, Flow, RawSocketSeen, Settings, Tuple, usage_window},
+    audit::{Auditor, Budget, Flow, Privacy, RawSocketSeen, Settings, Tuple, usage_window},
     cluster::Kind,
     config::{Config, Source},
     http::UsageDocuments,
@@ -106,6 +106,7 @@ pub(super) struct State {
 impl State {
     pub(super) fn new(
         config: Config,
+        privacy: Privacy,
         kernel: Kernel,
         flow_log: Option<FlowLog>,
         stored: Option<(PathBuf, Directory, Found)>,
@@ -162,8 +163,8 @@ impl State {
             Source::Manifests(dir) => tracing::info!(dir = %dir.display(), "objects are read from files"),
             Source::Api(_) => tracing::info!("objects are read from the API server"),
         }
-        let sinks =
-            Sinks { log: flow_log, store: open_store(&config, &auditor, &kernel, missed(&losses_before))? };
+        let store = open_store(&config, &auditor, &kernel, missed(&losses_before))?;
+        let sinks = Sinks { node: config.node.as_str().into(), privacy, log: flow_log, store };
         Ok(Self {
             kernel,
             conntrack,
@@ -504,7 +505,10 @@ impl State {
 
     fn hand_on(&mut self) {
         self.note_events();
-        self.told.raw_sockets.drain(..).for_each(|seen| log_raw_socket(&seen, self.auditor.cluster()));
+        self.told
+            .raw_sockets
+            .drain(..)
+            .for_each(|seen| log_raw_socket(&seen, self.auditor.cluster(), &self.sinks.privacy));
         let flows = self.told.flows.drain(..);
         if self.sinks.any() {
             self.sinks.take(flows, self.auditor.cluster(), self.kernel.wall_correction());

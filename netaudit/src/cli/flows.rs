@@ -1,6 +1,7 @@
 //! `netaudit flows`: who talked to whom, from flow stores, and whether anything is missing.
 
 use std::{
+    collections::BTreeSet,
     io::{self, IsTerminal as _, Write},
     ops::{ControlFlow, RangeInclusive},
     path::PathBuf,
@@ -24,7 +25,9 @@ use super::{
     flows_top::{Field, Top},
 };
 use crate::{
+    audit::privacy::key_of,
     model::Timestamp,
+    privacy,
     store::flows::{
         ask::{Among, Columns, Follower, Scanned, scan},
         filter::{Filter, Named},
@@ -66,6 +69,9 @@ pub(super) struct Args {
     /// Address of the other end, or that was asked for, or a range of them
     #[arg(long, value_name = "ADDRESS|CIDR", value_parser = network)]
     address: Vec<IpNet>,
+    /// The secret that agents hash addresses with (their --hash-key), to find addresses where they are hashed
+    #[arg(long, value_name = "FILE", requires = "address")]
+    hash_key: Option<PathBuf>,
     /// Port, or a range of them such as 8000-8100
     #[arg(long, value_name = "PORT", value_parser = ports)]
     port: Vec<RangeInclusive<u16>>,
@@ -148,15 +154,17 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     if let Some((since, until)) = args.since.zip(args.until) {
         ensure!(since < until, "--since is not before --until");
     }
-    let filter = filter(&args);
+    let filter = filter(&args)?;
     on_interrupt()?;
     let exit = if is_sum { sums(&args, &filter)? } else { list(&args, &filter)? };
     Ok(exit)
 }
 
-fn filter(args: &Args) -> Filter {
+fn filter(args: &Args) -> anyhow::Result<Filter> {
     let policies = args.policy.iter().map(|name| name.trim_start_matches('/').to_owned());
-    Filter {
+    let key = args.hash_key.as_deref().map(privacy::read_key).transpose()?;
+    let single = args.address.iter().filter(|net| net.prefix_len() == net.max_prefix_len());
+    Ok(Filter {
         from: args.since,
         until: args.until,
         directions: args.direction.clone(),
@@ -164,6 +172,7 @@ fn filter(args: &Args) -> Filter {
         pods: args.pod.clone(),
         workloads: args.workload.clone(),
         addresses: args.address.clone(),
+        hashes: key.iter().flat_map(|key| single.clone().map(|net| key.hash(net.addr()))).collect(),
         ports: args.port.clone(),
         protocols: args.protocol.clone(),
         verdicts: args.verdict.clone(),
@@ -174,7 +183,46 @@ fn filter(args: &Args) -> Filter {
         policies: policies.collect(),
         nodes: args.node.clone(),
         flow: None,
+    })
+}
+
+/// What cannot be found by its address, as addresses are hashed.
+fn hidden(args: &Args, filter: &Filter, keys: &BTreeSet<String>) -> Vec<String> {
+    if args.address.is_empty() || keys.is_empty() {
+        return Vec::new();
     }
+    let names = |keys: &[&String]| keys.iter().map(|key| key.as_str()).collect::<Vec<_>>().join(", ");
+    let has = |key: &&String| {
+        let hashes = filter.hashes.iter().filter_map(|hash| key_of(hash));
+        args.hash_key.is_some() && hashes.into_iter().any(|of| of == key.as_str())
+    };
+    let (_, others): (Vec<&String>, Vec<&String>) = keys.iter().partition(has);
+    let mut said = Vec::new();
+    let ranges: Vec<String> = args
+        .address
+        .iter()
+        .filter(|net| net.prefix_len() != net.max_prefix_len())
+        .map(ToString::to_string)
+        .collect();
+    if !ranges.is_empty() {
+        said.push(format!(
+            "addresses outside the cluster are hashed here, and a range ({}) finds none of them: ask for single addresses",
+            ranges.join(", ")
+        ));
+    }
+    if ranges.len() < args.address.len() && !others.is_empty() {
+        said.push(match args.hash_key {
+            None => format!(
+                "addresses outside the cluster are hashed here (key {}), and not found without: give the secret with --hash-key FILE",
+                names(&others)
+            ),
+            Some(_) => format!(
+                "some addresses outside the cluster are hashed with another secret (key {}) than that of --hash-key, and are not found",
+                names(&others)
+            ),
+        });
+    }
+    said
 }
 
 /// Flows, one by one, in order of time.
@@ -203,7 +251,7 @@ fn list(args: &Args, filter: &Filter) -> anyhow::Result<Exit> {
         hour.push(batch);
         Ok(ControlFlow::Continue(()))
     })?;
-    let exit = told(args, &scanned);
+    let exit = told(args, filter, &scanned);
     for batch in &last {
         printer.print(batch)?;
     }
@@ -291,7 +339,7 @@ fn sums(args: &Args, filter: &Filter) -> anyhow::Result<Exit> {
         }
         Ok(ControlFlow::Continue(()))
     })?;
-    let exit = told(args, &scanned);
+    let exit = told(args, filter, &scanned);
     let mut out = io::stdout().lock();
     match args.output {
         Output::Json => {
@@ -336,10 +384,14 @@ fn scan_stores(
 }
 
 /// Says on stderr what is missing.
-fn told(args: &Args, scanned: &Scanned) -> Exit {
+fn told(args: &Args, filter: &Filter, scanned: &Scanned) -> Exit {
     let mut is_complete = scanned.coverage.is_complete() && scanned.unreadable.is_empty();
     for (path, reason) in &scanned.unreadable {
         eprintln!("netaudit: {} cannot be read, its flows are missing: {reason}", path.display());
+    }
+    for sentence in hidden(args, filter, &scanned.keys) {
+        eprintln!("netaudit: {sentence}");
+        is_complete = false;
     }
     for sentence in scanned.coverage.sentences() {
         eprintln!("netaudit: {sentence}");

@@ -21,6 +21,7 @@ use super::{
     why_find::find,
 };
 use crate::{
+    audit::privacy::key_of,
     cluster::Cluster,
     model::{Direction, Exemption, Gap, Protocol, Verdict},
 };
@@ -78,9 +79,37 @@ struct LineEnd {
     pod: Option<String>,
     node: Option<String>,
     service: Option<String>,
-    ip: Option<IpAddr>,
+    ip: Option<LineAddress>,
     #[serde(default)]
     names: Vec<LineName>,
+}
+
+/// An address, or the hash that is told instead.
+#[derive(Deserialize)]
+#[serde(try_from = "String")]
+enum LineAddress {
+    Plain(IpAddr),
+    Hashed(String),
+}
+
+impl TryFrom<String> for LineAddress {
+    type Error = std::net::AddrParseError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        match key_of(&text) {
+            Some(_) => Ok(Self::Hashed(text)),
+            None => text.parse().map(Self::Plain),
+        }
+    }
+}
+
+impl std::fmt::Display for LineAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Plain(ip) => ip.fmt(f),
+            Self::Hashed(hash) => f.pad(hash),
+        }
+    }
 }
 
 /// A name that DNS gave for an address.
@@ -93,14 +122,22 @@ struct LineName {
 }
 
 impl LineEnd {
+    /// The address, where it is told.
+    fn address(&self) -> Option<IpAddr> {
+        match &self.ip {
+            Some(LineAddress::Plain(ip)) => Some(*ip),
+            Some(LineAddress::Hashed(_)) | None => None,
+        }
+    }
+
     /// The address, or whatever is known.
     fn end_name(&self) -> String {
-        self.ip.map_or_else(|| self.kind.clone(), |ip| ip.to_string())
+        self.ip.as_ref().map_or_else(|| self.kind.clone(), |ip| ip.to_string())
     }
 
     /// As `eval` takes it: the pod by name, anything else by address.
     fn words(&self) -> Option<String> {
-        match (&self.namespace, &self.pod, self.ip) {
+        match (&self.namespace, &self.pod, self.address()) {
             (Some(namespace), Some(pod), _) => Some(format!("{namespace}/{pod}")),
             (_, _, Some(ip)) => Some(ip.to_string()),
             _ => None,
@@ -117,7 +154,7 @@ impl std::fmt::Display for LineEnd {
                 None => write!(f, "{}", self.kind)?,
             },
         }
-        if let Some(ip) = self.ip {
+        if let Some(ip) = &self.ip {
             write!(f, " ({ip})")?;
         }
         if let Some(service) = &self.service {
@@ -223,7 +260,7 @@ impl Asked {
 /// The flow, judged by the objects of now from the subject's end.
 fn judge(line: &Line, source: &Source) -> anyhow::Result<Now> {
     let mut cluster = source.load()?.cluster;
-    if let Some(ip) = line.peer.ip {
+    if let Some(ip) = line.peer.address() {
         // Those that policies went by then; what else the address is called is not known now either.
         let counting = line.peer.names.iter().filter(|it| it.counts);
         cluster.set_some_names(counting.map(|it| (it.name.clone(), ip)));
@@ -285,6 +322,11 @@ fn ask(line: &Line, cluster: &mut Cluster) -> anyhow::Result<Asked> {
     let lacks = |end: &LineEnd| {
         anyhow!("the record does not say who the {} is, so nothing can be asked of the policies", end.kind)
     };
+    if let ("external", Some(LineAddress::Hashed(_))) = (line.peer.kind.as_str(), &line.peer.ip) {
+        return Err(anyhow!(
+            "the record has a hash for the address outside the cluster, so nothing can be asked of the policies: ask netaudit eval with the address, if you know it"
+        ));
+    }
     // An address may be another's by now, so a pod that is gone is an error and not somebody else's verdict.
     let words = line.subject.words().ok_or_else(|| lacks(&line.subject))?;
     let subject =
@@ -295,7 +337,7 @@ fn ask(line: &Line, cluster: &mut Cluster) -> anyhow::Result<Asked> {
     let is_egress = line.direction == Direction::Egress;
     if let ("service", true, Some(service)) = (line.peer.kind.as_str(), is_egress, &line.peer.service) {
         let (namespace, name) = service.split_once('/').unwrap_or_default();
-        let answer = eval_service::by_name(cluster, subject, namespace, name, line.peer.ip, question)
+        let answer = eval_service::by_name(cluster, subject, namespace, name, line.peer.address(), question)
             .context("the peer is not among the objects")?;
         let gap = answer.gap_of(line.direction);
         let sides = answer.pairs.into_iter().map(|pair| {
@@ -304,7 +346,7 @@ fn ask(line: &Line, cluster: &mut Cluster) -> anyhow::Result<Asked> {
         });
         return Ok(Asked { sides: sides.collect(), gap });
     }
-    let peer = match (&line.peer.node, line.peer.ip) {
+    let peer = match (&line.peer.node, line.peer.address()) {
         // Each of a node's addresses is the node, also those that its object does not tell.
         (Some(node), Some(ip)) if line.peer.kind == "node" => End::Node(node.as_str().into(), ip),
         (_, ip) => {

@@ -1,7 +1,7 @@
 //! Reading a flow store: what was asked for, an hour at a time, also while an agent writes it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     ops::ControlFlow,
     path::{Path, PathBuf},
@@ -16,9 +16,9 @@ use std::{
 
 use anyhow::Context as _;
 use arrow::{
-    array::{RecordBatch, RecordBatchReader as _},
+    array::{AsArray as _, RecordBatch, RecordBatchReader as _},
     compute::filter_record_batch,
-    datatypes::SchemaRef,
+    datatypes::{SchemaRef, UInt32Type},
 };
 use parquet::{
     arrow::{
@@ -36,7 +36,10 @@ use super::{
     schema::schema,
     segment::{self, Mark},
 };
-use crate::model::Timestamp;
+use crate::{audit::privacy::key_of, model::Timestamp};
+
+/// The columns of addresses.
+const ADDRESSES: [&str; 2] = ["peer_ip", "requested_ip"];
 
 /// Rows of a batch that is handed out at most.
 const BATCH_ROWS: usize = 16_384;
@@ -50,6 +53,8 @@ pub struct Scanned {
     pub files: usize,
     /// Row groups of them, and those of these that were read.
     pub row_groups: (usize, usize),
+    /// The keys by which addresses are hashed there, where addresses are asked for.
+    pub keys: BTreeSet<String>,
     /// What could not be read, and why. What it held is missing.
     pub unreadable: Vec<(PathBuf, String)>,
 }
@@ -224,7 +229,7 @@ fn scan_hour(
 ) -> anyhow::Result<ControlFlow<()>> {
     let workers = thread::available_parallelism().map_or(1, usize::from).min(parts.len()).max(1);
     let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let findings = Mutex::new((Vec::new(), (0, 0)));
+    let findings = Mutex::new((Vec::new(), Read::default()));
     let (batches, taken) = mpsc::sync_channel::<RecordBatch>(workers * 2);
     let result = thread::scope(|scope| {
         for _ in 0..workers {
@@ -242,10 +247,7 @@ fn scan_hour(
                     };
                     let mut findings = findings.lock().unwrap_or_else(PoisonError::into_inner);
                     match read {
-                        Ok((all, read)) => {
-                            findings.1.0 += all;
-                            findings.1.1 += read;
-                        }
+                        Ok(read) => findings.1.add(read),
                         Err(error) if is_gone(&error) => {}
                         Err(error) => {
                             let (Part::Segment(path) | Part::File(FlowFile { path, .. })) = part;
@@ -272,48 +274,82 @@ fn scan_hour(
         drop(taken);
         result
     });
-    let (unreadable, (all, read)) = findings.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let (unreadable, read) = findings.into_inner().unwrap_or_else(PoisonError::into_inner);
     scanned.unreadable.extend(unreadable);
-    scanned.row_groups.0 += all;
-    scanned.row_groups.1 += read;
+    scanned.row_groups.0 += read.groups.0;
+    scanned.row_groups.1 += read.groups.1;
+    scanned.keys.extend(read.keys);
     result
 }
 
-/// Sends what is asked for of a segment. Returns how many row groups there were, and were read: none.
+/// What was read of parts.
+#[derive(Default)]
+struct Read {
+    /// Row groups, and those of them that were read.
+    groups: (usize, usize),
+    /// The keys by which addresses are hashed, where addresses are asked for.
+    keys: BTreeSet<String>,
+}
+
+impl Read {
+    fn add(&mut self, other: Self) {
+        self.groups.0 += other.groups.0;
+        self.groups.1 += other.groups.1;
+        self.keys.extend(other.keys);
+    }
+}
+
+/// Sends what is asked for of a segment.
 fn read_segment(
     path: &Path,
     filter: &Filter,
     wanted: &SchemaRef,
     send: &mut dyn FnMut(RecordBatch) -> bool,
-) -> anyhow::Result<(usize, usize)> {
+) -> anyhow::Result<Read> {
     let names: Vec<&str> = wanted.fields().iter().map(|field| field.name().as_str()).collect();
     let places = places(&schema(), &names);
+    let mut read = Read::default();
     for batch in segment::read(path)?.batches {
+        if !filter.addresses.is_empty() {
+            read.keys.extend(keys_of(&batch));
+        }
         let rows = filter_record_batch(&batch, &filter.selects(&batch)?)?;
         if !send(rows.project(&places)?) {
             break;
         }
     }
-    Ok((0, 0))
+    Ok(read)
 }
 
-/// Sends what is asked for of a file. Returns how many row groups there were, and were read.
+/// The keys by which addresses of a batch are hashed.
+fn keys_of(batch: &RecordBatch) -> BTreeSet<String> {
+    let words =
+        ADDRESSES.iter().filter_map(|name| batch.column_by_name(name)?.as_dictionary_opt::<UInt32Type>());
+    let words = words.filter_map(|column| column.values().as_string_opt::<i32>());
+    words.flat_map(|words| words.iter().flatten().filter_map(key_of).map(str::to_owned)).collect()
+}
+
+/// Sends what is asked for of a file.
 fn read_file(
     path: &Path,
     filter: &Filter,
     columns: Columns<'_>,
     send: &mut dyn FnMut(RecordBatch) -> bool,
-) -> anyhow::Result<(usize, usize)> {
+) -> anyhow::Result<Read> {
     let (file, metadata, _) = files::open(path)?;
     let all = metadata.metadata().num_row_groups();
     let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata.clone());
     let mut groups = Vec::new();
+    let mut read = Read::default();
     for group in 0..all {
+        if !filter.addresses.is_empty() {
+            read.keys.extend(key_of_group(&metadata, group));
+        }
         if may_hold(&builder, &metadata, group, filter)? {
             groups.push(group);
         }
     }
-    let read = groups.len();
+    read.groups = (all, groups.len());
     let predicates = filter.conditions().into_iter().map(|condition| {
         let mask = columns_mask(&metadata, &filter.columns(condition));
         let filter = filter.clone();
@@ -334,7 +370,18 @@ fn read_file(
             break;
         }
     }
-    Ok((all, read))
+    Ok(read)
+}
+
+/// The key by which addresses of a row group are hashed: it is of one run, which has one key, and hashes come after all addresses
+/// in order.
+fn key_of_group(metadata: &ArrowReaderMetadata, group: usize) -> Option<String> {
+    let chunks = metadata.metadata().row_group(group).columns().iter();
+    let mut chunks = chunks.filter(|chunk| ADDRESSES.contains(&chunk.column_path().string().as_str()));
+    chunks.find_map(|chunk| {
+        let last = std::str::from_utf8(chunk.statistics()?.max_bytes_opt()?).ok()?;
+        key_of(last).map(str::to_owned)
+    })
 }
 
 /// Whether a row group can hold what is asked for, by its statistics and bloom filters.
@@ -380,7 +427,8 @@ fn may_hold(
         && !has_requested
         && let Some(bloom) = bloom("peer_ip")?
     {
-        return Ok(filter.addresses.iter().any(|net| bloom.check(&net.addr().to_string().as_str())));
+        let plain = filter.addresses.iter().map(|net| net.addr().to_string());
+        return Ok(plain.chain(filter.hashes.iter().cloned()).any(|text| bloom.check(&text.as_str())));
     }
     Ok(true)
 }

@@ -37,11 +37,7 @@ pub use retention::Retention;
 pub use roll::Roller;
 pub use segment::Lost;
 
-use crate::{
-    audit::{Flow, line::Telling},
-    cluster::Cluster,
-    model::Timestamp,
-};
+use crate::{audit::line::Telling, model::Timestamp};
 
 /// Flows of one batch at most: what is put into columns at once.
 const BATCH_ROWS: usize = 8_192;
@@ -52,7 +48,6 @@ const MOST_WAITING: usize = 4;
 /// A flow store that an agent run writes.
 #[derive(Debug)]
 pub struct FlowStore {
-    node: Arc<str>,
     columns: Columns,
     /// Flows that were pushed.
     handed: u64,
@@ -135,12 +130,12 @@ impl FlowStore {
             kernel_lost: lost.kernel,
         };
         log::start(PathBuf::from(path), (first, *goes_on), retention, jobs, shared.clone(), finished)?;
-        Ok(Self { node: node.clone(), columns: Columns::new(node.clone()), handed: 0, queue, shared, done })
+        Ok(Self { columns: Columns::new(node.clone()), handed: 0, queue, shared, done })
     }
 
-    /// Adds a flow. `correction` nanoseconds make today's wall time of the flow's.
-    pub fn push(&mut self, flow: &Flow, cluster: &Cluster, correction: i64) {
-        self.columns.push(&Telling { flow, cluster, node: &self.node, correction });
+    /// Adds a flow.
+    pub fn push(&mut self, telling: &Telling<'_>) {
+        self.columns.push(telling);
         self.handed += 1;
         if self.columns.len() >= BATCH_ROWS {
             self.flush();
