@@ -2,8 +2,10 @@
 //! and loses nothing else, and a filter finds what it says.
 
 mod asking;
+mod bucket;
 mod faults;
 mod privacy;
+mod s3;
 
 use std::{
     net::SocketAddr,
@@ -183,7 +185,7 @@ fn vary(kinds: &[Flow], number: u64, chance: &mut Chance) -> Flow {
 fn found(store: &Path, filter: &Filter) -> Result<(Vec<Value>, Scanned)> {
     let mut lines = Vec::new();
     let scanned = ask::scan(
-        &[store.to_owned()],
+        &[store.to_owned().into()],
         ask::Among::All,
         filter,
         ask::Columns::All,
@@ -244,7 +246,7 @@ fn open(store: &Path, retention: Retention) -> Result<FlowStore> {
         lost: Lost::default(),
         goes_on: false,
     };
-    FlowStore::open(store, retention, &begin)
+    FlowStore::open(store, retention, None, &begin)
 }
 
 fn parquet_files(store: &Path) -> Result<Vec<PathBuf>> {

@@ -349,7 +349,7 @@ fn ask(store: &Path, count: u64) -> Vec<Value> {
 fn asked(store: &Path, filter: &Filter, columns: Wanted<'_>) -> (usize, Scanned, f64) {
     let begun = Instant::now();
     let mut rows = 0;
-    let scanned = scan(&[store.to_owned()], Among::All, filter, columns, &|_, _| {}, &mut |batch| {
+    let scanned = scan(&[store.to_owned().into()], Among::All, filter, columns, &|_, _| {}, &mut |batch| {
         rows += batch.map_or(0, |batch| black_box(batch).num_rows());
         Ok(ControlFlow::Continue(()))
     });

@@ -13,7 +13,10 @@ use std::{
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::audit::DnsServers;
+use crate::{
+    audit::DnsServers,
+    store::bucket::{self, Access},
+};
 
 /// A smaller ring would overflow between two drains of an ordinary node.
 const LEAST_RING: u32 = 256 << 10;
@@ -51,6 +54,9 @@ pub struct Flags {
     /// Keep every flow in this directory, to be asked with `netaudit flows` and SQL [default: off]
     #[arg(long, value_name = "DIR")]
     pub flow_store: Option<PathBuf>,
+    /// Upload the flow store's files into this bucket, such as s3://bucket/prefix [default: none]
+    #[arg(long, value_name = "URL")]
+    pub flow_bucket: Option<String>,
     /// Tell addresses outside the cluster as hashes, keyed with the secret in this file, and no DNS names for them
     #[arg(long, value_name = "FILE")]
     pub hash_key: Option<PathBuf>,
@@ -124,6 +130,10 @@ struct File {
     flow_store: Option<PathBuf>,
     flow_store_age: Option<String>,
     flow_store_bytes: Option<u64>,
+    flow_bucket: Option<String>,
+    flow_bucket_endpoint: Option<String>,
+    flow_bucket_region: Option<String>,
+    flow_bucket_virtual_hosted: Option<bool>,
     hash_key: Option<PathBuf>,
     omit_dns_names: Option<bool>,
     omit_processes: Option<bool>,
@@ -155,6 +165,10 @@ pub struct Config {
     pub flow_store_age: Duration,
     /// In how many bytes at most.
     pub flow_store_bytes: u64,
+    /// The bucket that files of flows are uploaded to, if they are: its URL.
+    pub flow_bucket: Option<String>,
+    /// How it is reached.
+    pub flow_bucket_access: Access,
     /// The file of the secret that addresses outside the cluster are hashed with, if they are.
     pub hash_key: Option<PathBuf>,
     /// Whether flows are told without names that DNS gave.
@@ -244,6 +258,13 @@ struct Printed<'a> {
     flow_store_age: String,
     flow_store_bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
+    flow_bucket: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    flow_bucket_endpoint: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    flow_bucket_region: Option<&'a str>,
+    flow_bucket_virtual_hosted: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
     hash_key: Option<&'a Path>,
     omit_dns_names: bool,
     omit_processes: bool,
@@ -330,6 +351,16 @@ impl Config {
         if flow_store_bytes < LEAST_STORE {
             bail!("flowStoreBytes is {flow_store_bytes}: it must be at least {LEAST_STORE}");
         }
+        let flow_store = flags.flow_store.clone().or(file.flow_store);
+        let flow_bucket = flags.flow_bucket.clone().or(file.flow_bucket);
+        if let Some(url) = &flow_bucket {
+            bucket::parse_url(url).context("flowBucket")?;
+            if flow_store.is_none() {
+                bail!(
+                    "flowBucket is {url}, and there is no flowStore whose files could be uploaded: name its directory"
+                );
+            }
+        }
         Ok(Self {
             node: flags.node.clone().or(file.node).unwrap_or_else(default_node),
             listen: flags.listen.or(file.listen).unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 9464))),
@@ -354,13 +385,19 @@ impl Config {
             violation_series,
             violation_series_per_namespace,
             rule_series: file.rule_series.unwrap_or(5_000),
-            flow_store: flags.flow_store.clone().or(file.flow_store),
+            flow_store,
             flow_store_age: duration_or(
                 "flowStoreAge",
                 file.flow_store_age.as_deref(),
                 Duration::from_secs(7 * 24 * 3600),
             )?,
             flow_store_bytes,
+            flow_bucket,
+            flow_bucket_access: Access {
+                endpoint: file.flow_bucket_endpoint,
+                region: file.flow_bucket_region,
+                virtual_hosted: file.flow_bucket_virtual_hosted.unwrap_or(false),
+            },
             hash_key: flags.hash_key.clone().or(file.hash_key),
             omit_dns_names: flags.omit_dns_names || file.omit_dns_names.unwrap_or(false),
             omit_processes: flags.omit_processes || file.omit_processes.unwrap_or(false),
@@ -410,6 +447,10 @@ impl Config {
             flow_store: self.flow_store.as_deref(),
             flow_store_age: format!("{:#}", jiff::SignedDuration::try_from(self.flow_store_age)?),
             flow_store_bytes: self.flow_store_bytes,
+            flow_bucket: self.flow_bucket.as_deref(),
+            flow_bucket_endpoint: self.flow_bucket_access.endpoint.as_deref(),
+            flow_bucket_region: self.flow_bucket_access.region.as_deref(),
+            flow_bucket_virtual_hosted: self.flow_bucket_access.virtual_hosted,
             hash_key: self.hash_key.as_deref(),
             omit_dns_names: self.omit_dns_names,
             omit_processes: self.omit_processes,
@@ -492,6 +533,7 @@ mod tests {
             "events: true\nreports: true\nreportsEvery: 1m\n",
             "dnsNames: true\ndnsServers: [openshift-dns, 10.0.0.2, '::ffff:10.0.0.3', 'fd00::a']\n",
             "dnsServers: []\n",
+            "flowStore: /f\nflowBucket: s3://flows/a\nflowBucketEndpoint: http://127.0.0.1:1\nflowBucketRegion: here\nflowBucketVirtualHosted: true\n",
             "hashKey: /run/secrets/key\nomitDnsNames: true\nomitProcesses: true\n",
             "# nothing\n",
         ] {
@@ -516,6 +558,8 @@ mod tests {
             ("manifests: /m\nevents: true\n", "leave out events or manifests"),
             ("manifests: /m\nreports: true\n", "leave out reports or manifests"),
             ("unusedCoverage: 99\n", "from 0 to 1"),
+            ("flowBucket: s3://flows\n", "name its directory"),
+            ("flowStore: /f\nflowBucket: flows\n", "s3://bucket/prefix"),
             ("violationSeries: 0\n", "at least 1"),
             ("manifests: /m\nkubeconfig: /k\n", "keep one"),
             ("flowlog: /x\n", "flowlog"),

@@ -22,6 +22,7 @@ fn scraped(world: &World, started: Timestamp) -> String {
         watches: &[],
         usage_faults: (0, 0),
         flow_store: None,
+        flow_bucket: None,
         published: Default::default(),
         records: 0,
         record_counts: &[],

@@ -9,10 +9,13 @@ use crate::{
     cluster::Cluster,
     config::Config,
     kernel::Kernel,
-    metrics::FlowStoreState,
+    metrics::{FlowBucketState, FlowStoreState},
     model::Timestamp,
     report::FlowLog,
-    store::flows::{Beginning, FlowStore, Lost, Retention},
+    store::{
+        bucket::Bucket,
+        flows::{Beginning, FlowStore, Lost, Retention},
+    },
 };
 
 /// What takes flows.
@@ -69,16 +72,34 @@ impl Sinks {
     }
 
     /// Flows that were lost on their way: (stage, cause, how many).
-    pub fn losses(&self) -> [(&'static str, &'static str, u64); 2] {
+    pub fn losses(&self) -> [(&'static str, &'static str, u64); 3] {
         [
             ("flow-log", "write failed", self.log.as_ref().map_or(0, FlowLog::lost)),
             ("flow-store", "write failed", self.store_lost()),
+            ("flow-bucket", "no room to wait", self.bucket_lost()),
         ]
+    }
+
+    /// Flows whose files were removed before they were uploaded.
+    fn bucket_lost(&self) -> u64 {
+        self.store.as_ref().and_then(FlowStore::uploads).map_or(0, |counts| counts.lost)
     }
 
     /// Flows that the store could not write.
     pub fn store_lost(&self) -> u64 {
         self.store.as_ref().map_or(0, |store| store.counts().lost)
+    }
+
+    /// What became of files that are to be in a bucket.
+    pub fn bucket_state(&self) -> Option<FlowBucketState> {
+        let counts = self.store.as_ref()?.uploads()?;
+        Some(FlowBucketState {
+            uploaded: counts.uploaded,
+            failed: counts.failed,
+            waiting: counts.waiting,
+            waiting_bytes: counts.waiting_bytes,
+            oldest: counts.oldest,
+        })
     }
 
     /// What there is of the store.
@@ -91,8 +112,14 @@ impl Sinks {
     pub fn failing(&self) -> Vec<String> {
         let of_log = self.log.as_ref().and_then(FlowLog::failing);
         let of_store = self.store.as_ref().and_then(FlowStore::failing);
+        let of_bucket = self.store.as_ref().and_then(FlowStore::upload_failing);
+        let of_bucket = of_bucket.map(|fault| format!("files of flows are not uploaded: {fault}"));
         let of_log = of_log.map(|fault| format!("the flow log is not written: {fault}"));
-        of_log.into_iter().chain(of_store.map(|fault| format!("the flow store: {fault}"))).collect()
+        of_log
+            .into_iter()
+            .chain(of_store.map(|fault| format!("the flow store: {fault}")))
+            .chain(of_bucket)
+            .collect()
     }
 
     /// Waits for the last flows, no longer than `limit` for each. Returns how many were not written in all.
@@ -123,5 +150,8 @@ pub(super) fn open_store(
         lost: Lost { kernel: kernel_lost, own: 0 },
         goes_on: kernel.is_resumed(),
     };
-    FlowStore::open(path, retention, &begin).map(Some).context("choose another with --flow-store")
+    let open = |url: &String| Bucket::open(url, &config.flow_bucket_access);
+    let bucket =
+        config.flow_bucket.as_ref().map(open).transpose().context("choose another with --flow-bucket")?;
+    FlowStore::open(path, retention, bucket, &begin).map(Some).context("choose another with --flow-store")
 }

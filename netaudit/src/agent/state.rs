@@ -451,6 +451,7 @@ impl State {
             watches: &watches,
             usage_faults: self.usage_store.faults(),
             flow_store: self.sinks.store_state(),
+            flow_bucket: self.sinks.bucket_state(),
             published: self.publishing.counts(),
             records: self.records,
             started: self.started,

@@ -23,13 +23,14 @@ use super::{
     Exit,
     flows_text::Printer,
     flows_top::{Field, Top},
+    stores::{self, Reach},
 };
 use crate::{
     audit::privacy::key_of,
     model::Timestamp,
     privacy,
     store::flows::{
-        ask::{Among, Columns, Follower, Scanned, scan},
+        ask::{Among, Columns, Follower, Scanned, Store, scan},
         filter::{Filter, Named},
         row::Rows,
         schema,
@@ -48,9 +49,11 @@ static STOPPED: AtomicBool = AtomicBool::new(false);
 /// in that time. Exit status: 0 done, 1 with --require-complete where something is missing, 2 failure.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Directories that agents' --flow-store names, or copies of them
+    /// Directories that agents' --flow-store names, or copies of them, and buckets of their --flow-bucket such as s3://bucket/prefix
     #[arg(value_name = "STORE", required = true)]
-    stores: Vec<PathBuf>,
+    stores: Vec<String>,
+    #[command(flatten)]
+    reach: Reach,
     /// Flows that began at this time or later: a time such as 2026-01-31T12:00:00Z, or how long ago, such as 30m or 7d
     #[arg(long, value_name = "TIME", value_parser = time)]
     since: Option<Timestamp>,
@@ -156,7 +159,12 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     }
     let filter = filter(&args)?;
     on_interrupt()?;
-    let exit = if is_sum { sums(&args, &filter)? } else { list(&args, &filter)? };
+    let stores = stores::open(&args.stores, &args.reach)?;
+    ensure!(
+        !args.follow || stores.iter().all(|store| matches!(store, Store::Directory(_))),
+        "--follow needs an agent's directory: a bucket gets flows minutes later, by the file"
+    );
+    let exit = if is_sum { sums(&args, &stores, &filter)? } else { list(&args, &stores, &filter)? };
     Ok(exit)
 }
 
@@ -226,14 +234,14 @@ fn hidden(args: &Args, filter: &Filter, keys: &BTreeSet<String>) -> Vec<String> 
 }
 
 /// Flows, one by one, in order of time.
-fn list(args: &Args, filter: &Filter) -> anyhow::Result<Exit> {
+fn list(args: &Args, stores: &[Store], filter: &Filter) -> anyhow::Result<Exit> {
     let mut printer = Printer::new(args.output)?;
     let mut left = args.limit.unwrap_or(usize::MAX);
     let mut last: Vec<RecordBatch> = Vec::new();
     let mut follower = Follower::default();
     let mut hour: Vec<RecordBatch> = Vec::new();
     let begun = SystemTime::now();
-    let scanned = scan_stores(&args.stores, filter, Columns::All, &mut |batch| {
+    let scanned = scan_stores(stores, filter, Columns::All, &mut |batch| {
         let Some(batch) = batch else {
             let sorted = by_time(&std::mem::take(&mut hour))?;
             let rows = sorted.num_rows().min(left);
@@ -256,7 +264,7 @@ fn list(args: &Args, filter: &Filter) -> anyhow::Result<Exit> {
         printer.print(batch)?;
     }
     if args.follow {
-        follow(args, filter, &mut follower, begun, &mut printer)?;
+        follow(stores, filter, &mut follower, begun, &mut printer)?;
     }
     printer.finish()?;
     Ok(exit)
@@ -294,7 +302,7 @@ fn by_time(batches: &[RecordBatch]) -> anyhow::Result<RecordBatch> {
 
 /// New flows as they come, until Ctrl-C.
 fn follow(
-    args: &Args,
+    stores: &[Store],
     filter: &Filter,
     follower: &mut Follower,
     mut looked: SystemTime,
@@ -307,7 +315,7 @@ fn follow(
         // A segment can have become a file since the last look, and times of files are those of a coarse clock.
         let among = Among::NewerThan(looked - FOLLOW_EVERY);
         let mut new: Vec<RecordBatch> = Vec::new();
-        scan(&args.stores, among, filter, Columns::All, &|_, _| {}, &mut |batch| {
+        scan(stores, among, filter, Columns::All, &|_, _| {}, &mut |batch| {
             new.extend(batch.map(|batch| only_new(&batch, follower)).transpose()?);
             Ok(ControlFlow::Continue(()))
         })?;
@@ -330,10 +338,10 @@ fn only_new(batch: &RecordBatch, follower: &Follower) -> anyhow::Result<RecordBa
 }
 
 /// How many.
-fn sums(args: &Args, filter: &Filter) -> anyhow::Result<Exit> {
+fn sums(args: &Args, stores: &[Store], filter: &Filter) -> anyhow::Result<Exit> {
     let mut top = Top::new(args.top.clone());
     let columns = top.columns();
-    let scanned = scan_stores(&args.stores, filter, Columns::Some(&columns), &mut |batch| {
+    let scanned = scan_stores(stores, filter, Columns::Some(&columns), &mut |batch| {
         if let Some(batch) = batch {
             top.add(&batch)?;
         }
@@ -358,7 +366,7 @@ fn sums(args: &Args, filter: &Filter) -> anyhow::Result<Exit> {
 
 /// Scans stores, tells how far it is where somebody looks, and ends at Ctrl-C.
 fn scan_stores(
-    stores: &[PathBuf],
+    stores: &[Store],
     filter: &Filter,
     columns: Columns<'_>,
     each: &mut dyn FnMut(Option<RecordBatch>) -> anyhow::Result<ControlFlow<()>>,

@@ -17,6 +17,7 @@ mod flows_text;
 mod flows_top;
 mod matrix;
 mod source;
+mod stores;
 mod uninstall;
 mod usage;
 mod usage_text;

@@ -18,6 +18,7 @@ use super::{
     eval_flow::{self, End, Pair, Question, Side},
     eval_service,
     source::Source,
+    stores::{self, Reach},
     why_find::find,
 };
 use crate::{
@@ -37,9 +38,11 @@ pub(super) struct Args {
     /// Flow logs to look in; - is stdin
     #[arg(long, value_name = "FILE", num_args = 1.., required_unless_present = "flow_store")]
     flow_log: Vec<PathBuf>,
-    /// Flow stores to look in
+    /// Flow stores to look in: directories, and buckets such as s3://bucket/prefix
     #[arg(long, value_name = "STORE", num_args = 1..)]
-    flow_store: Vec<PathBuf>,
+    flow_store: Vec<String>,
+    #[command(flatten)]
+    reach: Reach,
     #[command(flatten)]
     source: Source,
     /// How to print the answer
@@ -166,7 +169,7 @@ impl std::fmt::Display for LineEnd {
 
 /// Runs the command.
 pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
-    let (place, text) = find(&args.flow_id, &args.flow_log, &args.flow_store)?;
+    let (place, text) = find(&args.flow_id, &args.flow_log, &stores::open(&args.flow_store, &args.reach)?)?;
     let record: Value = serde_json::from_str(&text).with_context(|| format!("{place}: no JSON object"))?;
     let line: Line = serde_json::from_value(record.clone())
         .with_context(|| format!("{place}: not a line of a flow log"))?;

@@ -6,9 +6,11 @@
 mod enforcement;
 mod families;
 mod family;
+mod flow_store;
 mod published;
 
-pub use families::{AgentState, FlowStoreState, WatchState};
+pub use families::{AgentState, WatchState};
+pub use flow_store::{FlowBucketState, FlowStoreState};
 
 use prometheus_client::{
     encoding::{prometheus_text, text},

@@ -60,6 +60,13 @@ fn hour_of_partition(date: &str, hour: &str) -> Option<i64> {
     Some(begin.timestamp().as_second().div_euclid(3_600))
 }
 
+/// The hour of a file in a bucket, by its key; `None` where it is none.
+pub fn hour_of_key(key: &str) -> Option<i64> {
+    let mut parts = key.strip_suffix(".parquet")?.rsplit('/').skip(1);
+    let (hour, date) = (parts.next()?, parts.next()?);
+    hour_of_partition(date, hour)
+}
+
 /// A Parquet file of flows.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct FlowFile {
@@ -155,6 +162,16 @@ pub fn open(path: &Path) -> anyhow::Result<(File, ArrowReaderMetadata, Told)> {
     let file = File::open(path)?;
     let options = ArrowReaderOptions::new();
     let metadata = ArrowReaderMetadata::load(&file, options).context("no Parquet file, or a damaged one")?;
+    let told = told(&metadata)?;
+    Ok((file, metadata, told))
+}
+
+/// What a Parquet file of flows says of itself.
+///
+/// # Errors
+///
+/// It is no file of flows, or one of another version.
+pub fn told(metadata: &ArrowReaderMetadata) -> anyhow::Result<Told> {
     let pairs = metadata.metadata().file_metadata().key_value_metadata();
     let text = pairs
         .into_iter()
@@ -168,7 +185,7 @@ pub fn open(path: &Path) -> anyhow::Result<(File, ArrowReaderMetadata, Told)> {
         "it is of version {} of the columns, and this netaudit reads version {VERSION}",
         told.mark.version
     );
-    Ok((file, metadata, told))
+    Ok(told)
 }
 
 /// The segments of a store with what is known of their time.

@@ -17,8 +17,9 @@ use super::{
     retention::Kept,
     roll::{ROWS_AT_ONCE, Roller},
     segment::{self, Closed, Lost, Mark, Segment},
+    upload::{self, Uploads},
 };
-use crate::model::Timestamp;
+use crate::{model::Timestamp, store::bucket::Bucket};
 
 /// How old a segment with flows becomes.
 const SEGMENT_AGE: Duration = Duration::from_secs(300);
@@ -36,11 +37,11 @@ const TRY_AGAIN: Duration = Duration::from_secs(10);
 pub(super) fn start(
     store: PathBuf,
     (first, goes_on): (Mark, bool),
-    retention: Retention,
+    (retention, bucket): (Retention, Option<Bucket>),
     jobs: mpsc::Receiver<Job>,
     shared: Arc<Shared>,
     finished: mpsc::Sender<()>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Option<Arc<Uploads>>> {
     let open = files::open_directory(&store);
     for directory in [&open, &files::flows_directory(&store)] {
         fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
@@ -49,11 +50,13 @@ pub(super) fn start(
     let mut roller = Roller::new(&store)?;
     let left = left_behind(&open)?;
     let first = if goes_on { after_earlier(first, &store, &left)? } else { first };
+    let uploading = bucket.map(|bucket| upload::start(&store, bucket)).transpose()?;
+    let uploads = uploading.as_ref().map(|(uploads, _)| uploads.clone());
     let (to_roll, closed) = mpsc::channel::<Closed>();
     let told = shared.clone();
     let roll_store = store.clone();
     thread::Builder::new().name("flow-roll".to_owned()).spawn(move || {
-        let mut kept = Kept::new(&roll_store, retention);
+        let mut kept = Kept::new(&roll_store, retention, uploading);
         roll(&mut roller, left, &closed, &mut kept, &told);
     })?;
     let mut log = Log { open, next: first, segment: None, began: Instant::now(), marked: Instant::now() };
@@ -63,7 +66,7 @@ pub(super) fn start(
         // Nobody waits any more where the agent has given up on us.
         let _ = finished.send(());
     })?;
-    Ok(())
+    Ok(uploads)
 }
 
 /// The beginning of a run that is given what was recorded since the end of the one before it.

@@ -15,11 +15,15 @@ mod coverage;
 pub mod files;
 pub mod filter;
 mod log;
+mod look;
+mod read;
 mod retention;
 mod roll;
 pub mod row;
 pub mod schema;
 pub mod segment;
+mod source;
+mod upload;
 
 use std::{
     path::{Path, PathBuf},
@@ -36,8 +40,11 @@ pub use coverage::{Coverage, Gap};
 pub use retention::Retention;
 pub use roll::Roller;
 pub use segment::Lost;
+pub use upload::UploadCounts;
 
-use crate::{audit::line::Telling, model::Timestamp};
+use upload::Uploads;
+
+use crate::{audit::line::Telling, model::Timestamp, store::bucket::Bucket};
 
 /// Flows of one batch at most: what is put into columns at once.
 const BATCH_ROWS: usize = 8_192;
@@ -53,6 +60,7 @@ pub struct FlowStore {
     handed: u64,
     queue: mpsc::Sender<Job>,
     shared: Arc<Shared>,
+    uploads: Option<Arc<Uploads>>,
     done: mpsc::Receiver<()>,
 }
 
@@ -108,12 +116,17 @@ pub struct StoreCounts {
 
 impl FlowStore {
     /// Opens or makes the store, for this run only: another agent that writes it is refused. What an earlier run left is
-    /// rolled.
+    /// rolled. Files are uploaded into the bucket, if there is one.
     ///
     /// # Errors
     ///
     /// The directory cannot be used, or another agent writes it.
-    pub fn open(path: &Path, retention: Retention, begin: &Beginning) -> anyhow::Result<Self> {
+    pub fn open(
+        path: &Path,
+        retention: Retention,
+        bucket: Option<Bucket>,
+        begin: &Beginning,
+    ) -> anyhow::Result<Self> {
         let Beginning { node, run, from, lost, goes_on } = begin;
         let (queue, jobs) = mpsc::channel();
         let (finished, done) = mpsc::channel();
@@ -129,8 +142,10 @@ impl FlowStore {
             lost_after: lost.all(),
             kernel_lost: lost.kernel,
         };
-        log::start(PathBuf::from(path), (first, *goes_on), retention, jobs, shared.clone(), finished)?;
-        Ok(Self { columns: Columns::new(node.clone()), handed: 0, queue, shared, done })
+        let first = (first, *goes_on);
+        let to = (retention, bucket);
+        let uploads = log::start(PathBuf::from(path), first, to, jobs, shared.clone(), finished)?;
+        Ok(Self { columns: Columns::new(node.clone()), handed: 0, queue, shared, uploads, done })
     }
 
     /// Adds a flow.
@@ -188,6 +203,16 @@ impl FlowStore {
         let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let Shared { lost, bytes, files, removed, .. } = &*self.shared;
         StoreCounts { files: load(files), bytes: load(bytes), removed: load(removed), lost: load(lost) }
+    }
+
+    /// What became of files that are to be in a bucket, where there is one.
+    pub fn uploads(&self) -> Option<UploadCounts> {
+        self.uploads.as_ref().map(|uploads| uploads.counts())
+    }
+
+    /// What is wrong with the bucket right now.
+    pub fn upload_failing(&self) -> Option<String> {
+        self.uploads.as_ref()?.failing()
     }
 
     /// What is wrong right now.
