@@ -294,6 +294,7 @@ fn scrape(auditor: &Auditor, now: Timestamp) -> String {
         watches: &[],
         usage_faults: (0, 0),
         flow_store: None,
+        flow_bucket: None,
         published: Default::default(),
         records: 0,
         record_counts: &[],

@@ -57,6 +57,9 @@ pub struct Flags {
     /// Upload the flow store's files into this bucket, such as s3://bucket/prefix [default: none]
     #[arg(long, value_name = "URL")]
     pub flow_bucket: Option<String>,
+    /// Send flows as log records to this receiver of OTLP over HTTP, such as http://collector:4318 [default: none]
+    #[arg(long, value_name = "URL")]
+    pub otlp_endpoint: Option<String>,
     /// Tell addresses outside the cluster as hashes, keyed with the secret in this file, and no DNS names for them
     #[arg(long, value_name = "FILE")]
     pub hash_key: Option<PathBuf>,
@@ -134,9 +137,23 @@ struct File {
     flow_bucket_endpoint: Option<String>,
     flow_bucket_region: Option<String>,
     flow_bucket_virtual_hosted: Option<bool>,
+    otlp_endpoint: Option<String>,
+    otlp_headers: Option<PathBuf>,
+    otlp_flows: Option<OtlpFlows>,
     hash_key: Option<PathBuf>,
     omit_dns_names: Option<bool>,
     omit_processes: Option<bool>,
+}
+
+/// Which flows are sent by OTLP.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OtlpFlows {
+    /// All.
+    #[default]
+    All,
+    /// Those that have a finding.
+    Findings,
 }
 
 /// Where Kubernetes objects come from.
@@ -169,6 +186,12 @@ pub struct Config {
     pub flow_bucket: Option<String>,
     /// How it is reached.
     pub flow_bucket_access: Access,
+    /// Where flows are sent as log records, if they are.
+    pub otlp_endpoint: Option<String>,
+    /// The file of the headers that are sent with them.
+    pub otlp_headers: Option<PathBuf>,
+    /// Which of them.
+    pub otlp_flows: OtlpFlows,
     /// The file of the secret that addresses outside the cluster are hashed with, if they are.
     pub hash_key: Option<PathBuf>,
     /// Whether flows are told without names that DNS gave.
@@ -264,6 +287,11 @@ struct Printed<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     flow_bucket_region: Option<&'a str>,
     flow_bucket_virtual_hosted: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    otlp_endpoint: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    otlp_headers: Option<&'a Path>,
+    otlp_flows: OtlpFlows,
     #[serde(skip_serializing_if = "Option::is_none")]
     hash_key: Option<&'a Path>,
     omit_dns_names: bool,
@@ -398,6 +426,9 @@ impl Config {
                 region: file.flow_bucket_region,
                 virtual_hosted: file.flow_bucket_virtual_hosted.unwrap_or(false),
             },
+            otlp_endpoint: flags.otlp_endpoint.clone().or(file.otlp_endpoint),
+            otlp_headers: file.otlp_headers,
+            otlp_flows: file.otlp_flows.unwrap_or_default(),
             hash_key: flags.hash_key.clone().or(file.hash_key),
             omit_dns_names: flags.omit_dns_names || file.omit_dns_names.unwrap_or(false),
             omit_processes: flags.omit_processes || file.omit_processes.unwrap_or(false),
@@ -451,6 +482,9 @@ impl Config {
             flow_bucket_endpoint: self.flow_bucket_access.endpoint.as_deref(),
             flow_bucket_region: self.flow_bucket_access.region.as_deref(),
             flow_bucket_virtual_hosted: self.flow_bucket_access.virtual_hosted,
+            otlp_endpoint: self.otlp_endpoint.as_deref(),
+            otlp_headers: self.otlp_headers.as_deref(),
+            otlp_flows: self.otlp_flows,
             hash_key: self.hash_key.as_deref(),
             omit_dns_names: self.omit_dns_names,
             omit_processes: self.omit_processes,
@@ -506,69 +540,4 @@ pub(crate) fn duration(key: &str, text: &str) -> anyhow::Result<Duration> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn merged(flags: &Flags, yaml: &str) -> anyhow::Result<Config> {
-        Config::merge(flags, parse(yaml)?, || "default-node".to_owned())
-    }
-
-    #[test]
-    fn flags_win_over_the_file_and_the_file_over_defaults() {
-        let flags = Flags { node: Some("flag".to_owned()), ..Flags::default() };
-        let config = merged(&flags, "node: file\nlisten: 127.0.0.1:1\nunusedAfter: 7d\n").unwrap();
-        assert_eq!(config.node, "flag");
-        assert_eq!(config.listen, "127.0.0.1:1".parse().unwrap());
-        assert_eq!(config.unused_after, Duration::from_secs(604_800));
-        assert_eq!(config.ring_bytes, 8 << 20);
-        assert_eq!(config.source, Source::Api(None));
-    }
-
-    #[test]
-    fn what_is_printed_reads_back_as_the_same() {
-        for yaml in [
-            "manifests: /m\nflowLog: '-'\n",
-            "kubeconfig: /k\npinDirectory: /sys/fs/bpf/x\ndrainInterval: 50ms\nunusedAfter: 36h\n",
-            "kubeconfig: /k\nstateDirectory: /var/lib/x\nfoldKeys: 70000\ndrainInterval: 50ms\nunusedAfter: 36h\n",
-            "events: true\nreports: true\nreportsEvery: 1m\n",
-            "dnsNames: true\ndnsServers: [openshift-dns, 10.0.0.2, '::ffff:10.0.0.3', 'fd00::a']\n",
-            "dnsServers: []\n",
-            "flowStore: /f\nflowBucket: s3://flows/a\nflowBucketEndpoint: http://127.0.0.1:1\nflowBucketRegion: here\nflowBucketVirtualHosted: true\n",
-            "hashKey: /run/secrets/key\nomitDnsNames: true\nomitProcesses: true\n",
-            "# nothing\n",
-        ] {
-            let config = merged(&Flags::default(), yaml).unwrap();
-            let again = merged(&Flags::default(), &config.to_yaml().unwrap()).unwrap();
-            assert_eq!(config, again, "{yaml}");
-        }
-    }
-
-    #[test]
-    fn wrong_values_say_what_would_be_right() {
-        for (yaml, says) in [
-            ("ringBytes: 1000000\n", "power of two"),
-            ("foldKeys: 1\n", "from 64 to 1048576"),
-            ("foldKeys: 1048577\n", "from 64 to 1048576"),
-            ("drainInterval: 2s\n", "1ms to 1s"),
-            ("drainInterval: soon\n", "20ms"),
-            ("unusedAfter: -3h\n", "unusedAfter"),
-            ("discoverEvery: 10ms\n", "at least 1s"),
-            ("lookEvery: 10ms\n", "at least 1s"),
-            ("reportsEvery: 10ms\n", "at least 1s"),
-            ("manifests: /m\nevents: true\n", "leave out events or manifests"),
-            ("manifests: /m\nreports: true\n", "leave out reports or manifests"),
-            ("unusedCoverage: 99\n", "from 0 to 1"),
-            ("flowBucket: s3://flows\n", "name its directory"),
-            ("flowStore: /f\nflowBucket: flows\n", "s3://bucket/prefix"),
-            ("violationSeries: 0\n", "at least 1"),
-            ("manifests: /m\nkubeconfig: /k\n", "keep one"),
-            ("flowlog: /x\n", "flowlog"),
-            ("listen: nowhere\n", "listen"),
-            ("dnsServers: [10.0.0.0/8]\n", "namespaces and addresses"),
-            ("dnsServers: ['']\n", "namespaces and addresses"),
-        ] {
-            let error = format!("{:#}", merged(&Flags::default(), yaml).unwrap_err());
-            assert!(error.contains(says), "{yaml:?} says {error:?}");
-        }
-    }
-}
+mod tests;

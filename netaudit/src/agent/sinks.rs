@@ -7,11 +7,14 @@ use anyhow::Context as _;
 use crate::{
     audit::{Auditor, Flow, Privacy, RunKey, line::Telling},
     cluster::Cluster,
-    config::Config,
+    config::{Config, OtlpFlows},
     kernel::Kernel,
     metrics::{FlowBucketState, FlowStoreState},
     model::Timestamp,
-    report::FlowLog,
+    report::{
+        FlowLog,
+        otlp::{self, Otlp},
+    },
     store::{
         bucket::Bucket,
         flows::{Beginning, FlowStore, Lost, Retention},
@@ -26,12 +29,14 @@ pub(super) struct Sinks {
     pub privacy: Privacy,
     pub log: Option<FlowLog>,
     pub store: Option<FlowStore>,
+    /// Nothing waits for it: what it cannot take is counted.
+    pub otlp: Option<Otlp>,
 }
 
 impl Sinks {
     /// Whether anybody wants flows.
     pub fn any(&self) -> bool {
-        self.log.is_some() || self.store.is_some()
+        self.log.is_some() || self.store.is_some() || self.otlp.is_some()
     }
 
     /// Hands on flows. `correction` nanoseconds make today's wall time of theirs.
@@ -45,6 +50,9 @@ impl Sinks {
             if let Some(store) = &mut self.store {
                 store.push(&telling);
             }
+            if let Some(otlp) = &mut self.otlp {
+                otlp.push(&telling);
+            }
         }
         if let Some(log) = &mut self.log {
             log.flush();
@@ -55,6 +63,9 @@ impl Sinks {
     pub fn tick(&mut self, wall: Timestamp, lost: Lost) {
         if let Some(store) = &mut self.store {
             store.tick(wall, lost);
+        }
+        if let Some(otlp) = &mut self.otlp {
+            otlp.tick();
         }
     }
 
@@ -72,11 +83,15 @@ impl Sinks {
     }
 
     /// Flows that were lost on their way: (stage, cause, how many).
-    pub fn losses(&self) -> [(&'static str, &'static str, u64); 3] {
+    pub fn losses(&self) -> [(&'static str, &'static str, u64); 6] {
+        let otlp = self.otlp.as_ref().map(Otlp::losses).unwrap_or_default();
         [
             ("flow-log", "write failed", self.log.as_ref().map_or(0, FlowLog::lost)),
             ("flow-store", "write failed", self.store_lost()),
             ("flow-bucket", "no room to wait", self.bucket_lost()),
+            ("otlp", "queue full", otlp.queue_full),
+            ("otlp", "refused", otlp.refused),
+            ("otlp", "rejected", otlp.rejected),
         ]
     }
 
@@ -114,19 +129,42 @@ impl Sinks {
         let of_store = self.store.as_ref().and_then(FlowStore::failing);
         let of_bucket = self.store.as_ref().and_then(FlowStore::upload_failing);
         let of_bucket = of_bucket.map(|fault| format!("files of flows are not uploaded: {fault}"));
+        let of_otlp = self.otlp.as_ref().and_then(Otlp::failing);
+        let of_otlp = of_otlp.map(|fault| format!("flows are not sent by OTLP: {fault}"));
         let of_log = of_log.map(|fault| format!("the flow log is not written: {fault}"));
         of_log
             .into_iter()
             .chain(of_store.map(|fault| format!("the flow store: {fault}")))
             .chain(of_bucket)
+            .chain(of_otlp)
             .collect()
     }
 
     /// Waits for the last flows, no longer than `limit` for each. Returns how many were not written in all.
     pub fn finish(&mut self, wall: Timestamp, lost: Lost, limit: Duration) -> u64 {
+        if let Some(unsent) = self.otlp.take().map(|otlp| otlp.finish(limit)).filter(|unsent| *unsent > 0) {
+            // Log and store have them: no reason to tell them once more.
+            tracing::warn!(flows = unsent, "the receiver of OTLP has not taken the last flows");
+        }
         let of_log = self.log.take().map_or(0, |log| log.finish(limit));
         of_log + self.store.take().map_or(0, |store| store.finish(wall, lost, limit))
     }
+}
+
+/// Begins to send flows by OTLP, where they are to be.
+///
+/// # Errors
+///
+/// The endpoint is no URL, or the file of headers cannot be read.
+pub(super) fn open_otlp(config: &Config) -> anyhow::Result<Option<Otlp>> {
+    let Some(endpoint) = &config.otlp_endpoint else { return Ok(None) };
+    let settings = otlp::Settings {
+        endpoint: endpoint.clone(),
+        headers: config.otlp_headers.clone(),
+        only_findings: config.otlp_flows == OtlpFlows::Findings,
+        node: config.node.clone(),
+    };
+    Otlp::open(settings).map(Some).context("choose another with --otlp-endpoint")
 }
 
 /// Opens the flow store, where there is to be one.

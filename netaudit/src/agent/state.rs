@@ -6,7 +6,7 @@ mod objects;
 mod publish;
 mod raw_sockets;
 
-use super::sinks::{Sinks, open_store};
+use super::sinks::{Sinks, open_otlp, open_store};
 use super::{
     progress::Progress,
     usage_store::{Beginning, UsageStore},
@@ -164,7 +164,13 @@ impl State {
             Source::Api(_) => tracing::info!("objects are read from the API server"),
         }
         let store = open_store(&config, &auditor, &kernel, missed(&losses_before))?;
-        let sinks = Sinks { node: config.node.as_str().into(), privacy, log: flow_log, store };
+        let sinks = Sinks {
+            node: config.node.as_str().into(),
+            privacy,
+            log: flow_log,
+            store,
+            otlp: open_otlp(&config)?,
+        };
         Ok(Self {
             kernel,
             conntrack,
