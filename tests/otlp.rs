@@ -1,10 +1,11 @@
 //! Flows as log records of OpenTelemetry: a real receiver gets each with everything that the flow log says, and one that is down,
-//! slow, busy or refuses costs exactly what is counted.
+//! slow, busy or refuses costs exactly what is counted. And the OpenTelemetry Collector ships the flow log as we tell it to.
 
 use std::{
     fs,
+    io::Write as _,
     net::TcpListener,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -12,8 +13,11 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use netaudit::{
-    audit::{Flow, FlowId, Privacy, line::Telling},
-    report::otlp::{Otlp, OtlpLosses, Settings},
+    audit::{Finding, Flow, FlowId, Privacy, UnenforcedCause, line::Telling},
+    report::{
+        flow_line,
+        otlp::{Otlp, OtlpLosses, Settings, record as record_of},
+    },
 };
 use serde_json::{Value, json};
 
@@ -261,6 +265,132 @@ fn a_receiver_that_is_down_slow_or_busy_loses_nothing_that_is_not_counted() -> R
     let begun = Instant::now();
     assert_eq!(otlp.finish(Duration::from_millis(300)), 10);
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    Ok(())
+}
+
+/// The Collector with the configuration that we ship, reading a file.
+fn collector(program: &Path, receiver: &Receiver, log: &Path) -> Result<Ended> {
+    let deploy = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../deploy/ship/otelcol.yaml");
+    let storage = receiver.directory.path().join("storage");
+    fs::create_dir_all(&storage)?;
+    let said = fs::File::create(receiver.directory.path().join("collector.log"))?;
+    let child = Command::new(program)
+        .arg("--config")
+        .arg(deploy)
+        .env("FLOW_LOG", log)
+        .env("STORAGE", storage)
+        .env("OTLP_ENDPOINT", format!("http://127.0.0.1:{}", receiver.port))
+        .stdin(Stdio::null())
+        .stdout(said.try_clone()?)
+        .stderr(said)
+        .spawn()?;
+    Ok(Ended(child))
+}
+
+/// A process that ends with the test.
+struct Ended(Child);
+
+impl Ended {
+    /// As a rollout ends it: what it read it sends, and remembers.
+    fn terminate(mut self) -> Result<()> {
+        let pid = rustix::process::Pid::from_child(&self.0);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+        self.0.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn the_collector_ships_the_flow_log_as_our_configuration_tells_it() -> Result<()> {
+    let Some(program) = std::env::var_os("NETAUDIT_OTELCOL").map(PathBuf::from) else {
+        eprintln!(
+            "SKIPPED the Collector's configuration: no $NETAUDIT_OTELCOL (cargo xtask test builds it, with Go)"
+        );
+        return Ok(());
+    };
+    let Some(python) = python_or_skip("the Collector's configuration", "opentelemetry") else {
+        return Ok(());
+    };
+    let mut receiver = Receiver::new(python)?;
+    receiver.start()?;
+    let mut world = World::new(vec![deny_egress()]);
+    let made = [
+        world.one(a_to_b()),
+        world.one(ingress(102, 12, "10.0.0.2:80", "203.0.113.7:40000")),
+        world.one(egress(1, 0, "192.168.0.1:40000", "203.0.113.9:443")),
+    ];
+    // All that a flow can weigh.
+    let findings = [
+        None,
+        Some(Finding::Unenforced),
+        Some(Finding::Blocked),
+        Some(Finding::DeniedRefused),
+        Some(Finding::Attempted),
+        Some(Finding::SuspectedBlock),
+    ];
+    let causes = [
+        UnenforcedCause::NothingEnforces,
+        UnenforcedCause::PodJustStarted,
+        UnenforcedCause::PolicyJustChanged,
+        UnenforcedCause::OlderConnection,
+        UnenforcedCause::OlderThanPolicy,
+    ];
+    let kinds = findings.map(|finding| (finding, None)).into_iter();
+    let kinds = kinds.chain(causes.map(|cause| (Some(Finding::Unenforced), Some(cause))));
+    let mut flows: Vec<Flow> = made.to_vec();
+    flows.extend(kinds.map(|(finding, cause)| Flow { finding, cause, ..made[0].clone() }));
+    for (sequence, flow) in (1..).zip(&mut flows) {
+        flow.id.sequence = sequence;
+    }
+    let log = receiver.directory.path().join("flows.jsonl");
+    let write = |flows: &[Flow]| -> Result<()> {
+        let mut file = fs::File::options().create(true).append(true).open(&log)?;
+        for flow in flows {
+            let mut line = Vec::new();
+            flow_line(&telling(&world, flow), &mut line);
+            line.push(b'\n');
+            file.write_all(&line)?;
+        }
+        Ok(())
+    };
+    let (first, rest) = flows.split_at(5);
+    let (second, third) = rest.split_at(4);
+    write(first)?;
+    let running = collector(&program, &receiver, &log)?;
+    receiver.wait_for(first.len())?;
+    // Rotated by moving it away, as the README says.
+    fs::rename(&log, log.with_extension("1"))?;
+    write(second)?;
+    receiver.wait_for(first.len() + second.len())?;
+    // It ends, and goes on where it was.
+    running.terminate()?;
+    write(third)?;
+    let running = collector(&program, &receiver, &log)?;
+    let got = receiver.wait_for(flows.len())?;
+    thread::sleep(Duration::from_secs(1));
+    assert_eq!(receiver.got()?.len(), flows.len(), "each once");
+    running.terminate()?;
+
+    for (record, flow) in got.iter().zip(&flows) {
+        let ours = record_of(&telling(&world, flow));
+        assert_eq!(record["attributes"]["netaudit"]["flow_id"], flow.id.to_string());
+        assert_eq!(record["time"].as_u64(), Some(ours.time_unix_nano), "{record:#}");
+        assert_eq!(record["severity"].as_i64(), Some(ours.severity_number.into()), "{record:#}");
+        // Every name that a convention has is the same as from the agent itself.
+        for attribute in ours.attributes.iter().filter(|it| !it.key.starts_with("netaudit.")) {
+            let there = &record["attributes"][&attribute.key];
+            // The Collector knows no Deployments; who wants them takes netaudit.subject.workload.
+            let is_workload = attribute.key.starts_with("k8s.") && attribute.key.ends_with("set.name");
+            assert!(is_workload || !there.is_null(), "{}: {record:#}", attribute.key);
+        }
+    }
     Ok(())
 }
 

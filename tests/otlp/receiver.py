@@ -3,6 +3,7 @@
 receiver.py PORT DIRECTORY: writes DIRECTORY/got, and does what DIRECTORY/mode says: take, slow, busy, refuse, or part.
 """
 
+import gzip
 import http.server
 import json
 import pathlib
@@ -38,7 +39,8 @@ class Receiver(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self):
         request = ExportLogsServiceRequest()
-        request.ParseFromString(self.rfile.read(int(self.headers["content-length"])))
+        body = self.rfile.read(int(self.headers["content-length"]))
+        request.ParseFromString(gzip.decompress(body) if self.headers.get("content-encoding") == "gzip" else body)
         mode = (directory / "mode").read_text().strip()
         if mode == "slow":
             time.sleep(0.3)
