@@ -20,5 +20,6 @@ mod overload;
 mod prometheus;
 mod raw_sockets;
 mod reports;
+mod shipping;
 mod translation;
 mod usage;

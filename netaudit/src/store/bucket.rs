@@ -49,7 +49,27 @@ pub struct Bucket {
     store: Arc<AmazonS3>,
     prefix: Key,
     url: Arc<str>,
-    runtime: Arc<Runtime>,
+    runtime: Arc<Own>,
+}
+
+/// A runtime that can be let go anywhere, also where nobody may block.
+struct Own(Option<Runtime>);
+
+impl Own {
+    fn block_on<F: Future>(&self, future: F) -> F::Output {
+        match &self.0 {
+            Some(runtime) => runtime.block_on(future),
+            None => unreachable!("it is taken when it is dropped"),
+        }
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 impl fmt::Debug for Bucket {
@@ -152,7 +172,7 @@ impl Bucket {
             .enable_all()
             .build()?;
         let url = url.trim_end_matches('/').into();
-        Ok(Self { store: Arc::new(store), prefix, url, runtime: Arc::new(runtime) })
+        Ok(Self { store: Arc::new(store), prefix, url, runtime: Arc::new(Own(Some(runtime))) })
     }
 
     fn key(&self, key: &str) -> anyhow::Result<Key> {
