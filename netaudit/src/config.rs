@@ -291,7 +291,8 @@ struct Printed<'a> {
     otlp_endpoint: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     otlp_headers: Option<&'a Path>,
-    otlp_flows: OtlpFlows,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    otlp_flows: Option<OtlpFlows>,
     #[serde(skip_serializing_if = "Option::is_none")]
     hash_key: Option<&'a Path>,
     omit_dns_names: bool,
@@ -389,6 +390,12 @@ impl Config {
                 );
             }
         }
+        let otlp_endpoint = flags.otlp_endpoint.clone().or(file.otlp_endpoint);
+        if otlp_endpoint.is_none() && (file.otlp_headers.is_some() || file.otlp_flows.is_some()) {
+            bail!(
+                "otlpHeaders and otlpFlows are about flows that are sent by OTLP: name the receiver as otlpEndpoint"
+            );
+        }
         Ok(Self {
             node: flags.node.clone().or(file.node).unwrap_or_else(default_node),
             listen: flags.listen.or(file.listen).unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 9464))),
@@ -426,7 +433,7 @@ impl Config {
                 region: file.flow_bucket_region,
                 virtual_hosted: file.flow_bucket_virtual_hosted.unwrap_or(false),
             },
-            otlp_endpoint: flags.otlp_endpoint.clone().or(file.otlp_endpoint),
+            otlp_endpoint,
             otlp_headers: file.otlp_headers,
             otlp_flows: file.otlp_flows.unwrap_or_default(),
             hash_key: flags.hash_key.clone().or(file.hash_key),
@@ -484,7 +491,7 @@ impl Config {
             flow_bucket_virtual_hosted: self.flow_bucket_access.virtual_hosted,
             otlp_endpoint: self.otlp_endpoint.as_deref(),
             otlp_headers: self.otlp_headers.as_deref(),
-            otlp_flows: self.otlp_flows,
+            otlp_flows: self.otlp_endpoint.is_some().then_some(self.otlp_flows),
             hash_key: self.hash_key.as_deref(),
             omit_dns_names: self.omit_dns_names,
             omit_processes: self.omit_processes,

@@ -55,6 +55,7 @@ fn wrong_values_say_what_would_be_right() {
         ("flowBucket: s3://flows\n", "name its directory"),
         ("flowStore: /f\nflowBucket: flows\n", "s3://bucket/prefix"),
         ("otlpFlows: none\n", "findings"),
+        ("otlpHeaders: /h\n", "otlpEndpoint"),
         ("violationSeries: 0\n", "at least 1"),
         ("manifests: /m\nkubeconfig: /k\n", "keep one"),
         ("flowlog: /x\n", "flowlog"),

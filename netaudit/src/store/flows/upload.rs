@@ -161,48 +161,56 @@ impl Uploader {
         }
     }
 
-    /// Uploads what waits, oldest first.
+    /// Uploads what waits, oldest first, until nothing does.
     fn upload_all(&mut self, told: &mpsc::Receiver<()>) -> anyhow::Result<()> {
-        let mut waiting = self.look();
-        while let Some(file) = (!waiting.is_empty()).then(|| waiting.remove(0)) {
-            // The agent ends, and the next one goes on.
-            if let Err(mpsc::TryRecvError::Disconnected) = told.try_recv() {
+        loop {
+            let waiting = self.look();
+            if waiting.is_empty() {
                 return Ok(());
             }
-            let Some(key) = key_of(&self.store, &file.path) else { continue };
-            match self.bucket.upload(&file.path, &key) {
-                Ok(_) => {}
-                // Retention was faster.
-                Err(_) if !file.path.exists() => continue,
-                Err(error) => return Err(error),
+            for place in 0..waiting.len() {
+                // The agent ends, and the next one goes on.
+                if let Err(mpsc::TryRecvError::Disconnected) = told.try_recv() {
+                    return Ok(());
+                }
+                let (key, file) = &waiting[place];
+                match self.bucket.upload(&file.path, key) {
+                    Ok(_) => {}
+                    // Retention was faster.
+                    Err(_) if !file.path.exists() => continue,
+                    Err(error) => return Err(error),
+                }
+                self.journal.note(key)?;
+                self.uploads.done().insert(key.clone());
+                self.uploads.count(|counts| counts.uploaded += 1);
+                self.tell(&waiting[place + 1..]);
             }
-            self.journal.note(&key)?;
-            self.uploads.done().insert(key);
-            self.uploads.count(|counts| counts.uploaded += 1);
-            self.tell(&waiting);
         }
-        self.look();
-        Ok(())
     }
 
-    /// The files that wait.
-    fn look(&self) -> Vec<FlowFile> {
-        let mut waiting = files::list(&self.store).unwrap_or_else(|error| {
+    /// The files that wait, with their keys.
+    fn look(&self) -> Vec<(String, FlowFile)> {
+        let files = files::list(&self.store).unwrap_or_else(|error| {
             tracing::error!("{error:#}: nothing is uploaded");
             Vec::new()
         });
-        waiting.retain(|file| !self.uploads.has(&self.store, &file.path));
+        let files = files.into_iter().filter_map(|file| Some((key_of(&self.store, &file.path)?, file)));
+        let waiting: Vec<(String, FlowFile)> = {
+            let done = self.uploads.done();
+            files.filter(|(key, _)| !done.contains(key)).collect()
+        };
         self.tell(&waiting);
         waiting
     }
 
-    fn tell(&self, waiting: &[FlowFile]) {
-        let made = |file: &FlowFile| file.path.metadata().and_then(|data| data.modified()).ok();
+    fn tell(&self, waiting: &[(String, FlowFile)]) {
+        let made =
+            |(_, file): &(String, FlowFile)| file.path.metadata().and_then(|data| data.modified()).ok();
         let seconds =
             |at: SystemTime| at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         self.uploads.count(|counts| {
             counts.waiting = waiting.len() as u64;
-            counts.waiting_bytes = waiting.iter().map(|file| file.bytes).sum();
+            counts.waiting_bytes = waiting.iter().map(|(_, file)| file.bytes).sum();
             counts.oldest = waiting.iter().filter_map(made).min().map(seconds);
         });
     }
