@@ -16,7 +16,7 @@ mod usage;
 use std::{net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
 use netaudit::{
-    audit::{Auditor, Budget, Finding, Flow, PeerKind, Settings, Subject},
+    audit::{Auditor, Budget, Finding, Flow, PeerKind, Privacy, Settings, Subject, line::Telling},
     cluster::{Kind, Object, ObjectKey, PodId},
     model::{
         Actor, Cause, CgroupId, Comm, Decision, Direction, Exemption, Gap, NetnsCookie, Observation, Outcome,
@@ -31,6 +31,11 @@ const NODE: &str = "node-1";
 const NODE_IP: &str = "192.168.0.1";
 /// Longer than a connection waits for the record of its other end.
 const AFTER_THE_OTHER_END: Duration = Duration::from_millis(6);
+
+/// A flow, of which everything is told.
+fn telling<'a>(world: &'a World, flow: &'a Flow) -> Telling<'a> {
+    Telling { flow, cluster: world.auditor.cluster(), node: NODE, correction: 0, privacy: Privacy::TELLS_ALL }
+}
 
 pub(crate) fn t(seconds: i64) -> Timestamp {
     Timestamp::from_seconds(1_000_000 + seconds)

@@ -294,15 +294,21 @@ fn components_give_the_agent_flags_that_it_has() -> Result<()> {
         ("events", "events: true"),
         ("reports", "reports: true"),
         ("flow-store", "flowStore: /var/lib/netaudit/flow-store"),
+        ("query", "queryListen: 127.0.0.1:9465"),
+        ("privacy", "hashKey: /run/secrets/netaudit/key\nomitDnsNames: true\nomitProcesses: true\n"),
     ] {
         let directory = deploy().join("components").join(name);
         let component = &documents(&directory.join("kustomization.yaml"))?[0];
         let patch = component["patches"][0]["patch"].as_str().context("a patch")?;
         let operations: Value = serde_saphyr::from_str(patch)?;
-        assert_eq!(operations[0]["path"], "/spec/template/spec/containers/0/args/-");
-        let flag = operations[0]["value"].as_str().context("a flag")?;
+        let operations = operations.as_array().context("operations")?;
+        let is_flag = |it: &&Value| it["path"] == "/spec/template/spec/containers/0/args/-";
+        let flags: Vec<&str> =
+            operations.iter().filter(is_flag).filter_map(|it| it["value"].as_str()).collect();
+        assert!(!flags.is_empty(), "{name}");
         let printed = std::process::Command::new(env!("CARGO_BIN_EXE_netaudit"))
-            .args(["agent", "--kubeconfig", "/", "--print-config", flag])
+            .args(["agent", "--kubeconfig", "/", "--print-config"])
+            .args(flags)
             .output()?;
         assert!(String::from_utf8(printed.stdout)?.contains(says), "{name}");
     }

@@ -2,7 +2,10 @@
 //! and loses nothing else, and a filter finds what it says.
 
 mod asking;
+mod bucket;
 mod faults;
+mod privacy;
+mod s3;
 
 use std::{
     net::SocketAddr,
@@ -14,7 +17,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use netaudit::{
-    audit::{Finding, Flow, Open, SeenName, UnenforcedCause, line::Telling},
+    audit::{Finding, Flow, Open, Privacy, SeenName, UnenforcedCause, line::Telling},
     model::{DropReason, Errno, Folded, Outcome, Timestamp, Translation},
     store::flows::{
         Beginning, Columns, FlowStore, Lost, Retention, Roller,
@@ -34,6 +37,7 @@ use crate::audit::{World, a_to_b, deny_egress, egress, ingress, t};
 /// A world, and flows of it that differ in everything that a flow can have.
 struct Made {
     world: World,
+    privacy: Privacy,
     flows: Vec<Flow>,
 }
 
@@ -49,11 +53,17 @@ impl Made {
         ];
         let mut chance = Chance(0x9e37_79b9_7f4a_7c15);
         let flows = (1..=count as u64).map(|number| vary(&kinds, number, &mut chance));
-        Self { flows: flows.collect(), world }
+        Self { flows: flows.collect(), world, privacy: Privacy::default() }
     }
 
     fn telling<'a>(&'a self, flow: &'a Flow) -> Telling<'a> {
-        Telling { flow, cluster: self.world.auditor.cluster(), node: "node-1", correction: 0 }
+        Telling {
+            flow,
+            cluster: self.world.auditor.cluster(),
+            node: "node-1",
+            correction: 0,
+            privacy: &self.privacy,
+        }
     }
 
     /// A flow as the flow log has it, to the microsecond.
@@ -176,7 +186,7 @@ fn vary(kinds: &[Flow], number: u64, chance: &mut Chance) -> Flow {
 fn found(store: &Path, filter: &Filter) -> Result<(Vec<Value>, Scanned)> {
     let mut lines = Vec::new();
     let scanned = ask::scan(
-        &[store.to_owned()],
+        &[store.to_owned().into()],
         ask::Among::All,
         filter,
         ask::Columns::All,
@@ -237,7 +247,7 @@ fn open(store: &Path, retention: Retention) -> Result<FlowStore> {
         lost: Lost::default(),
         goes_on: false,
     };
-    FlowStore::open(store, retention, &begin)
+    FlowStore::open(store, retention, None, &begin)
 }
 
 fn parquet_files(store: &Path) -> Result<Vec<PathBuf>> {

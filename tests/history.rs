@@ -86,7 +86,7 @@ impl Writer {
             lost: Lost::default(),
             goes_on: false,
         };
-        let store = FlowStore::open(path, Retention { age, bytes: u64::MAX }, &begin)?;
+        let store = FlowStore::open(path, Retention { age, bytes: u64::MAX }, None, &begin)?;
         Ok(Self { path: path.to_owned(), store, cluster: Cluster::new() })
     }
 

@@ -16,6 +16,7 @@ mod kernel;
 mod lab;
 mod lab_layout;
 mod matrix;
+mod otlp;
 mod policy;
 mod policy_laws;
 mod semantics;

@@ -39,7 +39,7 @@ fn files(directory: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// The Python of the tools, where this package is there. Says so where not, and fails instead where it must be.
-fn python_or_skip(test: &str, package: &str) -> Option<PathBuf> {
+pub fn python_or_skip(test: &str, package: &str) -> Option<PathBuf> {
     let target = std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from);
     let python = target.join("tools/bin/python3");

@@ -295,6 +295,7 @@ fn scrape(auditor: &Auditor, now: Timestamp) -> String {
         watches: &[],
         usage_faults: (0, 0),
         flow_store: None,
+        flow_bucket: None,
         events: None,
         reports: None,
         accepted_valid: None,

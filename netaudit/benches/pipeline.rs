@@ -9,7 +9,7 @@ use std::{
 };
 
 use netaudit::{
-    audit::{Auditor, Budget, Flow, Settings},
+    audit::{Auditor, Budget, Flow, Privacy, Settings, line::Telling},
     cluster::{Cluster, Kind, Object, Party},
     kernel::{Clock, Event, abi, decode, encode},
     model::{CgroupId, Direction, NetnsCookie, OpenConnection, Protocol, Timestamp},
@@ -97,7 +97,16 @@ fn pipeline(auditor: &mut Auditor, records: &[[u8; 128]], log: bool) -> usize {
         judged += flows.len();
         for flow in flows.drain(..) {
             if log {
-                flow_line(&flow, auditor.cluster(), "node-1", 0, &mut line);
+                flow_line(
+                    &Telling {
+                        flow: &flow,
+                        cluster: auditor.cluster(),
+                        node: "node-1",
+                        correction: 0,
+                        privacy: Privacy::TELLS_ALL,
+                    },
+                    &mut line,
+                );
                 line.push(b'\n');
             }
             black_box(&flow);

@@ -18,7 +18,7 @@ use std::{
 };
 
 use netaudit::{
-    audit::{Auditor, Budget, Flow, Settings, line::Telling},
+    audit::{Auditor, Budget, Flow, Privacy, Settings, line::Telling},
     cluster::{Kind, Object},
     kernel::{Clock, Event, abi, decode, encode},
     model::{CgroupId, Direction, NetnsCookie, Protocol, Timestamp},
@@ -132,7 +132,13 @@ fn write(store: &Path, count: u64) -> Vec<Value> {
             let cluster = auditor.cluster();
             let begun = Instant::now();
             for flow in &flows {
-                columns.push(&Telling { flow, cluster, node: &node, correction: 0 });
+                columns.push(&Telling {
+                    flow,
+                    cluster,
+                    node: &node,
+                    correction: 0,
+                    privacy: Privacy::TELLS_ALL,
+                });
             }
             let batch = columns.finish().expect("columns");
             to_columns += begun.elapsed();
@@ -344,7 +350,7 @@ fn ask(store: &Path, count: u64) -> Vec<Value> {
 fn asked(store: &Path, filter: &Filter, columns: Wanted<'_>) -> (usize, Scanned, f64) {
     let begun = Instant::now();
     let mut rows = 0;
-    let scanned = scan(&[store.to_owned()], Among::All, filter, columns, &|_, _| {}, &mut |batch| {
+    let scanned = scan(&[store.to_owned().into()], Among::All, filter, columns, &|_, _| {}, &mut |batch| {
         rows += batch.map_or(0, |batch| black_box(batch).num_rows());
         Ok(ControlFlow::Continue(()))
     });

@@ -27,7 +27,9 @@ use crate::{
     config::{Config, Source},
     http::{self, Readiness, Request},
     kernel::{Kernel, Options},
+    privacy,
     publish::{ReportSettings, event_writer, report_writer},
+    query,
     report::FlowLog,
     store::Directory,
     watch::{self, Update},
@@ -50,13 +52,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
 
     // What can fail for good fails before the first program is attached.
+    let privacy = privacy::of(&config)?;
     let listener = http::bind(config.listen).await?;
     let flow_log = config
         .flow_log
         .as_deref()
-        .map(|target| {
-            FlowLog::open(target, &config.node).with_context(|| format!("cannot open the flow log {target}"))
-        })
+        .map(|target| FlowLog::open(target).with_context(|| format!("cannot open the flow log {target}")))
         .transpose()?;
     let stored = match &config.state_directory {
         Some(path) => {
@@ -85,7 +86,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     drop(update_sender);
 
     let drain_interval = config.drain_interval;
-    let mut state = State::new(config, kernel, flow_log, stored, publishing)?;
+    let mut state = State::new(config, privacy, kernel, flow_log, stored, publishing)?;
     state.start(state.now());
     give_back_memory();
     let mut pace = Pace::new(drain_interval);
@@ -177,6 +178,10 @@ async fn start_sources(
                     watch::api::follow(client, kind, look_again, keep, updates).await;
                     Ok(())
                 });
+            }
+            if let (Some(address), Some(store)) = (config.query_listen, &config.flow_store) {
+                let listener = query::bind(address).await?;
+                tasks.spawn(query::serve(listener, query::Access::new(client.clone()), store.clone()));
             }
             Ok(start_writers(config, &client, writers))
         }

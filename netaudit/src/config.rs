@@ -13,7 +13,11 @@ use std::{
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::audit::DnsServers;
+use crate::{
+    audit::DnsServers,
+    model,
+    store::bucket::{self, Access},
+};
 
 /// A smaller ring would overflow between two drains of an ordinary node.
 const LEAST_RING: u32 = 256 << 10;
@@ -51,6 +55,24 @@ pub struct Flags {
     /// Keep every flow in this directory, to be asked with `netaudit flows` and SQL [default: off]
     #[arg(long, value_name = "DIR")]
     pub flow_store: Option<PathBuf>,
+    /// Answer questions on the flow store there, such as 127.0.0.1:9465, to those whom the cluster lets [default: off]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub query_listen: Option<SocketAddr>,
+    /// Upload the flow store's files into this bucket, such as s3://bucket/prefix [default: none]
+    #[arg(long, value_name = "URL")]
+    pub flow_bucket: Option<String>,
+    /// Send flows as log records to this receiver of OTLP over HTTP, such as http://collector:4318 [default: none]
+    #[arg(long, value_name = "URL")]
+    pub otlp_endpoint: Option<String>,
+    /// Tell addresses outside the cluster as hashes, keyed with the secret in this file, and no DNS names for them
+    #[arg(long, value_name = "FILE")]
+    pub hash_key: Option<PathBuf>,
+    /// Tell no DNS names in flows
+    #[arg(long)]
+    pub omit_dns_names: bool,
+    /// Tell neither ids nor command names of processes in flows
+    #[arg(long)]
+    pub omit_processes: bool,
     /// cgroup v2 directory to attach to [default: the node's cgroup v2 mount, found by itself]
     #[arg(long, value_name = "DIR")]
     pub cgroup_root: Option<PathBuf>,
@@ -113,8 +135,30 @@ struct File {
     violation_series_lifetime: Option<String>,
     rule_series: Option<usize>,
     flow_store: Option<PathBuf>,
+    query_listen: Option<SocketAddr>,
     flow_store_age: Option<String>,
     flow_store_bytes: Option<u64>,
+    flow_bucket: Option<String>,
+    flow_bucket_endpoint: Option<String>,
+    flow_bucket_region: Option<String>,
+    flow_bucket_virtual_hosted: Option<bool>,
+    otlp_endpoint: Option<String>,
+    otlp_headers: Option<PathBuf>,
+    otlp_flows: Option<OtlpFlows>,
+    hash_key: Option<PathBuf>,
+    omit_dns_names: Option<bool>,
+    omit_processes: Option<bool>,
+}
+
+/// Which flows are sent by OTLP.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OtlpFlows {
+    /// All.
+    #[default]
+    All,
+    /// Those that have a finding.
+    Findings,
 }
 
 /// Where Kubernetes objects come from.
@@ -139,10 +183,28 @@ pub struct Config {
     pub flow_log: Option<String>,
     /// Where flows are kept, if they are.
     pub flow_store: Option<PathBuf>,
+    /// Where questions on it are answered.
+    pub query_listen: Option<SocketAddr>,
     /// For how long.
     pub flow_store_age: Duration,
     /// In how many bytes at most.
     pub flow_store_bytes: u64,
+    /// The bucket that files of flows are uploaded to, if they are: its URL.
+    pub flow_bucket: Option<String>,
+    /// How it is reached.
+    pub flow_bucket_access: Access,
+    /// Where flows are sent as log records, if they are.
+    pub otlp_endpoint: Option<String>,
+    /// The file of the headers that are sent with them.
+    pub otlp_headers: Option<PathBuf>,
+    /// Which of them.
+    pub otlp_flows: OtlpFlows,
+    /// The file of the secret that addresses outside the cluster are hashed with, if they are.
+    pub hash_key: Option<PathBuf>,
+    /// Whether flows are told without names that DNS gave.
+    pub omit_dns_names: bool,
+    /// Whether flows are told without their processes.
+    pub omit_processes: bool,
     /// cgroup v2 directory to attach to, if not the mount's root.
     pub cgroup_root: Option<PathBuf>,
     /// Ring size in bytes.
@@ -223,8 +285,27 @@ struct Printed<'a> {
     rule_series: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     flow_store: Option<&'a Path>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    query_listen: Option<SocketAddr>,
     flow_store_age: String,
     flow_store_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    flow_bucket: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    flow_bucket_endpoint: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    flow_bucket_region: Option<&'a str>,
+    flow_bucket_virtual_hosted: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    otlp_endpoint: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    otlp_headers: Option<&'a Path>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    otlp_flows: Option<OtlpFlows>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hash_key: Option<&'a Path>,
+    omit_dns_names: bool,
+    omit_processes: bool,
 }
 
 impl Config {
@@ -308,6 +389,34 @@ impl Config {
         if flow_store_bytes < LEAST_STORE {
             bail!("flowStoreBytes is {flow_store_bytes}: it must be at least {LEAST_STORE}");
         }
+        let flow_store = flags.flow_store.clone().or(file.flow_store);
+        let flow_bucket = flags.flow_bucket.clone().or(file.flow_bucket);
+        if let Some(url) = &flow_bucket {
+            bucket::parse_url(url).context("flowBucket")?;
+            if flow_store.is_none() {
+                bail!(
+                    "flowBucket is {url}, and there is no flowStore whose files could be uploaded: name its directory"
+                );
+            }
+        }
+        let query_listen = flags.query_listen.or(file.query_listen);
+        if query_listen.is_some() && flow_store.is_none() {
+            bail!(
+                "queryListen answers from the flow store, and there is none: name its directory with --flow-store"
+            );
+        }
+        if let (Some(address), Source::Manifests(_)) = (query_listen, &source) {
+            bail!(
+                "queryListen is {address}, and who may ask needs the API server, which nobody asks where objects are read from manifests: \
+                 leave out queryListen or manifests"
+            );
+        }
+        let otlp_endpoint = flags.otlp_endpoint.clone().or(file.otlp_endpoint);
+        if otlp_endpoint.is_none() && (file.otlp_headers.is_some() || file.otlp_flows.is_some()) {
+            bail!(
+                "otlpHeaders and otlpFlows are about flows that are sent by OTLP: name the receiver as otlpEndpoint"
+            );
+        }
         Ok(Self {
             node: flags.node.clone().or(file.node).unwrap_or_else(default_node),
             listen: flags.listen.or(file.listen).unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 9464))),
@@ -332,13 +441,26 @@ impl Config {
             violation_series,
             violation_series_per_namespace,
             rule_series: file.rule_series.unwrap_or(5_000),
-            flow_store: flags.flow_store.clone().or(file.flow_store),
+            flow_store,
+            query_listen,
             flow_store_age: duration_or(
                 "flowStoreAge",
                 file.flow_store_age.as_deref(),
                 Duration::from_secs(7 * 24 * 3600),
             )?,
             flow_store_bytes,
+            flow_bucket,
+            flow_bucket_access: Access {
+                endpoint: file.flow_bucket_endpoint,
+                region: file.flow_bucket_region,
+                virtual_hosted: file.flow_bucket_virtual_hosted.unwrap_or(false),
+            },
+            otlp_endpoint,
+            otlp_headers: file.otlp_headers,
+            otlp_flows: file.otlp_flows.unwrap_or_default(),
+            hash_key: flags.hash_key.clone().or(file.hash_key),
+            omit_dns_names: flags.omit_dns_names || file.omit_dns_names.unwrap_or(false),
+            omit_processes: flags.omit_processes || file.omit_processes.unwrap_or(false),
             violation_series_lifetime: duration_or(
                 "violationSeriesLifetime",
                 file.violation_series_lifetime.as_deref(),
@@ -383,8 +505,19 @@ impl Config {
             violation_series_per_namespace: self.violation_series_per_namespace,
             rule_series: self.rule_series,
             flow_store: self.flow_store.as_deref(),
+            query_listen: self.query_listen,
             flow_store_age: format!("{:#}", jiff::SignedDuration::try_from(self.flow_store_age)?),
             flow_store_bytes: self.flow_store_bytes,
+            flow_bucket: self.flow_bucket.as_deref(),
+            flow_bucket_endpoint: self.flow_bucket_access.endpoint.as_deref(),
+            flow_bucket_region: self.flow_bucket_access.region.as_deref(),
+            flow_bucket_virtual_hosted: self.flow_bucket_access.virtual_hosted,
+            otlp_endpoint: self.otlp_endpoint.as_deref(),
+            otlp_headers: self.otlp_headers.as_deref(),
+            otlp_flows: self.otlp_endpoint.is_some().then_some(self.otlp_flows),
+            hash_key: self.hash_key.as_deref(),
+            omit_dns_names: self.omit_dns_names,
+            omit_processes: self.omit_processes,
             violation_series_lifetime: format!(
                 "{:#}",
                 jiff::SignedDuration::try_from(self.violation_series_lifetime)?
@@ -425,77 +558,9 @@ fn duration_or(key: &str, text: Option<&str>, default: Duration) -> anyhow::Resu
 
 /// A duration as people write it; `key` is what it is the value of, for the error.
 pub(crate) fn duration(key: &str, text: &str) -> anyhow::Result<Duration> {
-    let wrong = || format!("{key} is {text:?}: it must be a duration such as 20ms, 36h or 7d");
-    // Days are 24 hours here: jiff's own durations rightly refuse to say how long a day is.
-    if let Some(days) = text.trim().strip_suffix('d')
-        && let Ok(days) = days.trim().parse::<u32>()
-    {
-        return Ok(Duration::from_secs(u64::from(days) * 24 * 3600));
-    }
-    let parsed: jiff::SignedDuration = text.parse().with_context(wrong)?;
-    Duration::try_from(parsed).with_context(wrong)
+    model::duration(text)
+        .with_context(|| format!("{key} is {text:?}: it must be a duration such as 20ms, 36h or 7d"))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn merged(flags: &Flags, yaml: &str) -> anyhow::Result<Config> {
-        Config::merge(flags, parse(yaml)?, || "default-node".to_owned())
-    }
-
-    #[test]
-    fn flags_win_over_the_file_and_the_file_over_defaults() {
-        let flags = Flags { node: Some("flag".to_owned()), ..Flags::default() };
-        let config = merged(&flags, "node: file\nlisten: 127.0.0.1:1\nunusedAfter: 7d\n").unwrap();
-        assert_eq!(config.node, "flag");
-        assert_eq!(config.listen, "127.0.0.1:1".parse().unwrap());
-        assert_eq!(config.unused_after, Duration::from_secs(604_800));
-        assert_eq!(config.ring_bytes, 8 << 20);
-        assert_eq!(config.source, Source::Api(None));
-    }
-
-    #[test]
-    fn what_is_printed_reads_back_as_the_same() {
-        for yaml in [
-            "manifests: /m\nflowLog: '-'\n",
-            "kubeconfig: /k\npinDirectory: /sys/fs/bpf/x\ndrainInterval: 50ms\nunusedAfter: 36h\n",
-            "kubeconfig: /k\nstateDirectory: /var/lib/x\nfoldKeys: 70000\ndrainInterval: 50ms\nunusedAfter: 36h\n",
-            "events: true\nreports: true\nreportsEvery: 1m\n",
-            "dnsNames: true\ndnsServers: [openshift-dns, 10.0.0.2, '::ffff:10.0.0.3', 'fd00::a']\n",
-            "dnsServers: []\n",
-            "# nothing\n",
-        ] {
-            let config = merged(&Flags::default(), yaml).unwrap();
-            let again = merged(&Flags::default(), &config.to_yaml().unwrap()).unwrap();
-            assert_eq!(config, again, "{yaml}");
-        }
-    }
-
-    #[test]
-    fn wrong_values_say_what_would_be_right() {
-        for (yaml, says) in [
-            ("ringBytes: 1000000\n", "power of two"),
-            ("foldKeys: 1\n", "from 64 to 1048576"),
-            ("foldKeys: 1048577\n", "from 64 to 1048576"),
-            ("drainInterval: 2s\n", "1ms to 1s"),
-            ("drainInterval: soon\n", "20ms"),
-            ("unusedAfter: -3h\n", "unusedAfter"),
-            ("discoverEvery: 10ms\n", "at least 1s"),
-            ("lookEvery: 10ms\n", "at least 1s"),
-            ("reportsEvery: 10ms\n", "at least 1s"),
-            ("manifests: /m\nevents: true\n", "leave out events or manifests"),
-            ("manifests: /m\nreports: true\n", "leave out reports or manifests"),
-            ("unusedCoverage: 99\n", "from 0 to 1"),
-            ("violationSeries: 0\n", "at least 1"),
-            ("manifests: /m\nkubeconfig: /k\n", "keep one"),
-            ("flowlog: /x\n", "flowlog"),
-            ("listen: nowhere\n", "listen"),
-            ("dnsServers: [10.0.0.0/8]\n", "namespaces and addresses"),
-            ("dnsServers: ['']\n", "namespaces and addresses"),
-        ] {
-            let error = format!("{:#}", merged(&Flags::default(), yaml).unwrap_err());
-            assert!(error.contains(says), "{yaml:?} says {error:?}");
-        }
-    }
-}
+mod tests;

@@ -128,7 +128,7 @@ fn the_flow_log_says_how_many_and_from_when_to_when() {
     let mut world = World::new(vec![only_port_80()]);
     let line = |flow: &Flow, world: &World| -> Value {
         let mut line = Vec::new();
-        flow_line(flow, world.auditor.cluster(), super::NODE, 0, &mut line);
+        flow_line(&super::telling(world, flow), &mut line);
         serde_json::from_slice(&line).unwrap()
     };
     let flows = see(&mut world.auditor, &[fold(a_to_b(), 1_000)]);

@@ -19,7 +19,7 @@ fn who_acts_first_in_a_namespace_is_not_its_owner() {
         (&Subject::Pod(world.id("a")), Some(uid("b").as_str()), ActorKind::Pod)
     );
     let mut line = Vec::new();
-    netaudit::report::flow_line(&flow, world.auditor.cluster(), NODE, 0, &mut line);
+    netaudit::report::flow_line(&telling(&world, &flow), &mut line);
     let line: Value = serde_json::from_slice(&line).unwrap();
     assert_eq!((&line["subject"]["pod"], &line["actor"]["pod"]), (&json!("a"), &json!("b")));
     assert_eq!((&line["actor"]["kind"], &line["actor"]["workload"]), (&json!("pod"), &json!("b")));

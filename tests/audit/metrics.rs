@@ -22,6 +22,7 @@ fn state(world: &World, started: Timestamp) -> AgentState<'_> {
         watches: &[],
         usage_faults: (0, 0),
         flow_store: None,
+        flow_bucket: None,
         events: None,
         reports: None,
         accepted_valid: None,

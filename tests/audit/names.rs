@@ -58,7 +58,7 @@ impl World {
 
     fn line(&self, flow: &Flow) -> Value {
         let mut line = Vec::new();
-        flow_line(flow, self.auditor.cluster(), NODE, 0, &mut line);
+        flow_line(&telling(self, flow), &mut line);
         serde_json::from_slice(&line).unwrap()
     }
 }

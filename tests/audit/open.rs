@@ -60,7 +60,7 @@ fn counts(world: &World) -> Vec<(Direction, &'static str, u64)> {
 
 fn line(world: &World, flow: &Flow) -> Value {
     let mut line = Vec::new();
-    flow_line(flow, world.auditor.cluster(), "node-1", 0, &mut line);
+    flow_line(&super::telling(world, flow), &mut line);
     serde_json::from_slice(&line).expect("JSON")
 }
 

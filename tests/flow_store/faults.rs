@@ -185,7 +185,7 @@ fn a_full_disk_is_said_and_counted_and_nothing_that_was_written_suffers() -> Res
                 id: netaudit::audit::FlowId { sequence: handed + 1, ..flow.id.clone() },
                 ..flow.clone()
             };
-            kept.push(&flow, made.world.auditor.cluster(), 0);
+            kept.push(&made.telling(&flow));
             handed += 1;
         }
         kept.tick(t(handed as i64), Lost { kernel: 0, own: lost });

@@ -1,7 +1,7 @@
 //! `netaudit who`, `why` and `timeline` as a person runs them on a history.
 
 use netaudit::{
-    audit::{Auditor, Budget, Settings},
+    audit::{Auditor, Budget, Privacy, Settings, line::Telling},
     model::{CgroupId, NetnsCookie, Observation},
 };
 
@@ -152,7 +152,8 @@ impl Agent {
         self.auditor.settle(later, &mut flows);
         self.auditor.tick(later, &mut flows);
         let [flow] = &flows[..] else { panic!("{flows:?}") };
-        self.writer.store.push(flow, self.auditor.cluster(), 0);
+        let (cluster, privacy) = (self.auditor.cluster(), Privacy::TELLS_ALL);
+        self.writer.store.push(&Telling { flow, cluster, node: "node-1", correction: 0, privacy });
         (flow.id.to_string(), flow.verdict.as_str())
     }
 }
@@ -361,7 +362,7 @@ fn a_pods_timeline_has_its_flows_and_what_changed_for_it() -> Result<()> {
             "00:01 policy: NetworkPolicy/shop/db is there, selects it (resourceVersion 11)",
             "00:10 flow: 2x ingress shop/web-0 → shop/db-0 TCP/5432: accepted, allowed (shop/db ingress[0].from[0])",
             "00:30 policy: NetworkPolicy/shop/db changed, selects it (resourceVersion 12)",
-            "00:50 flow: 1x ingress shop/web-0 → shop/db-0 TCP/5432: accepted, denied (NetworkPolicy/shop/db), unenforced: nothing enforces",
+            "00:50 flow: 1x ingress shop/web-0 → shop/db-0 TCP/5432: accepted, denied (NetworkPolicy/shop/db), unenforced",
             "02:00 flow: 1x ingress shop/api-0 → shop/db-0 TCP/5432: accepted, allowed (shop/db ingress[0].from[0])",
             "02:10 namespace labels: team=two (were team=one)",
             "02:20 labels: app=db,tier=gold (were app=db)",

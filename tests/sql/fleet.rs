@@ -5,7 +5,7 @@ use std::{fs, net::SocketAddr, num::NonZeroU64, path::Path, time::Duration};
 use anyhow::{Context as _, Result};
 use netaudit::{
     audit::{
-        Auditor, Budget, DnsServers, Flow, Settings,
+        Auditor, Budget, DnsServers, Flow, Privacy, Settings,
         line::Telling,
         usage::{Rows, Run},
     },
@@ -237,7 +237,13 @@ impl Agent {
 
     fn tell(&mut self, flows: &[Flow]) {
         for flow in flows {
-            let telling = Telling { flow, cluster: self.auditor.cluster(), node: self.node, correction: 0 };
+            let telling = Telling {
+                flow,
+                cluster: self.auditor.cluster(),
+                node: self.node,
+                correction: 0,
+                privacy: Privacy::TELLS_ALL,
+            };
             self.columns.push(&telling);
             let line = serde_json::to_value(telling.line()).expect("a line");
             self.told.push(Told { node: self.node, line });
@@ -390,7 +396,7 @@ fn tell_history(store: &Path, node: &'static str) -> Result<Vec<Value>> {
         let forever = Retention { age: Duration::from_hours(1_000_000), bytes: u64::MAX };
         let deadline = std::time::Instant::now() + Duration::from_secs(30);
         let mut kept = loop {
-            match FlowStore::open(store, forever, &beginning) {
+            match FlowStore::open(store, forever, None, &beginning) {
                 Ok(kept) => break kept,
                 // The run before lets go of it within a moment.
                 Err(error) if std::time::Instant::now() > deadline => return Err(error),

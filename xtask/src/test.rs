@@ -57,6 +57,18 @@ pub fn test(root: &Path, options: &Options) -> Result<()> {
                 );
             }
         }
+        match programs::own("otelcol", &root.join("xtask/src/otelcol")) {
+            Ok(Some(program)) => {
+                tests.env("NETAUDIT_OTELCOL", program);
+            }
+            made => {
+                if let Err(error) = made {
+                    println!("test: {error:#}");
+                }
+                left_out
+                    .push("our configuration of the OpenTelemetry Collector (it could not be built with Go)");
+            }
+        }
     } else {
         left_out
             .push("tests on a real API server and cluster (no kube-apiserver, and no Go to build one with)");

@@ -6,7 +6,7 @@ mod objects;
 mod publish;
 mod raw_sockets;
 
-use super::sinks::{Sinks, open_store};
+use super::sinks::{Sinks, open_otlp, open_store};
 use super::{
     progress::Progress,
     usage_store::{Beginning, UsageStore},
@@ -25,7 +25,7 @@ use std::{
 
 use crate::{
     accepted::AcceptedFile,
-    audit::{Auditor, Budget, Flow, RawSocketSeen, Settings, Tuple, usage_window},
+    audit::{Auditor, Budget, Flow, Privacy, RawSocketSeen, Settings, Tuple, usage_window},
     cluster::Kind,
     config::{Config, Source},
     http::UsageDocuments,
@@ -34,7 +34,7 @@ use crate::{
     model::{CgroupId, NetnsCookie, Observation, PacketDrop, Timestamp},
     policy::Warning,
     report::{FlowLog, findings},
-    store::{Directory, Found, flows::Lost},
+    store::{Directory, Found},
 };
 
 /// Records taken from the ring and judged at once.
@@ -106,6 +106,7 @@ pub(super) struct State {
 impl State {
     pub(super) fn new(
         config: Config,
+        privacy: Privacy,
         kernel: Kernel,
         flow_log: Option<FlowLog>,
         stored: Option<(PathBuf, Directory, Found)>,
@@ -162,11 +163,17 @@ impl State {
             Source::Manifests(dir) => tracing::info!(dir = %dir.display(), "objects are read from files"),
             Source::Api(_) => tracing::info!("objects are read from the API server"),
         }
-        let sinks =
-            Sinks { log: flow_log, store: open_store(&config, &auditor, &kernel, missed(&losses_before))? };
-        if sinks.store.is_some() {
+        let store = open_store(&config, &auditor, &kernel, missed(&losses_before))?;
+        if store.is_some() {
             auditor.cluster_mut().keep_binding_news();
         }
+        let sinks = Sinks {
+            node: config.node.as_str().into(),
+            privacy,
+            log: flow_log,
+            store,
+            otlp: open_otlp(&config)?,
+        };
         Ok(Self {
             kernel,
             conntrack,
@@ -455,6 +462,7 @@ impl State {
             watches: &watches,
             usage_faults: self.usage_store.faults(),
             flow_store: self.sinks.store_state(),
+            flow_bucket: self.sinks.bucket_state(),
             events: self.publishing.events_state(),
             reports: self.publishing.reports_state(),
             accepted_valid: self.accepted.as_ref().map(|file| file.fault().is_none()),
@@ -513,7 +521,10 @@ impl State {
 
     fn hand_on(&mut self) {
         self.note_events();
-        self.told.raw_sockets.drain(..).for_each(|seen| log_raw_socket(&seen, self.auditor.cluster()));
+        self.told
+            .raw_sockets
+            .drain(..)
+            .for_each(|seen| log_raw_socket(&seen, self.auditor.cluster(), &self.sinks.privacy));
         let flows = self.told.flows.drain(..);
         if self.sinks.any() {
             self.sinks.take(flows, self.auditor.cluster(), self.kernel.wall_correction());
@@ -543,30 +554,6 @@ impl State {
     /// Now, on the time line of the kernel's records.
     pub(super) fn now(&self) -> Timestamp {
         self.kernel.now()
-    }
-
-    /// The kernel's losses and ours.
-    fn losses(&self) -> Vec<Loss> {
-        self.losses_with(self.kernel.losses())
-    }
-
-    fn losses_with(&self, mut losses: Vec<Loss>) -> Vec<Loss> {
-        let ours = [
-            ("decode", "undecodable", self.kernel.undecodable()),
-            ("attribute", "too many pending", self.auditor.pending_dropped()),
-            ("attribute", "too many drops", self.auditor.drops_forgotten()),
-            ("attribute", "drops not judged", self.auditor.drops_unjudged()),
-            ("attribute", "too many host connections", self.auditor.pairs_dropped()),
-            ("attribute", "too many open connections", self.auditor.open_connections().forgotten()),
-        ];
-        let ours = ours.into_iter().chain(self.sinks.losses());
-        losses.extend(ours.map(|(stage, cause, count)| Loss { stage, cause, cpu: 0, count }));
-        losses
-    }
-
-    /// What was lost by now, where the kernel had no room for so many.
-    fn lost(&self, kernel: u64) -> Lost {
-        Lost { kernel, own: self.kernel.undecodable() + self.sinks.store_lost() }
     }
 }
 

@@ -1,14 +1,14 @@
 //! A flow in words: what the flow log's line and the store's row have in common. The fields are an API, described in the README.
 
-use std::{borrow::Cow, net::IpAddr, sync::Arc};
+use std::{borrow::Cow, fmt, net::IpAddr, sync::Arc};
 
 use serde::{Serialize, Serializer};
 
-use super::{ActorKind, Flow, Open, PeerKind, SeenName, Subject, UnenforcedCause};
+use super::{ActorKind, Flow, Open, PeerKind, Privacy, SeenName, Subject, UnenforcedCause};
 use crate::{
-    cluster::{Cluster, Pod},
+    cluster::{Cluster, Endpoint, Pod},
     model::{
-        Cause, Decision, Denial, Direction, Errno, Protocol, Reach, RuleMatch, Timestamp, Translation,
+        Cause, Comm, Decision, Denial, Direction, Errno, Protocol, Reach, RuleMatch, Timestamp, Translation,
         Verdict,
     },
 };
@@ -54,7 +54,7 @@ pub struct Line<'a> {
     pub port: u16,
     /// What the program asked for, where it was another address.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub requested: Option<Address>,
+    pub requested: Option<Address<'a>>,
     /// How it is known where it went.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub translation: Option<&'a str>,
@@ -112,6 +112,13 @@ pub struct End<'a> {
     pub node: Option<&'a str>,
 }
 
+impl Line<'_> {
+    /// Whether its subject is of one of these namespaces.
+    pub fn is_of(&self, namespaces: &[String]) -> bool {
+        self.subject.end.namespace.is_some_and(|namespace| namespaces.iter().any(|it| it == namespace))
+    }
+}
+
 /// The end whose namespace it was in.
 #[derive(Serialize, Debug)]
 pub struct SubjectEnd<'a> {
@@ -133,7 +140,10 @@ pub struct PeerEnd<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service: Option<Cow<'a, str>>,
     /// The address that was judged.
-    pub ip: IpAddr,
+    pub ip: ToldAddress<'a>,
+    /// Whether that is a hash of it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub ip_hashed: bool,
     /// Its port.
     pub port: u16,
     /// What DNS called the address.
@@ -184,11 +194,45 @@ pub struct Actor<'a> {
     pub comm: Cow<'a, str>,
 }
 
+/// An address as it is told.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ToldAddress<'a> {
+    /// As it is.
+    Plain(IpAddr),
+    /// Its hash, see [`super::AddressKey`].
+    Hashed(Cow<'a, str>),
+}
+
+impl ToldAddress<'_> {
+    /// Whether it is a hash.
+    pub fn is_hashed(&self) -> bool {
+        matches!(self, Self::Hashed(_))
+    }
+}
+
+impl fmt::Display for ToldAddress<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Plain(ip) => ip.fmt(f),
+            Self::Hashed(hash) => f.pad(hash),
+        }
+    }
+}
+
+impl Serialize for ToldAddress<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
 /// An address and a port.
-#[derive(Serialize, Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Address {
+#[derive(Serialize, Clone, PartialEq, Eq, Debug)]
+pub struct Address<'a> {
     /// The address.
-    pub ip: IpAddr,
+    pub ip: ToldAddress<'a>,
+    /// Whether that is a hash of it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub ip_hashed: bool,
     /// The port.
     pub port: u16,
 }
@@ -250,6 +294,8 @@ pub struct Telling<'a> {
     pub node: &'a str,
     /// Nanoseconds that make today's wall time of the agent's own line, which never steps.
     pub correction: i64,
+    /// What is not told.
+    pub privacy: &'a Privacy,
 }
 
 impl<'a> Telling<'a> {
@@ -304,6 +350,53 @@ impl<'a> Telling<'a> {
         }
     }
 
+    /// Whether the other end's address is told as a hash: it is of nobody that is known in the cluster.
+    pub fn hashes_peer(&self) -> bool {
+        self.privacy.key.is_some()
+            && match self.flow.peer.kind {
+                PeerKind::External => true,
+                PeerKind::Pod(_) | PeerKind::Node(_) | PeerKind::Service => false,
+                // A proxy that takes connections as they were addressed, and what was not resolved.
+                PeerKind::Loopback | PeerKind::Unknown => self.is_outside(self.flow.peer.ip, self.flow.port),
+            }
+    }
+
+    /// The same of the address that was asked for.
+    pub fn hashes_requested(&self) -> bool {
+        self.privacy.key.is_some()
+            && self.flow.requested.is_some_and(|asked| self.is_outside(asked.ip(), asked.port()))
+    }
+
+    fn is_outside(&self, ip: IpAddr, port: u16) -> bool {
+        let Flow { observation: seen, peer, .. } = self.flow;
+        let ip = ip.to_canonical();
+        let is_cluster_peer =
+            ip == peer.ip && matches!(peer.kind, PeerKind::Pod(_) | PeerKind::Node(_) | PeerKind::Service);
+        !ip.is_loopback()
+            && !ip.is_unspecified()
+            && !is_cluster_peer
+            && self.cluster.resolve(ip, port, seen.protocol, seen.at) == Endpoint::External
+    }
+
+    /// An address, or its hash where `hashes` says so.
+    pub fn address(&self, ip: IpAddr, hashes: bool) -> ToldAddress<'a> {
+        match self.privacy.key.as_ref().filter(|_| hashes) {
+            Some(key) => ToldAddress::Hashed(key.hash(ip).into()),
+            None => ToldAddress::Plain(ip),
+        }
+    }
+
+    /// The process: its id and the name of its command; 0 and none where processes are not told.
+    pub fn process(&self) -> (u32, Comm) {
+        let actor = &self.flow.observation.actor;
+        if self.privacy.omits_processes { (0, Comm::default()) } else { (actor.pid, actor.comm) }
+    }
+
+    /// Names of the other end; none where names are not told, or would tell the address that is not.
+    pub fn names(&self) -> &'a [SeenName] {
+        if self.privacy.omits_names || self.hashes_peer() { &[] } else { &self.flow.names }
+    }
+
     /// Since when it is open, where it was told before.
     pub fn open_since(&self) -> Option<Timestamp> {
         match self.flow.open {
@@ -328,6 +421,8 @@ impl<'a> Telling<'a> {
     pub fn line(&self) -> Line<'a> {
         let (flow, seen) = (self.flow, &self.flow.observation);
         let visitor = self.visitor();
+        let (pid, comm) = self.process();
+        let (hashes_peer, hashes_requested) = (self.hashes_peer(), self.hashes_requested());
         Line {
             time: self.wall(seen.first()),
             last_time: seen.folded.map(|_| self.wall(seen.at)),
@@ -346,20 +441,25 @@ impl<'a> Telling<'a> {
                 workload: visitor.map(|pod| &*pod.workload.name),
                 pod_uid: flow.actor_pod.as_deref(),
                 container: flow.actor_container.as_deref(),
-                pid: seen.actor.pid,
-                comm: seen.actor.comm.to_string().into(),
+                pid,
+                comm: comm.to_string().into(),
             },
             peer: PeerEnd {
                 end: self.peer(),
                 service: flow.peer.service.as_ref().map(service_name).map(Cow::Owned),
-                ip: flow.peer.ip,
+                ip: self.address(flow.peer.ip, hashes_peer),
+                ip_hashed: hashes_peer,
                 port: self.peer_port(),
-                names: flow.names.iter().map(|seen| self.name(seen)).collect(),
+                names: self.names().iter().map(|seen| self.name(seen)).collect(),
             },
             protocol: Protocol::as_str(seen.protocol),
             port: flow.port,
             translation: flow.translation.map(Translation::as_str),
-            requested: flow.requested.map(|address| Address { ip: address.ip(), port: address.port() }),
+            requested: flow.requested.map(|asked| Address {
+                ip: self.address(asked.ip(), hashes_requested),
+                ip_hashed: hashes_requested,
+                port: asked.port(),
+            }),
             outcome: seen.outcome.as_str(),
             errno: seen.errno.map(Errno::name),
             reach: Reach::as_str(flow.reach),

@@ -29,7 +29,12 @@ impl FlowSeverity {
         if key.accepted.is_some() {
             return Self::Info;
         }
-        match (key.finding, key.cause) {
+        Self::of_finding(key.finding, key.cause)
+    }
+
+    /// Of one flow, whether or not it is accepted.
+    pub fn of_finding(finding: Finding, cause: Option<UnenforcedCause>) -> Self {
+        match (finding, cause) {
             // It ends by itself, as soon as the enforcer has heard of it.
             (
                 Finding::Unenforced,

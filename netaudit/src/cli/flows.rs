@@ -1,6 +1,7 @@
 //! `netaudit flows`: who talked to whom, from flow stores, and whether anything is missing.
 
 use std::{
+    collections::BTreeSet,
     io::{self, IsTerminal as _, Write},
     ops::{ControlFlow, RangeInclusive},
     path::PathBuf,
@@ -22,14 +23,17 @@ use super::{
     Exit,
     flows_text::Printer,
     flows_top::{Field, Top},
+    stores::{self, Reach},
 };
 use crate::{
+    audit::privacy::key_of,
     model::Timestamp,
+    privacy,
     store::flows::{
-        ask::{Among, Columns, Follower, Scanned, scan},
+        ask::{Among, Columns, Follower, Scanned, Store, scan},
         filter::{Filter, Named},
         row::Rows,
-        schema,
+        schema, words,
     },
 };
 
@@ -45,9 +49,11 @@ static STOPPED: AtomicBool = AtomicBool::new(false);
 /// in that time. Exit status: 0 done, 1 with --require-complete where something is missing, 2 failure.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Directories that agents' --flow-store names, or copies of them
+    /// Directories that agents' --flow-store names, or copies of them, and buckets of their --flow-bucket such as s3://bucket/prefix
     #[arg(value_name = "STORE", required = true)]
-    stores: Vec<PathBuf>,
+    stores: Vec<String>,
+    #[command(flatten)]
+    reach: Reach,
     /// Flows that began at this time or later: a time such as 2026-01-31T12:00:00Z, or how long ago, such as 30m or 7d
     #[arg(long, value_name = "TIME", value_parser = time)]
     since: Option<Timestamp>,
@@ -64,10 +70,13 @@ pub(super) struct Args {
     #[arg(long, value_name = "[NAMESPACE/]NAME")]
     workload: Vec<Named>,
     /// Address of either end, or that was asked for, or a range of them
-    #[arg(long, value_name = "ADDRESS|CIDR", value_parser = network)]
+    #[arg(long, value_name = "ADDRESS|CIDR", value_parser = words::network)]
     address: Vec<IpNet>,
+    /// The secret that agents hash addresses with (their --hash-key), to find addresses where they are hashed
+    #[arg(long, value_name = "FILE", requires = "address")]
+    hash_key: Option<PathBuf>,
     /// Port, or a range of them such as 8000-8100
-    #[arg(long, value_name = "PORT", value_parser = ports)]
+    #[arg(long, value_name = "PORT", value_parser = words::ports)]
     port: Vec<RangeInclusive<u16>>,
     /// TCP or UDP
     #[arg(long, value_name = "PROTOCOL")]
@@ -148,15 +157,22 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     if let Some((since, until)) = args.since.zip(args.until) {
         ensure!(since < until, "--since is not before --until");
     }
-    let filter = filter(&args);
+    let filter = filter(&args)?;
     on_interrupt()?;
-    let exit = if is_sum { sums(&args, &filter)? } else { list(&args, &filter)? };
+    let stores = stores::open(&args.stores, &args.reach)?;
+    ensure!(
+        !args.follow || stores.iter().all(|store| matches!(store, Store::Directory(_))),
+        "--follow needs an agent's directory: a bucket gets flows minutes later, by the file"
+    );
+    let exit = if is_sum { sums(&args, &stores, &filter)? } else { list(&args, &stores, &filter)? };
     Ok(exit)
 }
 
-fn filter(args: &Args) -> Filter {
+fn filter(args: &Args) -> anyhow::Result<Filter> {
     let policies = args.policy.iter().map(|name| name.trim_start_matches('/').to_owned());
-    Filter {
+    let key = args.hash_key.as_deref().map(privacy::read_key).transpose()?;
+    let single = args.address.iter().filter(|net| net.prefix_len() == net.max_prefix_len());
+    Ok(Filter {
         from: args.since,
         until: args.until,
         directions: args.direction.clone(),
@@ -164,6 +180,7 @@ fn filter(args: &Args) -> Filter {
         pods: args.pod.clone(),
         workloads: args.workload.clone(),
         addresses: args.address.clone(),
+        hashes: key.iter().flat_map(|key| single.clone().map(|net| key.hash(net.addr()))).collect(),
         ports: args.port.clone(),
         protocols: args.protocol.clone(),
         verdicts: args.verdict.clone(),
@@ -174,18 +191,57 @@ fn filter(args: &Args) -> Filter {
         policies: policies.collect(),
         nodes: args.node.clone(),
         flow: None,
+    })
+}
+
+/// What cannot be found by its address, as addresses are hashed.
+fn hidden(args: &Args, filter: &Filter, keys: &BTreeSet<String>) -> Vec<String> {
+    if args.address.is_empty() || keys.is_empty() {
+        return Vec::new();
     }
+    let names = |keys: &[&String]| keys.iter().map(|key| key.as_str()).collect::<Vec<_>>().join(", ");
+    let has = |key: &&String| {
+        let hashes = filter.hashes.iter().filter_map(|hash| key_of(hash));
+        args.hash_key.is_some() && hashes.into_iter().any(|of| of == key.as_str())
+    };
+    let (_, others): (Vec<&String>, Vec<&String>) = keys.iter().partition(has);
+    let mut said = Vec::new();
+    let ranges: Vec<String> = args
+        .address
+        .iter()
+        .filter(|net| net.prefix_len() != net.max_prefix_len())
+        .map(ToString::to_string)
+        .collect();
+    if !ranges.is_empty() {
+        said.push(format!(
+            "addresses outside the cluster are hashed here, and a range ({}) finds none of them: ask for single addresses",
+            ranges.join(", ")
+        ));
+    }
+    if ranges.len() < args.address.len() && !others.is_empty() {
+        said.push(match args.hash_key {
+            None => format!(
+                "addresses outside the cluster are hashed here (key {}), and not found without: give the secret with --hash-key FILE",
+                names(&others)
+            ),
+            Some(_) => format!(
+                "some addresses outside the cluster are hashed with another secret (key {}) than that of --hash-key, and are not found",
+                names(&others)
+            ),
+        });
+    }
+    said
 }
 
 /// Flows, one by one, in order of time.
-fn list(args: &Args, filter: &Filter) -> anyhow::Result<Exit> {
+fn list(args: &Args, stores: &[Store], filter: &Filter) -> anyhow::Result<Exit> {
     let mut printer = Printer::new(args.output)?;
     let mut left = args.limit.unwrap_or(usize::MAX);
     let mut last: Vec<RecordBatch> = Vec::new();
     let mut follower = Follower::default();
     let mut hour: Vec<RecordBatch> = Vec::new();
     let begun = SystemTime::now();
-    let scanned = scan_stores(&args.stores, filter, Columns::All, &mut |batch| {
+    let scanned = scan_stores(stores, filter, Columns::All, &mut |batch| {
         let Some(batch) = batch else {
             let sorted = by_time(&std::mem::take(&mut hour))?;
             let rows = sorted.num_rows().min(left);
@@ -203,12 +259,12 @@ fn list(args: &Args, filter: &Filter) -> anyhow::Result<Exit> {
         hour.push(batch);
         Ok(ControlFlow::Continue(()))
     })?;
-    let exit = told(args, &scanned);
+    let exit = told(args, filter, &scanned);
     for batch in &last {
         printer.print(batch)?;
     }
     if args.follow {
-        follow(args, filter, &mut follower, begun, &mut printer)?;
+        follow(stores, filter, &mut follower, begun, &mut printer)?;
     }
     printer.finish()?;
     Ok(exit)
@@ -246,7 +302,7 @@ fn by_time(batches: &[RecordBatch]) -> anyhow::Result<RecordBatch> {
 
 /// New flows as they come, until Ctrl-C.
 fn follow(
-    args: &Args,
+    stores: &[Store],
     filter: &Filter,
     follower: &mut Follower,
     mut looked: SystemTime,
@@ -259,7 +315,7 @@ fn follow(
         // A segment can have become a file since the last look, and times of files are those of a coarse clock.
         let among = Among::NewerThan(looked - FOLLOW_EVERY);
         let mut new: Vec<RecordBatch> = Vec::new();
-        scan(&args.stores, among, filter, Columns::All, &|_, _| {}, &mut |batch| {
+        scan(stores, among, filter, Columns::All, &|_, _| {}, &mut |batch| {
             new.extend(batch.map(|batch| only_new(&batch, follower)).transpose()?);
             Ok(ControlFlow::Continue(()))
         })?;
@@ -282,16 +338,16 @@ fn only_new(batch: &RecordBatch, follower: &Follower) -> anyhow::Result<RecordBa
 }
 
 /// How many.
-fn sums(args: &Args, filter: &Filter) -> anyhow::Result<Exit> {
+fn sums(args: &Args, stores: &[Store], filter: &Filter) -> anyhow::Result<Exit> {
     let mut top = Top::new(args.top.clone());
     let columns = top.columns();
-    let scanned = scan_stores(&args.stores, filter, Columns::Some(&columns), &mut |batch| {
+    let scanned = scan_stores(stores, filter, Columns::Some(&columns), &mut |batch| {
         if let Some(batch) = batch {
             top.add(&batch)?;
         }
         Ok(ControlFlow::Continue(()))
     })?;
-    let exit = told(args, &scanned);
+    let exit = told(args, filter, &scanned);
     let mut out = io::stdout().lock();
     match args.output {
         Output::Json => {
@@ -310,7 +366,7 @@ fn sums(args: &Args, filter: &Filter) -> anyhow::Result<Exit> {
 
 /// Scans stores, tells how far it is where somebody looks, and ends at Ctrl-C.
 fn scan_stores(
-    stores: &[PathBuf],
+    stores: &[Store],
     filter: &Filter,
     columns: Columns<'_>,
     each: &mut dyn FnMut(Option<RecordBatch>) -> anyhow::Result<ControlFlow<()>>,
@@ -336,10 +392,14 @@ fn scan_stores(
 }
 
 /// Says on stderr what is missing.
-fn told(args: &Args, scanned: &Scanned) -> Exit {
+fn told(args: &Args, filter: &Filter, scanned: &Scanned) -> Exit {
     let mut is_complete = scanned.coverage.is_complete() && scanned.unreadable.is_empty();
     for (path, reason) in &scanned.unreadable {
         eprintln!("netaudit: {} cannot be read, its flows are missing: {reason}", path.display());
+    }
+    for sentence in hidden(args, filter, &scanned.keys) {
+        eprintln!("netaudit: {sentence}");
+        is_complete = false;
     }
     for sentence in scanned.coverage.sentences() {
         eprintln!("netaudit: {sentence}");
@@ -373,28 +433,5 @@ fn now() -> Timestamp {
 
 /// A time, or how long ago.
 pub(super) fn time(text: &str) -> Result<Timestamp, String> {
-    let wrong = || {
-        format!(
-            "{text:?} is no time: give one such as 2026-01-31T12:00:00Z, or how long ago, such as 30m or 7d"
-        )
-    };
-    if let Ok(time) = text.parse::<jiff::Timestamp>() {
-        return i64::try_from(time.as_nanosecond()).map(Timestamp).map_err(|_| wrong());
-    }
-    let ago = crate::config::duration("TIME", text).map_err(|_| wrong())?;
-    let ago = i64::try_from(ago.as_nanos()).map_err(|_| wrong())?;
-    Ok(Timestamp(now().0.saturating_sub(ago)))
-}
-
-fn network(text: &str) -> Result<IpNet, String> {
-    let address = text.parse().map(|address: std::net::IpAddr| IpNet::from(address.to_canonical()));
-    address.or_else(|_| text.parse()).map_err(|_| format!("{text:?} is no address and no range of them"))
-}
-
-fn ports(text: &str) -> Result<RangeInclusive<u16>, String> {
-    let wrong = || format!("{text:?} is no port and no range such as 8000-8100");
-    let port = |text: &str| text.parse::<u16>().map_err(|_| wrong());
-    let (from, to) = text.split_once('-').unwrap_or((text, text));
-    let range = port(from)?..=port(to)?;
-    if range.is_empty() { Err(wrong()) } else { Ok(range) }
+    words::time(text, now())
 }

@@ -18,6 +18,7 @@ mod flows_top;
 mod history;
 mod matrix;
 mod source;
+mod stores;
 mod timeline;
 mod timeline_pod;
 mod uninstall;

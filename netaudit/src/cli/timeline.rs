@@ -18,7 +18,7 @@ use super::{
 use crate::{
     model::Timestamp,
     store::flows::{
-        ask::{Among, Columns, Scanned, scan},
+        ask::{Among, Columns, Scanned, Store, scan},
         filter::{Filter, Named},
         row::Rows,
     },
@@ -127,7 +127,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
 /// The pod's flows: equal ones between two times are one entry.
 fn flows(stores: &[PathBuf], filter: &Filter, times: &[Timestamp]) -> anyhow::Result<(Vec<Entry>, Scanned)> {
     let mut groups: BTreeMap<(usize, String), Entry> = BTreeMap::new();
-    let scanned = scan(stores, Among::All, filter, Columns::All, &|_, _| {}, &mut |batch| {
+    let stores: Vec<Store> = stores.iter().cloned().map(Store::from).collect();
+    let scanned = scan(&stores, Among::All, filter, Columns::All, &|_, _| {}, &mut |batch| {
         let Some(batch) = batch else { return Ok(ControlFlow::Continue(())) };
         let rows = Rows::new(&batch);
         for row in 0..batch.num_rows() {

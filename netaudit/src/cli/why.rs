@@ -18,10 +18,12 @@ use super::{
     eval_flow::{self, End, Pair, Question, Side},
     eval_service,
     source::Source,
+    stores::{self, Reach},
     why_find::find,
     why_then::judge_then,
 };
 use crate::{
+    audit::privacy::key_of,
     cluster::Cluster,
     model::{Cause, Decision, Direction, Exemption, Gap, Protocol, Verdict},
 };
@@ -37,9 +39,11 @@ pub(super) struct Args {
     /// Flow logs to look in; - is stdin
     #[arg(long, value_name = "FILE", num_args = 1.., required_unless_present = "flow_store")]
     flow_log: Vec<PathBuf>,
-    /// Flow stores to look in
+    /// Flow stores to look in: directories, and buckets such as s3://bucket/prefix
     #[arg(long, value_name = "STORE", num_args = 1..)]
-    flow_store: Vec<PathBuf>,
+    flow_store: Vec<String>,
+    #[command(flatten)]
+    reach: Reach,
     #[command(flatten)]
     source: Source,
     /// How to print the answer
@@ -84,9 +88,37 @@ pub(super) struct LineEnd {
     pub uid: Option<String>,
     node: Option<String>,
     service: Option<String>,
-    ip: Option<IpAddr>,
+    ip: Option<LineAddress>,
     #[serde(default)]
     names: Vec<LineName>,
+}
+
+/// An address, or the hash that is told instead.
+#[derive(Deserialize)]
+#[serde(try_from = "String")]
+enum LineAddress {
+    Plain(IpAddr),
+    Hashed(String),
+}
+
+impl TryFrom<String> for LineAddress {
+    type Error = std::net::AddrParseError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        match key_of(&text) {
+            Some(_) => Ok(Self::Hashed(text)),
+            None => text.parse().map(Self::Plain),
+        }
+    }
+}
+
+impl std::fmt::Display for LineAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Plain(ip) => ip.fmt(f),
+            Self::Hashed(hash) => f.pad(hash),
+        }
+    }
 }
 
 /// A name that DNS gave for an address.
@@ -99,14 +131,22 @@ struct LineName {
 }
 
 impl LineEnd {
+    /// The address, where it is told.
+    fn address(&self) -> Option<IpAddr> {
+        match &self.ip {
+            Some(LineAddress::Plain(ip)) => Some(*ip),
+            Some(LineAddress::Hashed(_)) | None => None,
+        }
+    }
+
     /// The address, or whatever is known.
     fn end_name(&self) -> String {
-        self.ip.map_or_else(|| self.kind.clone(), |ip| ip.to_string())
+        self.ip.as_ref().map_or_else(|| self.kind.clone(), |ip| ip.to_string())
     }
 
     /// As `eval` takes it: the pod by name, anything else by address.
     fn words(&self) -> Option<String> {
-        match (&self.namespace, &self.pod, self.ip) {
+        match (&self.namespace, &self.pod, self.address()) {
             (Some(namespace), Some(pod), _) => Some(format!("{namespace}/{pod}")),
             (_, _, Some(ip)) => Some(ip.to_string()),
             _ => None,
@@ -123,7 +163,7 @@ impl std::fmt::Display for LineEnd {
                 None => write!(f, "{}", self.kind)?,
             },
         }
-        if let Some(ip) = self.ip {
+        if let Some(ip) = &self.ip {
             write!(f, " ({ip})")?;
         }
         if let Some(service) = &self.service {
@@ -135,14 +175,14 @@ impl std::fmt::Display for LineEnd {
 
 /// Runs the command.
 pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
-    let (place, text) = find(&args.flow_id, &args.flow_log, &args.flow_store)?;
+    let (place, text) = find(&args.flow_id, &args.flow_log, &stores::open(&args.flow_store, &args.reach)?)?;
     let record: Value = serde_json::from_str(&text).with_context(|| format!("{place}: no JSON object"))?;
     let line: Line = serde_json::from_value(record.clone())
         .with_context(|| format!("{place}: not a line of a flow log"))?;
     let mut out = io::stdout().lock();
     let of_then = match args.flow_store.as_slice() {
         [] => None,
-        stores => Some(judge_then(&args.flow_id, &line, stores)?),
+        stores => Some(judge_then(&args.flow_id, &line, &stores::directories(stores))?),
     };
     let now = match args.source.is_given() {
         true => Some(judge(&line, args.source.load()?.cluster, &Than::NOW)?),
@@ -264,7 +304,7 @@ impl Asked {
 
 /// The flow, judged by these objects from the subject's end.
 pub(super) fn judge(line: &Line, mut cluster: Cluster, than: &Than) -> anyhow::Result<Judged> {
-    if let Some(ip) = line.peer.ip {
+    if let Some(ip) = line.peer.address() {
         // Those that policies went by then; what else the address is called is not known now either.
         let counting = line.peer.names.iter().filter(|it| it.counts);
         cluster.set_some_names(counting.map(|it| (it.name.clone(), ip)));
@@ -341,6 +381,11 @@ fn ask(line: &Line, cluster: &mut Cluster) -> anyhow::Result<Asked> {
     let lacks = |end: &LineEnd| {
         anyhow!("the record does not say who the {} is, so nothing can be asked of the policies", end.kind)
     };
+    if let ("external", Some(LineAddress::Hashed(_))) = (line.peer.kind.as_str(), &line.peer.ip) {
+        return Err(anyhow!(
+            "the record has a hash for the address outside the cluster, so nothing can be asked of the policies: ask netaudit eval with the address, if you know it"
+        ));
+    }
     // An address may be another's by now, so a pod that is gone is an error and not somebody else's verdict.
     let words = line.subject.words().ok_or_else(|| lacks(&line.subject))?;
     let subject =
@@ -351,7 +396,7 @@ fn ask(line: &Line, cluster: &mut Cluster) -> anyhow::Result<Asked> {
     let is_egress = line.direction == Direction::Egress;
     if let ("service", true, Some(service)) = (line.peer.kind.as_str(), is_egress, &line.peer.service) {
         let (namespace, name) = service.split_once('/').unwrap_or_default();
-        let answer = eval_service::by_name(cluster, subject, namespace, name, line.peer.ip, question)
+        let answer = eval_service::by_name(cluster, subject, namespace, name, line.peer.address(), question)
             .context("the peer is not among the objects")?;
         let gap = answer.gap_of(line.direction);
         let sides = answer.pairs.into_iter().map(|pair| {
@@ -360,7 +405,7 @@ fn ask(line: &Line, cluster: &mut Cluster) -> anyhow::Result<Asked> {
         });
         return Ok(Asked { sides: sides.collect(), gap });
     }
-    let peer = match (&line.peer.node, line.peer.ip) {
+    let peer = match (&line.peer.node, line.peer.address()) {
         // Each of a node's addresses is the node, also those that its object does not tell.
         (Some(node), Some(ip)) if line.peer.kind == "node" => End::Node(node.as_str().into(), ip),
         (_, ip) => {

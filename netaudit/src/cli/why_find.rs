@@ -11,13 +11,13 @@ use anyhow::{Context as _, bail};
 use serde_json::Value;
 
 use crate::store::flows::{
-    ask::{Among, Columns, scan},
+    ask::{Among, Columns, Store, scan},
     filter::Filter,
     row::Rows,
 };
 
 /// The line of the flow, and where it stands.
-pub(super) fn find(id: &str, files: &[PathBuf], stores: &[PathBuf]) -> anyhow::Result<(String, String)> {
+pub(super) fn find(id: &str, files: &[PathBuf], stores: &[Store]) -> anyhow::Result<(String, String)> {
     if !stores.is_empty()
         && let Some(line) = in_stores(id, stores)?
     {
@@ -39,7 +39,8 @@ pub(super) fn find(id: &str, files: &[PathBuf], stores: &[PathBuf]) -> anyhow::R
     let names =
         |paths: &[PathBuf]| -> Vec<String> { paths.iter().map(|path| path.display().to_string()).collect() };
     if files.is_empty() {
-        bail!("no flow {id} in {}", names(stores).join(", "));
+        let names: Vec<String> = stores.iter().map(ToString::to_string).collect();
+        bail!("no flow {id} in {}", names.join(", "));
     }
     let files = names(files);
     let torn = match seen.torn.as_slice() {
@@ -92,7 +93,7 @@ fn find_in(
 }
 
 /// A flow of a store, as the flow log has it.
-fn in_stores(id: &str, stores: &[PathBuf]) -> anyhow::Result<Option<String>> {
+fn in_stores(id: &str, stores: &[Store]) -> anyhow::Result<Option<String>> {
     let parts = id.rsplit_once('-').and_then(|(run, number)| Some((run.to_owned(), number.parse().ok()?)));
     let flow = parts.with_context(|| format!("{id:?} is no flow id: RUN-NUMBER is expected"))?;
     let filter = Filter { flow: Some(flow), ..Filter::default() };

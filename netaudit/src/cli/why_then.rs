@@ -39,6 +39,11 @@ impl Then {
 /// The flow, judged by the objects that its agent run knew when it was.
 pub(super) fn judge_then(id: &str, line: &Line, stores: &[PathBuf]) -> anyhow::Result<Then> {
     let time = time(&line.time)?;
+    if stores.is_empty() {
+        return Ok(Then::unknown(
+            "the history of objects is in the store of the node, and in no bucket: name that store too",
+        ));
+    }
     let name = id.rsplit_once('-').map_or(id, |(run, _)| run);
     let (known, read) = runs(stores)?;
     for (path, reason) in &read.unreadable {

@@ -7,6 +7,7 @@ use prometheus_client::registry::Unit;
 use super::{
     enforcement::enforcement,
     family::{Family, Labels, Value},
+    flow_store::{FlowBucketState, FlowStoreState, flow_bucket, flow_store},
     published::{EventsState, ReportsState, published},
 };
 use crate::{
@@ -32,17 +33,6 @@ pub struct WatchState {
     pub failing: Option<String>,
 }
 
-/// What there is of the flow store.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct FlowStoreState {
-    /// Parquet files.
-    pub files: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// Files that were removed since the start, as they were too old or too much.
-    pub removed: u64,
-}
-
 /// What a scrape reads.
 pub struct AgentState<'a> {
     /// Flows, rules, violations, objects.
@@ -63,6 +53,8 @@ pub struct AgentState<'a> {
     pub usage_faults: (u64, u64),
     /// What there is of the flow store, where there is one.
     pub flow_store: Option<FlowStoreState>,
+    /// What became of its files that are to be in a bucket, where there is one.
+    pub flow_bucket: Option<FlowBucketState>,
     /// What became of events, where they are asked for.
     pub events: Option<EventsState>,
     /// What became of reports, where they are asked for.
@@ -99,6 +91,7 @@ pub(super) fn families(state: &AgentState<'_>) -> Vec<Family> {
     families.extend(flows(state));
     families.extend(violations(state));
     families.extend(state.flow_store.into_iter().flat_map(flow_store));
+    families.extend(state.flow_bucket.into_iter().flat_map(flow_bucket));
     families.extend(accepted(state));
     families.extend(enforcement(state));
     families.extend(rules(state));
@@ -193,21 +186,6 @@ fn violations(state: &AgentState<'_>) -> [Family; 6] {
             "Suspected blocks that were counted with folded labels, since their budget of series is spent",
         )
         .with(vec![], state.auditor.suspected_blocks().folded() as f64),
-    ]
-}
-
-fn flow_store(store: FlowStoreState) -> [Family; 3] {
-    [
-        Family::gauge("netaudit_flow_store_files", "Parquet files of the flow store")
-            .with(vec![], store.files as f64),
-        Family::gauge("netaudit_flow_store", "Size of the Parquet files of the flow store")
-            .unit(Unit::Bytes)
-            .with(vec![], store.bytes as f64),
-        Family::counter(
-            "netaudit_flow_store_removed_files",
-            "Files of the flow store that were removed, as they were too old or too much",
-        )
-        .with(vec![], store.removed as f64),
     ]
 }
 

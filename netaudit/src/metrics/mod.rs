@@ -6,9 +6,11 @@
 mod enforcement;
 mod families;
 mod family;
+mod flow_store;
 mod published;
 
-pub use families::{AgentState, FlowStoreState, WatchState};
+pub use families::{AgentState, WatchState};
+pub use flow_store::{FlowBucketState, FlowStoreState};
 pub use published::{EventsState, ReportsState};
 
 use prometheus_client::{

@@ -17,7 +17,7 @@ pub use flow::{
 };
 pub use net::{Direction, Protocol};
 pub use open::{BlindReader, OpenConnection, OpenSocket};
-pub use time::Timestamp;
+pub use time::{Timestamp, duration};
 pub use verdict::{
     Action, Cause, Decision, Denial, Elements, Exemption, Gap, NearMiss, PolicyId, RuleId, RuleMatch, Verdict,
 };

@@ -11,8 +11,8 @@ use super::{
     words::{Sentence, cut, fate, reason},
 };
 use crate::{
-    audit::{Flow, FlowSeverity, PeerKind, Subject, ViolationKey},
-    cluster::{Cluster, Pod},
+    audit::{FlowSeverity, PeerKind, Subject, ViolationKey, line::Telling},
+    cluster::Pod,
     model::{Direction, Timestamp},
 };
 
@@ -25,8 +25,10 @@ const MOST_INSTANCE: usize = 128;
 const CUT_NAME: usize = 150;
 
 /// The first event of the series of `key`, which is `flow`'s; `None` where the subject is no pod, or one that is forgotten.
-/// `at` is the flow's wall time. The API lets nothing of it change later but how often it happened.
-pub fn event(flow: &Flow, key: &ViolationKey, cluster: &Cluster, node: &str, at: Timestamp) -> Option<Event> {
+/// The API lets nothing of it change later but how often it happened.
+pub fn event(telling: &Telling<'_>, key: &ViolationKey) -> Option<Event> {
+    let Telling { flow, cluster, node, .. } = *telling;
+    let at = telling.wall(flow.observation.at);
     let Subject::Pod(subject) = flow.subject else { return None };
     let subject = cluster.pod(subject)?;
     let peer = match flow.peer.kind {
@@ -48,7 +50,7 @@ pub fn event(flow: &Flow, key: &ViolationKey, cluster: &Cluster, node: &str, at:
         type_: Some(type_.to_owned()),
         reason: Some(reason(key.finding).to_owned()),
         action: Some(action.to_owned()),
-        note: Some(note(flow, key, subject, peer)),
+        note: Some(note(telling, key, subject, peer)),
         regarding: Some(reference(subject)),
         related: peer.map(reference),
         event_time: Some(micro_time(at)),
@@ -84,17 +86,24 @@ fn name(pod: &str, flow: &str) -> String {
 }
 
 /// Who, what, what became of it, by which policy and why; with all names in full if they fit.
-fn note(flow: &Flow, key: &ViolationKey, subject: &Pod, peer: Option<&Pod>) -> String {
-    let full = note_within(flow, key, subject, peer, usize::MAX);
+fn note(telling: &Telling<'_>, key: &ViolationKey, subject: &Pod, peer: Option<&Pod>) -> String {
+    let full = note_within(telling, key, subject, peer, usize::MAX);
     if full.len() <= MOST_NOTE {
         return full;
     }
-    cut(&note_within(flow, key, subject, peer, CUT_NAME), MOST_NOTE)
+    cut(&note_within(telling, key, subject, peer, CUT_NAME), MOST_NOTE)
 }
 
-fn note_within(flow: &Flow, key: &ViolationKey, subject: &Pod, peer: Option<&Pod>, most: usize) -> String {
+fn note_within(
+    telling: &Telling<'_>,
+    key: &ViolationKey,
+    subject: &Pod,
+    peer: Option<&Pod>,
+    most: usize,
+) -> String {
+    let flow = telling.flow;
     let pod = |pod: &Pod| cut(&format!("{}/{}", pod.namespace, pod.name), most);
-    let comm = &flow.observation.actor.comm;
+    let (_, comm) = telling.process();
     // A process names itself as it likes.
     let by = if comm.is_empty() { String::new() } else { format!(" ({:?})", comm.to_string()) };
     let subject = pod(subject) + &by;
@@ -102,7 +111,7 @@ fn note_within(flow: &Flow, key: &ViolationKey, subject: &Pod, peer: Option<&Pod
         (PeerKind::Pod(_), Some(peer)) => pod(peer),
         (PeerKind::Node(Some(node)), _) => cut(&format!("node {node}"), most),
         (PeerKind::Node(None), _) => format!("node {}", flow.peer.ip),
-        _ => outside(flow, most),
+        _ => outside(telling, most),
     };
     let (source, destination) = match key.direction {
         Direction::Egress => (subject, peer),
@@ -121,12 +130,13 @@ fn note_within(flow: &Flow, key: &ViolationKey, subject: &Pod, peer: Option<&Pod
 }
 
 /// A Service, a name that DNS gave, or the bare address.
-fn outside(flow: &Flow, most: usize) -> String {
-    let ip = flow.peer.ip;
+fn outside(telling: &Telling<'_>, most: usize) -> String {
+    let flow = telling.flow;
+    let ip = telling.address(flow.peer.ip, telling.hashes_peer());
     if let Some((namespace, name)) = &flow.peer.service {
         return cut(&format!("Service {namespace}/{name}"), most);
     }
-    match flow.names.iter().find(|name| name.is_asked) {
+    match telling.names().iter().find(|name| name.is_asked) {
         Some(name) => format!("{} ({ip})", cut(&name.name, most)),
         None => ip.to_string(),
     }
@@ -136,13 +146,44 @@ fn outside(flow: &Flow, most: usize) -> String {
 mod tests {
     use super::*;
     use crate::{
-        audit::UnenforcedCause,
+        audit::{AddressKey, Privacy, UnenforcedCause},
         publish::testing::{World, world},
     };
 
+    fn told(world: &World, privacy: &Privacy) -> Option<Event> {
+        let correction = 1_700_000_000_123_456_789 - world.flow.observation.at.0;
+        let World { flow, cluster, .. } = world;
+        event(&Telling { flow, cluster, node: "worker-1", correction, privacy }, &world.key)
+    }
+
     fn written(world: &World) -> Event {
-        event(&world.flow, &world.key, &world.cluster, "worker-1", Timestamp(1_700_000_000_123_456_789))
-            .unwrap()
+        told(world, &Privacy::default()).unwrap()
+    }
+
+    #[test]
+    fn what_is_not_told_stands_in_no_event() {
+        let mut world = world("web-0", "db-0");
+        world.flow.peer.kind = PeerKind::External;
+        world.flow.peer.ip = "203.0.113.9".parse().unwrap();
+        world.flow.names = vec![crate::audit::SeenName {
+            name: "www.example.com".into(),
+            server: "10.96.0.10".parse().unwrap(),
+            answered: Timestamp(0),
+            is_fresh: true,
+            is_asked: true,
+            counts: true,
+        }];
+        let note = |privacy: &Privacy| told(&world, privacy).unwrap().note.unwrap();
+        assert!(
+            note(&Privacy::default())
+                .starts_with(r#"shop/web-0 ("curl") to www.example.com (203.0.113.9) TCP/5432"#)
+        );
+        let key = AddressKey::new(b"0123456789abcdef0123456789abcdef").unwrap();
+        let hash = key.hash(world.flow.peer.ip);
+        let hashing = note(&Privacy { key: Some(key), ..Privacy::default() });
+        assert!(hashing.starts_with(&format!(r#"shop/web-0 ("curl") to {hash} TCP/5432"#)), "{hashing}");
+        let omitting = note(&Privacy { omits_processes: true, omits_names: true, key: None });
+        assert!(omitting.starts_with("shop/web-0 to 203.0.113.9 TCP/5432"), "{omitting}");
     }
 
     #[test]
@@ -198,7 +239,7 @@ mod tests {
         let note = written(&world).note.unwrap();
         assert!(note.starts_with("10.0.0.2 to shop/web-0 (\"curl\") TCP/5432 (ingress)"), "{note}");
         world.flow.subject = Subject::Node;
-        let none = event(&world.flow, &world.key, &world.cluster, "worker-1", Timestamp(0));
+        let none = told(&world, &Privacy::default());
         assert_eq!(none, None, "an event stands on a pod");
     }
 

@@ -25,7 +25,7 @@ use rustix::{
 };
 
 use super::flow_line;
-use crate::{audit::Flow, cluster::Cluster};
+use crate::audit::line::Telling;
 
 /// Bytes that may wait for the writer.
 const QUEUE_BYTES: usize = 32 << 20;
@@ -39,7 +39,6 @@ const LOOK_FOR_ROTATION: Duration = Duration::from_secs(1);
 /// The flow log of an agent run.
 #[derive(Debug)]
 pub struct FlowLog {
-    node: String,
     buffer: Vec<u8>,
     buffered: u64,
     /// Flows that were pushed.
@@ -66,7 +65,7 @@ struct Shared {
 
 impl FlowLog {
     /// Opens `target`, a path or `-` for stdout. Fails where it cannot be opened now: later faults are counted instead.
-    pub fn open(target: &str, node: &str) -> io::Result<Self> {
+    pub fn open(target: &str) -> io::Result<Self> {
         let mut writer = Writer::open(target)?;
         let (queue, batches) = mpsc::channel::<Batch>();
         let (finished, done) = mpsc::channel();
@@ -79,12 +78,12 @@ impl FlowLog {
             // Nobody waits any more where the agent has given up on us.
             let _ = finished.send(());
         })?;
-        Ok(Self { node: node.to_owned(), buffer: Vec::new(), buffered: 0, handed: 0, queue, shared, done })
+        Ok(Self { buffer: Vec::new(), buffered: 0, handed: 0, queue, shared, done })
     }
 
-    /// Adds a flow to the batch. `correction` nanoseconds make today's wall time of the flow's.
-    pub fn push(&mut self, flow: &Flow, cluster: &Cluster, correction: i64) {
-        flow_line(flow, cluster, &self.node, correction, &mut self.buffer);
+    /// Adds a flow to the batch.
+    pub fn push(&mut self, telling: &Telling<'_>) {
+        flow_line(telling, &mut self.buffer);
         self.buffer.push(b'\n');
         self.buffered += 1;
         self.handed += 1;

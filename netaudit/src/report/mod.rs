@@ -3,6 +3,7 @@
 mod findings;
 mod flow_log;
 mod json;
+pub mod otlp;
 
 pub use findings::{
     AcceptedLine, EndLine, EnforcementState, FORM as FINDINGS_FORM, FindingLine, Findings, findings,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::State;
 use crate::{
-    audit::Subject,
+    audit::{Subject, line::Telling},
     metrics::{EventsState, ReportsState},
     model::Timestamp,
     publish::{self, EventCounts, EventQueue, EventSeries, Events, ReportCounts, ReportFeed, Snapshot},
@@ -62,13 +62,17 @@ impl State {
     pub(super) fn note_events(&mut self) {
         let Some((events, _)) = &mut self.publishing.events else { return };
         let (now, correction) = (self.kernel.now(), self.kernel.wall_correction());
+        let privacy = &self.sinks.privacy;
         for flow in self.told.flows.iter().filter(|flow| flow.finding.is_some()) {
             let Subject::Pod(pod) = flow.subject else { continue };
             let Some(key) = self.auditor.violation(flow).filter(|key| key.accepted.is_none()) else {
                 continue;
             };
             let wall = Timestamp(flow.observation.at.0.saturating_add(correction));
-            let first = || publish::event(flow, &key, self.auditor.cluster(), self.auditor.node(), wall);
+            let first = || {
+                let (cluster, node) = (self.auditor.cluster(), self.auditor.node());
+                publish::event(&Telling { flow, cluster, node, correction, privacy }, &key)
+            };
             events.seen(EventSeries { pod, key: key.clone() }, flow.observation.count(), wall, now, first);
         }
     }

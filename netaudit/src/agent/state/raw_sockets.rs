@@ -1,7 +1,7 @@
 //! Raw sockets in the agent's own log.
 
 use crate::{
-    audit::{RawSocketSeen, Subject},
+    audit::{Privacy, RawSocketSeen, Subject},
     cluster::Cluster,
 };
 
@@ -9,7 +9,9 @@ use crate::{
 pub(super) fn log_raw_socket(
     RawSocketSeen { seen, subject, key, actor_pod, actor_container }: &RawSocketSeen,
     cluster: &Cluster,
+    privacy: &Privacy,
 ) {
+    let process = (!privacy.omits_processes).then(|| (seen.actor.pid, seen.actor.comm.to_string()));
     let pod = match subject {
         Subject::Pod(id) => cluster.pod(*id).map(|pod| &*pod.name),
         Subject::Node | Subject::Unknown { .. } => None,
@@ -22,8 +24,8 @@ pub(super) fn log_raw_socket(
         pod,
         actor_pod_uid = actor_pod.as_deref(),
         container = actor_container.as_deref(),
-        pid = seen.actor.pid,
-        comm = %seen.actor.comm,
+        pid = process.as_ref().map(|(pid, _)| pid),
+        comm = process.as_ref().map(|(_, comm)| comm),
         "a raw socket was made: nobody sees whom it talks to"
     );
 }

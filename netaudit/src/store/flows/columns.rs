@@ -152,7 +152,8 @@ type Words = Group<&'static str, &'static str>;
 type Texts = Group<Arc<str>, Arc<str>>;
 type Ends = Group<EndKey, EndWords>;
 type Verdicts = Group<usize, Kept>;
-type Addresses = Group<IpAddr, String>;
+/// By address, and whether it is hashed.
+type Addresses = Group<(IpAddr, bool), String>;
 
 /// Flows that are to become one batch of columns.
 #[derive(Debug)]
@@ -275,7 +276,9 @@ impl Columns {
         push_word(&mut self.protocol, Some(seen.protocol.as_str()));
         self.ports.push(flow.port);
         match flow.requested {
-            Some(address) => self.requested_ip.push(address.ip(), IpAddr::to_string),
+            Some(asked) => {
+                push_address(&mut self.requested_ip, telling, asked.ip(), telling.hashes_requested());
+            }
             None => self.requested_ip.push_none(),
         }
         self.requested_ports.push(flow.requested.map(|address| address.port()));
@@ -307,7 +310,8 @@ impl Columns {
         };
         self.subject.push(subject, |_| end_words(&telling.subject()));
         match telling.subject_ip() {
-            Some(ip) => self.subject_ip.push(ip, IpAddr::to_string),
+            // A pod's, or the node's: never one that is outside.
+            Some(ip) => push_address(&mut self.subject_ip, telling, ip, false),
             None => self.subject_ip.push_none(),
         }
         let peer = match &telling.flow.peer.kind {
@@ -323,7 +327,7 @@ impl Columns {
     }
 
     fn push_actor(&mut self, telling: &Telling<'_>) {
-        let (flow, actor) = (telling.flow, &telling.flow.observation.actor);
+        let flow = telling.flow;
         push_word(&mut self.actor_kind, Some(flow.actor_kind.as_str()));
         match telling.visitor() {
             Some(pod) => {
@@ -336,8 +340,9 @@ impl Columns {
         }
         push_text(&mut self.actor_pod_uid, flow.actor_pod.as_ref());
         push_text(&mut self.actor_container, flow.actor_container.as_ref());
-        self.pids.push(actor.pid);
-        self.comm.push(actor.comm, Comm::to_string);
+        let (pid, comm) = telling.process();
+        self.pids.push(pid);
+        self.comm.push(comm, Comm::to_string);
     }
 
     fn push_peer(&mut self, telling: &Telling<'_>) {
@@ -346,9 +351,9 @@ impl Columns {
             Some(service) => self.service.push(service.clone(), line::service_name),
             None => self.service.push_none(),
         }
-        self.peer_ip.push(flow.peer.ip, IpAddr::to_string);
+        push_address(&mut self.peer_ip, telling, flow.peer.ip, telling.hashes_peer());
         self.peer_ports.push(telling.peer_port());
-        for seen in &flow.names {
+        for seen in telling.names() {
             let name = telling.name(seen);
             let row = self.names.values();
             push_string(row, 0, name.name);
@@ -429,6 +434,10 @@ fn push_word(group: &mut Words, word: Option<&'static str>) {
         Some(word) => group.push(word, |word| word),
         None => group.push_none(),
     }
+}
+
+fn push_address(group: &mut Addresses, telling: &Telling<'_>, ip: IpAddr, hashes: bool) {
+    group.push((ip, hashes), |(ip, hashes)| telling.address(*ip, *hashes).to_string());
 }
 
 fn push_text(group: &mut Texts, text: Option<&Arc<str>>) {

@@ -60,6 +60,13 @@ fn hour_of_partition(date: &str, hour: &str) -> Option<i64> {
     Some(begin.timestamp().as_second().div_euclid(3_600))
 }
 
+/// The hour of a file in a bucket, by its key; `None` where it is none.
+pub fn hour_of_key(key: &str) -> Option<i64> {
+    let mut parts = key.strip_suffix(".parquet")?.rsplit('/').skip(1);
+    let (hour, date) = (parts.next()?, parts.next()?);
+    hour_of_partition(date, hour)
+}
+
 /// A Parquet file of a table.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct FlowFile {
@@ -160,6 +167,16 @@ pub fn open(path: &Path, table: &Table) -> anyhow::Result<(File, ArrowReaderMeta
     let file = File::open(path)?;
     let options = ArrowReaderOptions::new();
     let metadata = ArrowReaderMetadata::load(&file, options).context("no Parquet file, or a damaged one")?;
+    let told = told(&metadata, table)?;
+    Ok((file, metadata, told))
+}
+
+/// What a Parquet file of a table says of itself.
+///
+/// # Errors
+///
+/// It is no file of netaudit's, or one of another version.
+pub fn told(metadata: &ArrowReaderMetadata, table: &Table) -> anyhow::Result<Told> {
     let pairs = metadata.metadata().file_metadata().key_value_metadata();
     let text = pairs
         .into_iter()
@@ -174,7 +191,7 @@ pub fn open(path: &Path, table: &Table) -> anyhow::Result<(File, ArrowReaderMeta
         told.mark.version,
         table.version
     );
-    Ok((file, metadata, told))
+    Ok(told)
 }
 
 /// The segments of a table with what is known of their time.

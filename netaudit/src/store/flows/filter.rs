@@ -56,6 +56,8 @@ pub struct Filter {
     pub workloads: Vec<Named>,
     /// Addresses of either end, or that were asked for.
     pub addresses: Vec<IpNet>,
+    /// The same addresses as hashes, for where they are told so.
+    pub hashes: Vec<String>,
     /// Judged ports.
     pub ports: Vec<RangeInclusive<u16>>,
     /// TCP, UDP.
@@ -176,9 +178,9 @@ impl Filter {
             Condition::Words => self.has_words(batch),
             Condition::Ends => self.has_ends(batch),
             Condition::Addresses => {
-                let is_asked = |text: &str| {
-                    let ip: Option<IpAddr> = text.parse().ok();
-                    ip.is_some_and(|ip| self.addresses.iter().any(|net| net.contains(&ip)))
+                let is_asked = |text: &str| match text.parse::<IpAddr>() {
+                    Ok(ip) => self.addresses.iter().any(|net| net.contains(&ip)),
+                    Err(_) => self.hashes.iter().any(|hash| hash == text),
                 };
                 let [subject, peer, requested] = ADDRESSES.map(|name| words(batch, name, is_asked));
                 or(&or(&subject?, &peer?)?, &requested?)

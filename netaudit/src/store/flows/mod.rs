@@ -15,12 +15,17 @@ mod coverage;
 pub mod files;
 pub mod filter;
 pub(in crate::store) mod log;
+mod look;
+mod read;
 pub(in crate::store) mod retention;
 pub(in crate::store) mod roll;
 pub mod row;
 pub mod schema;
 pub mod segment;
+mod source;
 pub mod table;
+mod upload;
+pub mod words;
 
 use std::{
     path::{Path, PathBuf},
@@ -37,19 +42,17 @@ pub use coverage::{Coverage, Gap};
 pub use retention::Retention;
 pub use roll::Roller;
 pub use segment::Lost;
+pub use upload::UploadCounts;
 
 use arrow::array::RecordBatch;
 
 use self::{
     retention::{Bounds, Kept},
     table::{FLOWS, Table},
+    upload::Uploads,
 };
-use super::history::History;
-use crate::{
-    audit::{Flow, line::Telling},
-    cluster::Cluster,
-    model::Timestamp,
-};
+use super::{bucket::Bucket, history::History};
+use crate::{audit::line::Telling, model::Timestamp};
 
 /// Flows of one batch at most: what is put into columns at once.
 const BATCH_ROWS: usize = 8_192;
@@ -60,12 +63,12 @@ const MOST_WAITING: usize = 4;
 /// A flow store that an agent run writes.
 #[derive(Debug)]
 pub struct FlowStore {
-    node: Arc<str>,
     columns: Columns,
     /// Flows that were pushed.
     handed: u64,
     queue: mpsc::Sender<Job>,
     shared: Arc<Shared>,
+    uploads: Option<Arc<Uploads>>,
     done: mpsc::Receiver<()>,
     history: History,
 }
@@ -126,12 +129,17 @@ pub struct StoreCounts {
 
 impl FlowStore {
     /// Opens or makes the store, for this run only: another agent that writes it is refused. What an earlier run left is
-    /// rolled.
+    /// rolled. Files are uploaded into the bucket, if there is one.
     ///
     /// # Errors
     ///
     /// The directory cannot be used, or another agent writes it.
-    pub fn open(path: &Path, retention: Retention, begin: &Beginning) -> anyhow::Result<Self> {
+    pub fn open(
+        path: &Path,
+        retention: Retention,
+        bucket: Option<Bucket>,
+        begin: &Beginning,
+    ) -> anyhow::Result<Self> {
         let Beginning { node, run, from, lost, goes_on } = begin;
         let (queue, jobs) = mpsc::channel();
         let (finished, done) = mpsc::channel();
@@ -152,17 +160,18 @@ impl FlowStore {
         let bounds = Arc::new(Bounds::default());
         let turn = Arc::new(Mutex::default());
         let history = History::open(&store, (lock.clone(), turn.clone()), begin, bounds.clone())?;
+        let uploading = bucket.map(|bucket| upload::start(&store, bucket)).transpose()?;
+        let uploads = uploading.as_ref().map(|(uploads, _)| uploads.clone());
         let kept_in = store.clone();
-        let keeping = move || Kept::new(&kept_in, retention, bounds);
+        let keeping = move || Kept::new(&kept_in, retention, bounds, uploading);
         let start = log::Start { store, table: &FLOWS, lock, turn, first, goes_on: *goes_on, keeping };
         log::start(start, jobs, shared.clone(), finished)?;
-        let columns = Columns::new(node.clone());
-        Ok(Self { node: node.clone(), columns, handed: 0, queue, shared, done, history })
+        Ok(Self { columns: Columns::new(node.clone()), handed: 0, queue, shared, uploads, done, history })
     }
 
-    /// Adds a flow. `correction` nanoseconds make today's wall time of the flow's.
-    pub fn push(&mut self, flow: &Flow, cluster: &Cluster, correction: i64) {
-        self.columns.push(&Telling { flow, cluster, node: &self.node, correction });
+    /// Adds a flow.
+    pub fn push(&mut self, telling: &Telling<'_>) {
+        self.columns.push(telling);
         self.handed += 1;
         if self.columns.len() >= BATCH_ROWS {
             self.flush();
@@ -216,6 +225,16 @@ impl FlowStore {
             lost: load(&own.lost),
             history_lost: load(&history.lost),
         }
+    }
+
+    /// What became of files that are to be in a bucket, where there is one.
+    pub fn uploads(&self) -> Option<UploadCounts> {
+        self.uploads.as_ref().map(|uploads| uploads.counts())
+    }
+
+    /// What is wrong with the bucket right now.
+    pub fn upload_failing(&self) -> Option<String> {
+        self.uploads.as_ref()?.failing()
     }
 
     /// What is wrong right now.

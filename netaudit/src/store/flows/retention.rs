@@ -6,6 +6,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicI64, AtomicU64, Ordering},
+        mpsc,
     },
     time::{Duration, SystemTime},
 };
@@ -14,6 +15,7 @@ use super::{
     Shared,
     files::{self, FlowFile},
     table::FLOWS,
+    upload::Uploads,
 };
 
 /// What is kept.
@@ -81,17 +83,40 @@ pub(super) struct Kept {
     /// In order of time.
     files: Vec<FlowFile>,
     removed: u64,
+    /// Which of them are in a bucket, where they are to be, and who is told of new ones.
+    uploads: Option<(Arc<Uploads>, mpsc::Sender<()>)>,
 }
 
 impl Kept {
-    pub fn new(store: &Path, retention: Retention, bounds: Arc<Bounds>) -> Self {
+    pub fn new(
+        store: &Path,
+        retention: Retention,
+        bounds: Arc<Bounds>,
+        uploads: Option<(Arc<Uploads>, mpsc::Sender<()>)>,
+    ) -> Self {
         let files = files::list(store, &FLOWS).unwrap_or_else(|error| {
             tracing::error!("{error:#}: what is there is not removed before the next start");
             Vec::new()
         });
-        let mut kept = Self { store: store.to_owned(), retention, bounds, files, removed: 0 };
+        let mut kept = Self { store: store.to_owned(), retention, bounds, files, removed: 0, uploads };
         kept.prune();
         kept
+    }
+
+    /// Whether a file is to be uploaded yet.
+    fn waits(&self, file: &FlowFile) -> bool {
+        self.uploads.as_ref().is_some_and(|(uploads, _)| !uploads.has(&self.store, &file.path))
+    }
+
+    fn remove(&mut self, file: &FlowFile) {
+        let flows = if self.waits(file) { flows_of(&file.path) } else { 0 };
+        self.removed += u64::from(remove_file(&FLOWS.directory(&self.store), &file.path));
+        if flows > 0 {
+            tracing::error!(file = %file.path.display(), flows, "removed for want of room, and never uploaded");
+        }
+        if let Some((uploads, _)) = &self.uploads {
+            uploads.removed(&self.store, &file.path, flows);
+        }
     }
 }
 
@@ -99,27 +124,44 @@ impl Keeps for Kept {
     fn add(&mut self, files: Vec<FlowFile>) {
         self.files.extend(files);
         self.files.sort();
+        if let Some((_, news)) = &self.uploads {
+            // The thread has ended: told where it did.
+            let _ = news.send(());
+        }
     }
 
+    /// What is too old goes, unless it waits for its upload; and what is too much, the oldest first, and last what waits.
     fn prune(&mut self) {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let oldest = i64::try_from(now.saturating_sub(self.retention.age).as_secs() / 3_600).unwrap_or(0);
-        let mut bytes: u64 = self.files.iter().map(|file| file.bytes).sum();
+        let waits: Vec<bool> = self.files.iter().map(|file| self.waits(file)).collect();
+        let mut goes: Vec<bool> =
+            self.files.iter().zip(&waits).map(|(file, waits)| file.hour < oldest && !waits).collect();
+        let stays = self.files.iter().zip(&goes).filter(|(_, goes)| !**goes);
+        let mut bytes: u64 = stays.map(|(file, _)| file.bytes).sum();
         // However much still holds of the history, flows have the other half.
         let of_history = self.bounds.history_bytes.load(Ordering::Relaxed);
         bytes = bytes.saturating_add(of_history.min(self.retention.bytes / 2));
-        let surplus = self.files.iter().take_while(|file| {
-            let is_surplus = file.hour < oldest || bytes > self.retention.bytes;
-            bytes -= if is_surplus { file.bytes } else { 0 };
-            is_surplus
-        });
-        let surplus = surplus.count();
-        let is_short = self.files[..surplus].iter().any(|file| file.hour >= oldest);
-        for file in self.files.drain(..surplus).collect::<Vec<_>>() {
-            self.removed += u64::from(remove_file(&FLOWS.directory(&self.store), &file.path));
+        let mut is_short = false;
+        for of_waiting in [false, true] {
+            for (place, file) in self.files.iter().enumerate() {
+                if bytes > self.retention.bytes && !goes[place] && waits[place] == of_waiting {
+                    goes[place] = true;
+                    is_short = true;
+                    bytes -= file.bytes;
+                }
+            }
         }
-        // Where room was short before the age was reached, what is left begins later.
-        let first = if is_short { self.files.first().map_or(oldest, |file| file.hour) } else { oldest };
+        let mut places = goes.into_iter();
+        let (gone, kept) =
+            std::mem::take(&mut self.files).into_iter().partition(|_| places.next() == Some(true));
+        self.files = kept;
+        let gone: Vec<FlowFile> = gone;
+        gone.iter().for_each(|file| self.remove(file));
+        // What is left may begin earlier, where it waits for its upload, or later, where room was short before the age was
+        // reached.
+        let left = self.files.first().map_or(oldest, |file| file.hour);
+        let first = if is_short { left } else { left.min(oldest) };
         self.bounds.first_hour.fetch_max(first, Ordering::Relaxed);
     }
 
@@ -128,4 +170,11 @@ impl Keeps for Kept {
         shared.bytes.store(self.files.iter().map(|file| file.bytes).sum(), Ordering::Relaxed);
         shared.removed.store(self.removed, Ordering::Relaxed);
     }
+}
+
+/// How many flows a file holds; of one that cannot be read none can be lost any more.
+fn flows_of(path: &Path) -> u64 {
+    let rows =
+        files::open(path, &FLOWS).map(|(_, metadata, _)| metadata.metadata().file_metadata().num_rows());
+    rows.ok().and_then(|rows| u64::try_from(rows).ok()).unwrap_or(0)
 }

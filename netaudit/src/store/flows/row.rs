@@ -9,7 +9,10 @@ use arrow::{
 };
 
 use crate::{
-    audit::line::{Actor, Address, End, Line, Name, PeerEnd, Said, SubjectEnd},
+    audit::{
+        line::{Actor, Address, End, Line, Name, PeerEnd, Said, SubjectEnd, ToldAddress},
+        privacy::key_of,
+    },
     model::Timestamp,
 };
 
@@ -74,12 +77,17 @@ impl<'a> Rows<'a> {
     /// An address is none: the file is damaged.
     pub fn line(&self, row: usize) -> anyhow::Result<Line<'a>> {
         let word = |name| self.word(name, row);
-        let address = |name: &str| -> anyhow::Result<Option<IpAddr>> {
-            let text = self.word(name, row);
-            text.map(str::parse).transpose().with_context(|| format!("the column {name}"))
+        let address = |name: &str| -> anyhow::Result<Option<ToldAddress<'a>>> {
+            let Some(text) = self.word(name, row) else { return Ok(None) };
+            if key_of(text).is_some() {
+                return Ok(Some(ToldAddress::Hashed(text.into())));
+            }
+            let ip: IpAddr = text.parse().with_context(|| format!("the column {name}"))?;
+            Ok(Some(ToldAddress::Plain(ip)))
         };
+        let peer_ip = address("peer_ip")?.context("no address of the other end")?;
+        let requested = address("requested_ip")?.zip(self.number::<UInt16Type>("requested_port", row));
         let folded = self.is("folded", row);
-        let requested_port = self.number::<UInt16Type>("requested_port", row);
         Ok(Line {
             time: self.began(row),
             last_time: self.time("last_time", row),
@@ -90,7 +98,7 @@ impl<'a> Rows<'a> {
             open_before_start: self.is("open_before_start", row),
             open_since: self.time("open_since", row),
             direction: word("direction").unwrap_or_default(),
-            subject: SubjectEnd { end: self.end("subject", row), ip: address("subject_ip")? },
+            subject: SubjectEnd { end: self.end("subject", row), ip: self.subject_ip(row)? },
             actor: Actor {
                 kind: word("actor_kind").unwrap_or_default(),
                 namespace: word("actor_namespace"),
@@ -104,13 +112,14 @@ impl<'a> Rows<'a> {
             peer: PeerEnd {
                 end: self.end("peer", row),
                 service: word("peer_service").map(Cow::Borrowed),
-                ip: address("peer_ip")?.context("no address of the other end")?,
+                ip_hashed: peer_ip.is_hashed(),
+                ip: peer_ip,
                 port: self.number::<UInt16Type>("peer_port", row).unwrap_or(0),
                 names: self.names(row)?,
             },
             protocol: word("protocol").unwrap_or_default(),
             port: self.number::<UInt16Type>("port", row).unwrap_or(0),
-            requested: address("requested_ip")?.zip(requested_port).map(|(ip, port)| Address { ip, port }),
+            requested: requested.map(|(ip, port)| Address { ip_hashed: ip.is_hashed(), ip, port }),
             translation: word("translation"),
             outcome: word("outcome").unwrap_or_default(),
             errno: word("errno").map(Cow::Borrowed),
@@ -125,6 +134,12 @@ impl<'a> Rows<'a> {
             finding: word("finding"),
             finding_cause: word("finding_cause"),
         })
+    }
+
+    /// Never hashed: it is a pod's or the node's.
+    fn subject_ip(&self, row: usize) -> anyhow::Result<Option<IpAddr>> {
+        let text = self.word("subject_ip", row);
+        text.map(str::parse).transpose().context("the column subject_ip")
     }
 
     fn end(&self, of: &str, row: usize) -> End<'a> {

@@ -1,0 +1,221 @@
+//! Which parts of stores can hold what is asked for.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use parquet::arrow::arrow_reader::ArrowReaderMetadata;
+
+use super::{
+    ask::{Among, Scanned, Store, is_gone},
+    files::{self, FlowFile, Told},
+    filter::Filter,
+    read::footer_of,
+    segment::Mark,
+    source::{Place, Source, TAIL},
+    table::FLOWS,
+};
+use crate::{
+    model::Timestamp,
+    store::bucket::{Bucket, Object},
+};
+
+/// Bytes of footers that are kept until their files are read; beyond that a footer is read twice.
+const FOOTERS: usize = 128 << 20;
+
+/// Hours and days that are listed one by one; more are listed as one.
+const MOST_HOURS: i64 = 48;
+const MOST_DAYS: i64 = 400;
+
+/// A file tells of the time of its segments, which is an hour and some minutes at most.
+const BEFORE_AND_AFTER: i64 = 2;
+
+/// A part of a store that holds flows of one hour.
+#[derive(Clone, Debug)]
+pub(super) enum Part {
+    /// With its footer, where there was room for it.
+    File(Place, Option<ArrowReaderMetadata>),
+    Segment(PathBuf),
+}
+
+impl Part {
+    /// For people.
+    pub fn name(&self) -> PathBuf {
+        match self {
+            Self::File(place, _) => place.name(),
+            Self::Segment(path) => path.clone(),
+        }
+    }
+}
+
+/// The parts that can hold what is asked for, by hour, and what all tell of their time.
+#[derive(Default)]
+pub(super) struct Found {
+    pub parts: BTreeMap<i64, Vec<Part>>,
+    pub marks: Vec<Mark>,
+    footers: usize,
+}
+
+/// Hours since 1970, both included.
+#[derive(Clone, Copy)]
+struct Hours {
+    from: i64,
+    until: i64,
+}
+
+impl Hours {
+    fn of(filter: &Filter) -> Self {
+        let hour = |time: Timestamp| files::hour_of(time.0.div_euclid(1_000));
+        Self {
+            from: filter.from.map_or(i64::MIN, hour),
+            until: filter.until.map_or(i64::MAX, |until| hour(Timestamp(until.0.saturating_sub(1_000)))),
+        }
+    }
+
+    /// With those whose files tell of these.
+    fn wider(self) -> Self {
+        Self {
+            from: self.from.saturating_sub(BEFORE_AND_AFTER),
+            until: self.until.saturating_add(BEFORE_AND_AFTER),
+        }
+    }
+
+    fn has(self, hour: i64) -> bool {
+        (self.from..=self.until).contains(&hour)
+    }
+}
+
+impl Found {
+    pub fn look(
+        &mut self,
+        store: &Store,
+        among: Among,
+        filter: &Filter,
+        scanned: &mut Scanned,
+    ) -> anyhow::Result<()> {
+        match store {
+            Store::Directory(directory) => self.look_in(directory, among, Hours::of(filter), scanned),
+            Store::Bucket(bucket) => self.look_far(bucket, Hours::of(filter), scanned),
+        }
+    }
+
+    fn look_in(
+        &mut self,
+        store: &Path,
+        among: Among,
+        hours: Hours,
+        scanned: &mut Scanned,
+    ) -> anyhow::Result<()> {
+        // Segments first: one that becomes a file meanwhile is found as both, and so read once.
+        let segments = files::segments(store, &FLOWS)?;
+        let mut files = files::list(store, &FLOWS)?;
+        if let Among::NewerThan(time) = among {
+            let made = |file: &FlowFile| -> Option<SystemTime> { file.path.metadata().ok()?.modified().ok() };
+            files.retain(|file| made(file).is_some_and(|made| made >= time));
+        }
+        files.retain(|file| hours.wider().has(file.hour));
+        let mut told: Vec<Told> = Vec::new();
+        for file in files {
+            let footer =
+                Source::of_file(&file.path).map_err(Into::into).and_then(|source| footer_of(&source));
+            told.extend(self.add(file.hour, hours, Place::File(file.path), footer, scanned));
+        }
+        for (path, mark) in segments {
+            if mark.as_ref().is_some_and(|mark| told.iter().any(|told| told.holds(mark))) {
+                continue;
+            }
+            let began = mark.as_ref().map_or(0, |mark| files::hour_of(mark.from.0.div_euclid(1_000)));
+            self.marks.extend(mark);
+            // It may hold flows that began long before, and is small.
+            self.parts.entry(began.max(hours.from).min(hours.until)).or_default().push(Part::Segment(path));
+        }
+        self.marks.extend(told.into_iter().map(|told| told.mark));
+        Ok(())
+    }
+
+    fn look_far(&mut self, bucket: &Bucket, hours: Hours, scanned: &mut Scanned) -> anyhow::Result<()> {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        // Nothing begins later, however clocks differ.
+        let latest = i64::try_from(now.as_secs() / 3_600).unwrap_or(i64::MAX).saturating_add(24);
+        let listed = Hours { until: hours.until.min(latest), ..hours };
+        let objects = bucket.list(&prefixes(listed.wider()))?;
+        let files = objects.into_iter().filter_map(|object| Some((files::hour_of_key(&object.key)?, object)));
+        let files: Vec<(i64, Object)> = files.filter(|(hour, _)| hours.wider().has(*hour)).collect();
+        // So many at once that their tails take little room.
+        for files in files.chunks(256) {
+            let objects: Vec<Object> = files.iter().map(|(_, object)| object.clone()).collect();
+            for ((hour, object), tail) in files.iter().zip(bucket.tails(&objects, TAIL)) {
+                let footer = tail.and_then(|tail| footer_of(&Source::of_object(bucket, object, tail)));
+                let place = Place::Object(bucket.clone(), object.clone());
+                let told = self.add(*hour, hours, place, footer, scanned);
+                self.marks.extend(told.map(|told| told.mark));
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a file, where its hour is asked for. Returns what it says of itself.
+    fn add(
+        &mut self,
+        hour: i64,
+        hours: Hours,
+        place: Place,
+        footer: anyhow::Result<(ArrowReaderMetadata, Told)>,
+        scanned: &mut Scanned,
+    ) -> Option<Told> {
+        let (footer, told) = match footer {
+            Ok(footer) => footer,
+            Err(error) => {
+                if !is_gone(&error) {
+                    scanned.unreadable.push((place.name(), format!("{error:#}")));
+                }
+                return None;
+            }
+        };
+        if hours.has(hour) {
+            let bytes = footer.metadata().memory_size();
+            let has_room = self.footers + bytes <= FOOTERS;
+            self.footers += if has_room { bytes } else { 0 };
+            self.parts.entry(hour).or_default().push(Part::File(place, has_room.then_some(footer)));
+        }
+        Some(told)
+    }
+}
+
+/// What is listed of a bucket for these hours.
+fn prefixes(hours: Hours) -> Vec<String> {
+    let all = || vec![FLOWS.name.to_owned()];
+    let count = hours.until.saturating_sub(hours.from).saturating_add(1);
+    let partitions = || (hours.from..=hours.until).map(files::partition);
+    if count > MOST_DAYS * 24 {
+        return all();
+    }
+    let mut names: Vec<String> = partitions()
+        .filter_map(|partition| {
+            let partition = if count > MOST_HOURS { partition.parent()?.to_owned() } else { partition };
+            Some(format!("{}/{}", FLOWS.name, partition.to_str()?))
+        })
+        .collect();
+    names.dedup();
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_partitions_that_are_asked_for_are_listed() {
+        let prefixes = |from, until| prefixes(Hours { from, until });
+        let hour = 491_000;
+        assert_eq!(
+            prefixes(hour + 7, hour + 8),
+            ["flows/date=2026-01-05/hour=15", "flows/date=2026-01-05/hour=16"]
+        );
+        assert_eq!(prefixes(hour, hour + 72).len(), 4, "days");
+        assert_eq!(prefixes(i64::MIN, i64::MAX), ["flows"]);
+        assert_eq!(prefixes(hour, i64::MAX), ["flows"]);
+    }
+}

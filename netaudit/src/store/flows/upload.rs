@@ -1,0 +1,256 @@
+//! Files of flows on their way into a bucket: each as soon as it is made, in order of time, until it is there.
+//!
+//! ```text
+//! roll thread ──files made──► waiting ──upload──► in the bucket; its name in DIRECTORY/uploaded
+//!                               ▲         │ fails: tried again, later and later
+//!                               └─────────┘
+//! ```
+//!
+//! What waits stays in the directory as long as there is room, whatever its age; where the room runs out it is removed, and its flows
+//! are counted as lost. A file that was there already when the agent was killed is uploaded again under the same name.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, OpenOptions},
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+    thread,
+    time::{Duration, Instant, SystemTime},
+};
+
+use anyhow::Context as _;
+
+use super::{
+    begins, ends,
+    files::{self, FlowFile},
+    table::FLOWS,
+};
+use crate::store::bucket::Bucket;
+
+/// How long after a failure the first new attempt is made; then twice as long, each time.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+
+/// And how long at most.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
+/// How often it is looked for files though nobody told of one.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+
+/// What became of files that are to be in a bucket, for metrics.
+#[derive(Clone, Copy, PartialEq, Default, Debug)]
+pub struct UploadCounts {
+    /// Files that were uploaded in this run.
+    pub uploaded: u64,
+    /// Attempts that failed in this run.
+    pub failed: u64,
+    /// Files that wait.
+    pub waiting: u64,
+    /// Their bytes.
+    pub waiting_bytes: u64,
+    /// When the oldest of them was made, in seconds since the epoch; `None` where none waits.
+    pub oldest: Option<f64>,
+    /// Flows of files that were removed before they were uploaded, for want of room.
+    pub lost: u64,
+}
+
+/// Which files are in the bucket. Shared by who uploads them and who removes them.
+#[derive(Debug, Default)]
+pub(super) struct Uploads {
+    done: Mutex<BTreeSet<String>>,
+    counts: Mutex<UploadCounts>,
+    lost: AtomicU64,
+    failing: Mutex<Option<String>>,
+}
+
+impl Uploads {
+    pub fn counts(&self) -> UploadCounts {
+        let counts = *self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        UploadCounts { lost: self.lost.load(Ordering::Relaxed), ..counts }
+    }
+
+    pub fn failing(&self) -> Option<String> {
+        self.failing.lock().ok()?.clone()
+    }
+
+    /// Whether a file of the store is in the bucket.
+    pub fn has(&self, store: &Path, file: &Path) -> bool {
+        key_of(store, file).is_some_and(|key| self.done().contains(&key))
+    }
+
+    /// A file was removed; `flows` that are nowhere else.
+    pub fn removed(&self, store: &Path, file: &Path, flows: u64) {
+        if let Some(key) = key_of(store, file) {
+            self.done().remove(&key);
+        }
+        self.lost.fetch_add(flows, Ordering::Relaxed);
+    }
+
+    fn done(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn count(&self, change: impl FnOnce(&mut UploadCounts)) {
+        change(&mut self.counts.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// A file's key in the bucket: its path below the store.
+fn key_of(store: &Path, file: &Path) -> Option<String> {
+    file.strip_prefix(store).ok()?.to_str().map(str::to_owned)
+}
+
+/// Starts the thread that uploads. Whoever made a file tells it by the sender; the thread ends with it.
+///
+/// # Errors
+///
+/// What is known of earlier uploads cannot be read or written.
+pub(super) fn start(store: &Path, bucket: Bucket) -> anyhow::Result<(Arc<Uploads>, mpsc::Sender<()>)> {
+    let journal = Journal::open(store, &bucket)?;
+    let uploads = Arc::new(Uploads::default());
+    uploads.done().clone_from(&journal.known);
+    let (news, told) = mpsc::channel();
+    let mut uploader = Uploader { store: store.to_owned(), bucket, journal, uploads: uploads.clone() };
+    thread::Builder::new().name("flow-upload".to_owned()).spawn(move || uploader.run(&told))?;
+    Ok((uploads, news))
+}
+
+struct Uploader {
+    store: PathBuf,
+    bucket: Bucket,
+    journal: Journal,
+    uploads: Arc<Uploads>,
+}
+
+impl Uploader {
+    fn run(&mut self, told: &mpsc::Receiver<()>) {
+        let mut pause = Duration::ZERO;
+        loop {
+            let result = self.upload_all(told);
+            match result {
+                Ok(()) => {
+                    pause = Duration::ZERO;
+                    ends(&self.uploads.failing, "files of flows are uploaded again");
+                }
+                Err(error) => {
+                    pause = (pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+                    self.uploads.count(|counts| counts.failed += 1);
+                    let what = "files of flows cannot be uploaded: they stay in the directory as long as there is room";
+                    begins(&self.uploads.failing, &format!("{error:#}"), what);
+                }
+            }
+            if !self.rest(told, pause) {
+                return;
+            }
+        }
+    }
+
+    /// Waits for news, or after a failure for `pause`: a new file does not make whoever is down answer. Returns whether to go on.
+    fn rest(&self, told: &mpsc::Receiver<()>, pause: Duration) -> bool {
+        let until = Instant::now() + if pause.is_zero() { LOOK_EVERY } else { pause };
+        loop {
+            match told.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(()) if pause.is_zero() => return true,
+                Ok(()) => drop(self.look()),
+                Err(mpsc::RecvTimeoutError::Timeout) => return true,
+                Err(mpsc::RecvTimeoutError::Disconnected) => return false,
+            }
+        }
+    }
+
+    /// Uploads what waits, oldest first, until nothing does.
+    fn upload_all(&mut self, told: &mpsc::Receiver<()>) -> anyhow::Result<()> {
+        loop {
+            let waiting = self.look();
+            if waiting.is_empty() {
+                return Ok(());
+            }
+            for place in 0..waiting.len() {
+                // The agent ends, and the next one goes on.
+                if let Err(mpsc::TryRecvError::Disconnected) = told.try_recv() {
+                    return Ok(());
+                }
+                let (key, file) = &waiting[place];
+                match self.bucket.upload(&file.path, key) {
+                    Ok(_) => {}
+                    // Retention was faster.
+                    Err(_) if !file.path.exists() => continue,
+                    Err(error) => return Err(error),
+                }
+                self.journal.note(key)?;
+                self.uploads.done().insert(key.clone());
+                self.uploads.count(|counts| counts.uploaded += 1);
+                self.tell(&waiting[place + 1..]);
+            }
+        }
+    }
+
+    /// The files that wait, with their keys.
+    fn look(&self) -> Vec<(String, FlowFile)> {
+        let files = files::list(&self.store, &FLOWS).unwrap_or_else(|error| {
+            tracing::error!("{error:#}: nothing is uploaded");
+            Vec::new()
+        });
+        let files = files.into_iter().filter_map(|file| Some((key_of(&self.store, &file.path)?, file)));
+        let waiting: Vec<(String, FlowFile)> = {
+            let done = self.uploads.done();
+            files.filter(|(key, _)| !done.contains(key)).collect()
+        };
+        self.tell(&waiting);
+        waiting
+    }
+
+    fn tell(&self, waiting: &[(String, FlowFile)]) {
+        let made =
+            |(_, file): &(String, FlowFile)| file.path.metadata().and_then(|data| data.modified()).ok();
+        let seconds =
+            |at: SystemTime| at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        self.uploads.count(|counts| {
+            counts.waiting = waiting.len() as u64;
+            counts.waiting_bytes = waiting.iter().map(|(_, file)| file.bytes).sum();
+            counts.oldest = waiting.iter().filter_map(made).min().map(seconds);
+        });
+    }
+}
+
+/// The names of what is in the bucket, a line each, below the bucket's own.
+struct Journal {
+    path: PathBuf,
+    known: BTreeSet<String>,
+}
+
+impl Journal {
+    /// Reads what is known of files that are still there. Another bucket has none of them yet.
+    fn open(store: &Path, bucket: &Bucket) -> anyhow::Result<Self> {
+        let path = store.join("uploaded");
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+        };
+        let mut lines = text.lines();
+        let is_same = lines.next() == Some(&bucket.to_string());
+        // A line that a crash has torn is no file's name.
+        let known = lines.filter(|name| is_same && store.join(name).is_file()).map(str::to_owned).collect();
+        let journal = Self { path, known };
+        journal.write(bucket).with_context(|| format!("cannot write {}", journal.path.display()))?;
+        Ok(journal)
+    }
+
+    fn write(&self, bucket: &Bucket) -> io::Result<()> {
+        let new = self.path.with_extension("new");
+        let lines = self.known.iter().map(|name| format!("{name}\n"));
+        fs::write(&new, lines.fold(format!("{bucket}\n"), |text, line| text + &line))?;
+        fs::rename(&new, &self.path)
+    }
+
+    fn note(&self, key: &str) -> anyhow::Result<()> {
+        let mut file = OpenOptions::new().append(true).create(true).open(&self.path)?;
+        file.write_all(format!("{key}\n").as_bytes())
+            .with_context(|| format!("cannot write {}", self.path.display()))
+    }
+}
