@@ -7,7 +7,10 @@ use foldhash::HashMap;
 
 use crate::{
     audit::usage::Schedule,
-    cluster::{Cluster, objects::CronJob},
+    cluster::{
+        Cluster,
+        objects::{CronJob, Met},
+    },
     model::{Direction, PolicyId, Timestamp},
     policy::{CompiledPolicy, Crowd, Element, Rule, Span},
 };
@@ -21,8 +24,8 @@ const FEW: u32 = 8;
 /// What is known of each policy.
 #[derive(Default, Debug)]
 pub(super) struct RuleFacts {
-    /// What CronJobs it is as of.
-    generation: Option<u64>,
+    /// What CronJobs it is as of, and whether those are all.
+    generation: Option<(u64, bool)>,
     /// The workloads that are counted, and since when.
     crowd: Option<(Timestamp, Crowd)>,
     /// Of policies that are or were there.
@@ -47,9 +50,9 @@ pub(super) struct Facts {
 }
 
 impl RuleFacts {
-    /// Takes in that other objects have changed.
-    pub fn look(&mut self, cluster: &Cluster, now: Timestamp) {
-        let generation = Some(cluster.cron_job_generation());
+    /// Takes in that other objects have changed. Before all are `listed` any rule may be for a CronJob that is not known yet.
+    pub fn look(&mut self, cluster: &Cluster, listed: bool, now: Timestamp) {
+        let generation = Some((cluster.cron_job_generation(), listed));
         if self.generation != generation {
             self.generation = generation;
             self.known.clear();
@@ -72,8 +75,10 @@ impl RuleFacts {
     ) -> &[Facts] {
         let is_known = self.known.get(&policy.id).is_some_and(|it| Arc::ptr_eq(&it.policy, policy));
         if !is_known {
+            let are_known =
+                self.generation.is_some_and(|(_, listed)| listed) && !cluster.has_unread_cron_job();
             let facts = [Direction::Egress, Direction::Ingress].map(|direction| {
-                let schedules = schedules(cluster, policy, direction, correction);
+                let schedules = schedules(cluster, policy, direction, are_known, correction);
                 let rules = policy.rules(direction).iter().zip(schedules);
                 rules.map(|(rule, schedule)| Facts { schedule, elements: self.elements(rule) }).collect()
             });
@@ -106,17 +111,20 @@ fn schedules(
     cluster: &Cluster,
     policy: &CompiledPolicy,
     direction: Direction,
+    are_known: bool,
     correction: i64,
 ) -> Vec<Schedule> {
-    let unread = cluster.has_unread_cron_job();
     let line = |wall: Timestamp| Timestamp(wall.0.saturating_sub(correction));
-    let schedule = |cron_jobs: Vec<(&CronJob, Timestamp)>| {
+    let schedule = |cron_jobs: Vec<(&CronJob, Met)>| {
         let mut schedule = Schedule::default();
-        for (cron_job, seen) in cron_jobs {
-            let since = cron_job.created.map_or(seen, |created| line(created).min(seen));
+        for (cron_job, met) in cron_jobs {
+            let since = match met {
+                Met::SinceMade(seen) => cron_job.created.map_or(seen, |created| line(created).min(seen)),
+                Met::Since(changed) => changed,
+            };
             schedule.add(cron_job.period.as_ref().ok().copied(), since);
         }
-        if unread {
+        if !are_known {
             schedule.add(None::<Duration>, Timestamp::MIN);
         }
         schedule

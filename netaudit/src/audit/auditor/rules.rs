@@ -81,7 +81,7 @@ impl Auditor {
                 }
             }
         }
-        self.watching.facts.look(&self.cluster, now);
+        self.watching.facts.look(&self.cluster, self.ready, now);
         let mut watched = Vec::new();
         for policy in self.cluster.policies() {
             for direction in DIRECTIONS {
