@@ -40,11 +40,26 @@ pub(super) fn longest_gap(schedule: &str, zone: Option<&str>) -> Result<Duration
         return Duration::try_from(every).map_err(|error| error.to_string());
     }
     let text = if text.eq_ignore_ascii_case("@midnight") { "@daily" } else { text };
+    let text = &as_croner_reads_it(text);
     let parser =
         CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).sloppy_ranges(true);
     let cron = parser.build().parse(text).map_err(|error| error.to_string())?;
     let changes = zone.is_some_and(|zone| !matches!(zone, "" | "UTC" | "GMT") && !zone.starts_with("Etc/"));
     Ok(gap_of(&cron, changes).unwrap_or_default())
+}
+
+/// The same in the words of our parser, which takes `*/1` for a choice of days and no `*`, and has a second Sunday after Saturday.
+fn as_croner_reads_it(text: &str) -> String {
+    let day_of_week = |part: &str| match part.split_once('/') {
+        Some((first, step)) if !first.contains(['*', '?', '-']) => format!("{first}-6/{step}"),
+        _ => part.to_owned(),
+    };
+    let field = |(place, field): (usize, &str)| match field {
+        "*/1" | "?/1" => "*".to_owned(),
+        days if place == 4 => days.split(',').map(day_of_week).collect::<Vec<_>>().join(","),
+        other => other.to_owned(),
+    };
+    text.split_whitespace().enumerate().map(field).collect::<Vec<_>>().join(" ")
 }
 
 /// A day at a time: each day that has runs has the same. `changes` says that the clock of the time zone may be set forward.
@@ -106,6 +121,13 @@ mod tests {
             ("0 0 1 1 *", 366 * day),
             ("@yearly", 366 * day),
             ("0 0 29 2 *", 1_461 * day),
+            // A day of the month that is one of the week.
+            ("0 0 1 * */1", 31 * day),
+            ("0 0 */1 * 1", 7 * day),
+            // From Friday to Friday, from Sunday to Wednesday or from Friday to Wednesday: a week has no second Sunday.
+            ("0 0 * * 5/2", 7 * day),
+            ("0 0 * * WED/2", 5 * day),
+            ("0 0 * * 0,3/2", 3 * day),
             // A day of the month or of the week.
             ("0 0 1 * 1", 7 * day),
             ("* 9-17 * 1 *", 366 * day - 31 * day + day - 9 * hour + minute),
