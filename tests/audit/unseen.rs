@@ -15,9 +15,9 @@ use super::{World, egress, object, policy, t};
 const DAY: i64 = 86_400;
 
 /// When a CronJob that was made at 0 has had the time to run: a day, a tenth of it and an hour later.
-const ENOUGH: i64 = DAY + DAY / 10 + 3_600;
+pub(super) const ENOUGH: i64 = DAY + DAY / 10 + 3_600;
 
-fn cron_job(namespace: &str, spec: Value, created: Option<i64>) -> Object {
+pub(super) fn cron_job(namespace: &str, spec: Value, created: Option<i64>) -> Object {
     let created = created.map(|at| t(at).to_string());
     object(json!({
         "apiVersion": "batch/v1", "kind": "CronJob",
@@ -26,7 +26,7 @@ fn cron_job(namespace: &str, spec: Value, created: Option<i64>) -> Object {
     }))
 }
 
-fn daily(labels: Value) -> Value {
+pub(super) fn daily(labels: Value) -> Value {
     let template = json!({"metadata": {"labels": labels}, "spec": {"containers": []}});
     json!({"schedule": "0 3 * * *", "suspend": true, "jobTemplate": {"spec": {"template": template}}})
 }
@@ -122,6 +122,41 @@ fn a_cron_job_that_is_new_has_not_run() {
     let key = ObjectKey::new(Kind::CronJob, "shop", "report");
     world.auditor.cluster_mut().delete(&key, t(6 * DAY + 70));
     assert!(missing_period(&said(&mut world, "b", 6 * DAY + 120)).is_empty());
+}
+
+#[test]
+fn a_cron_job_whose_pods_are_others_now_has_not_run_as_such() {
+    let mut world = World::new(policies());
+    let of = |labels: Value| cron_job("shop", daily(labels), Some(-100 * DAY));
+    world.apply(of(json!({"app": "report"})), t(0));
+    assert!(missing_period(&said(&mut world, "b", ENOUGH + 60)).is_empty());
+    // Its pods keep what rules ask for, and with it what their earlier runs show.
+    world.apply(of(json!({"app": "report", "version": "2"})), t(2 * DAY));
+    assert!(missing_period(&said(&mut world, "b", 2 * DAY + 60)).is_empty());
+    // No pod of it was ever one of `a`.
+    world.apply(of(json!({"app": "a"})), t(3 * DAY));
+    assert_eq!(missing_period(&said(&mut world, "b", 3 * DAY + 60)), ["ingress[1]"]);
+    // One that selects it, as before.
+    assert!(missing_period(&said(&mut world, "everyone", 3 * DAY + 60)).is_empty());
+    for version in 0..20_i64 {
+        world.apply(of(json!({"app": "a", "version": version.to_string()})), t(3 * DAY + 100 + version));
+    }
+    assert_eq!(missing_period(&said(&mut world, "b", 3 * DAY + ENOUGH - 60)), ["ingress[1]"]);
+    assert!(missing_period(&said(&mut world, "b", 3 * DAY + ENOUGH + 120)).is_empty());
+    // More than are remembered: what is for everybody is for any of them.
+    for version in 0..100_i64 {
+        world.apply(of(json!({"app": "a", "version": version.to_string()})), t(5 * DAY + version));
+    }
+    assert!(!missing_period(&said(&mut world, "b", 5 * DAY + 200)).contains(&"ingress[2]"));
+    assert!(missing_period(&said(&mut world, "b", 5 * DAY + ENOUGH + 100)).is_empty());
+}
+
+#[test]
+fn before_cron_jobs_are_listed_any_rule_may_be_for_one() {
+    let mut world = World::unready(policies());
+    assert_eq!(missing_period(&said(&mut world, "b", 3_600)).len(), 8);
+    world.auditor.set_ready();
+    assert!(missing_period(&said(&mut world, "b", 3_660)).is_empty());
 }
 
 #[test]

@@ -1,13 +1,16 @@
 //! What is counted of rules and their elements, and what is found of it.
 
 use netaudit::{
-    audit::usage::{Evidence, Rows, RuleFinding, Run, Uses, histories, judge},
+    audit::usage::{Evidence, Missing, Rows, RuleFinding, Run, Uses, histories, judge},
     cluster::Object,
     model::Timestamp,
 };
 use serde_json::{Value, json};
 
-use super::{World, a_to_b, egress, policy, t};
+use super::{
+    World, a_to_b, egress, policy, t,
+    unseen::{ENOUGH, cron_job, daily},
+};
 
 /// Everything that was counted so far, as an agent tells it at `now`.
 struct Told {
@@ -318,4 +321,36 @@ fn a_pod_whose_kernel_is_its_own_counts_as_not_watched_until_it_shows_a_flow() {
     told.take(&mut world, t(100));
     told.take(&mut world, t(180));
     assert_eq!(told.words()[0].1, "unused");
+}
+
+#[test]
+fn a_policy_for_pods_that_a_cron_job_is_still_to_make_is_not_dead() {
+    let rules = json!([{"to": [{"podSelector": {}}], "ports": [{"port": 80}]}]);
+    let spec = json!({"podSelector": {"matchLabels": {"app": "report"}}, "policyTypes": ["Egress"], "egress": rules});
+    let mut world = World::new(vec![policy("of-report", spec), of_a(json!([{"to": [{"podSelector": {}}]}]))]);
+    world.apply(cron_job("shop", daily(json!({"app": "report"})), Some(-100 * ENOUGH)), t(0));
+    let mut told = Told::new();
+    let of_report = |told: &Told| {
+        let histories = histories(&told.rows);
+        let needs = Evidence { window: std::time::Duration::from_secs(60), coverage: 0.99 };
+        let judged = judge(&histories, &needs);
+        judged.iter().find(|it| &*it.history.key.policy.name == "of-report").map(|it| it.finding.clone())
+    };
+    // Its pods are there once a day.
+    for second in [100, 1_000, ENOUGH - 10] {
+        told.take(&mut world, t(second));
+        let found = of_report(&told);
+        let Some(RuleFinding::Insufficient(lack)) = found else { panic!("{second}: {found:?}") };
+        assert_eq!(lack.missing, Missing::Period);
+        assert_eq!(lack.enough_at, Some(t(ENOUGH)));
+    }
+    told.take(&mut world, t(ENOUGH + 10));
+    assert_eq!(of_report(&told), Some(RuleFinding::Dead { why: "its policy selects no pod" }));
+    // Another one, which is new.
+    world.apply(cron_job("shop", daily(json!({"app": "report"})), Some(ENOUGH)), t(ENOUGH + 20));
+    told.take(&mut world, t(ENOUGH + 90));
+    let found = of_report(&told);
+    assert!(matches!(found, Some(RuleFinding::Insufficient(_))), "{found:?}");
+    told.take(&mut world, t(2 * ENOUGH + 10));
+    assert_eq!(of_report(&told), Some(RuleFinding::Dead { why: "its policy selects no pod" }));
 }

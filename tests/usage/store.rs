@@ -84,7 +84,7 @@ prop_compose! {
             elements: [
                 (1, (element("to", port.into(), Some(Span::Network(net))), of_elements.0)),
                 (2, (element("ports", 0, Some(Span::Ports(80, 90))), of_elements.1)),
-                (3, (element("to", 9, Some(Span::Workloads(12))), of_elements.1)),
+                (3, (element("to", 9, Some(Span::Workloads(figures.2 as u32))), of_elements.1)),
             ]
             .into(),
             touched: Touched {
@@ -365,6 +365,40 @@ fn what_a_cron_job_needs_stays_when_all_else_of_its_time_goes() {
     directory.prune(Duration::from_secs(10)).expect("pruned");
     let (_, found) = Directory::open(temporary.path()).expect("opened");
     assert_eq!((windows(&found.rows, 1), windows(&found.rows, 2)), (vec![10], vec![4, 5, 6, 7, 8, 9]));
+}
+
+#[test]
+fn an_old_file_that_cannot_be_read_any_more_keeps_no_other_from_going() {
+    let temporary = tempfile::tempdir().expect("a directory");
+    let (mut directory, _) = Directory::open(temporary.path()).expect("opened");
+    let hour = Duration::from_secs(3_600);
+    for window in 0..10 {
+        let mut rows = simple(1, window);
+        for row in rows.rules.values_mut() {
+            row.watched_ms = 3_600_000;
+            row.schedule = Schedule::new(Some(4 * hour), Timestamp::MIN);
+        }
+        directory.write(0, Timestamp(window), &rows).expect("written");
+    }
+    let files = directory.files();
+    // Somebody has removed one, and a disk has lost another.
+    for file in [&files[7], &files[6]] {
+        fs::remove_file(file).expect("removed");
+    }
+    fs::create_dir(&files[6]).expect("made");
+    directory.prune(2 * hour).expect("pruned");
+    // Four hours, a tenth of them and one; what is gone tells of none any more.
+    assert_eq!(directory.files(), [3, 4, 5, 6, 8, 9].map(|place: usize| files[place].clone()));
+    assert!(!files[2].exists() && files[3].exists());
+}
+
+#[test]
+fn a_cron_job_that_never_runs_is_written_too() {
+    let mut rows = simple(1, 1);
+    for row in rows.rules.values_mut() {
+        row.schedule = Schedule::new(Some(Duration::ZERO), Timestamp(7));
+    }
+    assert_eq!(document::read(&document::write(&rows)).expect("a document"), rows);
 }
 
 #[test]

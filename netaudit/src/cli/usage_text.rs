@@ -89,7 +89,9 @@ fn notes(judgement: &Judgement<'_>) -> Vec<String> {
             let days = period.as_secs_f64() / 86_400.0;
             notes.push(format!("it may be for a CronJob of which two runs are up to {days:.2} days apart"));
         }
-        None => notes.push("it may be for a CronJob whose schedule is not understood".to_owned()),
+        None => notes.push(
+            "it may be for a CronJob whose schedule is not understood, or that is not known yet".to_owned(),
+        ),
     }
     if history.uses.last.is_some() {
         let unmatched = elements(history).into_iter().filter(|(_, uses)| uses.last.is_none());

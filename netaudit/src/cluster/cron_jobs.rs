@@ -2,18 +2,67 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{Cluster, Kind, ObjectKey, objects::CronJob};
+use super::{
+    Cluster, Kind, ObjectKey,
+    objects::{CronJob, Met},
+};
 use crate::{
     model::{Direction, Timestamp},
-    policy::{Certainty, CompiledPolicy, Warning},
+    policy::{Certainty, CompiledPolicy, Labels, NamespaceView, Warning},
 };
+
+/// Former labels that are remembered of a CronJob's pods. What rules ask of them changes seldom, a version in them with each release.
+const MOST_FORMER: usize = 64;
 
 /// The CronJobs.
 #[derive(Default, Debug)]
 pub(super) struct CronJobs {
-    /// By namespace and name, each with when it was first seen.
-    by_name: BTreeMap<(Arc<str>, Arc<str>), (CronJob, Timestamp)>,
+    by_name: BTreeMap<(Arc<str>, Arc<str>), Known>,
     generation: u64,
+}
+
+/// What is known of one.
+#[derive(Debug)]
+struct Known {
+    cron_job: CronJob,
+    /// When it was first seen.
+    seen: Timestamp,
+    /// Since when its pods have the labels that they have now: when it was first seen, or they changed.
+    since: Timestamp,
+    /// The labels that they had before, each with since when, the latest first.
+    former: Vec<(Labels, Timestamp)>,
+    /// Whether these are all, as far as anybody knows.
+    is_whole: bool,
+}
+
+impl Known {
+    fn new(cron_job: CronJob, now: Timestamp) -> Self {
+        Self { cron_job, seen: now, since: now, former: Vec::new(), is_whole: true }
+    }
+
+    /// The same CronJob is other than it was.
+    fn change(&mut self, cron_job: CronJob, now: Timestamp) {
+        if cron_job.labels != self.cron_job.labels {
+            self.former.insert(0, (self.cron_job.labels.clone(), self.since));
+            self.since = now;
+            if self.former.len() > MOST_FORMER {
+                self.former.truncate(MOST_FORMER);
+                self.is_whole = false;
+            }
+        }
+        self.cron_job = cron_job;
+    }
+
+    /// Since when a rule may be for it that may be now, where `may_be_for` says it of labels.
+    fn met_since(&self, may_be_for: impl Fn(&Labels) -> bool) -> Met {
+        let met = self.former.iter().take_while(|(labels, _)| may_be_for(labels));
+        let (count, since) = met.fold((0, self.since), |(count, _), (_, since)| (count + 1, *since));
+        if count == self.former.len() && self.is_whole {
+            Met::SinceMade(self.seen)
+        } else {
+            Met::Since(since)
+        }
+    }
 }
 
 impl CronJobs {
@@ -38,15 +87,14 @@ impl CronJobs {
     /// Whether anything is other than it was.
     fn put(&mut self, cron_job: CronJob, now: Timestamp) -> bool {
         let name = (cron_job.namespace.clone(), cron_job.name.clone());
-        match self.by_name.get(&name) {
-            Some((known, _)) if *known == cron_job => false,
-            // Made anew, or changed: its next run may be as far away as that of a new one.
-            _ => {
-                self.generation += 1;
-                self.by_name.insert(name, (cron_job, now));
-                true
-            }
+        match self.by_name.get_mut(&name) {
+            Some(known) if known.cron_job == cron_job => return false,
+            Some(known) if known.cron_job.created == cron_job.created => known.change(cron_job, now),
+            // Also one that was made anew under a name that was another's.
+            _ => drop(self.by_name.insert(name, Known::new(cron_job, now))),
         }
+        self.generation += 1;
+        true
     }
 }
 
@@ -61,11 +109,6 @@ impl Cluster {
         warning.into_iter().collect()
     }
 
-    /// The CronJobs with when each was first seen, in order of namespace and name.
-    pub fn cron_jobs(&self) -> impl Iterator<Item = (&CronJob, Timestamp)> {
-        self.cron_jobs.by_name.values().map(|(cron_job, seen)| (cron_job, *seen))
-    }
-
     /// Changes whenever a policy that has not changed may meet other CronJobs than before.
     pub fn cron_job_generation(&self) -> u64 {
         self.cron_jobs.generation
@@ -76,24 +119,36 @@ impl Cluster {
         self.broken().any(|broken| broken.kind == Some(Kind::CronJob))
     }
 
-    /// For each rule of a policy in a direction, in order: the CronJobs whose pods may need it, with when each was first seen. They
+    /// For each rule of a policy in a direction, in order: the CronJobs whose pods may need it, and since when. They
     /// do where the policy selects them, where an element of `from` or `to` does, and where everybody may come in. That
     /// somebody asks them is not expected of rules that let everybody out, nor is an `ipBlock` meant for them.
     pub fn cron_jobs_of<'a>(
         &'a self,
         policy: &'a CompiledPolicy,
         direction: Direction,
-    ) -> Vec<Vec<(&'a CronJob, Timestamp)>> {
+    ) -> Vec<Vec<(&'a CronJob, Met)>> {
         let rules = policy.rules(direction);
         let mut found = vec![Vec::new(); rules.len()];
-        for (cron_job, seen) in self.cron_jobs() {
-            let namespace = self.namespace_view(&cron_job.namespace);
-            let is_subject = policy.selects(&namespace, &cron_job.labels) != Certainty::No;
+        // In order of namespace.
+        let mut namespace: Option<NamespaceView> = None;
+        for known in self.cron_jobs.by_name.values().filter(|_| !rules.is_empty()) {
+            let cron_job = &known.cron_job;
+            let namespace = match &mut namespace {
+                Some(same) if same.name == cron_job.namespace => same,
+                other => other.insert(self.namespace_view(&cron_job.namespace)),
+            };
+            let selects = |labels: &Labels| policy.selects(namespace, labels) != Certainty::No;
+            let is_subject = selects(&cron_job.labels);
             for (rule, found) in rules.iter().zip(&mut found) {
-                let lets_it_in = direction == Direction::Ingress && rule.is_for_everybody();
-                let names_it = || rule.peers_selecting(&namespace, &cron_job.labels).next().is_some();
-                if is_subject || lets_it_in || names_it() {
-                    found.push((cron_job, seen));
+                let lets_all_in = direction == Direction::Ingress && rule.is_for_everybody();
+                let names = |labels: &Labels| rule.peers_selecting(namespace, labels).next().is_some();
+                if is_subject || lets_all_in || names(&cron_job.labels) {
+                    let met = if lets_all_in {
+                        Met::SinceMade(known.seen)
+                    } else {
+                        known.met_since(|labels| selects(labels) || names(labels))
+                    };
+                    found.push((cron_job, met));
                 }
             }
         }

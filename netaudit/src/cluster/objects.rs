@@ -293,3 +293,12 @@ pub struct CronJob {
     /// When it was created; `None` in manifests that do not say.
     pub created: Option<Timestamp>,
 }
+
+/// Since when a rule may be for a CronJob.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Met {
+    /// Since it was made, which was not after this.
+    SinceMade(Timestamp),
+    /// Since its pods have other labels.
+    Since(Timestamp),
+}

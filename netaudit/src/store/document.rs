@@ -110,7 +110,7 @@ struct RuleLine {
     too_many: [bool; 3],
 }
 
-/// The CronJobs that a rule may be for; without a period where nobody knows it, and without anything where there is none.
+/// The CronJobs that a rule may be for; without a period where nobody knows it, without anything where there is none.
 #[derive(Serialize, Deserialize, Clone, Copy, Default)]
 struct ScheduleText {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -123,7 +123,7 @@ struct ScheduleText {
 
 impl ScheduleText {
     fn is_none(&self) -> bool {
-        self.period_seconds.is_none() && !self.period_unknown
+        self.period_seconds.is_none() && !self.period_unknown && self.due.is_none()
     }
 
     fn of(schedule: &Schedule) -> Self {

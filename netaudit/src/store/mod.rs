@@ -176,19 +176,25 @@ impl Directory {
     ///
     /// A file cannot be removed, or not be written without what is no longer needed.
     pub fn prune(&mut self, enough: Duration) -> Result<(), StoreError> {
-        let mut told = Duration::ZERO;
+        let mut later = Duration::ZERO;
+        // What cannot be done with one file keeps no other from going: a full disk needs the room.
+        let mut all = Ok(());
         for place in (0..self.files.len()).rev() {
             let file = &self.files[place];
-            let later = told;
-            told += file.told;
+            let told = file.told;
             let is_too_many = self.files.len() - place > MOST_FILES;
             if later >= enough.max(file.needed) || is_too_many {
-                self.remove(place)?;
+                all = all.and(self.remove(place));
             } else if later >= enough && !file.is_thinned {
-                self.thin(place, enough)?;
+                match self.thin(place, enough) {
+                    // It tells of no time any more.
+                    Ok(false) => continue,
+                    done => all = all.and(done.map(|_| ())),
+                }
             }
+            later += told;
         }
-        Ok(())
+        all
     }
 
     fn remove(&mut self, place: usize) -> Result<(), StoreError> {
@@ -202,12 +208,17 @@ impl Directory {
         }
     }
 
-    /// Leaves in a file what is needed for longer than for `enough` time.
-    fn thin(&mut self, place: usize, enough: Duration) -> Result<(), StoreError> {
+    /// Leaves in a file what is needed for longer than for `enough` time. `false` where somebody has removed it.
+    fn thin(&mut self, place: usize, enough: Duration) -> Result<bool, StoreError> {
         let name = self.files[place].name.clone();
-        let file = self.path.join(&name);
-        let bytes = fs::read(&file).map_err(failed("reading", &file))?;
-        // What somebody has damaged since it was read is told when it is read the next time.
+        let bytes = match fs::read(self.path.join(&name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.files.remove(place);
+                return Ok(false);
+            }
+            // What was damaged since it was read, or cannot be read any more, is told when it is read the next time.
+            bytes => bytes.unwrap_or_default(),
+        };
         if let Ok(mut rows) = document::read(&bytes) {
             let before = rows.rules.len();
             rows.rules.retain(|_, row| needed(&row.schedule) > enough);
@@ -218,7 +229,7 @@ impl Directory {
             }
         }
         self.files[place].is_thinned = true;
-        Ok(())
+        Ok(true)
     }
 }
 

@@ -310,7 +310,9 @@ fn cron_job(
     let added = LABELS_OF_JOBS.map(|key| (key, &*name));
     let schedule = spec.get("schedule")?;
     let text = schedule.text()?.ok_or_else(|| schedule.flaw("missing"))?;
-    let period = longest_gap(text).map_err(|error| format!("{text:?} is not understood: {error}").into());
+    let zone = spec.get("timeZone")?;
+    let period = longest_gap(text, zone.text()?)
+        .map_err(|error| format!("{text:?} is not understood: {error}").into());
     let labels = added.into_iter().chain(of_pods).collect();
     Ok(CronJob { labels, period, created: created(metadata)?, namespace, name })
 }

@@ -81,7 +81,7 @@ impl Auditor {
                 }
             }
         }
-        self.watching.facts.look(&self.cluster, now);
+        self.watching.facts.look(&self.cluster, self.ready, self.correction, now);
         let mut watched = Vec::new();
         for policy in self.cluster.policies() {
             for direction in DIRECTIONS {
@@ -93,7 +93,7 @@ impl Auditor {
                 }
                 let (selected, observed) = counted.copied().unwrap_or_default();
                 let elsewhere = self.watching.selected_elsewhere.get(&(policy.id.clone(), direction));
-                let facts = self.watching.facts.of(&self.cluster, policy, direction, self.correction);
+                let facts = self.watching.facts.of(&self.cluster, policy, direction);
                 let rules = policy.rules(direction).iter().zip(facts);
                 watched.extend(rules.map(|(rule, facts)| Watched {
                     schedule: facts.schedule,

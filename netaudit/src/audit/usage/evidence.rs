@@ -316,21 +316,35 @@ pub fn unused_since(
     now: Timestamp,
 ) -> Result<Timestamp, Lack> {
     let since = unused_for(slices, needs, now);
-    let Some(window) = schedule.window() else {
-        let missing = since.err().map_or(Missing::Period, |lack| lack.missing);
-        return Err(Lack { missing, enough_at: None });
-    };
+    // That no pod was there may be what it is for: the pods of a CronJob come and go.
+    let selects_nothing = |window: Duration| coverage(slices, now.minus(window), now).selects_nothing();
+    let is_idle =
+        matches!(since, Err(Lack { missing: Missing::Coverage, .. })) && selects_nothing(needs.window);
+    let missing = since.err().map_or(Missing::Period, |lack| lack.missing);
+    let missing = if is_idle { Missing::Period } else { missing };
+    let Some(window) = schedule.window() else { return Err(Lack { missing, enough_at: None }) };
     let since = if window <= needs.window {
         since
     } else {
-        // What is missing for everybody is told first, and when it is enough for this one.
-        let missing = since.err().map_or(Missing::Period, |lack| lack.missing);
-        let enough_at = |lack: Lack| lack.enough_at.filter(|_| window <= MOST_KEPT);
-        unused_for(slices, &Evidence { window, ..*needs }, now)
-            .map_err(|lack| Lack { missing, enough_at: enough_at(lack) })
+        let longer = unused_for(slices, &Evidence { window, ..*needs }, now);
+        if is_idle
+            && matches!(longer, Err(Lack { missing: Missing::Coverage, .. }))
+            && selects_nothing(window)
+        {
+            // Nor was one in the time of its CronJobs.
+            longer
+        } else {
+            // What is missing for everybody is told first, and when it is enough for this one.
+            let enough_at = |lack: Lack| lack.enough_at.filter(|_| window <= MOST_KEPT);
+            longer.map_err(|lack| Lack { missing, enough_at: enough_at(lack) })
+        }
     };
+    let is_due = now >= schedule.due;
     match since {
-        Ok(_) if now < schedule.due => Err(Lack { missing: Missing::Period, enough_at: Some(schedule.due) }),
+        Ok(_) if !is_due => Err(Lack { missing: Missing::Period, enough_at: Some(schedule.due) }),
+        Err(Lack { missing: Missing::Coverage, .. }) if is_idle && !is_due => {
+            Err(Lack { missing: Missing::Period, enough_at: Some(schedule.due) })
+        }
         since => since,
     }
 }

@@ -234,8 +234,10 @@ impl Row {
             let (mine, known) =
                 self.elements.entry(*hash).or_insert_with(|| (element.clone(), Uses::default()));
             known.join(uses);
-            // Where it stands is told by the lower place, so that it does not matter who is asked first.
-            if element.index < mine.index {
+            // Where it stands is told by the lower place, and how wide it is by the widest, as a selector may have been counted again
+            // in between: so it does not matter who is asked first.
+            let order = |it: &Element| (std::cmp::Reverse(it.index), it.span);
+            if order(element) > order(mine) {
                 *mine = element.clone();
             }
         }

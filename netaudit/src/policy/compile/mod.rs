@@ -308,6 +308,10 @@ impl PodScope {
             NamespaceScope::Own(name) => (*name == namespace.name).into(),
             NamespaceScope::Matching(selector) => selector.matches_namespace(namespace),
         };
+        // Asked of every CronJob and workload: most are in other namespaces.
+        if in_namespace == Certainty::No {
+            return Certainty::No;
+        }
         in_namespace.and(self.pods.matches(labels))
     }
 }
