@@ -218,10 +218,14 @@ fn object_has_status(fields: &serde_json::Map<String, Value>) -> bool {
     fields.get("kind").is_some_and(|kind| kind == "Pod" || kind == "Node")
 }
 
-/// Everybody's master, and the agent's service account.
+/// Everybody's master, the agent's service account, and people, whose token is their name.
 const TOKENS: &str = "\
 secret,admin,admin,system:masters
 account,system:serviceaccount:netaudit:netaudit-agent,agent,
+reader,reader,reader,
+other,other,other,
+nobody,nobody,nobody,
+auditor,auditor,auditor,
 ";
 
 pub(super) const KUBECONFIG: &str = "\
