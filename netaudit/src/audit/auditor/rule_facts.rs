@@ -82,12 +82,7 @@ impl RuleFacts {
     }
 
     /// What is known of a policy's rules in a direction, in order.
-    pub fn of(
-        &mut self,
-        cluster: &Cluster,
-        policy: &Arc<CompiledPolicy>,
-        direction: Direction,
-    ) -> &[Facts] {
+    pub fn of(&mut self, cluster: &Cluster, policy: &Arc<CompiledPolicy>, direction: Direction) -> &[Facts] {
         let is_known = self.known.get(&policy.id).is_some_and(|it| Arc::ptr_eq(&it.policy, policy));
         if !is_known {
             let are_known =
