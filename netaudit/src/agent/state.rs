@@ -490,13 +490,8 @@ impl State {
 
     /// What is missing for being ready: kinds of objects that have not been listed.
     pub(super) fn missing(&self) -> Vec<String> {
-        let unlisted = self.watches.iter().filter(|watch| !watch.state.ready);
-        unlisted
-            .map(|watch| match &watch.state.failing {
-                None => format!("{} objects have not been listed yet", watch.state.kind),
-                Some(error) => format!("{} objects have not been listed: {error}", watch.state.kind),
-            })
-            .collect()
+        let needed = self.watches.iter().filter(|watch| watch.kind.changes_verdicts());
+        needed.filter_map(Watch::unlisted).collect()
     }
 
     /// What is not as it should be, though the agent does its work.
@@ -509,9 +504,13 @@ impl State {
             let error = watch.state.failing.as_ref()?;
             Some(format!("changes of {} objects are not heard: {error}", watch.state.kind))
         });
+        let unneeded = self.watches.iter().filter(|watch| !watch.kind.changes_verdicts());
+        let unlisted = unneeded.filter_map(Watch::unlisted);
+        let unlisted = unlisted.map(|fault| format!("{fault}: no rule is called unused until they are"));
         let accepted = self.accepted.as_ref().and_then(AcceptedFile::fault);
         absent
             .chain(failing)
+            .chain(unlisted)
             .chain(accepted.map(|fault| format!("accepted flows are those of before: {fault}")))
             .chain(self.sinks.failing())
             .chain(self.publishing.degraded())

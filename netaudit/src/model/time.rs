@@ -53,6 +53,17 @@ impl fmt::Display for Timestamp {
     }
 }
 
+/// A duration as people write it: `20ms`, `36h`, `7d`. `None` where it is none, or negative.
+pub fn duration(text: &str) -> Option<Duration> {
+    // Days are 24 hours here: jiff's own durations rightly refuse to say how long a day is.
+    if let Some(days) = text.trim().strip_suffix('d')
+        && let Ok(days) = days.trim().parse::<u32>()
+    {
+        return Some(Duration::from_secs(u64::from(days) * 24 * 3600));
+    }
+    Duration::try_from(text.parse::<jiff::SignedDuration>().ok()?).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -69,15 +80,4 @@ mod tests {
         assert_eq!(Timestamp::MIN.minus(Duration::from_secs(1)), Timestamp::MIN);
         assert_eq!(Timestamp(5).since(Timestamp(7)), Duration::ZERO);
     }
-}
-
-/// A duration as people write it: `20ms`, `36h`, `7d`. `None` where it is none, or negative.
-pub fn duration(text: &str) -> Option<Duration> {
-    // Days are 24 hours here: jiff's own durations rightly refuse to say how long a day is.
-    if let Some(days) = text.trim().strip_suffix('d')
-        && let Ok(days) = days.trim().parse::<u32>()
-    {
-        return Some(Duration::from_secs(u64::from(days) * 24 * 3600));
-    }
-    Duration::try_from(text.parse::<jiff::SignedDuration>().ok()?).ok()
 }

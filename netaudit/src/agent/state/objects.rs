@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::State;
+use super::{State, Watch};
 use crate::{
     cluster::{Kind, Object, ObjectKey},
     model::Timestamp,
@@ -42,7 +42,7 @@ impl State {
             watch.state.ready = true;
             watch.state.failing = None;
         }
-        if self.watches.iter().all(|watch| watch.state.ready) {
+        if self.watches.iter().all(|watch| watch.state.ready || !watch.kind.changes_verdicts()) {
             self.auditor.set_ready();
         }
         self.auditor.objects_changed(now, &mut self.told.flows);
@@ -126,6 +126,18 @@ impl State {
                 );
             }
             watch.state.failing = Some(error.clone());
+        }
+    }
+}
+
+impl Watch {
+    /// That its objects are not known, and why, where that is so.
+    pub(super) fn unlisted(&self) -> Option<String> {
+        let kind = self.state.kind;
+        match (&self.state.failing, self.state.ready) {
+            (_, true) => None,
+            (None, _) => Some(format!("{kind} objects have not been listed yet")),
+            (Some(error), _) => Some(format!("{kind} objects have not been listed: {error}")),
         }
     }
 }
