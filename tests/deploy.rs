@@ -306,9 +306,11 @@ fn components_give_the_agent_flags_that_it_has() -> Result<()> {
         let flags: Vec<&str> =
             operations.iter().filter(is_flag).filter_map(|it| it["value"].as_str()).collect();
         assert!(!flags.is_empty(), "{name}");
+        // What another component, which it needs, brings.
+        let needed = (name == "query").then_some("--flow-store=/var/lib/netaudit/flow-store");
         let printed = std::process::Command::new(env!("CARGO_BIN_EXE_netaudit"))
             .args(["agent", "--kubeconfig", "/", "--print-config"])
-            .args(flags)
+            .args(flags.into_iter().chain(needed))
             .output()?;
         assert!(String::from_utf8(printed.stdout)?.contains(says), "{name}");
     }

@@ -15,6 +15,9 @@ impl Filter {
     ///
     /// What is wrong with the value.
     pub fn add(&mut self, name: &str, value: &str, now: Timestamp) -> Result<bool, String> {
+        if value.is_empty() {
+            return Err("it is empty".to_owned());
+        }
         let text = || value.to_owned();
         match name {
             "since" => self.from = Some(time(value, now)?),
