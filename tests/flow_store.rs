@@ -2,6 +2,7 @@
 //! and loses nothing else, and a filter finds what it says.
 
 mod asking;
+mod exporting;
 mod faults;
 
 use std::{

@@ -1,6 +1,7 @@
 //! The history of objects without an agent: what was told comes back, whatever is torn or folded, and nothing is told twice.
 
 mod asking;
+pub(crate) mod exporting;
 
 use std::{
     fs,

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, IsTerminal as _, Write},
-    ops::{ControlFlow, RangeInclusive},
+    ops::ControlFlow,
     path::PathBuf,
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -15,29 +15,33 @@ use arrow::{
     compute::{concat_batches, sort_to_indices, take_record_batch},
 };
 use clap::ValueEnum;
-use ipnet::IpNet;
 use serde_json::json;
 
 use super::{
     Exit,
+    flow_filter::Filters,
     flows_text::Printer,
     flows_top::{Field, Top},
+    one_line,
 };
 use crate::{
     model::Timestamp,
-    store::flows::{
-        ask::{Among, Columns, Follower, Scanned, scan},
-        filter::{Filter, Named},
-        row::Rows,
-        schema,
+    store::{
+        bundle::partly,
+        flows::{
+            ask::{Among, Columns, Follower, Scanned, scan},
+            filter::Filter,
+            row::Rows,
+            schema,
+        },
     },
 };
 
 /// How often new flows are looked for.
 const FOLLOW_EVERY: Duration = Duration::from_millis(500);
 
-/// Set by Ctrl-C.
-static STOPPED: AtomicBool = AtomicBool::new(false);
+/// Set by Ctrl-C, see [`on_interrupt`].
+pub(super) static STOPPED: AtomicBool = AtomicBool::new(false);
 
 /// Flows that agents have stored: who talked to whom, when, and what the policies said
 ///
@@ -54,48 +58,8 @@ pub(super) struct Args {
     /// Flows that began before this time
     #[arg(long, value_name = "TIME", value_parser = time)]
     until: Option<Timestamp>,
-    /// Namespace of either end
-    #[arg(long, short = 'n', value_name = "NAMESPACE")]
-    namespace: Vec<String>,
-    /// Pod at either end
-    #[arg(long, value_name = "[NAMESPACE/]NAME")]
-    pod: Vec<Named>,
-    /// Workload at either end
-    #[arg(long, value_name = "[NAMESPACE/]NAME")]
-    workload: Vec<Named>,
-    /// Address of either end, or that was asked for, or a range of them
-    #[arg(long, value_name = "ADDRESS|CIDR", value_parser = network)]
-    address: Vec<IpNet>,
-    /// Port, or a range of them such as 8000-8100
-    #[arg(long, value_name = "PORT", value_parser = ports)]
-    port: Vec<RangeInclusive<u16>>,
-    /// TCP or UDP
-    #[arg(long, value_name = "PROTOCOL")]
-    protocol: Vec<String>,
-    /// Which end recorded it
-    #[arg(long, value_parser = ["egress", "ingress"])]
-    direction: Vec<String>,
-    /// What the policies said
-    #[arg(long, value_parser = ["allowed", "denied", "unknown"])]
-    verdict: Vec<String>,
-    /// What was found; any for all that have something
-    #[arg(long, value_name = "FINDING|any")]
-    finding: Vec<String>,
-    /// What the socket saw, such as established or refused
-    #[arg(long, value_name = "OUTCOME")]
-    outcome: Vec<String>,
-    /// Command name of the process
-    #[arg(long, value_name = "NAME")]
-    process: Vec<String>,
-    /// DNS name of the other end; *.example.com for all below
-    #[arg(long, value_name = "NAME")]
-    dns: Vec<String>,
-    /// Policy that allowed or denied it
-    #[arg(long, value_name = "[NAMESPACE/]NAME")]
-    policy: Vec<String>,
-    /// Node that recorded it
-    #[arg(long, value_name = "NAME")]
-    node: Vec<String>,
+    #[command(flatten)]
+    filters: Filters,
     /// Only the first so many
     #[arg(long, value_name = "N", conflicts_with_all = ["count", "top", "follow", "last"])]
     limit: Option<usize>,
@@ -148,33 +112,10 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     if let Some((since, until)) = args.since.zip(args.until) {
         ensure!(since < until, "--since is not before --until");
     }
-    let filter = filter(&args);
+    let filter = args.filters.filter(args.since, args.until);
     on_interrupt()?;
     let exit = if is_sum { sums(&args, &filter)? } else { list(&args, &filter)? };
     Ok(exit)
-}
-
-fn filter(args: &Args) -> Filter {
-    let policies = args.policy.iter().map(|name| name.trim_start_matches('/').to_owned());
-    Filter {
-        from: args.since,
-        until: args.until,
-        directions: args.direction.clone(),
-        namespaces: args.namespace.clone(),
-        pods: args.pod.clone(),
-        workloads: args.workload.clone(),
-        addresses: args.address.clone(),
-        ports: args.port.clone(),
-        protocols: args.protocol.clone(),
-        verdicts: args.verdict.clone(),
-        findings: args.finding.clone(),
-        outcomes: args.outcome.clone(),
-        processes: args.process.clone(),
-        names: args.dns.clone(),
-        policies: policies.collect(),
-        nodes: args.node.clone(),
-        flow: None,
-    }
 }
 
 /// Flows, one by one, in order of time.
@@ -309,7 +250,7 @@ fn sums(args: &Args, filter: &Filter) -> anyhow::Result<Exit> {
 }
 
 /// Scans stores, tells how far it is where somebody looks, and ends at Ctrl-C.
-fn scan_stores(
+pub(super) fn scan_stores(
     stores: &[PathBuf],
     filter: &Filter,
     columns: Columns<'_>,
@@ -341,6 +282,10 @@ fn told(args: &Args, scanned: &Scanned) -> Exit {
     for (path, reason) in &scanned.unreadable {
         eprintln!("netaudit: {} cannot be read, its flows are missing: {reason}", path.display());
     }
+    for sentence in args.stores.iter().filter_map(|store| partly(store)) {
+        eprintln!("netaudit: {}", one_line(&sentence));
+        is_complete = false;
+    }
     for sentence in scanned.coverage.sentences() {
         eprintln!("netaudit: {sentence}");
     }
@@ -352,7 +297,7 @@ fn told(args: &Args, scanned: &Scanned) -> Exit {
 }
 
 /// Ctrl-C ends a scan between two batches, so that what is printed is whole. A second one ends it at once.
-fn on_interrupt() -> anyhow::Result<()> {
+pub(super) fn on_interrupt() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     thread::Builder::new().name("interrupt".to_owned()).spawn(move || {
         runtime.block_on(async {
@@ -367,7 +312,7 @@ fn on_interrupt() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn now() -> Timestamp {
+pub(super) fn now() -> Timestamp {
     Timestamp(i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX))
 }
 
@@ -384,17 +329,4 @@ pub(super) fn time(text: &str) -> Result<Timestamp, String> {
     let ago = crate::config::duration("TIME", text).map_err(|_| wrong())?;
     let ago = i64::try_from(ago.as_nanos()).map_err(|_| wrong())?;
     Ok(Timestamp(now().0.saturating_sub(ago)))
-}
-
-fn network(text: &str) -> Result<IpNet, String> {
-    let address = text.parse().map(|address: std::net::IpAddr| IpNet::from(address.to_canonical()));
-    address.or_else(|_| text.parse()).map_err(|_| format!("{text:?} is no address and no range of them"))
-}
-
-fn ports(text: &str) -> Result<RangeInclusive<u16>, String> {
-    let wrong = || format!("{text:?} is no port and no range such as 8000-8100");
-    let port = |text: &str| text.parse::<u16>().map_err(|_| wrong());
-    let (from, to) = text.split_once('-').unwrap_or((text, text));
-    let range = port(from)?..=port(to)?;
-    if range.is_empty() { Err(wrong()) } else { Ok(range) }
 }

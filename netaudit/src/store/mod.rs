@@ -9,6 +9,7 @@
 //!
 //! A window that has ended does not change any more, so only the file of the window that goes on is written again.
 
+pub mod bundle;
 pub mod document;
 pub mod flows;
 pub mod history;

@@ -19,7 +19,7 @@ use std::{
 use anyhow::Context as _;
 use parquet::{
     arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions},
-    file::metadata::KeyValue,
+    file::{metadata::KeyValue, reader::ChunkReader},
 };
 
 use super::{
@@ -158,8 +158,18 @@ impl Told {
 /// It cannot be read, is no file of netaudit's, or one of another version.
 pub fn open(path: &Path, table: &Table) -> anyhow::Result<(File, ArrowReaderMetadata, Told)> {
     let file = File::open(path)?;
+    let (metadata, told) = what_it_says(&file, table)?;
+    Ok((file, metadata, told))
+}
+
+/// What a Parquet file of a table says of itself, wherever it is.
+///
+/// # Errors
+///
+/// As [`open`].
+pub fn what_it_says(file: &impl ChunkReader, table: &Table) -> anyhow::Result<(ArrowReaderMetadata, Told)> {
     let options = ArrowReaderOptions::new();
-    let metadata = ArrowReaderMetadata::load(&file, options).context("no Parquet file, or a damaged one")?;
+    let metadata = ArrowReaderMetadata::load(file, options).context("no Parquet file, or a damaged one")?;
     let pairs = metadata.metadata().file_metadata().key_value_metadata();
     let text = pairs
         .into_iter()
@@ -174,7 +184,7 @@ pub fn open(path: &Path, table: &Table) -> anyhow::Result<(File, ArrowReaderMeta
         told.mark.version,
         table.version
     );
-    Ok((file, metadata, told))
+    Ok((metadata, told))
 }
 
 /// The segments of a table with what is known of their time.
