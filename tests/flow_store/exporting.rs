@@ -2,7 +2,13 @@
 
 use std::fs;
 
-use netaudit::{audit::usage::Rows as Usage, store::document};
+use netaudit::{
+    audit::{
+        RunKey,
+        usage::{Rows as Usage, Run},
+    },
+    store::document,
+};
 
 use super::*;
 use crate::{
@@ -20,7 +26,19 @@ fn a_bundle_has_every_field_of_every_flow() -> Result<()> {
     let last = segments.split_off(3);
     rolled(&store, segments)?.commit()?;
     let usage = directory.path().join("usage.jsonl");
-    fs::write(&usage, document::write(&Usage::default()))?;
+    let mut rows = Usage::default();
+    let run = Run {
+        written: t(1),
+        from: t(0),
+        sequence: 1,
+        boot: "boot".into(),
+        line: 1,
+        wall: 1,
+        ended: true,
+        losses: 0,
+    };
+    rows.runs.insert(RunKey { node: "node-1".into(), run: "run".into() }, run);
+    fs::write(&usage, document::write(&rows))?;
     let usage = usage.display().to_string();
     let bundle = directory.path().join("inc.tar");
     let until = Timestamp(last[0].mark.until.0 + 1_000);
@@ -39,7 +57,7 @@ fn a_bundle_has_every_field_of_every_flow() -> Result<()> {
     let (lines, scanned) = found(&unpacked, &Filter::default())?;
     assert_same(&lines, &made.lines()?, "unpacked");
     assert!(scanned.unreadable.is_empty() && scanned.coverage.lost.is_empty(), "{scanned:?}");
-    assert!(unpacked.join("usage.jsonl").exists());
+    assert_eq!(document::read(&fs::read(unpacked.join("usage.jsonl"))?)?, rows);
     let denied = Filter { verdicts: vec!["denied".to_owned()], ..Filter::default() };
     let (expected, _) = found(&store, &denied)?;
     let (lines, _) = found(&unpacked, &denied)?;

@@ -400,7 +400,8 @@ fn what_is_missing_is_told_loudly() -> Result<()> {
     writer.listed(2);
     writer.store.tick(t(100), Lost::default());
     writer.store.tick(t(200), Lost { kernel: 2, own: 1 });
-    writer.finish(300);
+    let Writer { store: kept, .. } = writer;
+    assert_eq!(kept.finish(t(300), Lost { kernel: 2, own: 1 }, Duration::from_secs(10)), 0);
     let out = |name: &str| directory.path().join(name);
     // Nothing happened, and three records were lost.
     let ran = export(&store, t(10), t(290), &out("lost.tar"), &["--require-complete"]);
@@ -450,5 +451,48 @@ fn what_is_missing_is_told_loudly() -> Result<()> {
     let ran = export(&store, t(10), t(290), &out("none.tar"), &["--usage", &usage]);
     assert!(ran.status == 2 && ran.err.contains(&usage), "{}", ran.err);
     assert!(!out("none.tar").exists() && parts()? == 0);
+    Ok(())
+}
+
+/// A node whose agent died does not know that a policy has gone since.
+#[test]
+fn policies_of_the_end_are_those_that_who_still_listened_knew() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let [dead, lives] = ["dead", "lives"].map(|name| directory.path().join(name));
+    let mut other = policy_value("web", "21");
+    other["metadata"]["name"] = json!("other");
+    let other = content(Kind::NetworkPolicy, &other);
+    for (node, store, end) in [("node-1", &dead, 100), ("node-2", &lives, 400)] {
+        fs::create_dir(store)?;
+        let mut writer = Writer::open_on(node, store, node, 0, FOREVER)?;
+        writer.seen(&policy("web"), 1);
+        writer.seen(&other, 1);
+        writer.listed(2);
+        if end > 100 {
+            writer.deleted(Kind::NetworkPolicy, "db", 200);
+        }
+        writer.finish(end);
+    }
+    let policies = |until: i64, name: &str, stores: &[&Path]| -> Result<Vec<(String, bool, usize)>> {
+        let out = directory.path().join(name);
+        let more: Vec<&str> = stores[1..].iter().filter_map(|store| store.to_str()).collect();
+        let ran = export(stores[0], t(0), t(until), &out, &more);
+        ensure!(ran.status == 0 && verified(&out, &[]).status == 0, "{}", ran.err);
+        let members = members(&fs::read(&out)?)?;
+        let (_, manifest) = members.iter().find(|(name, _)| name == "manifest.json").context("a manifest")?;
+        let manifest: Value = serde_json::from_slice(manifest)?;
+        let told = manifest["policies"].as_array().context("a list")?.iter().map(|it| {
+            let changes = it["changes"].as_array().map_or(0, Vec::len);
+            (it["policy"].as_str().unwrap_or_default().to_owned(), it["at_end"] == json!(true), changes)
+        });
+        Ok(told.collect())
+    };
+    let told = |db: (bool, usize)| {
+        [("NetworkPolicy/shop/db".to_owned(), db.0, db.1), ("NetworkPolicy/shop/other".to_owned(), true, 1)]
+    };
+    assert_eq!(policies(400, "both.tar", &[&dead, &lives])?, told((false, 2)));
+    assert_eq!(policies(150, "before.tar", &[&dead, &lives])?, told((true, 1)));
+    // Where nobody else is asked, it is the last that is known.
+    assert_eq!(policies(400, "dead.tar", &[&dead])?, told((true, 1)));
     Ok(())
 }

@@ -20,7 +20,7 @@ use crate::{
         history::{
             Verb,
             read::{Change, Key, Wanted, batches, changes_of, read},
-            state::{HELD, Run, begins, doubts, in_effect, runs},
+            state::{HELD, Run, begins, in_effect, runs},
         },
     },
 };
@@ -64,9 +64,17 @@ pub fn add(
             history.missing.push(format!("there is no history of the objects of run {run}"));
         }
     }
-    // Whose word counts at the end: of each node the run that knew everything then, or its last one.
+    // Whose word counts at the end: of each node the run that knew everything then, or its last one. Those that had stopped to
+    // listen by then know less, and count only where there is nobody else.
     let mut last: BTreeMap<&str, &Run> = wanted.iter().map(|run| (&*run.node, *run)).collect();
     last.extend(in_effect(&known, until).into_iter().map(|run| (&*run.node, run)));
+    let listens = |run: &Run| {
+        let mut marks = read.marks.iter().filter(|mark| mark.run == run.run && mark.node == run.node);
+        marks.any(|mark| mark.until.plus(HELD) >= until)
+    };
+    if last.values().any(|run| listens(run)) {
+        last.retain(|_, run| listens(run));
+    }
     let mut policies = Policies::default();
     for run in wanted {
         let window = Window { begin: since.minus(REMEMBERED), since, until, marks: &read.marks };
@@ -102,9 +110,12 @@ impl Window<'_> {
         if let Some(begins) = begins(self.marks, run).filter(|begins| *begins > self.since) {
             return vec![format!("the history of {} begins at {begins}", run.node)];
         }
-        // What came after its end is the next run's, and told by the coverage of flows.
-        let reached = self.marks.iter().filter(|mark| mark.run == run.run).map(|mark| mark.until).max();
-        doubts(self.marks, run, reached.unwrap_or(self.until).min(self.until))
+        // When nobody wrote anything down is told by the coverage of flows.
+        let marks = self.marks.iter().filter(|mark| mark.run == run.run && mark.from <= self.until);
+        let lost: u64 = marks.map(|mark| mark.lost_after.saturating_sub(mark.lost_before)).sum();
+        let told =
+            (lost > 0).then(|| format!("{lost} changes of objects were lost on {} until then", run.node));
+        told.into_iter().collect()
     }
 
     /// Adds the rows of a run that are needed.
@@ -157,6 +168,9 @@ impl Window<'_> {
                 };
                 file.0.write(&rows)?;
                 file.1 += rows.num_rows() as u64;
+                if file.0.in_progress_size() as u64 >= OBJECTS.segment_bytes {
+                    file.0.flush()?;
+                }
             }
             Ok(())
         })?;
