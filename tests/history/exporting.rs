@@ -496,3 +496,26 @@ fn policies_of_the_end_are_those_that_who_still_listened_knew() -> Result<()> {
     assert_eq!(policies(400, "dead.tar", &[&dead])?, told((true, 1)));
     Ok(())
 }
+
+/// Names and times can be read, and what the objects were like cannot.
+#[test]
+fn a_history_whose_contents_are_damaged_is_told_as_missing() -> Result<()> {
+    let made = Made::new()?;
+    let store = made.path("store");
+    let path = parquet_files(&store)?.remove(0);
+    let (_, metadata, _) = files::open(&path, &OBJECTS)?;
+    let columns = metadata.metadata().row_group(0).columns();
+    let content = columns.iter().find(|it| it.column_path().string() == "content").context("a column")?;
+    let (begin, length) = content.byte_range();
+    let mut bytes = fs::read(&path)?;
+    bytes[begin as usize..(begin + length) as usize].fill(0xff);
+    fs::write(&path, bytes)?;
+    let out = made.path("damaged.tar");
+    let ran = export(&store, t(0), t(310), &out, &["--require-complete"]);
+    assert_eq!(ran.status, 1, "{}", ran.err);
+    let said = format!("{} could not be read, what it held is missing", path.display());
+    assert_eq!(ran.out.matches(&said).count(), 1, "{}", ran.out);
+    let sound = verified(&out, &[]);
+    assert!(sound.status == 0 && sound.out.contains(&said), "{}", sound.out);
+    Ok(())
+}

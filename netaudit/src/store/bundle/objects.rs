@@ -79,10 +79,13 @@ pub fn add(
     for run in wanted {
         let window = Window { begin: since.minus(REMEMBERED), since, until, marks: &read.marks };
         let is_last = last.get(&*run.node).is_some_and(|last| last.run == run.run);
-        let told = window.add(bundle, stores, run, is_last, &mut policies)?;
+        let told = window.add(bundle, stores, run, is_last, &mut policies, &mut history.unreadable)?;
         history.missing.extend(window.missing(run));
         history.runs.push(told);
     }
+    // Each is read more than once.
+    history.unreadable.sort();
+    history.unreadable.dedup_by(|a, b| a.0 == b.0);
     history.missing.sort();
     history.missing.dedup();
     history.policies = policies.add(bundle)?;
@@ -126,11 +129,12 @@ impl Window<'_> {
         run: &Run,
         is_last: bool,
         policies: &mut Policies,
+        unreadable: &mut Vec<(PathBuf, String)>,
     ) -> anyhow::Result<RunTold> {
         let folded = begins(self.marks, run);
         let from = self.begin.max(folded.unwrap_or(Timestamp::MIN));
         let has_earlier = run.first <= from;
-        let kept = if has_earlier { self.at_begin(stores, run)? } else { HashSet::new() };
+        let kept = if has_earlier { self.at_begin(stores, run, unreadable)? } else { HashSet::new() };
         // A flow before the run knew all objects is judged by those.
         let end = self.until.max(run.complete().unwrap_or(Timestamp::MIN)).plus(HELD);
         let begin_hour = files::hour_of(from.0.div_euclid(1_000));
@@ -138,7 +142,7 @@ impl Window<'_> {
         let mut written = HashSet::new();
         let mut of_run: BTreeMap<Key, Change> = BTreeMap::new();
         let wanted = Wanted { until: Some(end), run: Some(&run.run), ..Wanted::default() };
-        batches(stores, wanted, &mut |batch| {
+        let read = batches(stores, wanted, &mut |batch| {
             // In which file each row belongs: of what was before, or of its hour.
             let mut places: Vec<Option<(bool, i64)>> = Vec::with_capacity(batch.num_rows());
             changes_of(batch, Wanted::default(), &mut |change| {
@@ -174,6 +178,7 @@ impl Window<'_> {
             }
             Ok(())
         })?;
+        unreadable.extend(read.unreadable);
         let of_its = || self.marks.iter().filter(|mark| mark.run == run.run && mark.node == run.node);
         let told = Mark {
             version: OBJECTS.version,
@@ -215,10 +220,15 @@ impl Window<'_> {
     }
 
     /// The numbers of the rows that say what there was at the begin.
-    fn at_begin(&self, stores: &[PathBuf], run: &Run) -> anyhow::Result<HashSet<u64>> {
+    fn at_begin(
+        &self,
+        stores: &[PathBuf],
+        run: &Run,
+        unreadable: &mut Vec<(PathBuf, String)>,
+    ) -> anyhow::Result<HashSet<u64>> {
         let mut last: HashMap<Key, ((Timestamp, u64), u64, bool)> = HashMap::new();
         let wanted = Wanted { until: Some(self.begin), run: Some(&run.run), is_bare: true, kinds: &[] };
-        read(stores, wanted, &mut |change| {
+        let read = read(stores, wanted, &mut |change| {
             if change.verb != Verb::Listed && change.node == run.node {
                 let (order, sequence) = (change.order(), change.sequence);
                 let row = (order, sequence, change.verb == Verb::Deleted);
@@ -229,6 +239,7 @@ impl Window<'_> {
             }
             Ok(())
         })?;
+        unreadable.extend(read.unreadable);
         Ok(last.into_values().filter(|(_, _, is_gone)| !is_gone).map(|(_, sequence, _)| sequence).collect())
     }
 }
