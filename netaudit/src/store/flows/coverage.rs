@@ -1,6 +1,6 @@
 //! Whether anything is missing in what was asked for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::segment::Mark;
 use crate::model::Timestamp;
@@ -47,17 +47,19 @@ impl Coverage {
             let last = marks.iter().map(|mark| mark.until).max().unwrap_or(Timestamp::MIN);
             let (from, until) = (from.unwrap_or(first), until.unwrap_or(last));
             let mut reached = from;
-            let mut lost: BTreeMap<&str, Vec<(u64, u64)>> = BTreeMap::new();
+            // Files of two hours, and copies of one store, tell of one loss more than once: a run's counter was the same before and
+            // after.
+            let mut lost: BTreeSet<(&str, u64, u64)> = BTreeSet::new();
             for mark in marks.into_iter().filter(|mark| mark.until > from && mark.from < until) {
                 // Of a stretch without length nothing is known but what was lost.
                 if mark.from < mark.until {
                     coverage.gap(node, reached, mark.from);
                     reached = reached.max(mark.until);
                 }
-                lost.entry(&mark.run).or_default().push((mark.lost_before, mark.lost_after));
+                lost.insert((&mark.run, mark.lost_before, mark.lost_after));
             }
             coverage.gap(node, reached, until);
-            let lost: u64 = lost.into_values().map(union).sum();
+            let lost: u64 = lost.into_iter().map(|(_, before, after)| after.saturating_sub(before)).sum();
             if lost > 0 {
                 coverage.lost.insert(node.to_owned(), lost);
             }
@@ -99,18 +101,6 @@ impl Coverage {
         }
         said
     }
-}
-
-/// How many were lost, by what a run's counter was before and after: files of two hours, and copies of one store, tell of the
-/// same loss more than once.
-fn union(mut counted: Vec<(u64, u64)>) -> u64 {
-    counted.sort_unstable();
-    let (mut lost, mut reached) = (0, 0);
-    for (before, after) in counted {
-        lost += after.saturating_sub(before.max(reached));
-        reached = reached.max(after);
-    }
-    lost
 }
 
 /// To the second.
