@@ -3,6 +3,7 @@
 
 mod asking;
 mod bucket;
+mod exporting;
 mod faults;
 mod privacy;
 mod s3;

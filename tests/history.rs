@@ -1,6 +1,7 @@
 //! The history of objects without an agent: what was told comes back, whatever is torn or folded, and nothing is told twice.
 
 mod asking;
+pub(crate) mod exporting;
 
 use std::{
     fs,
@@ -79,8 +80,12 @@ struct Writer {
 
 impl Writer {
     fn open(path: &Path, run: &str, from: i64, age: Duration) -> Result<Self> {
+        Self::open_on("node-1", path, run, from, age)
+    }
+
+    fn open_on(node: &str, path: &Path, run: &str, from: i64, age: Duration) -> Result<Self> {
         let begin = Beginning {
-            node: "node-1".into(),
+            node: node.into(),
             run: run.into(),
             from: t(from),
             lost: Lost::default(),

@@ -12,11 +12,18 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use arrow::datatypes::DataType;
-use netaudit::store::{document, flows::schema, history};
+use netaudit::{
+    model::Timestamp,
+    store::{document, flows::schema, history},
+};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::{alerts::programs_or_skip, deploy::deploy};
+use crate::{
+    alerts::programs_or_skip,
+    deploy::deploy,
+    history::exporting::{export, unpack, verified},
+};
 
 /// What `ask.py` prints of a question.
 #[derive(Deserialize)]
@@ -84,9 +91,15 @@ fn ask(
 
 /// Asks an engine every question, and compares.
 fn agrees(test: &str, engine: &str, package: &str) -> Result<()> {
+    agrees_on(test, engine, package, |_| Ok(()))
+}
+
+/// The same, after something was done with the directory `bucket` that holds the files.
+fn agrees_on(test: &str, engine: &str, package: &str, done: fn(&Path) -> Result<()>) -> Result<()> {
     let Some(python) = python_or_skip(test, package) else { return Ok(()) };
     let directory = tempfile::tempdir()?;
     let fleet = fleet::make(directory.path(), &directory.path().join("bucket"))?;
+    done(&directory.path().join("bucket"))?;
     fs::write(directory.path().join("rules.jsonl"), document::write(&fleet.rows))?;
     let expected = answers::all(&fleet);
     let questions = files(&sql())?;
@@ -110,6 +123,24 @@ fn agrees(test: &str, engine: &str, package: &str) -> Result<()> {
 #[test]
 fn duckdb_answers_as_the_flows_are() -> Result<()> {
     agrees("duckdb_answers_as_the_flows_are", "duckdb", "duckdb")
+}
+
+#[test]
+fn an_unpacked_bundle_of_evidence_answers_as_the_store() -> Result<()> {
+    agrees_on("an_unpacked_bundle_of_evidence_answers_as_the_store", "duckdb", "duckdb", |bucket| {
+        let bundle = bucket.with_extension("tar");
+        let time = |text: &str| -> Result<Timestamp> {
+            let time: jiff::Timestamp = format!("{}Z", text.replace(' ', "T")).parse()?;
+            Ok(Timestamp(i64::try_from(time.as_nanosecond())?))
+        };
+        let [since, until] = fleet::WINDOW;
+        let ran = export(bucket, time(since)?, time(until)?, &bundle, &[]);
+        ensure!(ran.status == 0, "{}", ran.err);
+        let sound = verified(&bundle, &[]);
+        ensure!(sound.status == 0, "{}", sound.out);
+        fs::remove_dir_all(bucket)?;
+        unpack(&bundle, bucket)
+    })
 }
 
 #[test]

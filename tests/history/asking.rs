@@ -11,7 +11,7 @@ use crate::{
     command::{Run as Ran, netaudit, run},
 };
 
-fn ask(arguments: &[&str], store: &Path) -> Ran {
+pub(super) fn ask(arguments: &[&str], store: &Path) -> Ran {
     run(netaudit().args(arguments).arg("--flow-store").arg(store))
 }
 
@@ -97,13 +97,13 @@ fn an_address_is_whose_it_was_then() -> Result<()> {
 }
 
 /// An agent without a kernel: what it learns it judges by, and tells the history.
-struct Agent {
-    writer: Writer,
+pub(super) struct Agent {
+    pub writer: Writer,
     auditor: Auditor,
 }
 
 impl Agent {
-    fn new(store: &Path, run: &str, from: i64) -> Result<Self> {
+    pub fn new(store: &Path, run: &str, from: i64) -> Result<Self> {
         let auditor = Auditor::new(Settings {
             node: "node-1".into(),
             run: run.into(),
@@ -115,7 +115,7 @@ impl Agent {
         Ok(Self { writer: Writer::open(store, run, from, FOREVER)?, auditor })
     }
 
-    fn apply(&mut self, kind: Kind, value: &Value, at: i64) {
+    pub fn apply(&mut self, kind: Kind, value: &Value, at: i64) {
         self.writer.seen(&content(kind, value), at);
         let object = watch::convert::object(kind, value, &Arc::from("test"));
         self.auditor.cluster_mut().apply(object, t(at));
@@ -128,18 +128,18 @@ impl Agent {
         }
     }
 
-    fn delete(&mut self, kind: Kind, name: &str, at: i64) {
+    pub fn delete(&mut self, kind: Kind, name: &str, at: i64) {
         self.writer.deleted(kind, name, at);
         self.auditor.cluster_mut().delete(&key(kind, name), t(at));
     }
 
-    fn ready(&mut self, at: i64) {
+    pub fn ready(&mut self, at: i64) {
         self.writer.listed(at);
         self.auditor.set_ready();
     }
 
     /// A connection that db-0 accepts from an address. Returns its id and its verdict.
-    fn accepts(&mut self, from: &str, at: i64) -> (String, &'static str) {
+    pub fn accepts(&mut self, from: &str, at: i64) -> (String, &'static str) {
         let number = u64::from(b'0');
         let seen = Observation {
             at: t(at),
@@ -158,7 +158,7 @@ impl Agent {
     }
 }
 
-fn policy_value(from: &str, version: &str) -> Value {
+pub(super) fn policy_value(from: &str, version: &str) -> Value {
     json!({
         "kind": "NetworkPolicy", "apiVersion": "networking.k8s.io/v1",
         "metadata": {"namespace": "shop", "name": "db", "uid": "policy", "resourceVersion": version},
@@ -167,13 +167,13 @@ fn policy_value(from: &str, version: &str) -> Value {
     })
 }
 
-fn db() -> Value {
+pub(super) fn db() -> Value {
     // Its UID gives its number: '0'.
     pod_value("db-0", "uid-0", "10.0.0.2", "db")
 }
 
 /// A policy that changes between two flows, a pod that goes and another that has its address, and a restart.
-fn story(store: &Path) -> Result<Vec<String>> {
+pub(super) fn story(store: &Path) -> Result<Vec<String>> {
     let mut agent = Agent::new(store, "run-a", 0)?;
     let mut namespace = json!({"kind": "Namespace", "metadata": {"name": "shop", "labels": {"team": "one"}}});
     agent.apply(Kind::Namespace, &namespace, 1);

@@ -3,8 +3,7 @@
 use std::{
     collections::BTreeSet,
     io::{self, IsTerminal as _, Write},
-    ops::{ControlFlow, RangeInclusive},
-    path::PathBuf,
+    ops::ControlFlow,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant, SystemTime},
@@ -16,32 +15,35 @@ use arrow::{
     compute::{concat_batches, sort_to_indices, take_record_batch},
 };
 use clap::ValueEnum;
-use ipnet::IpNet;
 use serde_json::json;
 
 use super::{
     Exit,
+    flow_filter::Filters,
     flows_text::Printer,
     flows_top::{Field, Top},
+    one_line,
     stores::{self, Reach},
 };
 use crate::{
     audit::privacy::key_of,
     model::Timestamp,
-    privacy,
-    store::flows::{
-        ask::{Among, Columns, Follower, Scanned, Store, scan},
-        filter::{Filter, Named},
-        row::Rows,
-        schema, words,
+    store::{
+        bundle::partly,
+        flows::{
+            ask::{Among, Columns, Follower, Scanned, Store, scan},
+            filter::Filter,
+            row::Rows,
+            schema, words,
+        },
     },
 };
 
 /// How often new flows are looked for.
 const FOLLOW_EVERY: Duration = Duration::from_millis(500);
 
-/// Set by Ctrl-C.
-static STOPPED: AtomicBool = AtomicBool::new(false);
+/// Set by Ctrl-C, see [`on_interrupt`].
+pub(super) static STOPPED: AtomicBool = AtomicBool::new(false);
 
 /// Flows that agents have stored: who talked to whom, when, and what the policies said
 ///
@@ -60,51 +62,8 @@ pub(super) struct Args {
     /// Flows that began before this time
     #[arg(long, value_name = "TIME", value_parser = time)]
     until: Option<Timestamp>,
-    /// Namespace of either end
-    #[arg(long, short = 'n', value_name = "NAMESPACE")]
-    namespace: Vec<String>,
-    /// Pod at either end
-    #[arg(long, value_name = "[NAMESPACE/]NAME")]
-    pod: Vec<Named>,
-    /// Workload at either end
-    #[arg(long, value_name = "[NAMESPACE/]NAME")]
-    workload: Vec<Named>,
-    /// Address of either end, or that was asked for, or a range of them
-    #[arg(long, value_name = "ADDRESS|CIDR", value_parser = words::network)]
-    address: Vec<IpNet>,
-    /// The secret that agents hash addresses with (their --hash-key), to find addresses where they are hashed
-    #[arg(long, value_name = "FILE", requires = "address")]
-    hash_key: Option<PathBuf>,
-    /// Port, or a range of them such as 8000-8100
-    #[arg(long, value_name = "PORT", value_parser = words::ports)]
-    port: Vec<RangeInclusive<u16>>,
-    /// TCP or UDP
-    #[arg(long, value_name = "PROTOCOL")]
-    protocol: Vec<String>,
-    /// Which end recorded it
-    #[arg(long, value_parser = ["egress", "ingress"])]
-    direction: Vec<String>,
-    /// What the policies said
-    #[arg(long, value_parser = ["allowed", "denied", "unknown"])]
-    verdict: Vec<String>,
-    /// What was found; any for all that have something
-    #[arg(long, value_name = "FINDING|any")]
-    finding: Vec<String>,
-    /// What the socket saw, such as established or refused
-    #[arg(long, value_name = "OUTCOME")]
-    outcome: Vec<String>,
-    /// Command name of the process
-    #[arg(long, value_name = "NAME")]
-    process: Vec<String>,
-    /// DNS name of the other end; *.example.com for all below
-    #[arg(long, value_name = "NAME")]
-    dns: Vec<String>,
-    /// Policy that allowed or denied it
-    #[arg(long, value_name = "[NAMESPACE/]NAME")]
-    policy: Vec<String>,
-    /// Node that recorded it
-    #[arg(long, value_name = "NAME")]
-    node: Vec<String>,
+    #[command(flatten)]
+    filters: Filters,
     /// Only the first so many
     #[arg(long, value_name = "N", conflicts_with_all = ["count", "top", "follow", "last"])]
     limit: Option<usize>,
@@ -157,7 +116,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     if let Some((since, until)) = args.since.zip(args.until) {
         ensure!(since < until, "--since is not before --until");
     }
-    let filter = filter(&args)?;
+    let filter = args.filters.filter(args.since, args.until)?;
     on_interrupt()?;
     let stores = stores::open(&args.stores, &args.reach)?;
     ensure!(
@@ -168,45 +127,20 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     Ok(exit)
 }
 
-fn filter(args: &Args) -> anyhow::Result<Filter> {
-    let policies = args.policy.iter().map(|name| name.trim_start_matches('/').to_owned());
-    let key = args.hash_key.as_deref().map(privacy::read_key).transpose()?;
-    let single = args.address.iter().filter(|net| net.prefix_len() == net.max_prefix_len());
-    Ok(Filter {
-        from: args.since,
-        until: args.until,
-        directions: args.direction.clone(),
-        namespaces: args.namespace.clone(),
-        pods: args.pod.clone(),
-        workloads: args.workload.clone(),
-        addresses: args.address.clone(),
-        hashes: key.iter().flat_map(|key| single.clone().map(|net| key.hash(net.addr()))).collect(),
-        ports: args.port.clone(),
-        protocols: args.protocol.clone(),
-        verdicts: args.verdict.clone(),
-        findings: args.finding.clone(),
-        outcomes: args.outcome.clone(),
-        processes: args.process.clone(),
-        names: args.dns.clone(),
-        policies: policies.collect(),
-        nodes: args.node.clone(),
-        flow: None,
-    })
-}
-
 /// What cannot be found by its address, as addresses are hashed.
 fn hidden(args: &Args, filter: &Filter, keys: &BTreeSet<String>) -> Vec<String> {
-    if args.address.is_empty() || keys.is_empty() {
+    if args.filters.address.is_empty() || keys.is_empty() {
         return Vec::new();
     }
     let names = |keys: &[&String]| keys.iter().map(|key| key.as_str()).collect::<Vec<_>>().join(", ");
     let has = |key: &&String| {
         let hashes = filter.hashes.iter().filter_map(|hash| key_of(hash));
-        args.hash_key.is_some() && hashes.into_iter().any(|of| of == key.as_str())
+        args.filters.hash_key.is_some() && hashes.into_iter().any(|of| of == key.as_str())
     };
     let (_, others): (Vec<&String>, Vec<&String>) = keys.iter().partition(has);
     let mut said = Vec::new();
     let ranges: Vec<String> = args
+        .filters
         .address
         .iter()
         .filter(|net| net.prefix_len() != net.max_prefix_len())
@@ -218,8 +152,8 @@ fn hidden(args: &Args, filter: &Filter, keys: &BTreeSet<String>) -> Vec<String> 
             ranges.join(", ")
         ));
     }
-    if ranges.len() < args.address.len() && !others.is_empty() {
-        said.push(match args.hash_key {
+    if ranges.len() < args.filters.address.len() && !others.is_empty() {
+        said.push(match args.filters.hash_key {
             None => format!(
                 "addresses outside the cluster are hashed here (key {}), and not found without: give the secret with --hash-key FILE",
                 names(&others)
@@ -365,7 +299,7 @@ fn sums(args: &Args, stores: &[Store], filter: &Filter) -> anyhow::Result<Exit> 
 }
 
 /// Scans stores, tells how far it is where somebody looks, and ends at Ctrl-C.
-fn scan_stores(
+pub(super) fn scan_stores(
     stores: &[Store],
     filter: &Filter,
     columns: Columns<'_>,
@@ -401,6 +335,10 @@ fn told(args: &Args, filter: &Filter, scanned: &Scanned) -> Exit {
         eprintln!("netaudit: {sentence}");
         is_complete = false;
     }
+    for sentence in stores::directories(&args.stores).iter().filter_map(|store| partly(store)) {
+        eprintln!("netaudit: {}", one_line(&sentence));
+        is_complete = false;
+    }
     for sentence in scanned.coverage.sentences() {
         eprintln!("netaudit: {sentence}");
     }
@@ -412,7 +350,7 @@ fn told(args: &Args, filter: &Filter, scanned: &Scanned) -> Exit {
 }
 
 /// Ctrl-C ends a scan between two batches, so that what is printed is whole. A second one ends it at once.
-fn on_interrupt() -> anyhow::Result<()> {
+pub(super) fn on_interrupt() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     thread::Builder::new().name("interrupt".to_owned()).spawn(move || {
         runtime.block_on(async {
@@ -427,7 +365,7 @@ fn on_interrupt() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn now() -> Timestamp {
+pub(super) fn now() -> Timestamp {
     Timestamp(i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX))
 }
 

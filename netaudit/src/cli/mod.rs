@@ -11,7 +11,9 @@ mod eval_cases;
 mod eval_explain;
 mod eval_flow;
 mod eval_service;
+mod export;
 mod findings;
+mod flow_filter;
 mod flows;
 mod flows_text;
 mod flows_top;
@@ -24,6 +26,7 @@ mod timeline_pod;
 mod uninstall;
 mod usage;
 mod usage_text;
+mod verify;
 mod who;
 mod why;
 mod why_find;
@@ -50,11 +53,13 @@ enum Command {
     Diff(diff::Args),
     Doctor(doctor::Args),
     Eval(eval::Args),
+    Export(export::Args),
     Findings(findings::Args),
     Flows(flows::Args),
     Timeline(timeline::Args),
     Uninstall(uninstall::Args),
     Usage(usage::Args),
+    Verify(verify::Args),
     Who(who::Args),
     Why(why::Args),
 }
@@ -89,11 +94,13 @@ pub fn main() -> ExitCode {
         Command::Diff(args) => diff::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Eval(args) => eval::run(args),
+        Command::Export(args) => export::run(args),
         Command::Findings(args) => findings::run(args),
         Command::Flows(args) => flows::run(args),
         Command::Timeline(args) => timeline::run(args),
         Command::Uninstall(args) => uninstall::run(args),
         Command::Usage(args) => usage::run(args),
+        Command::Verify(args) => verify::run(args),
         Command::Who(args) => who::run(args),
         Command::Why(args) => why::run(args),
     };

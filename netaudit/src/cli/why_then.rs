@@ -1,6 +1,6 @@
 //! A flow judged again by what the history says that policies and labels were then.
 
-use std::{collections::BTreeSet, fmt::Write as _, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, fmt::Write as _, path::PathBuf};
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
@@ -15,12 +15,9 @@ use crate::{
     model::Timestamp,
     store::history::{
         read::Change,
-        state::{Run, State, runs},
+        state::{HELD, Run, State, runs},
     },
 };
-
-/// How long after a flow its pod's object may come: the agent waits for it before it judges.
-const HELD: Duration = Duration::from_secs(15);
 
 /// What the objects of then say.
 pub(super) struct Then {

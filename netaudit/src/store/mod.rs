@@ -10,6 +10,7 @@
 //! A window that has ended does not change any more, so only the file of the window that goes on is written again.
 
 pub mod bucket;
+pub mod bundle;
 pub mod document;
 pub mod flows;
 pub mod history;

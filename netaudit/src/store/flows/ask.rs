@@ -24,6 +24,7 @@ use super::{
     look::{Found, Part},
     read::{Read, read_file, read_segment},
     schema::schema,
+    segment::Mark,
 };
 use crate::store::bucket::{Bucket, Gone};
 
@@ -32,6 +33,8 @@ use crate::store::bucket::{Bucket, Gone};
 pub struct Scanned {
     /// Whether anything is missing in the time that was asked for.
     pub coverage: Coverage,
+    /// What it goes by.
+    pub marks: Vec<Mark>,
     /// Files and segments of that time.
     pub files: usize,
     /// Row groups of them, and those of these that were read.
@@ -143,6 +146,7 @@ pub fn scan(
         found.look(store, among, filter, &mut scanned)?;
     }
     scanned.coverage = Coverage::of(&found.marks, filter.from, filter.until);
+    scanned.marks = std::mem::take(&mut found.marks);
     scanned.files = found.parts.values().map(Vec::len).sum();
     let done = AtomicUsize::new(0);
     let all = scanned.files;

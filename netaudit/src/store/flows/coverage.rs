@@ -1,6 +1,6 @@
 //! Whether anything is missing in what was asked for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::segment::Mark;
 use crate::model::Timestamp;
@@ -10,7 +10,7 @@ use crate::model::Timestamp;
 const NOISE_NS: i64 = 1_000_000;
 
 /// A time in which a node's flows were not recorded, as far as anything in the store tells.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize, Debug)]
 pub struct Gap {
     /// Which node.
     pub node: String,
@@ -21,7 +21,7 @@ pub struct Gap {
 }
 
 /// What is known of what is missing between two times.
-#[derive(Clone, PartialEq, Eq, Default, serde::Serialize, Debug)]
+#[derive(Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize, Debug)]
 pub struct Coverage {
     /// Nodes that anything is known of.
     pub nodes: Vec<String>,
@@ -47,15 +47,22 @@ impl Coverage {
             let last = marks.iter().map(|mark| mark.until).max().unwrap_or(Timestamp::MIN);
             let (from, until) = (from.unwrap_or(first), until.unwrap_or(last));
             let mut reached = from;
+            // Files of two hours, and copies of one store, tell of one loss more than once: a run's counter was the same before and
+            // after.
+            let mut lost: BTreeSet<(&str, u64, u64)> = BTreeSet::new();
             for mark in marks.into_iter().filter(|mark| mark.until > from && mark.from < until) {
-                coverage.gap(node, reached, mark.from);
-                reached = reached.max(mark.until);
-                let lost = mark.lost_after.saturating_sub(mark.lost_before);
-                if lost > 0 {
-                    *coverage.lost.entry(node.to_owned()).or_default() += lost;
+                // Of a stretch without length nothing is known but what was lost.
+                if mark.from < mark.until {
+                    coverage.gap(node, reached, mark.from);
+                    reached = reached.max(mark.until);
                 }
+                lost.insert((&mark.run, mark.lost_before, mark.lost_after));
             }
             coverage.gap(node, reached, until);
+            let lost: u64 = lost.into_iter().map(|(_, before, after)| after.saturating_sub(before)).sum();
+            if lost > 0 {
+                coverage.lost.insert(node.to_owned(), lost);
+            }
         }
         coverage
     }
@@ -154,5 +161,16 @@ mod tests {
         );
         assert_eq!(said(&[], 0, 1), ["nothing is known of this time: no node recorded it here"]);
         assert!(Coverage::of(&marks[1..2], None, None).is_complete());
+    }
+
+    #[test]
+    fn one_loss_that_is_told_twice_is_one() {
+        // The files of two hours that one segment became, a copy of one, and a stretch without length.
+        let marks =
+            [(0, 100, (0, 4)), (0, 100, (0, 4)), (100, 200, (4, 5)), (150, 150, (5, 5)), (200, 300, (5, 5))];
+        let marks = marks.map(|(from, until, lost)| mark("a", from, until, lost));
+        assert_eq!(said(&marks, 0, 300), ["5 records were lost on a"]);
+        assert_eq!(said(&marks, 0, 50), ["4 records were lost on a"]);
+        assert_eq!(said(&marks, 220, 300), ["complete: no record was lost on a"]);
     }
 }

@@ -19,7 +19,7 @@ use std::{
 use anyhow::Context as _;
 use parquet::{
     arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions},
-    file::metadata::KeyValue,
+    file::{metadata::KeyValue, reader::ChunkReader},
 };
 
 use super::{
@@ -165,13 +165,23 @@ impl Told {
 /// It cannot be read, is no file of netaudit's, or one of another version.
 pub fn open(path: &Path, table: &Table) -> anyhow::Result<(File, ArrowReaderMetadata, Told)> {
     let file = File::open(path)?;
-    let options = ArrowReaderOptions::new();
-    let metadata = ArrowReaderMetadata::load(&file, options).context("no Parquet file, or a damaged one")?;
-    let told = told(&metadata, table)?;
+    let (metadata, told) = what_it_says(&file, table)?;
     Ok((file, metadata, told))
 }
 
-/// What a Parquet file of a table says of itself.
+/// What a Parquet file of a table says of itself, wherever it is.
+///
+/// # Errors
+///
+/// As [`open`].
+pub fn what_it_says(file: &impl ChunkReader, table: &Table) -> anyhow::Result<(ArrowReaderMetadata, Told)> {
+    let options = ArrowReaderOptions::new();
+    let metadata = ArrowReaderMetadata::load(file, options).context("no Parquet file, or a damaged one")?;
+    let told = told(&metadata, table)?;
+    Ok((metadata, told))
+}
+
+/// What the footer of a table's Parquet file says of itself.
 ///
 /// # Errors
 ///

@@ -16,7 +16,7 @@ use ipnet::IpNet;
 use crate::model::Timestamp;
 
 /// A pod or a workload, perhaps of a namespace.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, Debug)]
 pub struct Named {
     /// The namespace; any where it is not said.
     pub namespace: Option<String>,
@@ -40,43 +40,63 @@ impl std::str::FromStr for Named {
 }
 
 /// What is asked for. Where a list is empty, anything will do; else one of it.
-#[derive(Clone, PartialEq, Default, Debug)]
+///
+/// As JSON it has what is asked for and nothing else, and no window.
+#[derive(Clone, PartialEq, Default, serde::Serialize, serde::Deserialize, Debug)]
+#[serde(default, deny_unknown_fields)]
 pub struct Filter {
     /// Flows that began at this time or later.
+    #[serde(skip)]
     pub from: Option<Timestamp>,
     /// Flows that began before.
+    #[serde(skip)]
     pub until: Option<Timestamp>,
     /// egress, ingress.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub directions: Vec<String>,
     /// Namespaces of either end.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub namespaces: Vec<String>,
     /// Pods at either end.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub pods: Vec<Named>,
     /// Workloads at either end.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub workloads: Vec<Named>,
     /// Addresses of either end, or that were asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<IpNet>,
     /// The same addresses as hashes, for where they are told so.
     pub hashes: Vec<String>,
     /// Judged ports.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<RangeInclusive<u16>>,
     /// TCP, UDP.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub protocols: Vec<String>,
     /// allowed, denied, unknown.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub verdicts: Vec<String>,
     /// Findings; `any` for all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub findings: Vec<String>,
     /// What the socket saw.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub outcomes: Vec<String>,
     /// Command names.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub processes: Vec<String>,
     /// DNS names of the other end; `*.example.com` for all below.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub names: Vec<String>,
     /// Policies that allowed or denied: `NAMESPACE/NAME`, or the name of a cluster-wide one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<String>,
     /// Nodes that recorded it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<String>,
     /// One flow: its run and number.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub flow: Option<(String, u64)>,
 }
 

@@ -92,8 +92,8 @@ pub struct Wanted<'a> {
     pub is_bare: bool,
 }
 
-/// What is done with each change.
-type Each<'a> = dyn FnMut(Change) -> anyhow::Result<()> + 'a;
+/// What is done with each batch.
+type Each<'a> = dyn FnMut(&RecordBatch) -> anyhow::Result<()> + 'a;
 
 /// What a reading came upon.
 #[derive(Debug, Default)]
@@ -110,7 +110,20 @@ pub struct Read {
 /// # Errors
 ///
 /// A directory cannot be listed, or `each` fails. What alone cannot be read is told in the result.
-pub fn read(stores: &[PathBuf], wanted: Wanted<'_>, each: &mut Each<'_>) -> anyhow::Result<Read> {
+pub fn read(
+    stores: &[PathBuf],
+    wanted: Wanted<'_>,
+    each: &mut dyn FnMut(Change) -> anyhow::Result<()>,
+) -> anyhow::Result<Read> {
+    batches(stores, wanted, &mut |batch| changes_of(batch, wanted, each))
+}
+
+/// As [`read`], but all columns of batches of which some rows may be wanted.
+pub(in crate::store) fn batches(
+    stores: &[PathBuf],
+    wanted: Wanted<'_>,
+    each: &mut Each<'_>,
+) -> anyhow::Result<Read> {
     let mut found = Read::default();
     for store in stores {
         // Segments first: one that becomes a file meanwhile is found as both.
@@ -142,9 +155,7 @@ pub fn read(stores: &[PathBuf], wanted: Wanted<'_>, each: &mut Each<'_>) -> anyh
             if mark.as_ref().is_none_or(is_of_run) {
                 match segment::read(&path, &OBJECTS) {
                     Ok(content) => {
-                        for batch in &content.batches {
-                            changes_of(batch, wanted, each)?;
-                        }
+                        content.batches.iter().try_for_each(&mut *each)?;
                     }
                     Err(error) if is_gone(&error) => has_moved = true,
                     Err(error) => found.unreadable.push((path, format!("{error:#}"))),
@@ -193,7 +204,7 @@ fn read_file(
         .map_err(|error| Failed::File(error.into()))?;
     for batch in reader {
         let batch = batch.context("a damaged row group").map_err(Failed::File)?;
-        changes_of(&batch, wanted, each).map_err(Failed::Caller)?;
+        each(&batch).map_err(Failed::Caller)?;
     }
     Ok(told)
 }
@@ -206,7 +217,11 @@ pub(super) fn mask(metadata: &ArrowReaderMetadata, is_bare: bool) -> ProjectionM
 }
 
 /// The changes of a batch that are wanted, in its order.
-pub(super) fn changes_of(batch: &RecordBatch, wanted: Wanted<'_>, each: &mut Each<'_>) -> anyhow::Result<()> {
+pub(in crate::store) fn changes_of(
+    batch: &RecordBatch,
+    wanted: Wanted<'_>,
+    each: &mut dyn FnMut(Change) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let word = |name: &str, row: usize| -> Option<&str> {
         let words = batch.column_by_name(name)?.as_dictionary_opt::<UInt32Type>()?;
         Some(words.values().as_string_opt::<i32>()?.value(words.key(row)?))

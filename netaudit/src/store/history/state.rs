@@ -8,6 +8,9 @@ use super::{
 };
 use crate::{cluster::Kind, model::Timestamp, store::flows::segment::Mark};
 
+/// How long after a flow its pod's object may come: the agent waits for it before it judges.
+pub const HELD: Duration = Duration::from_secs(15);
+
 /// How long after a mark was written a segment may have more than it says.
 const MARKS_APART: Duration = Duration::from_secs(15);
 
