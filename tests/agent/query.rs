@@ -39,7 +39,7 @@ fn flows(body: &str) -> Result<Vec<Value>> {
     Ok(lines)
 }
 
-fn binding(kind: &str, namespace: &str, user: &str) -> Value {
+fn binding(kind: &str, namespace: Option<&str>, user: &str) -> Value {
     json!({
         "apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind,
         "metadata": {"name": format!("flows-of-{user}"), "namespace": namespace},
@@ -58,9 +58,9 @@ fn flows_are_told_to_whom_the_cluster_lets_and_to_nobody_else() -> Result<()> {
     for file in ["base/rbac.yaml", "components/query/rbac.yaml"] {
         roles(&plane, file)?;
     }
-    plane.apply(binding("RoleBinding", "shop", "reader"))?;
-    plane.apply(binding("RoleBinding", "default", "other"))?;
-    plane.apply(binding("ClusterRoleBinding", "", "auditor"))?;
+    plane.apply(binding("RoleBinding", Some("shop"), "reader"))?;
+    plane.apply(binding("RoleBinding", Some("default"), "other"))?;
+    plane.apply(binding("ClusterRoleBinding", None, "auditor"))?;
     let store = world.lab.directory().join("flows").display().to_string();
     let _server = world.serve()?;
     let _agent =
