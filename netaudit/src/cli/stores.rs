@@ -13,7 +13,7 @@ use crate::store::{
 /// ServiceAccount's token, or from the instance.
 #[derive(clap::Args)]
 pub(super) struct Reach {
-    /// Where the object store of s3:// is, such as https://s3.example.com [default: $AWS_ENDPOINT_URL, else AWS's of the region]
+    /// URL of the object store of s3://, where it is not AWS [default: $AWS_ENDPOINT_URL, else that of the region]
     #[arg(long, value_name = "URL")]
     endpoint: Option<String>,
     /// The bucket's region [default: $AWS_REGION, else us-east-1]
