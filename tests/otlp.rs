@@ -343,6 +343,8 @@ fn the_collector_ships_the_flow_log_as_our_configuration_tells_it() -> Result<()
         UnenforcedCause::NothingEnforces,
         UnenforcedCause::PodJustStarted,
         UnenforcedCause::PolicyJustChanged,
+        UnenforcedCause::LabelsJustChanged,
+        UnenforcedCause::AddressJustReused,
         UnenforcedCause::OlderConnection,
         UnenforcedCause::OlderThanPolicy,
     ];

@@ -3,7 +3,10 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use netaudit::store::flows::filter::Named;
+use netaudit::store::flows::{
+    ask::{self, Among, Store},
+    filter::Named,
+};
 
 use super::*;
 
@@ -153,5 +156,33 @@ fn what_is_no_store_and_what_is_of_another_version_is_said() -> Result<()> {
         assert!(said.contains(&format!("version {version} of the columns")), "{said}");
         assert!(said.contains("with the netaudit that wrote it"), "{said}");
     }
+    Ok(())
+}
+
+#[test]
+fn what_vanishes_while_one_looks_is_told() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let mut made = Made::new(200);
+    for flow in &mut made.flows[100..] {
+        flow.observation.at = flow.observation.at.plus(Duration::from_secs(2 * 3_600));
+    }
+    let segments = made.segments(directory.path(), 100)?;
+    rolled(directory.path(), segments)?.commit()?;
+    let files = files::list(directory.path(), &FLOWS)?;
+    let last = files.iter().map(|file| file.hour).max().context("files")?;
+    assert!(files.iter().any(|file| file.hour < last), "of several hours");
+    let stores = [Store::from(directory.path().to_owned())];
+    let scanned =
+        ask::scan(&stores, Among::All, &Filter::default(), ask::Columns::All, &|_, _| {}, &mut |batch| {
+            if batch.is_none() {
+                for file in files.iter().filter(|file| file.hour == last) {
+                    let _ = std::fs::remove_file(&file.path);
+                }
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+    assert!(scanned.vanished, "{scanned:?}");
+    let [(path, why), ..] = scanned.unreadable.as_slice() else { panic!("{scanned:?}") };
+    assert!(files.iter().any(|file| file.hour == last && file.path == *path) && why.contains("ask again"));
     Ok(())
 }

@@ -187,7 +187,8 @@ fn what_is_down_or_refused_costs_time_and_what_has_no_room_to_wait_is_counted() 
     let small = Retention { age: Duration::from_secs(1 << 40), bytes: all / 2 };
     let kept = opened(&store, small, server.open("s3://flows/small")?)?;
     eventually("removal", || Ok(kept.counts().removed > 0))?;
-    assert_eq!(uploads(&kept).lost, before - flows_in(&store)?);
+    // More goes when it is known how large the history is.
+    eventually("all that went counted", || Ok(uploads(&kept).lost == before - flows_in(&store)?))?;
     Ok(())
 }
 

@@ -90,3 +90,20 @@ fn a_full_disk_leaves_no_half_of_a_bundle() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn a_bundle_of_an_address_where_addresses_are_hashed_is_not_complete() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let store = directory.path().join("store");
+    let (made, segments) = privacy::hashed(&store)?;
+    let until = Timestamp(segments[segments.len() - 1].mark.until.0 + 1_000);
+    rolled(&store, segments)?.commit()?;
+    let bundle = directory.path().join("inc.tar");
+    let more = ["--address", "203.0.113.9"];
+    let ran = export(&store, made.flows[0].observation.at, until, &bundle, &more);
+    assert!(ran.status == 0 && ran.out.contains("give the secret with --hash-key"), "{}{}", ran.out, ran.err);
+    let strict = directory.path().join("strict.tar");
+    let more = ["--address", "203.0.113.9", "--require-complete"];
+    assert_eq!(export(&store, made.flows[0].observation.at, until, &strict, &more).status, 1);
+    Ok(())
+}

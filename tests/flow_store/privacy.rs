@@ -50,7 +50,7 @@ fn counted(output: &Output) -> Result<usize> {
 }
 
 /// Hashing: in segments, and in files as soon as they are rolled.
-fn hashed(store: &Path) -> Result<(Made, Vec<netaudit::store::flows::segment::Closed>)> {
+pub(super) fn hashed(store: &Path) -> Result<(Made, Vec<netaudit::store::flows::segment::Closed>)> {
     let mut made = Made::new(1_000);
     made.privacy.key = Some(key()?);
     let segments = made.segments(store, 300)?;

@@ -106,6 +106,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     }
     let mut history = add_history(&mut bundle, &args.stores, window, &flows)?;
     history.missing.extend(args.stores.iter().filter_map(|store| partly(store)));
+    history.missing.extend(args.filters.hidden(&filter, &scanned.keys));
     if !args.usage.is_empty() {
         bundle.add_usage(&usage)?;
     }

@@ -1,10 +1,11 @@
 //! The conditions on flows that several commands take.
 
-use std::{ops::RangeInclusive, path::PathBuf};
+use std::{collections::BTreeSet, ops::RangeInclusive, path::PathBuf};
 
 use ipnet::IpNet;
 
 use crate::{
+    audit::privacy::key_of,
     model::Timestamp,
     privacy,
     store::flows::{
@@ -27,10 +28,10 @@ pub(super) struct Filters {
     workload: Vec<Named>,
     /// Address of either end, or that was asked for, or a range of them
     #[arg(long, value_name = "ADDRESS|CIDR", value_parser = words::network)]
-    pub(super) address: Vec<IpNet>,
+    address: Vec<IpNet>,
     /// The secret that agents hash addresses with (their --hash-key), to find addresses where they are hashed
     #[arg(long, value_name = "FILE", requires = "address")]
-    pub(super) hash_key: Option<PathBuf>,
+    hash_key: Option<PathBuf>,
     /// Port, or a range of them such as 8000-8100
     #[arg(long, value_name = "PORT", value_parser = words::ports)]
     port: Vec<RangeInclusive<u16>>,
@@ -93,5 +94,44 @@ impl Filters {
             nodes: self.node.clone(),
             flow: None,
         })
+    }
+
+    /// What cannot be found by its address, as addresses are hashed.
+    pub(super) fn hidden(&self, filter: &Filter, keys: &BTreeSet<String>) -> Vec<String> {
+        if self.address.is_empty() || keys.is_empty() {
+            return Vec::new();
+        }
+        let names = |keys: &[&String]| keys.iter().map(|key| key.as_str()).collect::<Vec<_>>().join(", ");
+        let has = |key: &&String| {
+            let hashes = filter.hashes.iter().filter_map(|hash| key_of(hash));
+            self.hash_key.is_some() && hashes.into_iter().any(|of| of == key.as_str())
+        };
+        let (_, others): (Vec<&String>, Vec<&String>) = keys.iter().partition(has);
+        let mut said = Vec::new();
+        let ranges: Vec<String> = self
+            .address
+            .iter()
+            .filter(|net| net.prefix_len() != net.max_prefix_len())
+            .map(ToString::to_string)
+            .collect();
+        if !ranges.is_empty() {
+            said.push(format!(
+                "addresses outside the cluster are hashed here, and a range ({}) finds none of them: ask for single addresses",
+                ranges.join(", ")
+            ));
+        }
+        if ranges.len() < self.address.len() && !others.is_empty() {
+            said.push(match self.hash_key {
+                None => format!(
+                    "addresses outside the cluster are hashed here (key {}), and not found without: give the secret with --hash-key FILE",
+                    names(&others)
+                ),
+                Some(_) => format!(
+                    "some addresses outside the cluster are hashed with another secret (key {}) than that of --hash-key, and are not found",
+                    names(&others)
+                ),
+            });
+        }
+        said
     }
 }

@@ -1,7 +1,6 @@
 //! `netaudit flows`: who talked to whom, from flow stores, and whether anything is missing.
 
 use std::{
-    collections::BTreeSet,
     io::{self, IsTerminal as _, Write},
     ops::ControlFlow,
     sync::atomic::{AtomicBool, Ordering},
@@ -26,7 +25,6 @@ use super::{
     stores::{self, Reach},
 };
 use crate::{
-    audit::privacy::key_of,
     model::Timestamp,
     store::{
         bundle::partly,
@@ -127,46 +125,6 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     Ok(exit)
 }
 
-/// What cannot be found by its address, as addresses are hashed.
-fn hidden(args: &Args, filter: &Filter, keys: &BTreeSet<String>) -> Vec<String> {
-    if args.filters.address.is_empty() || keys.is_empty() {
-        return Vec::new();
-    }
-    let names = |keys: &[&String]| keys.iter().map(|key| key.as_str()).collect::<Vec<_>>().join(", ");
-    let has = |key: &&String| {
-        let hashes = filter.hashes.iter().filter_map(|hash| key_of(hash));
-        args.filters.hash_key.is_some() && hashes.into_iter().any(|of| of == key.as_str())
-    };
-    let (_, others): (Vec<&String>, Vec<&String>) = keys.iter().partition(has);
-    let mut said = Vec::new();
-    let ranges: Vec<String> = args
-        .filters
-        .address
-        .iter()
-        .filter(|net| net.prefix_len() != net.max_prefix_len())
-        .map(ToString::to_string)
-        .collect();
-    if !ranges.is_empty() {
-        said.push(format!(
-            "addresses outside the cluster are hashed here, and a range ({}) finds none of them: ask for single addresses",
-            ranges.join(", ")
-        ));
-    }
-    if ranges.len() < args.filters.address.len() && !others.is_empty() {
-        said.push(match args.filters.hash_key {
-            None => format!(
-                "addresses outside the cluster are hashed here (key {}), and not found without: give the secret with --hash-key FILE",
-                names(&others)
-            ),
-            Some(_) => format!(
-                "some addresses outside the cluster are hashed with another secret (key {}) than that of --hash-key, and are not found",
-                names(&others)
-            ),
-        });
-    }
-    said
-}
-
 /// Flows, one by one, in order of time.
 fn list(args: &Args, stores: &[Store], filter: &Filter) -> anyhow::Result<Exit> {
     let mut printer = Printer::new(args.output)?;
@@ -249,10 +207,14 @@ fn follow(
         // A segment can have become a file since the last look, and times of files are those of a coarse clock.
         let among = Among::NewerThan(looked - FOLLOW_EVERY);
         let mut new: Vec<RecordBatch> = Vec::new();
-        scan(stores, among, filter, Columns::All, &|_, _| {}, &mut |batch| {
+        let scanned = scan(stores, among, filter, Columns::All, &|_, _| {}, &mut |batch| {
             new.extend(batch.map(|batch| only_new(&batch, follower)).transpose()?);
             Ok(ControlFlow::Continue(()))
         })?;
+        if scanned.vanished {
+            // A segment became a file under our eyes: all of it is there at the next look, in order.
+            continue;
+        }
         looked = now;
         let sorted = by_time(&new)?;
         remember(follower, &sorted);
@@ -331,7 +293,7 @@ fn told(args: &Args, filter: &Filter, scanned: &Scanned) -> Exit {
     for (path, reason) in &scanned.unreadable {
         eprintln!("netaudit: {} cannot be read, its flows are missing: {reason}", path.display());
     }
-    for sentence in hidden(args, filter, &scanned.keys) {
+    for sentence in args.filters.hidden(filter, &scanned.keys) {
         eprintln!("netaudit: {sentence}");
         is_complete = false;
     }

@@ -17,10 +17,13 @@ use super::{
 };
 use crate::{
     model::Timestamp,
-    store::flows::{
-        ask::{Among, Columns, Scanned, Store, scan},
-        filter::{Filter, Named},
-        row::Rows,
+    store::{
+        bundle::partly,
+        flows::{
+            ask::{Among, Columns, Scanned, Store, scan},
+            filter::{Filter, Named},
+            row::Rows,
+        },
     },
 };
 
@@ -111,10 +114,15 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     for sentence in sentences.iter().chain(&told.doubts) {
         eprintln!("netaudit: {}", one_line(sentence));
     }
+    let partial: Vec<String> = flow_store.iter().filter_map(|store| partly(store)).collect();
+    partial.iter().for_each(|sentence| eprintln!("netaudit: {}", one_line(sentence)));
+    let unreadable = scanned.unreadable.iter().chain(&told.unreadable);
+    let unreadable = unreadable.map(|(path, reason)| format!("{} cannot be read: {reason}", path.display()));
+    let doubts: Vec<String> = told.doubts.iter().cloned().chain(partial).chain(unreadable).collect();
     let mut out = io::stdout().lock();
     let answer = json!({
         "pod": format!("{namespace}/{}", pod.name), "entries": entries, "coverage": scanned.coverage,
-        "doubts": told.doubts,
+        "doubts": doubts,
     });
     match output {
         Output::Table => table(&mut out, &entries)?,

@@ -133,7 +133,9 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
         };
         anyhow::bail!("nothing is known of {}: {begins}", second(args.at));
     }
-    let (mut found, mut doubts) = (Vec::new(), Vec::new());
+    let unreadable = read.unreadable.iter();
+    let unreadable = unreadable.map(|(path, reason)| format!("{} cannot be read: {reason}", path.display()));
+    let (mut found, mut doubts): (Vec<_>, Vec<String>) = (Vec::new(), unreadable.collect());
     for run in asked {
         let kinds = [Kind::Pod.as_str(), Kind::Node.as_str(), Kind::Service.as_str(), BINDING];
         let state = State::of(&args.flow_store, run, args.at, &kinds)?;

@@ -61,6 +61,8 @@ pub(super) fn judge_then(id: &str, line: &Line, stores: &[PathBuf]) -> anyhow::R
         return Ok(Then::unknown(&why));
     }
     let mut notes = state.doubts(run);
+    let unreadable = read.unreadable.iter();
+    notes.extend(unreadable.map(|(path, reason)| format!("{} cannot be read: {reason}", path.display())));
     if at > time {
         notes.push(format!("the run knew all objects from {} on, and judged it by those", second(at)));
     }

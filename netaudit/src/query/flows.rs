@@ -1,23 +1,28 @@
 //! Flows of this node's store, as lines of JSON.
 
-use std::{convert::Infallible, ops::ControlFlow, path::PathBuf, time::SystemTime};
-
-use arrow::{
-    array::{RecordBatch, UInt32Array},
-    compute::{concat_batches, sort_to_indices, take_record_batch},
+use std::{
+    convert::Infallible,
+    ops::ControlFlow,
+    path::PathBuf,
+    thread,
+    time::{Duration, SystemTime},
 };
+
+use arrow::array::RecordBatch;
 use axum::body::{Body, Bytes};
 use futures::stream;
 use serde_json::json;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::{
+    OwnedSemaphorePermit,
+    mpsc::{self, error::TrySendError},
+};
 
 use crate::{
     model::Timestamp,
     store::flows::{
-        ask::{Among, Columns, scan},
+        ask::{Among, Columns, scan_within},
         filter::Filter,
         row::Rows,
-        schema,
     },
 };
 
@@ -26,6 +31,15 @@ const MOST_WAITING: usize = 4;
 
 /// About how long a part is.
 const PART: usize = 64 << 10;
+
+/// How long whoever asked may read nothing before his answer is given up: it holds a place, and memory.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Namespaces that can be asked for at once: for each the API server is asked.
+const MOST_NAMESPACES: usize = 64;
+
+/// Bytes of footers in memory: the agent has little for questions.
+const FOOTERS: usize = 4 << 20;
 
 /// What is asked.
 #[derive(Debug)]
@@ -58,6 +72,13 @@ impl Question {
         {
             return Err("since is not before until".to_owned());
         }
+        question.filter.namespaces.sort();
+        question.filter.namespaces.dedup();
+        if question.filter.namespaces.len() > MOST_NAMESPACES {
+            return Err(format!(
+                "more than {MOST_NAMESPACES} namespaces: ask for some at a time, or for all"
+            ));
+        }
         Ok(question)
     }
 
@@ -66,11 +87,11 @@ impl Question {
         &self.filter.namespaces
     }
 
-    /// The flows in order of time, then whether any is missing. `place` is given back at the end.
+    /// The flows hour by hour, those of an hour in any order, then whether any is missing. `place` is given back at the end.
     pub fn answer(self, store: PathBuf, place: OwnedSemaphorePermit) -> Body {
         let (parts, taken) = mpsc::channel(MOST_WAITING);
         tokio::task::spawn_blocking(move || {
-            let mut out = Out { parts, text: Vec::new() };
+            let mut out = Out { parts, text: Vec::new(), is_gone: false };
             if let Err(error) = self.write(store, &mut out) {
                 tracing::warn!(error = format!("{error:#}"), "a question on flows could not be answered");
                 out.line(&json!({"error": format!("{error:#}")}));
@@ -83,31 +104,32 @@ impl Question {
         }))
     }
 
+    /// Nothing is gathered: an hour of a busy node is more than the agent has room for.
     fn write(&self, store: PathBuf, out: &mut Out) -> anyhow::Result<()> {
         let mut left = self.limit;
-        let mut hour: Vec<RecordBatch> = Vec::new();
-        let scanned =
-            scan(&[store.into()], Among::All, &self.filter, Columns::All, &|_, _| {}, &mut |batch| {
-                match batch {
-                    Some(batch) => hour.push(batch),
-                    None => self.write_hour(&std::mem::take(&mut hour), &mut left, out)?,
-                }
-                let is_done = left == 0 || out.parts.is_closed();
-                Ok(if is_done { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
-            })?;
-        let unreadable: Vec<&String> = scanned.unreadable.iter().map(|(_, why)| why).collect();
+        let stores = [store.into()];
+        let (all, none) = (Columns::All, |_: usize, _: usize| {});
+        let scanned = scan_within(1, FOOTERS, &stores, Among::All, &self.filter, all, &none, &mut |batch| {
+            if let Some(batch) = batch {
+                self.write_batch(&batch, &mut left, out)?;
+            }
+            let is_done = left == 0 || out.is_gone;
+            Ok(if is_done { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        })?;
+        let mut unreadable: Vec<String> = scanned.unreadable.iter().map(|(_, why)| why.clone()).collect();
+        if !self.filter.addresses.is_empty() && !scanned.keys.is_empty() {
+            unreadable.push(
+                "addresses outside the cluster are hashed here, and were not looked through".to_owned(),
+            );
+        }
         out.line(&json!({"coverage": scanned.coverage, "unreadable": unreadable}));
         Ok(())
     }
 
-    fn write_hour(&self, hour: &[RecordBatch], left: &mut usize, out: &mut Out) -> anyhow::Result<()> {
-        let all = concat_batches(&schema::schema(), hour)?;
-        let Some(times) = all.column_by_name("time") else { return Ok(()) };
-        let order: UInt32Array = sort_to_indices(times, None, None)?;
-        let all = take_record_batch(&all, &order)?;
-        let rows = Rows::new(&all);
-        for row in 0..all.num_rows() {
-            if *left == 0 || out.parts.is_closed() {
+    fn write_batch(&self, batch: &RecordBatch, left: &mut usize, out: &mut Out) -> anyhow::Result<()> {
+        let rows = Rows::new(batch);
+        for row in 0..batch.num_rows() {
+            if *left == 0 || out.is_gone {
                 return Ok(());
             }
             // The filter takes a namespace at either end: what another namespace's pod recorded is not his to see.
@@ -125,6 +147,8 @@ impl Question {
 struct Out {
     parts: mpsc::Sender<Bytes>,
     text: Vec<u8>,
+    /// Nobody reads it any more.
+    is_gone: bool,
 }
 
 impl Out {
@@ -138,7 +162,20 @@ impl Out {
     }
 
     fn flush(&mut self) {
-        // Nobody reads any more, which the next look at `is_closed` says.
-        let _ = self.parts.blocking_send(std::mem::take(&mut self.text).into());
+        const STEP: Duration = Duration::from_millis(20);
+        let mut part: Bytes = std::mem::take(&mut self.text).into();
+        let mut waited = Duration::ZERO;
+        while !self.is_gone {
+            part = match self.parts.try_send(part) {
+                Ok(()) => return,
+                Err(TrySendError::Full(part)) if waited < PATIENCE => part,
+                Err(_) => {
+                    self.is_gone = true;
+                    return;
+                }
+            };
+            thread::sleep(STEP);
+            waited += STEP;
+        }
     }
 }

@@ -164,7 +164,9 @@ pub(super) fn run(sender: &Sender, batches: &mpsc::Receiver<Batch>, shared: &Sha
                 }
                 Answer::Later(fault, after) => {
                     shared.fails(&fault);
-                    if shared.is_ending() || !rest(after.unwrap_or(pause).min(LONGEST_PAUSE), shared) {
+                    if shared.is_ending()
+                        || !rest(after.unwrap_or(pause).clamp(FIRST_PAUSE, LONGEST_PAUSE), shared)
+                    {
                         break false;
                     }
                     pause = (pause * 2).min(LONGEST_PAUSE);

@@ -21,7 +21,7 @@ use super::{
     coverage::Coverage,
     files,
     filter::Filter,
-    look::{Found, Part},
+    look::{FOOTERS, Found, Part},
     read::{Read, read_file, read_segment},
     schema::schema,
     segment::Mark,
@@ -43,6 +43,8 @@ pub struct Scanned {
     pub keys: BTreeSet<String>,
     /// What could not be read, and why. What it held is missing.
     pub unreadable: Vec<(PathBuf, String)>,
+    /// Whether some of it is there by now under another name, or was removed: who asks again finds what is there.
+    pub vanished: bool,
 }
 
 /// How far a scan is: parts done, and all.
@@ -133,8 +135,28 @@ pub fn scan(
     progress: Progress<'_>,
     each: &mut dyn FnMut(Option<RecordBatch>) -> anyhow::Result<ControlFlow<()>>,
 ) -> anyhow::Result<Scanned> {
+    scan_within(usize::MAX, FOOTERS, stores, among, filter, columns, progress, each)
+}
+
+/// As [`scan`], with at most so many threads and so many bytes of footers in memory.
+///
+/// # Errors
+///
+/// As [`scan`].
+#[expect(clippy::too_many_arguments, reason = "those of `scan`, and two bounds")]
+pub fn scan_within(
+    threads: usize,
+    footers: usize,
+    stores: &[Store],
+    among: Among,
+    filter: &Filter,
+    columns: Columns<'_>,
+    progress: Progress<'_>,
+    each: &mut dyn FnMut(Option<RecordBatch>) -> anyhow::Result<ControlFlow<()>>,
+) -> anyhow::Result<Scanned> {
     let mut scanned = Scanned::default();
-    let mut found = Found::default();
+    let mut found = Found::within(footers);
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(threads);
     for store in stores {
         if let Store::Directory(directory) = store {
             anyhow::ensure!(
@@ -153,7 +175,7 @@ pub fn scan(
     let schema = columns.schema()?;
     for parts in found.parts.into_values() {
         let step = || progress(done.fetch_add(1, Ordering::Relaxed) + 1, all);
-        let flow = scan_hour(&parts, filter, columns, &schema, &step, &mut scanned, each)?;
+        let flow = scan_hour(&parts, threads, filter, columns, &schema, &step, &mut scanned, each)?;
         if flow.is_break() || each(None)?.is_break() {
             break;
         }
@@ -166,9 +188,11 @@ pub(super) fn is_gone(error: &anyhow::Error) -> bool {
     kind == Some(io::ErrorKind::NotFound) || error.downcast_ref::<Gone>().is_some()
 }
 
-/// Reads the parts of one hour, as many at once as there are processors.
+/// Reads the parts of one hour, `threads` at once.
+#[expect(clippy::too_many_arguments, reason = "those of `scan`")]
 fn scan_hour(
     parts: &[Part],
+    threads: usize,
     filter: &Filter,
     columns: Columns<'_>,
     schema: &SchemaRef,
@@ -176,9 +200,10 @@ fn scan_hour(
     scanned: &mut Scanned,
     each: &mut dyn FnMut(Option<RecordBatch>) -> anyhow::Result<ControlFlow<()>>,
 ) -> anyhow::Result<ControlFlow<()>> {
-    let workers = thread::available_parallelism().map_or(1, usize::from).min(parts.len()).max(1);
+    let workers = threads.min(parts.len()).max(1);
     let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
     let findings = Mutex::new((Vec::new(), Read::default()));
+    let vanished = AtomicBool::new(false);
     let (batches, taken) = mpsc::sync_channel::<RecordBatch>(workers * 2);
     let result = thread::scope(|scope| {
         for _ in 0..workers {
@@ -199,7 +224,11 @@ fn scan_hour(
                     let mut findings = findings.lock().unwrap_or_else(PoisonError::into_inner);
                     match read {
                         Ok(read) => findings.1.add(read),
-                        Err(error) if is_gone(&error) => {}
+                        Err(error) if is_gone(&error) => {
+                            vanished.store(true, Ordering::Relaxed);
+                            let why = "it was moved or removed while it was looked for: ask again";
+                            findings.0.push((part.name(), why.to_owned()));
+                        }
                         Err(error) => findings.0.push((part.name(), format!("{error:#}"))),
                     }
                     step();
@@ -227,6 +256,7 @@ fn scan_hour(
     scanned.row_groups.0 += read.groups.0;
     scanned.row_groups.1 += read.groups.1;
     scanned.keys.extend(read.keys);
+    scanned.vanished |= vanished.into_inner();
     result
 }
 

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Bytes of footers that are kept until their files are read; beyond that a footer is read twice.
-const FOOTERS: usize = 128 << 20;
+pub(super) const FOOTERS: usize = 128 << 20;
 
 /// Hours and days that are listed one by one; more are listed as one.
 const MOST_HOURS: i64 = 48;
@@ -51,11 +51,11 @@ impl Part {
 }
 
 /// The parts that can hold what is asked for, by hour, and what all tell of their time.
-#[derive(Default)]
 pub(super) struct Found {
     pub parts: BTreeMap<i64, Vec<Part>>,
     pub marks: Vec<Mark>,
     footers: usize,
+    most_footers: usize,
 }
 
 /// Hours since 1970, both included.
@@ -88,6 +88,11 @@ impl Hours {
 }
 
 impl Found {
+    /// Nothing yet, and at most so many bytes of footers.
+    pub fn within(most_footers: usize) -> Self {
+        Self { parts: BTreeMap::new(), marks: Vec::new(), footers: 0, most_footers }
+    }
+
     pub fn look(
         &mut self,
         store: &Store,
@@ -176,7 +181,7 @@ impl Found {
         };
         if hours.has(hour) {
             let bytes = footer.metadata().memory_size();
-            let has_room = self.footers + bytes <= FOOTERS;
+            let has_room = self.footers + bytes <= self.most_footers;
             self.footers += if has_room { bytes } else { 0 };
             self.parts.entry(hour).or_default().push(Part::File(place, has_room.then_some(footer)));
         }

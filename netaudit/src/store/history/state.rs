@@ -28,14 +28,18 @@ pub struct Run {
 }
 
 impl Run {
-    /// When all kinds had been listed: from then on everything is known. `None` where that never was.
+    /// When all kinds had been listed that verdicts hang on: from then on everything is known. `None` where that never was.
     pub fn complete(&self) -> Option<Timestamp> {
-        self.missing().is_empty().then(|| self.listed.values().max().copied()).flatten()
+        let needed = Kind::ALL.into_iter().filter(|kind| kind.changes_verdicts());
+        needed
+            .map(|kind| self.listed.get(kind.as_str()).copied())
+            .try_fold(self.first, |latest, at| Some(latest.max(at?)))
     }
 
-    /// Kinds that were not listed.
+    /// Kinds that were not listed, of those that verdicts hang on.
     pub fn missing(&self) -> Vec<Kind> {
-        Kind::ALL.into_iter().filter(|kind| !self.listed.contains_key(kind.as_str())).collect()
+        let needed = Kind::ALL.into_iter().filter(|kind| kind.changes_verdicts());
+        needed.filter(|kind| !self.listed.contains_key(kind.as_str())).collect()
     }
 }
 
@@ -189,4 +193,24 @@ pub fn doubts(marks: &[Mark], run: &Run, at: Timestamp) -> Vec<String> {
         said.push(format!("{lost} changes of objects were lost on {} before that", run.node));
     }
     said
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_changes_no_verdict_is_not_waited_for() {
+        let at = |seconds| Timestamp::from_seconds(seconds);
+        let listed = Kind::ALL.into_iter().map(|kind| (kind.as_str().to_owned(), at(5))).collect();
+        let mut run = Run { node: "n".into(), run: "r".into(), first: at(1), listed };
+        assert_eq!((run.complete(), run.missing()), (Some(at(5)), vec![]));
+        run.listed.insert(Kind::Pod.as_str().to_owned(), at(7));
+        run.listed.insert(Kind::CronJob.as_str().to_owned(), at(3_600));
+        assert_eq!(run.complete(), Some(at(7)), "the policies of an hour later decided nothing");
+        run.listed.remove(Kind::CronJob.as_str());
+        assert_eq!((run.complete(), run.missing()), (Some(at(7)), vec![]));
+        run.listed.remove(Kind::NetworkPolicy.as_str());
+        assert_eq!((run.complete(), run.missing()), (None, vec![Kind::NetworkPolicy]));
+    }
 }
