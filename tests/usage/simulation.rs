@@ -162,7 +162,7 @@ fn run(seed: u64, planted: Planted) -> Result<Said, String> {
 /// Whether anything that is said of the rules is wrong.
 fn look(world: &mut World, planted: Planted, said: &mut Said) -> Result<(), String> {
     let histories = histories(&planted.spoil(world.rows()));
-    let told = world.told();
+    let told = world.told(histories.told);
     let window = i64::try_from(WINDOW.as_nanos()).expect("a day");
     for judgement in judge(&histories, &planted.needs()) {
         let key = &judgement.history.key;

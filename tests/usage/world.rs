@@ -533,8 +533,11 @@ impl World {
     }
 
     /// The real time at which the wall clocks showed what was told last.
-    pub fn told(&self) -> i64 {
-        self.nodes.iter().filter_map(|node| node.written).max().map_or(self.now, |(_, real)| real)
+    ///
+    /// `told` is what the rows say of it: where the last ones are damaged, those before them tell of a time before.
+    pub fn told(&self, told: Option<model::Timestamp>) -> i64 {
+        let written = self.nodes.iter().filter_map(|node| node.written).max();
+        written.map_or(self.now, |(wall, real)| real - (wall - told.map_or(wall, |told| told.0)).max(0))
     }
 
     /// Rules that are there, select a pod, can be seen, and of which all pods are on nodes with agents.
