@@ -105,6 +105,11 @@ impl World {
     }
 
     fn unready(more: Vec<Object>) -> Self {
+        Self::of_lists(more, |_| true)
+    }
+
+    /// One whose agent has heard a complete list of these kinds, and is not ready.
+    fn of_lists(more: Vec<Object>, is_listed: impl Fn(Kind) -> bool) -> Self {
         let mut auditor = Auditor::new(Settings {
             node: NODE.into(),
             run: "run".into(),
@@ -123,7 +128,12 @@ impl World {
             pod("b", Some("10.0.0.2")),
         ];
         objects.extend(more);
-        auditor.cluster_mut().reset_all(objects, t(0));
+        for kind in Kind::ALL.into_iter().filter(|kind| is_listed(*kind)) {
+            let is_of = |it: &Object| it.key().is_some_and(|key| key.kind == kind);
+            let list = objects.extract_if(.., |it| is_of(it)).collect();
+            auditor.cluster_mut().reset(kind, list, t(0));
+        }
+        assert!(objects.is_empty(), "belongs to no list: {objects:?}");
         auditor.set_own_addresses([NODE_IP.parse().unwrap(), "10.0.0.254".parse().unwrap()]);
         for (cgroup, netns, name) in [(11, 101, "a"), (12, 102, "b")] {
             auditor.attribution_mut().cgroup(CgroupId(cgroup), &format!("/kubepods/pod{}/c", uid(name)));

@@ -160,6 +160,23 @@ fn before_cron_jobs_are_listed_any_rule_may_be_for_one() {
 }
 
 #[test]
+fn an_agent_that_may_not_list_cron_jobs_calls_no_rule_unused() {
+    let mut world = World::of_lists(policies(), |kind| kind != Kind::CronJob);
+    world.auditor.set_ready();
+    assert_eq!(missing_period(&said(&mut world, "b", 100 * DAY)).len(), 8);
+    // It may, now, and there is one.
+    let jobs = vec![cron_job("shop", daily(json!({"app": "report"})), Some(0))];
+    world.auditor.cluster_mut().reset(Kind::CronJob, jobs, t(100 * DAY));
+    assert!(missing_period(&said(&mut world, "b", 100 * DAY + 60)).is_empty());
+    // Another, of none: that too is a list.
+    let mut world = World::of_lists(policies(), |kind| kind != Kind::CronJob);
+    world.auditor.set_ready();
+    assert_eq!(missing_period(&said(&mut world, "b", 3_600)).len(), 8);
+    world.auditor.cluster_mut().reset(Kind::CronJob, Vec::new(), t(3_660));
+    assert!(missing_period(&said(&mut world, "b", 3_720)).is_empty());
+}
+
+#[test]
 fn what_is_not_known_of_a_cron_job_is_waited_for_without_end() {
     let mut world = World::new(policies());
     let mut strange = daily(json!({"app": "report"}));

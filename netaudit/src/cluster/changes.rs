@@ -22,9 +22,9 @@ pub(super) struct Changes {
 }
 
 impl Changes {
-    /// A kind has been listed completely.
-    pub fn listed(&mut self, kind: Kind) {
-        self.listed.insert(kind);
+    /// A kind has been listed completely. Returns whether that is news.
+    pub fn listed(&mut self, kind: Kind) -> bool {
+        self.listed.insert(kind)
     }
 
     /// A policy of this kind came or changed.
@@ -73,6 +73,11 @@ impl Declared {
 }
 
 impl Cluster {
+    /// Whether the objects of a kind have ever been listed completely: until then none of it says nothing.
+    pub fn has_listed(&self, kind: Kind) -> bool {
+        self.changes.listed.contains(&kind)
+    }
+
     /// When `policies` last began to decide as they do, by a change of theirs or by another policy that went; `None` where that is
     /// longer ago than [`super::REMEMBERED`], or was so when the objects were first listed.
     pub fn policies_changed<'a>(

@@ -114,9 +114,9 @@ impl Cluster {
         self.cron_jobs.generation
     }
 
-    /// Whether there is a CronJob that cannot be read: its pods may need any rule.
-    pub fn has_unread_cron_job(&self) -> bool {
-        self.broken().any(|broken| broken.kind == Some(Kind::CronJob))
+    /// Whether all CronJobs are known: the pods of one that has not been listed, or cannot be read, may need any rule.
+    pub fn knows_cron_jobs(&self) -> bool {
+        self.has_listed(Kind::CronJob) && !self.broken().any(|it| it.kind == Some(Kind::CronJob))
     }
 
     /// For each rule of a policy in a direction, in order: the CronJobs whose pods may need it, and since when. They

@@ -324,7 +324,7 @@ impl Cluster {
             }
             warnings.extend(self.apply(object, now));
         }
-        self.changes.listed(kind);
+        self.generation += u64::from(self.changes.listed(kind));
         warnings
     }
 

@@ -58,10 +58,10 @@ pub(super) struct Facts {
 }
 
 impl RuleFacts {
-    /// Takes in that other objects have changed. Before all are `listed` any rule may be for a CronJob that is not known yet. `correction`
-    /// nanoseconds make wall time, which objects tell, of the auditor's.
-    pub fn look(&mut self, cluster: &Cluster, listed: bool, correction: i64, now: Timestamp) {
-        let generation = Some((cluster.cron_job_generation(), listed));
+    /// Takes in that other objects have changed. Unless these `are_all`, any rule may be for a CronJob that is not known.
+    /// `correction` nanoseconds make wall time, which objects tell, of the auditor's.
+    pub fn look(&mut self, cluster: &Cluster, are_all: bool, correction: i64, now: Timestamp) {
+        let generation = Some((cluster.cron_job_generation(), are_all));
         if self.generation != generation || self.correction.abs_diff(correction) > CLOCK_SET {
             self.generation = generation;
             self.correction = correction;
@@ -85,8 +85,7 @@ impl RuleFacts {
     pub fn of(&mut self, cluster: &Cluster, policy: &Arc<CompiledPolicy>, direction: Direction) -> &[Facts] {
         let is_known = self.known.get(&policy.id).is_some_and(|it| Arc::ptr_eq(&it.policy, policy));
         if !is_known {
-            let are_known =
-                self.generation.is_some_and(|(_, listed)| listed) && !cluster.has_unread_cron_job();
+            let are_known = self.generation.is_some_and(|(_, are_all)| are_all);
             let facts = DIRECTIONS.map(|direction| {
                 let schedules = schedules(cluster, policy, direction, are_known, self.correction);
                 let rules = policy.rules(direction).iter().zip(schedules);

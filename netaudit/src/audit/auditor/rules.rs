@@ -81,7 +81,8 @@ impl Auditor {
                 }
             }
         }
-        self.watching.facts.look(&self.cluster, self.ready, self.correction, now);
+        let are_all = self.ready && self.cluster.knows_cron_jobs();
+        self.watching.facts.look(&self.cluster, are_all, self.correction, now);
         let mut watched = Vec::new();
         for policy in self.cluster.policies() {
             for direction in DIRECTIONS {
