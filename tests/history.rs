@@ -126,7 +126,8 @@ impl Writer {
     }
 }
 
-fn all(store: &Path) -> Result<Vec<Change>> {
+/// All changes of a store, of each run in order.
+pub(crate) fn all(store: &Path) -> Result<Vec<Change>> {
     let mut found = Vec::new();
     let read = read(&[store.to_owned()], Wanted::default(), &mut |change| {
         found.push(change);
@@ -320,7 +321,7 @@ fn what_still_holds_outlives_its_hour() -> Result<()> {
 
     // Flows are kept for five hours from now on.
     let writer = Writer::open(store, "run-b", now, Duration::from_secs(5 * 3_600))?;
-    let first_hour = files::hour_of((BEGIN + now) * 1_000_000) - 5;
+    let first_hour = files::hour_of(t(now)) - 5;
     let hours =
         || -> Result<Vec<i64>> { Ok(files::list(store, &OBJECTS)?.iter().map(|file| file.hour).collect()) };
     eventually("folding", || Ok(hours()?.first() == Some(&first_hour)))?;

@@ -183,12 +183,12 @@ pub struct Config {
     pub flow_log: Option<String>,
     /// Where flows are kept, if they are.
     pub flow_store: Option<PathBuf>,
-    /// Where questions on it are answered.
-    pub query_listen: Option<SocketAddr>,
     /// For how long.
     pub flow_store_age: Duration,
     /// In how many bytes at most.
     pub flow_store_bytes: u64,
+    /// Where questions on it are answered.
+    pub query_listen: Option<SocketAddr>,
     /// The bucket that files of flows are uploaded to, if they are: its URL.
     pub flow_bucket: Option<String>,
     /// How it is reached.

@@ -30,6 +30,7 @@ pub mod policy;
 
 // Shell.
 pub mod accepted;
+pub mod causes;
 pub mod http;
 pub mod kernel;
 pub mod metrics;

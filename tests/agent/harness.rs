@@ -160,7 +160,7 @@ impl World {
 
     /// GETs a path of the agent, from its own network namespace.
     pub fn get(&self, path: &str) -> Result<(u16, String)> {
-        self.lab.node().enter(|| get(path))?
+        self.lab.node().enter(|| get(LISTEN, path, ""))?
     }
 
     /// The value of the first series that starts with `series`, such as `netaudit_flows_total{direction="egress"`.
@@ -207,10 +207,11 @@ pub(super) fn sum(metrics: &str, series: &str) -> f64 {
     values.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
 }
 
-fn get(path: &str) -> Result<(u16, String)> {
-    let mut stream = TcpStream::connect(LISTEN)?;
+/// The status and body of what an address answers, asked with these lines of headers: by the older HTTP, in which a body comes in one piece.
+pub(super) fn get(address: &str, path: &str, headers: &str) -> Result<(u16, String)> {
+    let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n")?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: agent\r\n{headers}\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let status = answer.split(' ').nth(1).context("no status")?.parse()?;

@@ -2,11 +2,8 @@
 
 use std::{fs, time::Duration};
 
-use anyhow::{Context as _, Result, ensure};
-use netaudit::store::history::{
-    Verb,
-    read::{Change, Wanted, read},
-};
+use anyhow::{Context as _, Result};
+use netaudit::store::history::{Verb, read::Change};
 use serde_json::{Value, json};
 
 use super::{
@@ -44,14 +41,7 @@ impl Kept {
     }
 
     fn changes(&self) -> Result<Vec<Change>> {
-        let mut found = Vec::new();
-        let read = read(&[self.store.clone().into()], Wanted::default(), &mut |change| {
-            found.push(change);
-            Ok(())
-        })?;
-        ensure!(read.unreadable.is_empty(), "{read:?}");
-        found.sort_by_key(|change| (change.run.clone(), change.sequence));
-        Ok(found)
+        crate::history::all(self.store.as_ref())
     }
 
     /// Verbs of the policy in the history, in order.

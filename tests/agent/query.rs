@@ -1,16 +1,11 @@
 //! Flows that an agent tells to those whom the cluster lets: with a real API server, which knows the tokens and the rights.
 
-use std::{
-    io::{Read as _, Write as _},
-    net::TcpStream,
-};
-
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use super::{
     control_plane::{ControlPlane, agent_with, api_server_or_skip, deny_egress, roles},
-    harness::{PATIENCE, World, eventually, kernel_or_skip},
+    harness::{PATIENCE, World, eventually, get, kernel_or_skip},
 };
 use crate::lab::Launch;
 
@@ -19,16 +14,7 @@ const QUERY: &str = "127.0.0.1:9465";
 /// Status and body of what an agent answers to a token.
 fn ask(world: &World, query: &str, authorization: Option<&str>) -> Result<(u16, String)> {
     let header = authorization.map(|it| format!("Authorization: {it}\r\n")).unwrap_or_default();
-    world.lab.node().enter(move || {
-        let mut stream = TcpStream::connect(QUERY)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        write!(stream, "GET /flows{query} HTTP/1.0\r\nHost: agent\r\n{header}\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let status = answer.split(' ').nth(1).context("no status")?.parse()?;
-        let (_, body) = answer.split_once("\r\n\r\n").context("no body")?;
-        Ok((status, body.to_owned()))
-    })?
+    world.lab.node().enter(|| get(QUERY, &format!("/flows{query}"), &header))?
 }
 
 /// The flows of an answer, after which it says whether any is missing.

@@ -422,7 +422,7 @@ fn what_is_missing_is_told_loudly() -> Result<()> {
     let ran = export(&store, t(900_000), t(900_001), &out("none.tar"), &[]);
     assert!(ran.status == 2 && ran.err.contains("nothing is known of this time"), "{}", ran.err);
     // A file that cannot be read.
-    let damaged = files::partition(files::hour_of(t(0).0 / 1_000));
+    let damaged = files::partition(files::hour_of(t(0)));
     let damaged = store.join("flows").join(damaged);
     fs::create_dir_all(&damaged)?;
     fs::write(damaged.join("bad.parquet"), "no Parquet")?;

@@ -18,7 +18,6 @@ pub struct FlowKey {
     pub reach: Reach,
 }
 
-const DIRECTIONS: [Direction; 2] = [Direction::Egress, Direction::Ingress];
 const PROTOCOLS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
 const VERDICTS: [&str; 3] = ["allowed", "denied", "unknown"];
 /// Whereto pods' connections are timed.
@@ -72,7 +71,7 @@ impl Counts {
 
     /// Every series of `netaudit_flows_total`, also those that are 0.
     pub fn flows(&self) -> impl Iterator<Item = (FlowKey, u64)> + '_ {
-        DIRECTIONS.into_iter().flat_map(move |direction| {
+        Direction::ALL.into_iter().flat_map(move |direction| {
             PROTOCOLS.into_iter().flat_map(move |protocol| {
                 VERDICTS.into_iter().enumerate().flat_map(move |(v, verdict)| {
                     Reach::ALL.into_iter().map(move |reach| {

@@ -328,14 +328,13 @@ impl Side {
     fn excuse(&self, isolated: &Isolated, at: Timestamp) -> Option<Excuse> {
         let delay = self.delay(at);
         let is_recent = |then: &Timestamp| at.since(*then) < delay;
-        let own = |cause, since: Option<Timestamp>| Some(Excuse { cause, since: since?, is_own: true });
-        let other = |cause, since: Option<Timestamp>| Some(Excuse { cause, since: since?, is_own: false });
+        let excuse = |cause, since: Option<Timestamp>, is_own| Some(Excuse { cause, since: since?, is_own });
         let excuses = [
-            other(UnenforcedCause::AddressJustReused, isolated.readdressed),
-            other(UnenforcedCause::LabelsJustChanged, isolated.peer_relabelled),
-            own(UnenforcedCause::LabelsJustChanged, isolated.relabelled),
-            own(UnenforcedCause::PolicyJustChanged, isolated.changed),
-            own(UnenforcedCause::PodJustStarted, isolated.started),
+            excuse(UnenforcedCause::AddressJustReused, isolated.readdressed, false),
+            excuse(UnenforcedCause::LabelsJustChanged, isolated.peer_relabelled, false),
+            excuse(UnenforcedCause::LabelsJustChanged, isolated.relabelled, true),
+            excuse(UnenforcedCause::PolicyJustChanged, isolated.changed, true),
+            excuse(UnenforcedCause::PodJustStarted, isolated.started, true),
         ];
         // What came later explains it, and of several at once the last of these; a pod that starts under a new policy is a new pod.
         let recent = excuses.into_iter().flatten().filter(|excuse| is_recent(&excuse.since));

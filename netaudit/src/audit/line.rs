@@ -268,11 +268,13 @@ pub struct Said<'a> {
     pub generation: Option<u64>,
 }
 
-fn in_words<S: Serializer>(time: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
+/// Serializes a time as it is told.
+pub(crate) fn in_words<S: Serializer>(time: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
     to.collect_str(time)
 }
 
-fn maybe_in_words<S: Serializer>(time: &Option<Timestamp>, to: S) -> Result<S::Ok, S::Error> {
+/// As [`in_words`], where there may be none.
+pub(crate) fn maybe_in_words<S: Serializer>(time: &Option<Timestamp>, to: S) -> Result<S::Ok, S::Error> {
     match time {
         Some(time) => to.collect_str(time),
         None => to.serialize_none(),

@@ -30,7 +30,6 @@ pub struct OpenCounts {
 const REASONS: [&str; 4] = ["kernel", "no port", "ambiguous", PEER_GONE];
 pub(super) const PEER_GONE: &str = "peer gone";
 
-const DIRECTIONS: [Direction; 2] = [Direction::Egress, Direction::Ingress];
 const VERDICTS: [&str; 3] = ["allowed", "denied", "unknown"];
 
 impl OpenCounts {
@@ -45,7 +44,7 @@ impl OpenCounts {
 
     /// By direction and verdict, also those that are 0.
     pub fn judged(&self) -> impl Iterator<Item = (Direction, &'static str, u64)> + '_ {
-        DIRECTIONS.into_iter().flat_map(move |direction| {
+        Direction::ALL.into_iter().flat_map(move |direction| {
             let counts = VERDICTS.into_iter().zip(self.judged[direction as usize]);
             counts.map(move |(verdict, count)| (direction, verdict, count))
         })

@@ -12,7 +12,7 @@ use clap::ValueEnum;
 use serde_json::json;
 
 use super::{
-    Exit,
+    Exit, cannot_be_read,
     flow_filter::Filters,
     flows::{STOPPED, now, on_interrupt, scan_stores, time},
     one_line,
@@ -96,10 +96,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     unless_stopped()?;
     let flows = flows.finish(&mut bundle, &scanned.marks, window)?;
     if flows.coverage.nodes.is_empty() && flows.rows == 0 {
-        let mut unreadable = String::new();
-        for (path, reason) in &scanned.unreadable {
-            unreadable.push_str(&format!("; {} cannot be read: {reason}", path.display()));
-        }
+        let unreadable = scanned.unreadable.iter().map(cannot_be_read);
+        let unreadable: String = unreadable.map(|it| format!("; {it}")).collect();
         bail!(
             "nothing is known of this time in these stores, and of nothing there is no evidence: see --since and --until{unreadable}"
         );

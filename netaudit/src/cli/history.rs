@@ -50,8 +50,8 @@ pub(super) fn since(change: &Change) -> String {
         version => format!(", resourceVersion {version}"),
     };
     match change.verb {
-        Verb::Present => format!("there at {}{version}", second(change.time)),
-        _ => format!("since {}{version}", second(change.time)),
+        Verb::Present => format!("there at {}{version}", microsecond(change.time)),
+        _ => format!("since {}{version}", microsecond(change.time)),
     }
 }
 
@@ -63,7 +63,7 @@ pub(super) fn yaml(change: &Change, indent: &str) -> anyhow::Result<String> {
 }
 
 /// A time to the microsecond that is kept, without zeros at its end.
-pub(super) fn second(time: Timestamp) -> String {
+pub(super) fn microsecond(time: Timestamp) -> String {
     match jiff::Timestamp::from_microsecond(time.0.div_euclid(1_000)) {
         Ok(time) => time.to_string(),
         Err(_) => time.to_string(),

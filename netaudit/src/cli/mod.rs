@@ -32,7 +32,7 @@ mod why;
 mod why_find;
 mod why_then;
 
-use std::{io::IsTerminal as _, process::ExitCode};
+use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
@@ -132,6 +132,11 @@ fn one_line(text: &str) -> String {
         false => letter.to_string(),
     };
     text.chars().map(escape).collect()
+}
+
+/// What of a store is missing, and why.
+fn cannot_be_read((path, reason): &(PathBuf, String)) -> String {
+    format!("{} cannot be read: {reason}", path.display())
 }
 
 /// Whether the reader of our output went away (`netaudit … | head`), which is no failure.

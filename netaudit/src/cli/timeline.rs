@@ -8,14 +8,15 @@ use std::{
 };
 
 use anyhow::ensure;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use serde_json::json;
 
 use super::{
-    Exit, columns::Widths, flows::time, flows_text::cells, history::second, one_line, timeline_pod::changes,
-    who::Output,
+    Exit, cannot_be_read, columns::Widths, flows::time, flows_text::cells, history::microsecond, one_line,
+    timeline_pod::changes, who::Output,
 };
 use crate::{
+    audit::line::{in_words, maybe_in_words},
     model::Timestamp,
     store::{
         bundle::partly,
@@ -75,17 +76,6 @@ impl Entry {
     }
 }
 
-fn in_words<S: Serializer>(time: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
-    to.collect_str(time)
-}
-
-fn maybe_in_words<S: Serializer>(time: &Option<Timestamp>, to: S) -> Result<S::Ok, S::Error> {
-    match time {
-        Some(time) => to.collect_str(time),
-        None => to.serialize_none(),
-    }
-}
-
 /// Runs the command.
 pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     let Args { pod, flow_store, since, until, output } = args;
@@ -116,8 +106,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     }
     let partial: Vec<String> = flow_store.iter().filter_map(|store| partly(store)).collect();
     partial.iter().for_each(|sentence| eprintln!("netaudit: {}", one_line(sentence)));
-    let unreadable = scanned.unreadable.iter().chain(&told.unreadable);
-    let unreadable = unreadable.map(|(path, reason)| format!("{} cannot be read: {reason}", path.display()));
+    let unreadable = scanned.unreadable.iter().chain(&told.unreadable).map(cannot_be_read);
     let doubts: Vec<String> = told.doubts.iter().cloned().chain(partial).chain(unreadable).collect();
     let mut out = io::stdout().lock();
     let answer = json!({
@@ -181,8 +170,8 @@ fn table(out: &mut impl Write, entries: &[Entry]) -> io::Result<()> {
     let head = ["TIME", "LAST", "TIMES", "WHAT", "DETAILS"].map(str::to_owned);
     let cells = |entry: &Entry| {
         [
-            second(entry.time),
-            entry.last_time.map(second).unwrap_or_default(),
+            microsecond(entry.time),
+            entry.last_time.map(microsecond).unwrap_or_default(),
             entry.count.map(|count| count.to_string()).unwrap_or_default(),
             entry.what.to_owned(),
             entry.text.clone(),

@@ -8,7 +8,7 @@ use std::{
 use smallvec::SmallVec;
 
 use super::{
-    history::{object, second},
+    history::{microsecond, object},
     timeline::Entry,
 };
 use crate::{
@@ -105,15 +105,15 @@ fn doubts(
     let mut doubts = Vec::new();
     let begin = known.iter().filter(|run| run.node == node).find_map(|run| begins(&found.marks, run));
     if let Some(begin) = begin.filter(|begin| since.is_none_or(|since| since < *begin)) {
-        doubts.push(format!("of changes before {} only what still held then is known", second(begin)));
+        doubts.push(format!("of changes before {} only what still held then is known", microsecond(begin)));
     }
     let marks: Vec<_> = of_node().filter(|mark| mark.number > 0).cloned().collect();
     let coverage = crate::store::flows::Coverage::of(&marks, since, until);
     doubts.extend(coverage.gaps.iter().map(|gap| {
         format!(
             "changes of objects from {} until {} are not known: no agent wrote them down on {node}",
-            second(gap.from),
-            second(gap.until)
+            microsecond(gap.from),
+            microsecond(gap.until)
         )
     }));
     doubts
@@ -285,7 +285,7 @@ impl Tracker {
                 }
                 let how = if change.verb == Verb::Present { "is there" } else { "appeared" };
                 let created = new.created.filter(|_| change.verb != Verb::Present);
-                let created = created.map(|at| format!(", created {}", second(at))).unwrap_or_default();
+                let created = created.map(|at| format!(", created {}", microsecond(at))).unwrap_or_default();
                 self.say(time, "pod", format!("{how}: {}{created}", describe(&new)));
                 self.say_selected(time);
             }

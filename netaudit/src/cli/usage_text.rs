@@ -25,7 +25,7 @@ pub(super) fn table(
         return writeln!(out, "no agent has told anything yet");
     };
     let days = needs.window.as_secs_f64() / 86_400.0;
-    writeln!(out, "as of {}, by the {days:.2} days before", second(told))?;
+    writeln!(out, "as of {}, by the {days:.2} days before", told.to_the_second())?;
     let head = ["FINDING", "RULE", "MATCHES", "SOLE", "LAST", "COVERAGE"].map(str::to_owned);
     let lines: Vec<[String; 6]> = judged
         .iter()
@@ -36,7 +36,7 @@ pub(super) fn table(
                 format!("{} {}", history.key.policy, path(history)),
                 history.uses.matches.to_string(),
                 history.sole.matches.to_string(),
-                history.uses.last.map_or_else(|| "never".to_owned(), second),
+                history.uses.last.map_or_else(|| "never".to_owned(), Timestamp::to_the_second),
                 format!("{:.2}%", (it.coverage * 10_000.0).floor() / 100.0),
             ]
         })
@@ -58,7 +58,7 @@ fn notes(judgement: &Judgement<'_>) -> Vec<String> {
     let mut notes = vec![history.summary.to_string()];
     match &judgement.finding {
         RuleFinding::Used => {}
-        RuleFinding::Unused { since } => notes.push(format!("no match since {}", second(*since))),
+        RuleFinding::Unused { since } => notes.push(format!("no match since {}", since.to_the_second())),
         RuleFinding::Redundant { set } => {
             let others: Vec<String> = set.iter().filter(|key| **key != history.key).map(rule_text).collect();
             let with = match others.as_slice() {
@@ -79,7 +79,7 @@ fn notes(judgement: &Judgement<'_>) -> Vec<String> {
         }
         RuleFinding::Dead { why } => notes.push((*why).to_owned()),
         RuleFinding::Insufficient(lack) => notes.push(match lack.enough_at {
-            Some(at) => format!("missing: {}; enough by {}", lack.missing.as_str(), second(at)),
+            Some(at) => format!("missing: {}; enough by {}", lack.missing.as_str(), at.to_the_second()),
             None => format!("missing: {}; waiting does not help", lack.missing.as_str()),
         }),
     }
@@ -105,7 +105,7 @@ fn notes(judgement: &Judgement<'_>) -> Vec<String> {
 /// Everything, for programs.
 pub(super) fn json(histories: &Histories, judged: &[Judgement<'_>], needs: &Evidence) -> Value {
     json!({
-        "as_of": histories.told.map(second),
+        "as_of": histories.told.map(Timestamp::to_the_second),
         "window_seconds": needs.window.as_secs_f64(),
         "least_coverage": needs.coverage,
         "rules": judged.iter().map(rule_json).collect::<Vec<_>>(),
@@ -125,9 +125,9 @@ fn rule_json(judgement: &Judgement<'_>) -> Value {
         }),
         "matches": history.uses.matches,
         "sole_matches": history.sole.matches,
-        "first": history.uses.first.map(second),
-        "last": history.uses.last.map(second),
-        "observed_since": history.observed_since().map(second),
+        "first": history.uses.first.map(Timestamp::to_the_second),
+        "last": history.uses.last.map(Timestamp::to_the_second),
+        "observed_since": history.observed_since().map(Timestamp::to_the_second),
         "coverage": judgement.coverage,
         "cron_jobs": json!({
             "longest_period_seconds": history.schedule.period().map(|period| period.as_secs()),
@@ -137,8 +137,8 @@ fn rule_json(judgement: &Judgement<'_>) -> Value {
             "path": element.path(),
             "what": element.what,
             "matches": uses.matches,
-            "first": uses.first.map(second),
-            "last": uses.last.map(second),
+            "first": uses.first.map(Timestamp::to_the_second),
+            "last": uses.last.map(Timestamp::to_the_second),
         })).collect::<Vec<_>>(),
     });
     extend(&mut value, more);
@@ -146,7 +146,7 @@ fn rule_json(judgement: &Judgement<'_>) -> Value {
         &mut value,
         match &judgement.finding {
             RuleFinding::Used => json!({}),
-            RuleFinding::Unused { since } => json!({ "unused_since": second(*since) }),
+            RuleFinding::Unused { since } => json!({ "unused_since": since.to_the_second() }),
             RuleFinding::Redundant { set } => {
                 json!({ "can_go_together": set.iter().map(rule_key_json).collect::<Vec<_>>() })
             }
@@ -155,7 +155,7 @@ fn rule_json(judgement: &Judgement<'_>) -> Value {
         }).collect::<Vec<_>>() }),
             RuleFinding::Dead { why } => json!({ "why": why }),
             RuleFinding::Insufficient(lack) => {
-                json!({ "missing": lack.missing.as_str(), "enough_at": lack.enough_at.map(second) })
+                json!({ "missing": lack.missing.as_str(), "enough_at": lack.enough_at.map(Timestamp::to_the_second) })
             }
         },
     );
@@ -191,12 +191,4 @@ fn elements(history: &History) -> Vec<(&Element, &Uses)> {
     let mut elements: Vec<_> = history.elements.values().map(|(element, uses)| (element, uses)).collect();
     elements.sort_by_key(|(element, _)| (element.list == "ports", element.index));
     elements
-}
-
-/// A time to the second, as nothing here is known better.
-fn second(time: Timestamp) -> String {
-    match jiff::Timestamp::from_second(time.0.div_euclid(1_000_000_000)) {
-        Ok(time) => time.to_string(),
-        Err(_) => time.to_string(),
-    }
 }

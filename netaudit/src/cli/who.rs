@@ -12,10 +12,10 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{
-    Exit,
+    Exit, cannot_be_read,
     columns::Widths,
     flows::time,
-    history::{object, second},
+    history::{microsecond, object},
     one_line,
 };
 use crate::{
@@ -128,14 +128,13 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
             Some(begins(&read.marks, run).map_or(complete, |begins| begins.max(complete)))
         });
         let begins = match first.min() {
-            Some(first) => format!("the history begins at {}", second(first)),
+            Some(first) => format!("the history begins at {}", microsecond(first)),
             None => "the stores hold no history with a list of all objects".to_owned(),
         };
-        anyhow::bail!("nothing is known of {}: {begins}", second(args.at));
+        anyhow::bail!("nothing is known of {}: {begins}", microsecond(args.at));
     }
-    let unreadable = read.unreadable.iter();
-    let unreadable = unreadable.map(|(path, reason)| format!("{} cannot be read: {reason}", path.display()));
-    let (mut found, mut doubts): (Vec<_>, Vec<String>) = (Vec::new(), unreadable.collect());
+    let mut found = Vec::new();
+    let mut doubts: Vec<String> = read.unreadable.iter().map(cannot_be_read).collect();
     for run in asked {
         let kinds = [Kind::Pod.as_str(), Kind::Node.as_str(), Kind::Service.as_str(), BINDING];
         let state = State::of(&args.flow_store, run, args.at, &kinds)?;
@@ -223,7 +222,7 @@ fn table(
     found: &[Evidence],
     doubts: &[String],
 ) -> io::Result<()> {
-    let at = second(args.at);
+    let at = microsecond(args.at);
     match owners {
         [] => writeln!(out, "{} at {at}: nobody that is known", args.address)?,
         [owner] => writeln!(out, "{} at {at}: {}", args.address, one_line(owner))?,

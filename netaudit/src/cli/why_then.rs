@@ -6,7 +6,8 @@ use anyhow::Context as _;
 use serde_json::{Value, json};
 
 use super::{
-    history::{pod_key, rebuild, second, since, yaml},
+    cannot_be_read,
+    history::{microsecond, pod_key, rebuild, since, yaml},
     one_line,
     why::{Judged, Line, LineEnd, Than, judge},
 };
@@ -57,14 +58,13 @@ pub(super) fn judge_then(id: &str, line: &Line, stores: &[PathBuf]) -> anyhow::R
     let at = time.max(complete);
     let state = State::of(stores, run, at, &[])?;
     if let Some(begins) = state.begins(run).filter(|begins| at < *begins) {
-        let why = format!("the history of {} begins at {}", run.node, second(begins));
+        let why = format!("the history of {} begins at {}", run.node, microsecond(begins));
         return Ok(Then::unknown(&why));
     }
     let mut notes = state.doubts(run);
-    let unreadable = read.unreadable.iter();
-    notes.extend(unreadable.map(|(path, reason)| format!("{} cannot be read: {reason}", path.display())));
+    notes.extend(read.unreadable.iter().map(cannot_be_read));
     if at > time {
-        notes.push(format!("the run knew all objects from {} on, and judged it by those", second(at)));
+        notes.push(format!("the run knew all objects from {} on, and judged it by those", microsecond(at)));
     }
     let mut instead = Vec::new();
     for end in [&line.subject, &line.peer] {
@@ -94,14 +94,16 @@ fn of_its_time(
         return Ok(None);
     }
     if let Some((change, at)) = state.gone(REMEMBERED).find(|(change, _)| is_it(change)) {
-        notes.push(format!("{namespace}/{pod} was deleted at {}, before the flow", second(at)));
+        notes.push(format!("{namespace}/{pod} was deleted at {}, before the flow", microsecond(at)));
         return Ok(Some(change.clone()));
     }
     let later = State::of(stores, run, state.at.plus(HELD), &[Kind::Pod.as_str()])?;
     let found = later.get(&key).filter(|change| is_it(change)).cloned();
     if let Some(change) = &found {
-        notes
-            .push(format!("the object of {namespace}/{pod} came at {}, after the flow", second(change.time)));
+        notes.push(format!(
+            "the object of {namespace}/{pod} came at {}, after the flow",
+            microsecond(change.time)
+        ));
     }
     Ok(found)
 }

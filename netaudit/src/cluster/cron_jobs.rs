@@ -129,9 +129,12 @@ impl Cluster {
     ) -> Vec<Vec<(&'a CronJob, Met)>> {
         let rules = policy.rules(direction);
         let mut found = vec![Vec::new(); rules.len()];
+        if rules.is_empty() {
+            return found;
+        }
         // In order of namespace.
         let mut namespace: Option<NamespaceView> = None;
-        for known in self.cron_jobs.by_name.values().filter(|_| !rules.is_empty()) {
+        for known in self.cron_jobs.by_name.values() {
             let cron_job = &known.cron_job;
             let namespace = match &mut namespace {
                 Some(same) if same.name == cron_job.namespace => same,
@@ -141,7 +144,7 @@ impl Cluster {
             let is_subject = selects(&cron_job.labels);
             for (rule, found) in rules.iter().zip(&mut found) {
                 let lets_all_in = direction == Direction::Ingress && rule.is_for_everybody();
-                let names = |labels: &Labels| rule.peers_selecting(namespace, labels).next().is_some();
+                let names = |labels: &Labels| rule.may_select(namespace, labels);
                 if is_subject || lets_all_in || names(&cron_job.labels) {
                     let met = if lets_all_in {
                         Met::SinceMade(known.seen)

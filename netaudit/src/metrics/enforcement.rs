@@ -11,25 +11,23 @@ use crate::{
     model::Direction,
 };
 
-const DIRECTIONS: [Direction; 2] = [Direction::Egress, Direction::Ingress];
-
 fn of(direction: Direction) -> Labels {
     vec![("direction", direction.to_string())]
 }
 
 pub(super) fn enforcement(state: &AgentState<'_>) -> [Family; 6] {
     let known = state.auditor.enforcement();
-    let states = DIRECTIONS.into_iter().flat_map(|direction| {
+    let states = Direction::ALL.into_iter().flat_map(|direction| {
         Enforced::ALL.map(|each| {
             let mut labels = of(direction);
             labels.push(("state", each.as_str().to_owned()));
             (labels, f64::from(u8::from(known.state(direction).0 == each)))
         })
     });
-    let since = DIRECTIONS
+    let since = Direction::ALL
         .into_iter()
         .filter_map(|direction| Some((of(direction), state.wall_seconds(known.state(direction).1?))));
-    let fates = DIRECTIONS.into_iter().flat_map(|direction| {
+    let fates = Direction::ALL.into_iter().flat_map(|direction| {
         let (stopped, passed, excused) = known.counts(direction);
         [("stopped", stopped), ("passed", passed), ("excused", excused)].map(|(fate, count)| {
             let mut labels = of(direction);
@@ -38,7 +36,7 @@ pub(super) fn enforcement(state: &AgentState<'_>) -> [Family; 6] {
         })
     });
     let ranges = |each: fn(&crate::audit::Enforcement, Direction) -> &Histogram| {
-        DIRECTIONS.map(|direction| (of(direction), Value::Ranges(each(known, direction).clone())))
+        Direction::ALL.map(|direction| (of(direction), Value::Ranges(each(known, direction).clone())))
     };
     let mut cni = state.auditor.cnis().into_iter().collect::<Vec<_>>().join(",");
     if cni.is_empty() {

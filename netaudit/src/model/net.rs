@@ -58,6 +58,9 @@ pub enum Direction {
 }
 
 impl Direction {
+    /// Both, in order.
+    pub const ALL: [Self; 2] = [Self::Egress, Self::Ingress];
+
     /// `egress` or `ingress`.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -41,6 +41,14 @@ impl Timestamp {
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
+
+    /// RFC 3339 in UTC to the second, for people, where nothing is known better.
+    pub fn to_the_second(self) -> String {
+        match jiff::Timestamp::from_second(self.0.div_euclid(1_000_000_000)) {
+            Ok(time) => time.to_string(),
+            Err(_) => self.to_string(),
+        }
+    }
 }
 
 /// RFC 3339 in UTC with nine digits of fraction, as the flow log writes it.

@@ -28,8 +28,9 @@ impl Crowd {
         if let Some(known) = self.known.get(scope) {
             return *known;
         }
-        let of = |(namespace, workloads): &(NamespaceView, Vec<Labels>)| {
-            let selected = workloads.iter().filter(|it| scope.contains(namespace, it) == Certainty::Yes);
+        // Of one whose namespace is certain to be in the scope.
+        let of = |(_, workloads): &(NamespaceView, Vec<Labels>)| {
+            let selected = workloads.iter().filter(|it| scope.pods.matches(it) == Certainty::Yes);
             u32::try_from(selected.count()).unwrap_or(u32::MAX)
         };
         let count = match &scope.namespaces {

@@ -29,6 +29,7 @@ mod words;
 
 use std::time::Duration;
 
+use crate::causes::with_causes;
 pub use event::event;
 pub use event_writer::{EventQueue, event_writer};
 pub use events::{EventSeries, Events, Write};
@@ -73,18 +74,7 @@ pub struct ReportCounts {
 fn describe(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => format!("{} ({})", status.message, status.code),
-        error => {
-            let mut text = error.to_string();
-            let mut cause = std::error::Error::source(error);
-            while let Some(inner) = cause {
-                let words = inner.to_string();
-                if !text.contains(&words) {
-                    text = format!("{text}: {words}");
-                }
-                cause = inner.source();
-            }
-            text
-        }
+        error => with_causes(error),
     }
 }
 

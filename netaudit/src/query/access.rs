@@ -1,12 +1,14 @@
 //! Who asks, and what the cluster lets him see: TokenReview and SubjectAccessReview.
 
-use std::{collections::BTreeMap, error::Error as _, time::Duration};
+use std::time::Duration;
 
 use k8s_openapi::api::{
     authentication::v1::{TokenReview, TokenReviewSpec, UserInfo},
     authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec},
 };
 use kube::{Api, Client, api::PostParams};
+
+use crate::causes::with_causes;
 
 /// What one must be allowed in a namespace to see its flows: `get` of this subresource.
 const RESOURCE: (&str, &str) = ("pods", "flows");
@@ -102,7 +104,6 @@ impl Access {
             ..ResourceAttributes::default()
         };
         let UserInfo { extra, groups, uid, username } = user.0.clone();
-        let extra: Option<BTreeMap<_, _>> = extra.map(|it| it.into_iter().collect());
         let spec = SubjectAccessReviewSpec {
             extra,
             groups,
@@ -132,10 +133,7 @@ where
     let api: Api<R> = Api::all(client.clone());
     match tokio::time::timeout(PATIENCE, api.create(&PostParams::default(), review)).await {
         Ok(Ok(review)) => Ok(review),
-        Ok(Err(error)) => {
-            let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
-            Err(unavailable(format!("{error}{cause}")))
-        }
+        Ok(Err(error)) => Err(unavailable(with_causes(&error))),
         Err(_) => Err(unavailable("the API server does not answer".to_owned())),
     }
 }

@@ -21,6 +21,7 @@ use object_store::{
 };
 use tokio::runtime::Runtime;
 
+use crate::causes::with_causes;
 use client::Connector;
 
 /// How a URL of a bucket begins.
@@ -305,7 +306,7 @@ impl fmt::Display for Gone {
 
 /// What a fault is, without what was signed and with which key: an answer repeats that.
 fn describe(error: &object_store::Error) -> String {
-    let text = chain(error);
+    let text = with_causes(error);
     let code = between(&text, "<Code>", "</Code>").unwrap_or_default();
     let plain = text.split(['<', '\n']).next().unwrap_or_default().trim_end_matches([':', ' ']);
     let hint = match (error, code) {
@@ -319,20 +320,6 @@ fn describe(error: &object_store::Error) -> String {
         _ => return plain.to_owned(),
     };
     if code.is_empty() { hint.to_owned() } else { format!("{hint} ({code})") }
-}
-
-/// A fault with its causes, each once.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let words = inner.to_string();
-        if !text.contains(&words) {
-            text = format!("{text}: {words}");
-        }
-        cause = inner.source();
-    }
-    text
 }
 
 fn between<'a>(text: &'a str, from: &str, to: &str) -> Option<&'a str> {

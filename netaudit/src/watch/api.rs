@@ -14,10 +14,17 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
     runtime::{WatchStreamExt as _, watcher},
 };
+use serde_json::Value;
 use tokio::sync::mpsc;
 
 use super::{Update, content, convert};
-use crate::cluster::{Kind, Object, ObjectKey};
+use crate::{
+    causes::with_causes,
+    cluster::{Kind, Object, ObjectKey},
+};
+
+/// Where objects are from, for people.
+const SOURCE: &str = "API server";
 
 /// Connects to the API server that `kubeconfig` names, or the usual one: in-cluster, `$KUBECONFIG`, `~/.kube/config`.
 pub async fn connect(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
@@ -39,12 +46,14 @@ pub async fn connect(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
 /// All objects of `kind` as they are now; none where the API server does not know the kind and need not.
 pub async fn list(client: Client, kind: Kind) -> anyhow::Result<Vec<Object>> {
     let api: Api<DynamicObject> = Api::all_with(client, &resource(kind));
+    let source = SOURCE.into();
     let mut objects = Vec::new();
     let mut page = ListParams::default().limit(500);
     loop {
         match api.list(&page).await {
             Ok(list) => {
-                objects.extend(list.items.iter().filter_map(|object| converted(kind, object)));
+                let values = list.items.iter().filter_map(|object| value_of(kind, object));
+                objects.extend(values.map(|value| convert::object(kind, &value, &source)));
                 match list.metadata.continue_.filter(|token| !token.is_empty()) {
                     Some(token) => page = page.continue_token(&token),
                     None => return Ok(objects),
@@ -83,6 +92,7 @@ pub async fn follow(
 async fn watch(api: Api<DynamicObject>, kind: Kind, keep: bool, updates: &mpsc::Sender<Update>) {
     let mut stream = watcher(api, watcher::Config::default()).default_backoff().boxed();
     let mut listed: Option<Vec<Object>> = None;
+    let source = SOURCE.into();
     loop {
         let update = match stream.try_next().await {
             Ok(None) => return,
@@ -90,26 +100,28 @@ async fn watch(api: Api<DynamicObject>, kind: Kind, keep: bool, updates: &mpsc::
                 let _ = updates.send(Update::Reset { kind, objects: Vec::new() }).await;
                 return;
             }
-            Err(error) => Some(Update::Fault { kind, error: describe(&error) }),
+            Err(error) => Some(Update::Fault { kind, error: with_causes(&error) }),
             Ok(Some(watcher::Event::Init)) => {
                 listed = Some(Vec::new());
                 None
             }
             Ok(Some(watcher::Event::InitApply(object))) => {
-                if keep && !tell(kind, &object, updates).await {
+                let Some(value) = value_of(kind, &object) else { continue };
+                if keep && !tell(kind, &value, updates).await {
                     return;
                 }
-                listed.get_or_insert_default().extend(converted(kind, &object));
+                listed.get_or_insert_default().push(convert::object(kind, &value, &source));
                 None
             }
             Ok(Some(watcher::Event::InitDone)) => {
                 Some(Update::Reset { kind, objects: listed.take().unwrap_or_default() })
             }
             Ok(Some(watcher::Event::Apply(object))) => {
-                if keep && !tell(kind, &object, updates).await {
+                let Some(value) = value_of(kind, &object) else { continue };
+                if keep && !tell(kind, &value, updates).await {
                     return;
                 }
-                converted(kind, &object).map(Update::Apply)
+                Some(Update::Apply(convert::object(kind, &value, &source)))
             }
             Ok(Some(watcher::Event::Delete(object))) => Some(Update::Delete(key(kind, &object))),
         };
@@ -122,8 +134,8 @@ async fn watch(api: Api<DynamicObject>, kind: Kind, keep: bool, updates: &mpsc::
 }
 
 /// Tells what is kept of an object. Returns whether anybody listens still.
-async fn tell(kind: Kind, object: &DynamicObject, updates: &mpsc::Sender<Update>) -> bool {
-    match serde_json::to_value(object).ok().and_then(|value| content(kind, &value)) {
+async fn tell(kind: Kind, value: &Value, updates: &mpsc::Sender<Update>) -> bool {
+    match content(kind, value) {
         Some(content) => updates.send(Update::Seen(content)).await.is_ok(),
         // Without a name it is no object of the API server's.
         None => true,
@@ -150,16 +162,14 @@ fn resource(kind: Kind) -> ApiResource {
     }
 }
 
-/// A list's items carry neither `kind` nor `apiVersion`: the watch knows them.
-fn converted(kind: Kind, object: &DynamicObject) -> Option<Object> {
-    match serde_json::to_value(object) {
-        Ok(value) => Some(convert::object(kind, &value, &"API server".into())),
-        Err(error) => {
-            // What came as JSON goes as JSON; should that ever fail, it is said and not lost silently.
-            tracing::error!(%error, kind = kind.as_str(), name = object.metadata.name, "an object cannot be read");
-            None
-        }
-    }
+/// The object as it came. A list's items carry neither `kind` nor `apiVersion`: the watch knows them.
+fn value_of(kind: Kind, object: &DynamicObject) -> Option<Value> {
+    let value = serde_json::to_value(object);
+    // What came as JSON goes as JSON; should that ever fail, it is said and not lost silently.
+    value.inspect_err(|error| {
+        tracing::error!(%error, kind = kind.as_str(), name = object.metadata.name, "an object cannot be read");
+    })
+    .ok()
 }
 
 fn key(kind: Kind, object: &DynamicObject) -> ObjectKey {
@@ -168,19 +178,4 @@ fn key(kind: Kind, object: &DynamicObject) -> ObjectKey {
         namespace: object.metadata.namespace.as_deref().unwrap_or_default().into(),
         name: object.metadata.name.as_deref().unwrap_or_default().into(),
     }
-}
-
-/// The fault with its causes: kube's own texts name only the outermost.
-fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let inner_text = inner.to_string();
-        if !text.contains(&inner_text) {
-            text.push_str(": ");
-            text.push_str(&inner_text);
-        }
-        cause = inner.source();
-    }
-    text
 }

@@ -24,9 +24,6 @@ const CLOCK_SET: u64 = 60_000_000_000;
 /// One that selects fewer is never called broad, whatever matched.
 const FEW: u32 = 8;
 
-/// In the order of [`Known::facts`].
-const DIRECTIONS: [Direction; 2] = [Direction::Egress, Direction::Ingress];
-
 /// What is known of each policy.
 #[derive(Default, Debug)]
 pub(super) struct RuleFacts {
@@ -72,7 +69,7 @@ impl RuleFacts {
             let crowd = &mut self.crowd.insert((now, cluster.crowd())).1;
             // The CronJobs are the same.
             for Known { policy, facts } in self.known.values_mut() {
-                for (direction, facts) in DIRECTIONS.into_iter().zip(facts) {
+                for (direction, facts) in Direction::ALL.into_iter().zip(facts) {
                     for (rule, facts) in policy.rules(direction).iter().zip(facts) {
                         facts.elements = elements(rule, crowd);
                     }
@@ -86,7 +83,7 @@ impl RuleFacts {
         let is_known = self.known.get(&policy.id).is_some_and(|it| Arc::ptr_eq(&it.policy, policy));
         if !is_known {
             let are_known = self.generation.is_some_and(|(_, are_all)| are_all);
-            let facts = DIRECTIONS.map(|direction| {
+            let facts = Direction::ALL.map(|direction| {
                 let schedules = schedules(cluster, policy, direction, are_known, self.correction);
                 let rules = policy.rules(direction).iter().zip(schedules);
                 let mut of_rule = |rule: &Rule| match &mut self.crowd {

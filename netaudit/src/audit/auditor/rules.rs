@@ -14,8 +14,6 @@ use crate::{
 /// How often the pods are counted that policies select on other nodes: they are many, and no flow of theirs is seen here.
 const COUNT_ELSEWHERE: Duration = Duration::from_secs(10);
 
-const DIRECTIONS: [Direction; 2] = [Direction::Egress, Direction::Ingress];
-
 /// How long a window of usage is where a rule must be watched for `unused_after`: short enough that what is missing in one does not
 /// keep all others from counting for much longer than that, long enough that rows are few.
 pub fn usage_window(unused_after: Duration) -> Duration {
@@ -73,7 +71,7 @@ impl Auditor {
             if !(here || everything) || pod.completed || pod.host_network {
                 continue;
             }
-            for direction in DIRECTIONS {
+            for direction in Direction::ALL {
                 for policy in self.cluster.selected_by(id, direction) {
                     let (existing, observed) = pods.entry((Arc::as_ptr(&policy.id), direction)).or_default();
                     *existing += 1;
@@ -85,7 +83,7 @@ impl Auditor {
         self.watching.facts.look(&self.cluster, are_all, self.correction, now);
         let mut watched = Vec::new();
         for policy in self.cluster.policies() {
-            for direction in DIRECTIONS {
+            for direction in Direction::ALL {
                 let counted = pods.get(&(Arc::as_ptr(&policy.id), direction));
                 let here = counted.is_some() || everything;
                 // Its pods may have gone to other nodes, of whose agents nothing may be known to whoever asks.
@@ -123,7 +121,7 @@ impl Auditor {
             if self.is_here(pod) || pod.completed || pod.host_network {
                 continue;
             }
-            for direction in DIRECTIONS {
+            for direction in Direction::ALL {
                 for policy in self.cluster.selected_by(id, direction) {
                     *selected.entry((policy.id.clone(), direction)).or_default() += 1;
                 }

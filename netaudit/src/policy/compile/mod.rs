@@ -110,15 +110,15 @@ impl Rule {
 }
 
 impl Rule {
-    /// The elements of its `from` or `to`, by position, that may match a pod with these labels in this namespace by its labels: not
-    /// by its address, and not where the rule is for everybody.
-    pub fn peers_selecting(&self, namespace: &NamespaceView, labels: &Labels) -> impl Iterator<Item = u32> {
-        let may_match = |peer: &&Peer| match &peer.matcher {
+    /// Whether an element of its `from` or `to` may match a pod with these labels in this namespace by its labels: not by its
+    /// address, and not where the rule is for everybody.
+    pub fn may_select(&self, namespace: &NamespaceView, labels: &Labels) -> bool {
+        let may_match = |peer: &Peer| match &peer.matcher {
             Matcher::Pods(scope) => scope.contains(namespace, labels) != Certainty::No,
             Matcher::Anyone => true,
             Matcher::Nobody | Matcher::Nodes(_) | Matcher::Block(_) | Matcher::Domain(_) => false,
         };
-        self.peers.iter().filter(may_match).map(|peer| peer.index)
+        self.peers.iter().any(may_match)
     }
 
     /// Whether it may allow this port of some destination. What a port's name stands for is the destination's: any may be it.

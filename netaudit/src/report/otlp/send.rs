@@ -24,6 +24,7 @@ use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceResponse;
 use prost::Message as _;
 
 use super::{Batch, Settings, Shared};
+use crate::causes::with_causes;
 
 /// Where receivers take logs.
 const PATH: &str = "/v1/logs";
@@ -109,8 +110,8 @@ impl Sender {
                 Clients::Plain(client) => client.request(request).await,
                 Clients::Tls(client) => client.request(request).await,
             };
-            let (head, body) = answer.map_err(|error| chain(&error))?.into_parts();
-            let body = body.collect().await.map_err(|error| chain(&error))?.to_bytes();
+            let (head, body) = answer.map_err(|error| with_causes(&error))?.into_parts();
+            let body = body.collect().await.map_err(|error| with_causes(&error))?.to_bytes();
             Ok::<_, String>((head, body))
         };
         match self.runtime.block_on(async { tokio::time::timeout(PATIENCE, answer).await }) {
@@ -192,17 +193,6 @@ fn rest(pause: Duration, shared: &Shared) -> bool {
         thread::sleep(LOOK.min(until.saturating_duration_since(Instant::now())));
     }
     true
-}
-
-/// A fault with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
-        cause = inner.source();
-    }
-    text
 }
 
 /// Headers, `Name: value` a line; empty lines and those that begin with # are none. Faults never have a value in them.

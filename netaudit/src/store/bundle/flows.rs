@@ -60,24 +60,14 @@ impl Flows {
         let mut files: BTreeMap<(i64, &str, &str), Vec<u32>> = BTreeMap::new();
         for row in 0..all.num_rows() {
             let word = |name| rows.word(name, row).unwrap_or_default();
-            let key = (files::hour_of(times.value(row)), word("node"), word("run"));
+            let key = (files::hour_of_micros(times.value(row)), word("node"), word("run"));
             files.entry(key).or_default().push(u32::try_from(row)?);
         }
         for ((hour, node, run), places) in files {
             let batch = sorted(&take_record_batch(&all, &UInt32Array::from(places))?)?;
             // Of what time they are complete is told by files of their own, when all that is known of it is.
             let first = times_of(&batch)?.0;
-            let mark = Mark {
-                version: FLOWS.version,
-                node: node.to_owned(),
-                run: run.to_owned(),
-                number: 1,
-                from: first,
-                until: first,
-                lost_before: 0,
-                lost_after: 0,
-                kernel_lost: 0,
-            };
+            let mark = Mark::first(&FLOWS, node, run, first);
             bundle.add_table(&FLOWS, hour, &mark, std::slice::from_ref(&batch))?;
             self.rows += batch.num_rows() as u64;
             self.runs.insert(run.to_owned());

@@ -115,7 +115,7 @@ impl Window<'_> {
         }
         // When nobody wrote anything down is told by the coverage of flows.
         let marks = self.marks.iter().filter(|mark| mark.run == run.run && mark.from <= self.until);
-        let lost: u64 = marks.map(|mark| mark.lost_after.saturating_sub(mark.lost_before)).sum();
+        let lost: u64 = marks.map(Mark::lost).sum();
         let told =
             (lost > 0).then(|| format!("{lost} changes of objects were lost on {} until then", run.node));
         told.into_iter().collect()
@@ -137,7 +137,7 @@ impl Window<'_> {
         let kept = if has_earlier { self.at_begin(stores, run, unreadable)? } else { HashSet::new() };
         // A flow before the run knew all objects is judged by those.
         let end = self.until.max(run.complete().unwrap_or(Timestamp::MIN)).plus(HELD);
-        let begin_hour = files::hour_of(from.0.div_euclid(1_000));
+        let begin_hour = files::hour_of(from);
         let (mut earlier, mut later) = (Files::new(), Files::new());
         let mut written = HashSet::new();
         let mut of_run: BTreeMap<Key, Change> = BTreeMap::new();
@@ -152,7 +152,7 @@ impl Window<'_> {
                     && change.time <= end
                     && (!is_before || change.verb == Verb::Listed || kept.contains(&change.sequence))
                     && written.insert(change.sequence);
-                let hour = files::hour_of(change.time.0.div_euclid(1_000));
+                let hour = files::hour_of(change.time);
                 let is_earlier = has_earlier && change.time <= from;
                 places.push(is_kept.then_some(if is_earlier { (true, begin_hour) } else { (false, hour) }));
                 if is_kept && change.verb != Verb::Listed && change.time <= self.until {
@@ -180,20 +180,10 @@ impl Window<'_> {
         })?;
         unreadable.extend(read.unreadable);
         let of_its = || self.marks.iter().filter(|mark| mark.run == run.run && mark.node == run.node);
-        let told = Mark {
-            version: OBJECTS.version,
-            node: run.node.clone(),
-            run: run.run.clone(),
-            number: 1,
-            from,
-            until: from,
-            lost_before: 0,
-            lost_after: 0,
-            kernel_lost: 0,
-        };
+        let told = Mark::first(&OBJECTS, &run.node, &run.run, from);
         if has_earlier {
             let before = of_its().filter(|mark| mark.until <= from);
-            let lost = before.map(|mark| mark.lost_after.saturating_sub(mark.lost_before)).sum();
+            let lost = before.map(Mark::lost).sum();
             // As what retention folds: it says that nothing is known of earlier times.
             let mark = Mark { number: 0, lost_after: lost, ..told.clone() };
             let (file, rows) = match earlier.remove(&begin_hour) {

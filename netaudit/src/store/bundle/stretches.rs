@@ -52,14 +52,14 @@ pub fn stretches(marks: &[Mark], from: Timestamp, until: Timestamp) -> Vec<Stret
 }
 
 fn is_whole(mark: &Mark) -> bool {
-    mark.lost_before >= mark.lost_after
+    mark.lost() == 0
 }
 
 fn by_hour(mark: &Mark) -> Vec<Stretch> {
     let mut pieces = Vec::new();
     let mut from = mark.from;
     loop {
-        let hour = files::hour_of(from.0.div_euclid(1_000));
+        let hour = files::hour_of(from);
         let end = Timestamp((hour + 1).saturating_mul(HOUR_NS)).min(mark.until);
         pieces.push(Stretch { hour, mark: Mark { from, until: end, ..mark.clone() } });
         if end >= mark.until {

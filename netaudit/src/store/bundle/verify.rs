@@ -319,7 +319,7 @@ impl Tables<'_> {
             outside += selected.len() - selected.true_count();
             let (first, last) = times_of(batch)?;
             let is_in = |at: crate::model::Timestamp| {
-                let partition = files::partition(files::hour_of(at.0.div_euclid(1_000)));
+                let partition = files::partition(files::hour_of(at));
                 told.name.starts_with(&format!("flows/{}/", partition.display()))
             };
             if batch.num_rows() > 0 && !(is_in(first) && is_in(last)) {

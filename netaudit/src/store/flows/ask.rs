@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt, io,
+    fmt,
     ops::ControlFlow,
     path::PathBuf,
     sync::{
@@ -26,7 +26,7 @@ use super::{
     schema::schema,
     segment::Mark,
 };
-use crate::store::bucket::{Bucket, Gone};
+use crate::store::bucket::Bucket;
 
 /// What a scan did.
 #[derive(Clone, Default, Debug)]
@@ -45,6 +45,14 @@ pub struct Scanned {
     pub unreadable: Vec<(PathBuf, String)>,
     /// Whether some of it is there by now under another name, or was removed: who asks again finds what is there.
     pub vanished: bool,
+}
+
+impl Scanned {
+    fn add(&mut self, read: Read) {
+        self.row_groups.0 += read.groups.0;
+        self.row_groups.1 += read.groups.1;
+        self.keys.extend(read.keys);
+    }
 }
 
 /// How far a scan is: parts done, and all.
@@ -183,11 +191,6 @@ pub fn scan_within(
     Ok(scanned)
 }
 
-pub(super) fn is_gone(error: &anyhow::Error) -> bool {
-    let kind = error.root_cause().downcast_ref::<io::Error>().map(io::Error::kind);
-    kind == Some(io::ErrorKind::NotFound) || error.downcast_ref::<Gone>().is_some()
-}
-
 /// Reads the parts of one hour, `threads` at once.
 #[expect(clippy::too_many_arguments, reason = "those of `scan`")]
 fn scan_hour(
@@ -202,10 +205,9 @@ fn scan_hour(
 ) -> anyhow::Result<ControlFlow<()>> {
     let workers = threads.min(parts.len()).max(1);
     let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let findings = Mutex::new((Vec::new(), Read::default()));
-    let vanished = AtomicBool::new(false);
+    let scanned = Mutex::new(scanned);
     let (batches, taken) = mpsc::sync_channel::<RecordBatch>(workers * 2);
-    let result = thread::scope(|scope| {
+    thread::scope(|scope| {
         for _ in 0..workers {
             let batches = batches.clone();
             scope.spawn(|| {
@@ -221,15 +223,15 @@ fn scan_hour(
                         }
                         Part::Segment(path) => read_segment(path, filter, schema, &mut send),
                     };
-                    let mut findings = findings.lock().unwrap_or_else(PoisonError::into_inner);
+                    let mut scanned = scanned.lock().unwrap_or_else(PoisonError::into_inner);
                     match read {
-                        Ok(read) => findings.1.add(read),
-                        Err(error) if is_gone(&error) => {
-                            vanished.store(true, Ordering::Relaxed);
+                        Ok(read) => scanned.add(read),
+                        Err(error) if files::is_gone(&error) => {
+                            scanned.vanished = true;
                             let why = "it was moved or removed while it was looked for: ask again";
-                            findings.0.push((part.name(), why.to_owned()));
+                            scanned.unreadable.push((part.name(), why.to_owned()));
                         }
-                        Err(error) => findings.0.push((part.name(), format!("{error:#}"))),
+                        Err(error) => scanned.unreadable.push((part.name(), format!("{error:#}"))),
                     }
                     step();
                     if stop.load(Ordering::Relaxed) {
@@ -250,14 +252,7 @@ fn scan_hour(
         // Nobody waits for room any more.
         drop(taken);
         result
-    });
-    let (unreadable, read) = findings.into_inner().unwrap_or_else(PoisonError::into_inner);
-    scanned.unreadable.extend(unreadable);
-    scanned.row_groups.0 += read.groups.0;
-    scanned.row_groups.1 += read.groups.1;
-    scanned.keys.extend(read.keys);
-    scanned.vanished |= vanished.into_inner();
-    result
+    })
 }
 
 /// Flows of segments that come while one looks. Remembers which were handed out.

@@ -91,8 +91,8 @@ impl Coverage {
             format!(
                 "nothing was recorded on {} from {} until {}",
                 gap.node,
-                second(gap.from),
-                second(gap.until)
+                gap.from.to_the_second(),
+                gap.until.to_the_second()
             )
         });
         let mut said: Vec<String> = lost.chain(gaps).collect();
@@ -100,14 +100,6 @@ impl Coverage {
             said.push(format!("complete: no record was lost on {}", self.nodes.join(", ")));
         }
         said
-    }
-}
-
-/// To the second.
-fn second(time: Timestamp) -> String {
-    match jiff::Timestamp::from_second(time.0.div_euclid(1_000_000_000)) {
-        Ok(time) => time.to_string(),
-        Err(_) => time.to_string(),
     }
 }
 

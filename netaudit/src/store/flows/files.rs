@@ -26,6 +26,7 @@ use super::{
     segment::{self, Mark},
     table::{FLOWS, Table},
 };
+use crate::{model::Timestamp, store::bucket::Gone};
 
 /// Under which name a file says what is known of its time.
 const MARK: &str = "netaudit.mark";
@@ -40,8 +41,13 @@ pub fn flows_directory(store: &Path) -> PathBuf {
     FLOWS.directory(store)
 }
 
-/// An hour of wall time, as a partition: its number since 1970.
-pub fn hour_of(microseconds: i64) -> i64 {
+/// The hour of a wall time, as a partition: its number since 1970.
+pub fn hour_of(time: Timestamp) -> i64 {
+    hour_of_micros(time.0.div_euclid(1_000))
+}
+
+/// As [`hour_of`], of microseconds since 1970.
+pub fn hour_of_micros(microseconds: i64) -> i64 {
     microseconds.div_euclid(3_600_000_000)
 }
 
@@ -186,7 +192,7 @@ pub fn what_it_says(file: &impl ChunkReader, table: &Table) -> anyhow::Result<(A
 /// # Errors
 ///
 /// It is no file of netaudit's, or one of another version.
-pub fn told(metadata: &ArrowReaderMetadata, table: &Table) -> anyhow::Result<Told> {
+fn told(metadata: &ArrowReaderMetadata, table: &Table) -> anyhow::Result<Told> {
     let pairs = metadata.metadata().file_metadata().key_value_metadata();
     let text = pairs
         .into_iter()
@@ -202,6 +208,12 @@ pub fn told(metadata: &ArrowReaderMetadata, table: &Table) -> anyhow::Result<Tol
         table.version
     );
     Ok(told)
+}
+
+/// Whether a file or an object of a bucket could not be read because it is not there.
+pub fn is_gone(error: &anyhow::Error) -> bool {
+    let kind = error.root_cause().downcast_ref::<io::Error>().map(io::Error::kind);
+    kind == Some(io::ErrorKind::NotFound) || error.downcast_ref::<Gone>().is_some()
 }
 
 /// The segments of a table with what is known of their time.

@@ -67,6 +67,7 @@ pub struct Filter {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<IpNet>,
     /// The same addresses as hashes, for where they are told so.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub hashes: Vec<String>,
     /// Judged ports.
     #[serde(skip_serializing_if = "Vec::is_empty")]

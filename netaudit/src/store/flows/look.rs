@@ -9,10 +9,9 @@ use std::{
 use parquet::arrow::arrow_reader::ArrowReaderMetadata;
 
 use super::{
-    ask::{Among, Scanned, Store, is_gone},
+    ask::{Among, Scanned, Store},
     files::{self, FlowFile, Told},
     filter::Filter,
-    read::footer_of,
     segment::Mark,
     source::{Place, Source, TAIL},
     table::FLOWS,
@@ -67,10 +66,11 @@ struct Hours {
 
 impl Hours {
     fn of(filter: &Filter) -> Self {
-        let hour = |time: Timestamp| files::hour_of(time.0.div_euclid(1_000));
         Self {
-            from: filter.from.map_or(i64::MIN, hour),
-            until: filter.until.map_or(i64::MAX, |until| hour(Timestamp(until.0.saturating_sub(1_000)))),
+            from: filter.from.map_or(i64::MIN, files::hour_of),
+            until: filter
+                .until
+                .map_or(i64::MAX, |until| files::hour_of(Timestamp(until.0.saturating_sub(1_000)))),
         }
     }
 
@@ -123,15 +123,16 @@ impl Found {
         files.retain(|file| hours.wider().has(file.hour));
         let mut told: Vec<Told> = Vec::new();
         for file in files {
-            let footer =
-                Source::of_file(&file.path).map_err(Into::into).and_then(|source| footer_of(&source));
+            let footer = Source::of_file(&file.path)
+                .map_err(Into::into)
+                .and_then(|source| files::what_it_says(&source, &FLOWS));
             told.extend(self.add(file.hour, hours, Place::File(file.path), footer, scanned));
         }
         for (path, mark) in segments {
             if mark.as_ref().is_some_and(|mark| told.iter().any(|told| told.holds(mark))) {
                 continue;
             }
-            let began = mark.as_ref().map_or(0, |mark| files::hour_of(mark.from.0.div_euclid(1_000)));
+            let began = mark.as_ref().map_or(0, |mark| files::hour_of(mark.from));
             self.marks.extend(mark);
             // It may hold flows that began long before, and is small.
             self.parts.entry(began.max(hours.from).min(hours.until)).or_default().push(Part::Segment(path));
@@ -152,7 +153,8 @@ impl Found {
         for files in files.chunks(256) {
             let objects: Vec<Object> = files.iter().map(|(_, object)| object.clone()).collect();
             for ((hour, object), tail) in files.iter().zip(bucket.tails(&objects, TAIL)) {
-                let footer = tail.and_then(|tail| footer_of(&Source::of_object(bucket, object, tail)));
+                let footer = tail
+                    .and_then(|tail| files::what_it_says(&Source::of_object(bucket, object, tail), &FLOWS));
                 let place = Place::Object(bucket.clone(), object.clone());
                 let told = self.add(*hour, hours, place, footer, scanned);
                 self.marks.extend(told.map(|told| told.mark));
@@ -173,7 +175,7 @@ impl Found {
         let (footer, told) = match footer {
             Ok(footer) => footer,
             Err(error) => {
-                if !is_gone(&error) {
+                if !files::is_gone(&error) {
                     scanned.unreadable.push((place.name(), format!("{error:#}")));
                 }
                 return None;

@@ -145,15 +145,10 @@ impl FlowStore {
         let (finished, done) = mpsc::channel();
         let shared = Arc::new(Shared::new(&FLOWS));
         let first = segment::Mark {
-            version: schema::VERSION,
-            node: node.to_string(),
-            run: run.to_string(),
-            number: 1,
-            from: *from,
-            until: *from,
             lost_before: lost.all(),
             lost_after: lost.all(),
             kernel_lost: lost.kernel,
+            ..segment::Mark::first(&FLOWS, node, run, *from)
         };
         let store = PathBuf::from(path);
         let lock = Arc::new(log::lock(&store)?);

@@ -11,7 +11,7 @@ use arrow::{
 use parquet::{
     DecodeResult,
     arrow::{
-        arrow_reader::{ArrowPredicateFn, ArrowReaderMetadata, ArrowReaderOptions, RowFilter},
+        arrow_reader::{ArrowPredicateFn, ArrowReaderMetadata, RowFilter},
         push_decoder::ParquetPushDecoderBuilder,
     },
     bloom_filter::Sbbf,
@@ -20,7 +20,7 @@ use parquet::{
 
 use super::{
     ask::{Columns, columns_mask, places},
-    files::{self, Told},
+    files,
     filter::{Condition, Filter},
     schema::schema,
     segment,
@@ -42,14 +42,6 @@ pub(super) struct Read {
     pub groups: (usize, usize),
     /// The keys by which addresses are hashed, where addresses are asked for.
     pub keys: BTreeSet<String>,
-}
-
-impl Read {
-    pub fn add(&mut self, other: Self) {
-        self.groups.0 += other.groups.0;
-        self.groups.1 += other.groups.1;
-        self.keys.extend(other.keys);
-    }
 }
 
 /// Sends what is asked for of a segment.
@@ -93,7 +85,7 @@ pub(super) fn read_file(
     let source = place.open()?;
     let metadata = match footer {
         Some(footer) => footer,
-        None => footer_of(&source)?.0,
+        None => files::what_it_says(&source, &FLOWS)?.0,
     };
     let all = metadata.metadata().num_row_groups();
     let mut groups = Vec::new();
@@ -136,14 +128,6 @@ pub(super) fn read_file(
             DecodeResult::Finished => return Ok(read),
         }
     }
-}
-
-/// A file's footer, and what it says of itself.
-pub(super) fn footer_of(source: &Source) -> anyhow::Result<(ArrowReaderMetadata, Told)> {
-    let metadata = ArrowReaderMetadata::load(source, ArrowReaderOptions::new())
-        .context("no Parquet file, or a damaged one")?;
-    let told = files::told(&metadata, &FLOWS)?;
-    Ok((metadata, told))
 }
 
 /// The key by which addresses of a row group are hashed: it is of one run, which has one key, and hashes come after all addresses

@@ -125,7 +125,7 @@ impl Roller {
         }
         if self.parts.is_empty() {
             // Nothing happened for long: that is worth a file too, else nobody could tell it from nobody watching.
-            let hour = files::hour_of(closed.mark.from.0.div_euclid(1_000));
+            let hour = files::hour_of(closed.mark.from);
             self.parts.insert(hour, Part::create(&self.store, self.table, hour, &closed.mark)?);
         }
         self.rows += closed.rows;
@@ -255,7 +255,7 @@ fn sorted(batches: &[RecordBatch], table: &Table) -> anyhow::Result<BTreeMap<i64
     let mut hours: BTreeMap<i64, Vec<Place>> = BTreeMap::new();
     for row in order.values() {
         let row = *row as usize;
-        hours.entry(files::hour_of(times.value(row))).or_default().push(places[row]);
+        hours.entry(files::hour_of_micros(times.value(row))).or_default().push(places[row]);
     }
     Ok(hours)
 }

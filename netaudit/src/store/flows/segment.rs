@@ -41,6 +41,28 @@ pub struct Mark {
     pub kernel_lost: u64,
 }
 
+impl Mark {
+    /// That of a table's first segment of a run, of which nothing is written and nothing lost.
+    pub fn first(table: &Table, node: &str, run: &str, from: Timestamp) -> Self {
+        Self {
+            version: table.version,
+            node: node.to_owned(),
+            run: run.to_owned(),
+            number: 1,
+            from,
+            until: from,
+            lost_before: 0,
+            lost_after: 0,
+            kernel_lost: 0,
+        }
+    }
+
+    /// Records that were lost in its time.
+    pub fn lost(&self) -> u64 {
+        self.lost_after.saturating_sub(self.lost_before)
+    }
+}
+
 /// Records that were lost by now.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Lost {

@@ -10,7 +10,6 @@
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     fs::{self, File},
-    io,
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
 };
@@ -145,7 +144,7 @@ fn fold(store: &Path, all: &[FlowFile], hour: i64) -> anyhow::Result<Done> {
     for file in all.iter().filter(|file| file.hour < hour || (file.hour == hour && is_folded(&file.path))) {
         match files::open(&file.path, &OBJECTS) {
             Ok((_, metadata, told)) => inputs.push(Input { path: file.path.clone(), metadata, told }),
-            Err(error) if is_gone(&error) => {}
+            Err(error) if files::is_gone(&error) => {}
             // For people: it counts no more, and is not in the way.
             Err(error) => {
                 let kept_as = file.path.with_extension("parquet.damaged");
@@ -168,7 +167,7 @@ fn fold(store: &Path, all: &[FlowFile], hour: i64) -> anyhow::Result<Done> {
                 .is_some_and(|last| !last.is_deleted && last.sequence == change.sequence)
     };
     let marks = inputs.iter().map(|input| &input.told.mark);
-    let lost: u64 = marks.map(|mark| mark.lost_after.saturating_sub(mark.lost_before)).sum();
+    let lost: u64 = marks.map(Mark::lost).sum();
     let begin = Timestamp(hour.saturating_mul(3_600_000_000_000));
     let mark = Mark { number: 0, from: begin, until: begin, lost_before: 0, lost_after: lost, ..latest };
     let made = write(store, hour, &inputs, &Told { mark, last: 0 }, &holds)?;
@@ -188,11 +187,6 @@ fn is_folded(path: &Path) -> bool {
 
 /// How the names of folded files end.
 const FOLDED: &str = "-folded.parquet";
-
-fn is_gone(error: &anyhow::Error) -> bool {
-    let kind = error.root_cause().downcast_ref::<io::Error>().map(io::Error::kind);
-    kind == Some(io::ErrorKind::NotFound)
-}
 
 /// A thing of a run, as a number that no other has.
 fn thing(change: &Change) -> u128 {
@@ -232,14 +226,10 @@ fn survey(inputs: &[Input]) -> anyhow::Result<(HashMap<u128, Last>, Runs)> {
                 run.first = run.first.min(change.time);
                 let (order, sequence) = (change.order(), change.sequence);
                 let this = Last { order, sequence, is_deleted: change.verb == Verb::Deleted };
-                let known = last.entry(thing(&change));
-                known
-                    .and_modify(|known| {
-                        if order >= known.order {
-                            *known = Last { ..this }
-                        }
-                    })
-                    .or_insert(Last { order, sequence, is_deleted: change.verb == Verb::Deleted });
+                let thing = thing(&change);
+                if last.get(&thing).is_none_or(|known| order >= known.order) {
+                    last.insert(thing, this);
+                }
                 if change.verb == Verb::Listed {
                     run.listed.insert(change.kind);
                 }

@@ -84,17 +84,7 @@ impl History {
         let (queue, jobs) = mpsc::channel();
         let (finished, done) = mpsc::channel();
         let shared = Arc::new(Shared::new(&OBJECTS));
-        let first = Mark {
-            version: VERSION,
-            node: begin.node.to_string(),
-            run: begin.run.to_string(),
-            number: 1,
-            from: begin.from,
-            until: begin.from,
-            lost_before: 0,
-            lost_after: 0,
-            kernel_lost: 0,
-        };
+        let first = Mark::first(&OBJECTS, &begin.node, &begin.run, begin.from);
         let folded_in = store.to_owned();
         let keeping = move || Folded::new(&folded_in, bounds);
         // What changed while no agent ran is not known, whatever became of the flows.

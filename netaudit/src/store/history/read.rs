@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashSet,
-    io,
     net::IpAddr,
     path::{Path, PathBuf},
 };
@@ -128,7 +127,7 @@ pub(in crate::store) fn batches(
     for store in stores {
         // Segments first: one that becomes a file meanwhile is found as both.
         let segments = files::segments(store, &OBJECTS)?;
-        let last_hour = wanted.until.map_or(i64::MAX, |until| files::hour_of(until.0.div_euclid(1_000)));
+        let last_hour = wanted.until.map_or(i64::MAX, files::hour_of);
         let (mut told, mut seen) = (Vec::new(), HashSet::new());
         // Whether one has gone since it was listed: what it held is in another one now.
         let mut read_files = |told: &mut Vec<files::Told>, found: &mut Read, each: &mut Each<'_>| {
@@ -140,7 +139,7 @@ pub(in crate::store) fn batches(
                 match read_file(&file.path, wanted, file.hour <= last_hour, each) {
                     Ok(tells) => told.push(tells),
                     Err(Failed::Caller(error)) => return Err(error),
-                    Err(Failed::File(error)) if is_gone(&error) => has_moved = true,
+                    Err(Failed::File(error)) if files::is_gone(&error) => has_moved = true,
                     Err(Failed::File(error)) => found.unreadable.push((file.path, format!("{error:#}"))),
                 }
             }
@@ -157,7 +156,7 @@ pub(in crate::store) fn batches(
                     Ok(content) => {
                         content.batches.iter().try_for_each(&mut *each)?;
                     }
-                    Err(error) if is_gone(&error) => has_moved = true,
+                    Err(error) if files::is_gone(&error) => has_moved = true,
                     Err(error) => found.unreadable.push((path, format!("{error:#}"))),
                 }
             }
@@ -177,11 +176,6 @@ pub(in crate::store) fn batches(
 enum Failed {
     File(anyhow::Error),
     Caller(anyhow::Error),
-}
-
-fn is_gone(error: &anyhow::Error) -> bool {
-    let kind = error.root_cause().downcast_ref::<io::Error>().map(io::Error::kind);
-    kind == Some(io::ErrorKind::NotFound)
 }
 
 fn read_file(

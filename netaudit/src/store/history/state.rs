@@ -185,10 +185,7 @@ pub fn doubts(marks: &[Mark], run: &Run, at: Timestamp) -> Vec<String> {
             run.node
         ));
     }
-    let lost: u64 = of_run()
-        .filter(|mark| mark.from <= at)
-        .map(|mark| mark.lost_after.saturating_sub(mark.lost_before))
-        .sum();
+    let lost: u64 = of_run().filter(|mark| mark.from <= at).map(Mark::lost).sum();
     if lost > 0 {
         said.push(format!("{lost} changes of objects were lost on {} before that", run.node));
     }
