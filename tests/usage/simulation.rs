@@ -12,7 +12,7 @@ use std::{
 
 use netaudit::audit::{
     Missing, RuleKey,
-    usage::{Evidence, Rows, RuleFinding, histories, judge},
+    usage::{Evidence, Judgement, Lack, Rows, RuleFinding, histories, judge},
 };
 
 use super::world::{NEEDS, PERIOD, SECOND, STEP, WINDOW, World};
@@ -223,7 +223,13 @@ fn needed_by_the_cron_job(world: &World, said: &mut Said) -> Result<(), String> 
 /// Whether all that can be said to be unused is.
 fn at_the_end(world: &mut World, planted: Planted, said: &mut Said) -> Result<(), String> {
     let histories = histories(&planted.spoil(world.rows()));
-    let judged = judge(&histories, &planted.needs());
+    let needs = planted.needs();
+    let judged = judge(&histories, &needs);
+    // What a rule for the CronJob lacks in the time between two of its runs only is said to be that time, whatever it is.
+    let longer = judge(&histories, &Evidence { window: PERIOD + PERIOD / 10, ..needs });
+    let is_in_doubt = |found: &Judgement| {
+        matches!(found.finding, RuleFinding::Insufficient(Lack { missing: Missing::Verdicts, .. }))
+    };
     for key in world.provable() {
         if world.ledger.between(&key, 0, i64::MAX - 1) > 0 {
             continue;
@@ -233,7 +239,10 @@ fn at_the_end(world: &mut World, planted: Planted, said: &mut Said) -> Result<()
         };
         match &found.finding {
             RuleFinding::Unused { .. } => said.found_at_the_end += 1,
-            RuleFinding::Insufficient(lack) if lack.missing == Missing::Verdicts => {
+            _ if is_in_doubt(found) => said.in_doubt_at_the_end += 1,
+            RuleFinding::Insufficient(Lack { missing: Missing::Period, .. })
+                if longer.iter().any(|it| it.history.key == key && is_in_doubt(it)) =>
+            {
                 said.in_doubt_at_the_end += 1;
             }
             // A flow that waited for an agent was taken for somebody else's who has the address by now.
