@@ -10,7 +10,7 @@ use netaudit::{
 };
 use serde_json::{Value, json};
 
-use super::{World, egress, object, policy, t};
+use super::{World, egress, object, pod, policy, t};
 
 const DAY: i64 = 86_400;
 
@@ -65,6 +65,8 @@ fn policies() -> Vec<Object> {
                     from(json!({"ipBlock": {"cidr": "10.0.0.0/8"}})),
                     from(json!({"namespaceSelector": {"matchLabels": {"team": "x"}}})),
                     from(json!({"podSelector": {"matchExpressions": [{"key": "job-name", "operator": "Exists"}]}})),
+                    from(json!({"ipBlock": {"cidr": "203.0.113.0/24"}})),
+                    from(json!({"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.0.0.0/16", "10.244.0.0/16"]}})),
                 ],
                 "egress": [
                     {"ports": [{"port": 443}]},
@@ -88,7 +90,7 @@ fn rules_wait_for_the_cron_job_that_may_need_them() {
     let mut world = World::new(policies());
     world.apply(cron_job("shop", daily(json!({"app": "report"})), Some(0)), t(0));
     let of_b = said(&mut world, "b", 3_600);
-    assert_eq!(missing_period(&of_b), ["egress[1]", "ingress[0]", "ingress[2]", "ingress[5]"]);
+    assert_eq!(missing_period(&of_b), ["egress[1]", "ingress[0]", "ingress[2]", "ingress[3]", "ingress[5]"]);
     assert_eq!(missing_period(&said(&mut world, "everyone", 3_600)), ["egress[0]"]);
     // The selector of a namespace meets it once that has the label.
     let jobs = |labels: Value| {
@@ -102,7 +104,10 @@ fn rules_wait_for_the_cron_job_that_may_need_them() {
     world.apply(jobs(json!({"team": "x"})), t(3_800));
     assert!(missing_period(&said(&mut world, "b", 3_900)).contains(&"ingress[4]"));
     // Enough for all.
-    assert_eq!(missing_period(&said(&mut world, "b", ENOUGH - 60)).len(), 5);
+    assert_eq!(missing_period(&said(&mut world, "b", ENOUGH - 60)).len(), 6);
+    // Where pods get addresses that they had not before, they may come from there.
+    world.apply(pod("elsewhere", Some("10.7.0.9")), t(ENOUGH - 30));
+    assert!(missing_period(&said(&mut world, "b", ENOUGH - 20)).contains(&"ingress[7]"));
     assert!(missing_period(&said(&mut world, "b", ENOUGH + 1)).is_empty());
     assert!(missing_period(&said(&mut world, "everyone", ENOUGH + 1)).is_empty());
 }
@@ -113,8 +118,8 @@ fn a_cron_job_that_is_new_has_not_run() {
     assert!(missing_period(&said(&mut world, "b", 3 * DAY)).is_empty());
     // Its rules are older than it, and nobody used them.
     world.apply(cron_job("shop", daily(json!({"app": "report"})), Some(3 * DAY)), t(3 * DAY));
-    assert_eq!(missing_period(&said(&mut world, "b", 3 * DAY + 60)).len(), 4);
-    assert_eq!(missing_period(&said(&mut world, "b", 3 * DAY + ENOUGH - 60)).len(), 4);
+    assert_eq!(missing_period(&said(&mut world, "b", 3 * DAY + 60)).len(), 5);
+    assert_eq!(missing_period(&said(&mut world, "b", 3 * DAY + ENOUGH - 60)).len(), 5);
     assert!(missing_period(&said(&mut world, "b", 3 * DAY + ENOUGH + 1)).is_empty());
     // One that does not say when it was made was made when it was first seen, or changed.
     world.apply(cron_job("shop", daily(json!({"app": "a"})), None), t(6 * DAY));
@@ -154,7 +159,7 @@ fn a_cron_job_whose_pods_are_others_now_has_not_run_as_such() {
 #[test]
 fn before_cron_jobs_are_listed_any_rule_may_be_for_one() {
     let mut world = World::unready(policies());
-    assert_eq!(missing_period(&said(&mut world, "b", 3_600)).len(), 8);
+    assert_eq!(missing_period(&said(&mut world, "b", 3_600)).len(), 10);
     world.auditor.set_ready();
     assert!(missing_period(&said(&mut world, "b", 3_660)).is_empty());
 }
@@ -163,7 +168,7 @@ fn before_cron_jobs_are_listed_any_rule_may_be_for_one() {
 fn an_agent_that_may_not_list_cron_jobs_calls_no_rule_unused() {
     let mut world = World::of_lists(policies(), |kind| kind != Kind::CronJob);
     world.auditor.set_ready();
-    assert_eq!(missing_period(&said(&mut world, "b", 100 * DAY)).len(), 8);
+    assert_eq!(missing_period(&said(&mut world, "b", 100 * DAY)).len(), 10);
     // It may, now, and there is one.
     let jobs = vec![cron_job("shop", daily(json!({"app": "report"})), Some(0))];
     world.auditor.cluster_mut().reset(Kind::CronJob, jobs, t(100 * DAY));
@@ -171,7 +176,7 @@ fn an_agent_that_may_not_list_cron_jobs_calls_no_rule_unused() {
     // Another, of none: that too is a list.
     let mut world = World::of_lists(policies(), |kind| kind != Kind::CronJob);
     world.auditor.set_ready();
-    assert_eq!(missing_period(&said(&mut world, "b", 3_600)).len(), 8);
+    assert_eq!(missing_period(&said(&mut world, "b", 3_600)).len(), 10);
     world.auditor.cluster_mut().reset(Kind::CronJob, Vec::new(), t(3_660));
     assert!(missing_period(&said(&mut world, "b", 3_720)).is_empty());
 }
@@ -186,12 +191,12 @@ fn what_is_not_known_of_a_cron_job_is_waited_for_without_end() {
     let [warning] = warnings.as_slice() else { panic!("{warnings:?}") };
     let text = warning.to_string();
     assert!(text.contains("CronJob shop/report") && text.contains("\"every now and then\""), "{text}");
-    assert_eq!(missing_period(&said(&mut world, "b", 100 * DAY)).len(), 4);
+    assert_eq!(missing_period(&said(&mut world, "b", 100 * DAY)).len(), 5);
     // It may be anybody's.
     let broken = json!({"schedule": "@daily", "jobTemplate": "none"});
     world.apply(cron_job("shop", broken, None), t(100 * DAY));
     assert_eq!(world.auditor.cluster().broken().count(), 1);
-    assert_eq!(missing_period(&said(&mut world, "b", 200 * DAY)).len(), 8);
+    assert_eq!(missing_period(&said(&mut world, "b", 200 * DAY)).len(), 10);
     world.apply(cron_job("shop", daily(json!({"app": "report"})), Some(0)), t(200 * DAY));
     assert!(missing_period(&said(&mut world, "b", 200 * DAY + 60)).is_empty());
 }

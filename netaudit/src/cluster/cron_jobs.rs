@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     model::{Direction, Timestamp},
-    policy::{Certainty, CompiledPolicy, Labels, NamespaceView, Warning},
+    policy::{Certainty, CompiledPolicy, Labels, NamespaceView, Rule, Warning},
 };
 
 /// Former labels that are remembered of a CronJob's pods. What rules ask of them changes seldom, a version in them with each release.
@@ -120,8 +120,9 @@ impl Cluster {
     }
 
     /// For each rule of a policy in a direction, in order: the CronJobs whose pods may need it, and since when. They
-    /// do where the policy selects them, where an element of `from` or `to` does, and where everybody may come in. That
-    /// somebody asks them is not expected of rules that let everybody out, nor is an `ipBlock` meant for them.
+    /// do where the policy selects them, where an element of `from` or `to` does, where everybody may come in, and where an
+    /// `ipBlock` of `from` has addresses that pods get. That somebody asks them is not expected of rules that let
+    /// everybody out, or an `ipBlock`.
     pub fn cron_jobs_of<'a>(
         &'a self,
         policy: &'a CompiledPolicy,
@@ -132,6 +133,12 @@ impl Cluster {
         if rules.is_empty() {
             return found;
         }
+        let lets_pods_in: Vec<bool> = match direction {
+            Direction::Ingress if !self.cron_jobs.by_name.is_empty() => {
+                rules.iter().map(|rule| self.lets_any_pod_in(rule)).collect()
+            }
+            _ => vec![false; rules.len()],
+        };
         // In order of namespace.
         let mut namespace: Option<NamespaceView> = None;
         for known in self.cron_jobs.by_name.values() {
@@ -142,11 +149,10 @@ impl Cluster {
             };
             let selects = |labels: &Labels| policy.selects(namespace, labels) != Certainty::No;
             let is_subject = selects(&cron_job.labels);
-            for (rule, found) in rules.iter().zip(&mut found) {
-                let lets_all_in = direction == Direction::Ingress && rule.is_for_everybody();
+            for ((rule, lets_all_in), found) in rules.iter().zip(&lets_pods_in).zip(&mut found) {
                 let names = |labels: &Labels| rule.may_select(namespace, labels);
-                if is_subject || lets_all_in || names(&cron_job.labels) {
-                    let met = if lets_all_in {
+                if is_subject || *lets_all_in || names(&cron_job.labels) {
+                    let met = if *lets_all_in {
                         Met::SinceMade(known.seen)
                     } else {
                         known.met_since(|labels| selects(labels) || names(labels))
@@ -156,5 +162,10 @@ impl Cluster {
             }
         }
         found
+    }
+
+    /// Whether an ingress rule may let a pod in whatever its labels are.
+    fn lets_any_pod_in(&self, rule: &Rule) -> bool {
+        rule.is_for_everybody() || self.pod_networks.all().any(|network| rule.has_block_within(&network))
     }
 }

@@ -407,6 +407,9 @@ impl Cluster {
                 self.release(&gone, &owner, now);
             }
         }
+        if !pod.host_network && self.pod_networks.had(&pod.ips) {
+            self.cron_jobs.meet_others();
+        }
         let id = self.pods.put(pod);
         if let Some(slot) = self.pods.get(id) {
             let owner = owner_of(&slot.pod, id);
@@ -443,6 +446,7 @@ impl Cluster {
             self.addresses.claim(*ip, owner.clone(), None, now);
         }
         self.pod_networks.add(&node);
+        self.cron_jobs.meet_others();
         self.nodes.insert(node.name.clone(), node);
         self.generation += 1;
     }

@@ -1,6 +1,6 @@
-//! Which node's pods an address is to be expected among.
+//! Which node's pods an address is to be expected among, and which addresses pods have at all.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
@@ -16,11 +16,33 @@ type Nodes = SmallVec<[Arc<str>; 1]>;
 pub(super) struct PodNetworks {
     v4: PrefixMap<Ipv4Net, Nodes>,
     v6: PrefixMap<Ipv6Net, Nodes>,
+    /// Around addresses that pods had, and those of nodes, which hostNetwork pods have. None is forgotten: what had one
+    /// may have one again.
+    had: BTreeSet<IpNet>,
 }
 
 impl PodNetworks {
+    /// Notes addresses of a pod. Returns whether others than were known are to be expected now.
+    pub fn had(&mut self, ips: &[IpAddr]) -> bool {
+        let around = |ip: &IpAddr| match ip {
+            IpAddr::V4(_) => IpNet::new(*ip, 24),
+            IpAddr::V6(_) => IpNet::new(*ip, 64),
+        };
+        let before = self.had.len();
+        self.had.extend(ips.iter().filter_map(|ip| Some(around(ip).ok()?.trunc())));
+        self.had.len() > before
+    }
+
+    /// Networks in which pods have their addresses, as far as anything tells.
+    pub fn all(&self) -> impl Iterator<Item = IpNet> {
+        let v4 = self.v4.keys().map(IpNet::V4);
+        let v6 = self.v6.keys().map(IpNet::V6);
+        v4.chain(v6).chain(self.had.iter().copied())
+    }
+
     /// Adds the networks of a node.
     pub fn add(&mut self, node: &Node) {
+        self.had.extend(node.ips.iter().map(|ip| IpNet::from(*ip)));
         for network in &node.pod_networks {
             let nodes = match network.trunc() {
                 IpNet::V4(network) => self.v4.entry(network).or_default(),

@@ -121,6 +121,13 @@ impl Rule {
         self.peers.iter().any(may_match)
     }
 
+    /// Whether an `ipBlock` of its `from` or `to` holds an address of a network.
+    pub fn has_block_within(&self, network: &IpNet) -> bool {
+        self.peers
+            .iter()
+            .any(|peer| matches!(&peer.matcher, Matcher::Block(block) if block.overlaps(network)))
+    }
+
     /// Whether it may allow this port of some destination. What a port's name stands for is the destination's: any may be it.
     pub fn may_be_for(&self, protocol: Protocol, port: u16) -> bool {
         let may_be = |it: &PortMatch| {
@@ -189,6 +196,12 @@ impl Block {
     /// The API: an address matches that is inside `cidr` and inside none of `except`. It may be a pod's.
     pub fn contains(&self, ip: IpAddr) -> bool {
         self.net.contains(&ip) && !self.except.iter().any(|hole| hole.contains(&ip))
+    }
+
+    /// Whether an address of a network may be inside: holes that leave nothing only together are not looked at.
+    fn overlaps(&self, network: &IpNet) -> bool {
+        let common = if self.net.contains(network) { network } else { &self.net };
+        network.contains(common) && !self.except.iter().any(|hole| hole.contains(common))
     }
 }
 
