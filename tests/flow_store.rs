@@ -3,6 +3,7 @@
 
 mod asking;
 mod bucket;
+mod bucket_history;
 mod exporting;
 mod faults;
 mod privacy;
@@ -113,6 +114,7 @@ fn mark(number: u64, from: Timestamp, until: Timestamp) -> Mark {
         lost_before: 0,
         lost_after: 0,
         kernel_lost: 0,
+        holes: false,
     }
 }
 

@@ -119,6 +119,7 @@ fn write(store: &Path, count: u64) -> Vec<Value> {
             lost_before: 0,
             lost_after: 0,
             kernel_lost: 0,
+            holes: false,
         };
         let mut segment = Segment::create(&files::open_directory(store), &FLOWS, mark).expect("a segment");
         while segment.rows() < SEGMENT && made < count {

@@ -96,7 +96,7 @@ fn what_cannot_be_uploaded_waits_and_shows() -> Result<()> {
     assert!(world.metric("netaudit_flow_bucket_oldest_waiting_timestamp_seconds")? > Some(1e9));
     assert!(world.metric("netaudit_flow_bucket_waiting_bytes")? > Some(0.0));
     let (status, text) = world.get("/readyz")?;
-    assert!(status == 200 && text.contains("files of flows are not uploaded"), "{status} {text}");
+    assert!(status == 200 && text.contains("files of the flow store are not uploaded"), "{status} {text}");
     assert!(!text.contains("the-secret"), "{text}");
     agent.terminate(2 * SECOND)?;
     Ok(())

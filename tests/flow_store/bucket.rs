@@ -5,7 +5,11 @@ use std::process::{Command, Output};
 
 use netaudit::store::{
     bucket::Bucket,
-    flows::{UploadCounts, ask::Store, table::FLOWS},
+    flows::{
+        UploadCounts,
+        ask::Store,
+        table::{FLOWS, OBJECTS},
+    },
 };
 
 use super::{
@@ -26,7 +30,7 @@ fn opened(store: &Path, retention: Retention, bucket: Bucket) -> Result<FlowStor
     FlowStore::open(store, retention, Some(bucket), &begin)
 }
 
-fn uploads(store: &FlowStore) -> UploadCounts {
+pub(super) fn uploads(store: &FlowStore) -> UploadCounts {
     store.uploads().expect("there is a bucket")
 }
 
@@ -48,7 +52,7 @@ fn in_bucket(bucket: &Bucket, filter: &Filter) -> Result<(Vec<Value>, Scanned)> 
 }
 
 /// `netaudit` with the server's credentials, or others.
-fn netaudit(port: u16, secret: &str, arguments: &[&str]) -> Result<Output> {
+pub(super) fn netaudit(port: u16, secret: &str, arguments: &[&str]) -> Result<Output> {
     let endpoint = format!("http://127.0.0.1:{port}");
     Ok(Command::new(env!("CARGO_BIN_EXE_netaudit"))
         .args(arguments)
@@ -58,7 +62,7 @@ fn netaudit(port: u16, secret: &str, arguments: &[&str]) -> Result<Output> {
         .output()?)
 }
 
-fn said(output: &Output) -> String {
+pub(super) fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
@@ -76,7 +80,6 @@ fn what_is_uploaded_is_read_from_the_bucket_and_only_what_is_asked_for() -> Resu
     let kept = opened(&store, FOREVER, bucket.clone())?;
     eventually("upload", || Ok(uploads(&kept).uploaded > 0 && uploads(&kept).waiting == 0))?;
     let files = parquet_files(&store)?;
-    assert_eq!(uploads(&kept).uploaded, files.len() as u64);
     assert_eq!(uploads(&kept), UploadCounts { uploaded: files.len() as u64, ..UploadCounts::default() });
     let objects = bucket.list(&["flows".to_owned()])?;
     let keys: Vec<String> = objects.iter().map(|object| object.key.clone()).collect();
@@ -133,7 +136,8 @@ fn what_is_uploaded_is_read_from_the_bucket_and_only_what_is_asked_for() -> Resu
     let kept = opened(&store, FOREVER, bucket)?;
     eventually("look", || Ok(kept.counts().files > 0))?;
     std::thread::sleep(Duration::from_millis(500));
-    assert_eq!(uploads(&kept).uploaded, parquet_files(&store)?.len() as u64 - files.len() as u64);
+    let new = parquet_files(&store)?.len() - files.len() + files::list(&store, &OBJECTS)?.len();
+    assert_eq!(uploads(&kept).uploaded, new as u64);
     Ok(())
 }
 

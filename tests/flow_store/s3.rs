@@ -39,16 +39,27 @@ pub(super) fn weed_or_skip(test: &str) -> Option<PathBuf> {
 pub(super) struct S3 {
     weed: PathBuf,
     directory: PathBuf,
-    /// Of master, volumes, filer and S3: each with one for gRPC.
-    ports: [u16; 8],
+    /// Of master, volumes, filer and S3: each with one for gRPC; and of S3 with TLS.
+    ports: [u16; 9],
+    /// Its certificate and key, where it speaks TLS too.
+    certificate: Option<(PathBuf, PathBuf)>,
     child: Option<Child>,
 }
 
 impl S3 {
     /// Runs it, with a bucket `flows`.
     pub fn start(weed: &Path, directory: &Path) -> Result<Self> {
-        let listeners = (0..8).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<Vec<_>, _>>()?;
-        let mut ports = [0; 8];
+        Self::start_with(weed, directory, None)
+    }
+
+    /// The same, with a certificate and its key for [`S3::tls_port`].
+    pub fn start_with(
+        weed: &Path,
+        directory: &Path,
+        certificate: Option<(PathBuf, PathBuf)>,
+    ) -> Result<Self> {
+        let listeners = (0..9).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<Vec<_>, _>>()?;
+        let mut ports = [0; 9];
         for (port, listener) in ports.iter_mut().zip(&listeners) {
             *port = listener.local_addr()?.port();
         }
@@ -59,7 +70,8 @@ impl S3 {
             "actions": ["Admin", "Read", "Write", "List"],
         }]});
         fs::write(directory.join("s3.json"), identity.to_string())?;
-        let mut server = Self { weed: weed.to_owned(), directory: directory.to_owned(), ports, child: None };
+        let mut server =
+            Self { weed: weed.to_owned(), directory: directory.to_owned(), ports, certificate, child: None };
         server.run()?;
         server.make_bucket("flows")?;
         Ok(server)
@@ -71,7 +83,7 @@ impl S3 {
         let names = ["master", "volume", "filer", "s3"];
         let mut arguments: Vec<String> = names
             .iter()
-            .zip(self.ports.chunks(2))
+            .zip(self.ports[..8].chunks(2))
             .flat_map(|(name, ports)| {
                 [format!("-{name}.port={}", ports[0]), format!("-{name}.port.grpc={}", ports[1])]
             })
@@ -92,6 +104,13 @@ impl S3 {
             "-s3.port.lance=0".to_owned(),
             format!("-s3.config={}", path("s3.json")),
         ]);
+        if let Some((certificate, key)) = &self.certificate {
+            arguments.extend([
+                format!("-s3.port.https={}", self.ports[8]),
+                format!("-s3.cert.file={}", certificate.display()),
+                format!("-s3.key.file={}", key.display()),
+            ]);
+        }
         let log = File::options().create(true).append(true).open(self.directory.join("log"))?;
         let child = Command::new(&self.weed)
             .arg("server")
@@ -161,6 +180,11 @@ impl S3 {
     /// Where it listens.
     pub fn port(&self) -> u16 {
         self.ports[6]
+    }
+
+    /// Where it listens with TLS.
+    pub fn tls_port(&self) -> u16 {
+        self.ports[8]
     }
 
     /// A bucket of it.

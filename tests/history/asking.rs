@@ -173,7 +173,7 @@ pub(super) fn db() -> Value {
 }
 
 /// A policy that changes between two flows, a pod that goes and another that has its address, and a restart.
-pub(super) fn story(store: &Path) -> Result<Vec<String>> {
+pub(crate) fn story(store: &Path) -> Result<Vec<String>> {
     let mut agent = Agent::new(store, "run-a", 0)?;
     let mut namespace = json!({"kind": "Namespace", "metadata": {"name": "shop", "labels": {"team": "one"}}});
     agent.apply(Kind::Namespace, &namespace, 1);

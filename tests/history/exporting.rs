@@ -28,9 +28,9 @@ pub(crate) fn unpack(bundle: &Path, to: &Path) -> Result<()> {
     tar::Archive::new(fs::File::open(bundle)?).unpack(to).context("a tar file")
 }
 
-type Members = Vec<(String, Vec<u8>)>;
+pub(super) type Members = Vec<(String, Vec<u8>)>;
 
-fn members(bundle: &[u8]) -> Result<Members> {
+pub(super) fn members(bundle: &[u8]) -> Result<Members> {
     let mut archive = tar::Archive::new(bundle);
     let mut found = Vec::new();
     for entry in archive.entries()? {
@@ -62,7 +62,7 @@ fn header(name: &str, size: usize, kind: tar::EntryType) -> Result<tar::Header> 
 }
 
 /// A bundle again, by another writer.
-fn packed(members: &Members) -> Result<Vec<u8>> {
+pub(super) fn packed(members: &Members) -> Result<Vec<u8>> {
     let mut out = tar::Builder::new(Vec::new());
     for (name, content) in members {
         out.append(&header(name, content.len(), tar::EntryType::Regular)?, &content[..])?;
@@ -71,21 +71,21 @@ fn packed(members: &Members) -> Result<Vec<u8>> {
 }
 
 /// All that is wrong with these bytes; an error where they are no bundle.
-fn problems(bytes: &[u8], digest: Option<&str>) -> Result<Vec<String>> {
+pub(super) fn problems(bytes: &[u8], digest: Option<&str>) -> Result<Vec<String>> {
     let file = tempfile::NamedTempFile::new()?;
     fs::write(file.path(), bytes)?;
     Ok(verify(file.path(), digest)?.problems)
 }
 
-struct Made {
+pub(super) struct Made {
     directory: tempfile::TempDir,
     ids: Vec<String>,
     digest: String,
-    bytes: Vec<u8>,
+    pub bytes: Vec<u8>,
 }
 
 impl Made {
-    fn new() -> Result<Self> {
+    pub fn new() -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let store = directory.path().join("store");
         fs::create_dir(&store)?;
@@ -99,7 +99,7 @@ impl Made {
         Ok(Self { directory, ids, digest, bytes })
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 }

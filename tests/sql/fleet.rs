@@ -346,6 +346,7 @@ impl Agent {
             lost_before: lost * (number - 1),
             lost_after: lost * number,
             kernel_lost: 0,
+            holes: false,
         };
         let mut segment = Segment::create(&files::open_directory(store), &FLOWS, mark)?;
         segment.write(&self.columns.finish()?)?;

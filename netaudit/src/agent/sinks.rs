@@ -94,22 +94,19 @@ impl Sinks {
     }
 
     /// What was lost on its way: (stage, cause, how many).
-    pub fn losses(&self) -> [(&'static str, &'static str, u64); 7] {
+    pub fn losses(&self) -> [(&'static str, &'static str, u64); 8] {
         let otlp = self.otlp.as_ref().map(Otlp::losses).unwrap_or_default();
+        let bucket = self.store.as_ref().and_then(FlowStore::uploads).unwrap_or_default();
         [
             ("flow-log", "write failed", self.log.as_ref().map_or(0, FlowLog::lost)),
             ("flow-store", "write failed", self.store_lost()),
             ("history", "write failed", self.store.as_ref().map_or(0, |store| store.counts().history_lost)),
-            ("flow-bucket", "no room to wait", self.bucket_lost()),
+            ("flow-bucket", "no room to wait", bucket.lost),
+            ("history-bucket", "no room to wait", bucket.history_lost),
             ("otlp", "queue full", otlp.queue_full),
             ("otlp", "refused", otlp.refused),
             ("otlp", "rejected", otlp.rejected),
         ]
-    }
-
-    /// Flows whose files were removed before they were uploaded.
-    fn bucket_lost(&self) -> u64 {
-        self.store.as_ref().and_then(FlowStore::uploads).map_or(0, |counts| counts.lost)
     }
 
     /// Flows that the store could not write.
@@ -140,7 +137,7 @@ impl Sinks {
         let of_log = self.log.as_ref().and_then(FlowLog::failing);
         let of_store = self.store.as_ref().and_then(FlowStore::failing);
         let of_bucket = self.store.as_ref().and_then(FlowStore::upload_failing);
-        let of_bucket = of_bucket.map(|fault| format!("files of flows are not uploaded: {fault}"));
+        let of_bucket = of_bucket.map(|fault| format!("files of the flow store are not uploaded: {fault}"));
         let of_otlp = self.otlp.as_ref().and_then(Otlp::failing);
         let of_otlp = of_otlp.map(|fault| format!("flows are not sent by OTLP: {fault}"));
         let of_log = of_log.map(|fault| format!("the flow log is not written: {fault}"));

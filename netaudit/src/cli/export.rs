@@ -16,6 +16,7 @@ use super::{
     flow_filter::Filters,
     flows::{STOPPED, now, on_interrupt, scan_stores, time},
     one_line,
+    stores::{self, Reach},
 };
 use crate::{
     audit::usage::Rows,
@@ -23,7 +24,7 @@ use crate::{
     store::{
         self,
         bundle::{Asked, Bundle, Flows, Manifest, add_history, partly},
-        flows::ask::{Columns, Store},
+        flows::ask::Columns,
     },
 };
 
@@ -36,9 +37,11 @@ pub(super) struct Args {
     /// What the incident is called
     #[arg(long, value_name = "NAME")]
     incident: String,
-    /// Directories that agents' --flow-store names, or copies of them
+    /// Directories that agents' --flow-store names, or copies of them, and buckets of their --flow-bucket such as s3://bucket/prefix
     #[arg(value_name = "STORE", required = true)]
-    stores: Vec<PathBuf>,
+    stores: Vec<String>,
+    #[command(flatten)]
+    reach: Reach,
     /// Flows that began at this time or later: a time such as 2026-01-31T12:00:00Z, or how long ago, such as 30m or 7d
     #[arg(long, value_name = "TIME", value_parser = time)]
     since: Timestamp,
@@ -88,7 +91,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     on_interrupt()?;
     let mut bundle = Bundle::create(&args.out)?;
     let mut flows = Flows::default();
-    let stores: Vec<Store> = args.stores.iter().cloned().map(Store::from).collect();
+    let stores = stores::open(&args.stores, &args.reach)?;
     let scanned = scan_stores(&stores, &filter, Columns::All, &mut |batch| {
         flows.take(&mut bundle, batch)?;
         Ok(ControlFlow::Continue(()))
@@ -102,8 +105,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
             "nothing is known of this time in these stores, and of nothing there is no evidence: see --since and --until{unreadable}"
         );
     }
-    let mut history = add_history(&mut bundle, &args.stores, window, &flows)?;
-    history.missing.extend(args.stores.iter().filter_map(|store| partly(store)));
+    let mut history = add_history(&mut bundle, &stores, window, &flows)?;
+    history.missing.extend(stores.iter().filter_map(partly));
     history.missing.extend(args.filters.hidden(&filter, &scanned.keys));
     if !args.usage.is_empty() {
         bundle.add_usage(&usage)?;

@@ -151,7 +151,7 @@ fn list(args: &Args, stores: &[Store], filter: &Filter) -> anyhow::Result<Exit> 
         hour.push(batch);
         Ok(ControlFlow::Continue(()))
     })?;
-    let exit = told(args, filter, &scanned);
+    let exit = told(args, stores, filter, &scanned);
     for batch in &last {
         printer.print(batch)?;
     }
@@ -243,7 +243,7 @@ fn sums(args: &Args, stores: &[Store], filter: &Filter) -> anyhow::Result<Exit> 
         }
         Ok(ControlFlow::Continue(()))
     })?;
-    let exit = told(args, filter, &scanned);
+    let exit = told(args, stores, filter, &scanned);
     let mut out = io::stdout().lock();
     match args.output {
         Output::Json => {
@@ -288,7 +288,7 @@ pub(super) fn scan_stores(
 }
 
 /// Says on stderr what is missing.
-fn told(args: &Args, filter: &Filter, scanned: &Scanned) -> Exit {
+fn told(args: &Args, stores: &[Store], filter: &Filter, scanned: &Scanned) -> Exit {
     let mut is_complete = scanned.coverage.is_complete() && scanned.unreadable.is_empty();
     for (path, reason) in &scanned.unreadable {
         eprintln!("netaudit: {} cannot be read, its flows are missing: {reason}", path.display());
@@ -297,7 +297,7 @@ fn told(args: &Args, filter: &Filter, scanned: &Scanned) -> Exit {
         eprintln!("netaudit: {sentence}");
         is_complete = false;
     }
-    for sentence in stores::directories(&args.stores).iter().filter_map(|store| partly(store)) {
+    for sentence in stores.iter().filter_map(partly) {
         eprintln!("netaudit: {}", one_line(&sentence));
         is_complete = false;
     }

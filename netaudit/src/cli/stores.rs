@@ -37,8 +37,3 @@ pub(super) fn open(names: &[String], reach: &Reach) -> anyhow::Result<Vec<Store>
     };
     names.iter().map(store).collect()
 }
-
-/// Those that are directories: only there is the history of objects.
-pub(super) fn directories(names: &[String]) -> Vec<PathBuf> {
-    names.iter().filter(|name| !name.starts_with(SCHEME)).map(PathBuf::from).collect()
-}

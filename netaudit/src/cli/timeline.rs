@@ -4,7 +4,6 @@ use std::{
     collections::BTreeMap,
     io::{self, Write},
     ops::ControlFlow,
-    path::PathBuf,
 };
 
 use anyhow::ensure;
@@ -12,8 +11,15 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{
-    Exit, cannot_be_read, columns::Widths, flows::time, flows_text::cells, history::microsecond, one_line,
-    timeline_pod::changes, who::Output,
+    Exit, cannot_be_read,
+    columns::Widths,
+    flows::time,
+    flows_text::cells,
+    history::microsecond,
+    one_line,
+    stores::{self, Reach},
+    timeline_pod::changes,
+    who::Output,
 };
 use crate::{
     audit::line::{in_words, maybe_in_words},
@@ -37,9 +43,11 @@ pub(super) struct Args {
     /// The pod
     #[arg(value_name = "NAMESPACE/POD")]
     pod: Named,
-    /// Directories that agents' --flow-store names, or copies of them
+    /// Directories that agents' --flow-store names, or copies of them, and buckets of their --flow-bucket such as s3://bucket/prefix
     #[arg(long, value_name = "STORE", num_args = 1.., required = true)]
-    flow_store: Vec<PathBuf>,
+    flow_store: Vec<String>,
+    #[command(flatten)]
+    reach: Reach,
     /// From this time on: a time such as 2026-01-31T12:00:00Z, or how long ago, such as 30m or 7d
     #[arg(long, value_name = "TIME", value_parser = time)]
     since: Option<Timestamp>,
@@ -78,17 +86,18 @@ impl Entry {
 
 /// Runs the command.
 pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
-    let Args { pod, flow_store, since, until, output } = args;
+    let Args { pod, flow_store, reach, since, until, output } = args;
     let Some(namespace) = &pod.namespace else {
         anyhow::bail!("{} may be in any namespace: give NAMESPACE/POD", pod.name)
     };
     if let Some((since, until)) = since.zip(until) {
         ensure!(since < until, "--since is not before --until");
     }
-    let told = changes(&flow_store, namespace, &pod.name, since, until)?;
+    let stores = stores::open(&flow_store, &reach)?;
+    let told = changes(&stores, namespace, &pod.name, since, until)?;
     let times: Vec<Timestamp> = told.entries.iter().map(|entry| entry.time).collect();
     let filter = Filter { from: since, until, pods: vec![pod.clone()], ..Filter::default() };
-    let (flows, scanned) = flows(&flow_store, &filter, &times)?;
+    let (flows, scanned) = flows(&stores, &filter, &times)?;
     let mut entries = told.entries;
     entries.extend(flows);
     entries.sort_by_key(|entry| entry.time);
@@ -104,7 +113,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     for sentence in sentences.iter().chain(&told.doubts) {
         eprintln!("netaudit: {}", one_line(sentence));
     }
-    let partial: Vec<String> = flow_store.iter().filter_map(|store| partly(store)).collect();
+    let partial: Vec<String> = stores.iter().filter_map(partly).collect();
     partial.iter().for_each(|sentence| eprintln!("netaudit: {}", one_line(sentence)));
     let unreadable = scanned.unreadable.iter().chain(&told.unreadable).map(cannot_be_read);
     let doubts: Vec<String> = told.doubts.iter().cloned().chain(partial).chain(unreadable).collect();
@@ -122,10 +131,9 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
 }
 
 /// The pod's flows: equal ones between two times are one entry.
-fn flows(stores: &[PathBuf], filter: &Filter, times: &[Timestamp]) -> anyhow::Result<(Vec<Entry>, Scanned)> {
+fn flows(stores: &[Store], filter: &Filter, times: &[Timestamp]) -> anyhow::Result<(Vec<Entry>, Scanned)> {
     let mut groups: BTreeMap<(usize, String), Entry> = BTreeMap::new();
-    let stores: Vec<Store> = stores.iter().cloned().map(Store::from).collect();
-    let scanned = scan(&stores, Among::All, filter, Columns::All, &|_, _| {}, &mut |batch| {
+    let scanned = scan(stores, Among::All, filter, Columns::All, &|_, _| {}, &mut |batch| {
         let Some(batch) = batch else { return Ok(ControlFlow::Continue(())) };
         let rows = Rows::new(&batch);
         for row in 0..batch.num_rows() {

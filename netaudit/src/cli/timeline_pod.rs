@@ -15,10 +15,12 @@ use crate::{
     cluster::{Kind, Object, Pod},
     model::{Direction, Timestamp},
     policy::{Certainty, CompiledForeign, CompiledPolicy, Labels, METADATA_NAME, NamespaceView},
+    store::flows::ask::Store,
     store::history::{
         BINDING, Verb,
+        doubts::begins,
         read::{Change, Key, Read, Wanted, read},
-        state::{Run, begins, runs},
+        state::{Run, runs},
     },
 };
 
@@ -38,7 +40,7 @@ pub(super) struct Told {
 
 /// What changed for a pod in a time, and what there was at its beginning.
 pub(super) fn changes(
-    stores: &[PathBuf],
+    stores: &[Store],
     namespace: &str,
     name: &str,
     since: Option<Timestamp>,

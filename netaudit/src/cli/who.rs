@@ -4,7 +4,6 @@ use std::{
     collections::BTreeSet,
     io::{self, Write},
     net::IpAddr,
-    path::PathBuf,
 };
 
 use clap::ValueEnum;
@@ -17,21 +16,23 @@ use super::{
     flows::time,
     history::{microsecond, object},
     one_line,
+    stores::{self, Reach},
 };
 use crate::{
     cluster::{Kind, Object},
     model::Timestamp,
     store::history::{
         BINDING,
+        doubts::{begins, stopped},
         read::Change,
-        state::{Run, State, begins, in_effect, runs},
+        state::{Run, State, in_effect, runs},
     },
 };
 
 /// Whose an address was at a time: the pod, node or Service that had it, and how that is known
 ///
-/// What an agent saw in the kernel (`authored`) goes before what the API server said (`API view`), whose edges are fuzzy. Two owners are
-/// ambiguous, and are all told. Exit status: 0 answered, also where nobody had it; 2 failure, or nothing is known of that time.
+/// What an agent saw in the kernel (`authored`) goes before what the API server said (`API view`), whose edges are fuzzy; what agents say
+/// that had stopped by then counts only where there is no other. Two owners are ambiguous, and are all told. Exit status: 0 answered, also where nobody had it; 2 failure, or nothing is known of that time.
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// The address
@@ -39,9 +40,11 @@ pub(super) struct Args {
     /// When: a time such as 2026-01-31T12:00:00Z, or how long ago, such as 30m or 7d
     #[arg(long, value_name = "TIME", value_parser = time)]
     at: Timestamp,
-    /// Directories that agents' --flow-store names, or copies of them
+    /// Directories that agents' --flow-store names, or copies of them, and buckets of their --flow-bucket such as s3://bucket/prefix
     #[arg(long, value_name = "STORE", num_args = 1.., required = true)]
-    flow_store: Vec<PathBuf>,
+    flow_store: Vec<String>,
+    #[command(flatten)]
+    reach: Reach,
     /// How to print the answer
     #[arg(long, short, value_enum, default_value_t = Output::Table)]
     output: Output,
@@ -81,6 +84,9 @@ impl How {
 /// Something that says whose the address was.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
 struct Evidence {
+    /// Until when whoever says so was heard of, where that is well before the time that is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    heard_until: Option<String>,
     how: How,
     kind: String,
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -114,7 +120,8 @@ impl Evidence {
 /// Runs the command.
 pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     let ip = args.address.to_canonical();
-    let (known, read) = runs(&args.flow_store)?;
+    let stores = stores::open(&args.flow_store, &args.reach)?;
+    let (known, read) = runs(&stores)?;
     for (path, reason) in &read.unreadable {
         eprintln!("netaudit: {} cannot be read, its history is missing: {reason}", path.display());
     }
@@ -133,17 +140,21 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
         };
         anyhow::bail!("nothing is known of {}: {begins}", microsecond(args.at));
     }
-    let mut found = Vec::new();
+    let (mut found, mut are_all_silent) = (Vec::new(), true);
     let mut doubts: Vec<String> = read.unreadable.iter().map(cannot_be_read).collect();
     for run in asked {
         let kinds = [Kind::Pod.as_str(), Kind::Node.as_str(), Kind::Service.as_str(), BINDING];
-        let state = State::of(&args.flow_store, run, args.at, &kinds)?;
+        let state = State::of(&stores, run, args.at, &kinds)?;
         doubts.extend(state.doubts(run));
-        found.extend(state.present().filter_map(|change| evidence(change, ip, &state)));
+        let heard_until = stopped(&read.marks, run, args.at).map(|until| until.to_string());
+        are_all_silent &= heard_until.is_some();
+        let of_run = state.present().filter_map(|change| evidence(change, ip, &state));
+        found.extend(of_run.map(|it| Evidence { heard_until: heard_until.clone(), ..it }));
     }
     found.sort();
     found.dedup();
-    let owners = owners(&found);
+    // Who had stopped to listen knows nothing of what happened since, and counts only where there is nobody else.
+    let owners = owners(found.iter().filter(|it| are_all_silent || it.heard_until.is_none()));
     let verdict = match owners.len() {
         0 => "nobody",
         1 => "known",
@@ -164,6 +175,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
 /// What a change says of the address.
 fn evidence(change: &Change, ip: IpAddr, state: &State) -> Option<Evidence> {
     let say = |how, kind: Kind, namespace: &str, name: &str, node: Option<String>| Evidence {
+        heard_until: None,
         how,
         kind: kind.as_str().to_owned(),
         namespace: namespace.to_owned(),
@@ -205,10 +217,10 @@ fn evidence(change: &Change, ip: IpAddr, state: &State) -> Option<Evidence> {
 }
 
 /// Whose it was: by what was seen, or else by the kind that goes before the others.
-fn owners(found: &[Evidence]) -> Vec<String> {
-    let best = found.iter().map(|it| (it.how, it.rank())).min();
+fn owners<'a>(found: impl Iterator<Item = &'a Evidence> + Clone) -> Vec<String> {
+    let best = found.clone().map(|it| (it.how, it.rank())).min();
     // A pod and its successor of one name are two.
-    let of_best = found.iter().filter(|it| Some((it.how, it.rank())) == best);
+    let of_best = found.filter(|it| Some((it.how, it.rank())) == best);
     let different: BTreeSet<(String, &str)> = of_best
         .map(|it| (it.owner(), if it.kind == Kind::Pod.as_str() { it.uid.as_str() } else { "" }))
         .collect();
@@ -239,7 +251,10 @@ fn table(
                 it.uid.clone(),
                 node,
                 it.since.clone(),
-                it.told_by.clone(),
+                match &it.heard_until {
+                    Some(until) => format!("{}, heard of until {until}", it.told_by),
+                    None => it.told_by.clone(),
+                },
             ]
         })
         .collect();

@@ -175,14 +175,15 @@ impl std::fmt::Display for LineEnd {
 
 /// Runs the command.
 pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
-    let (place, text) = find(&args.flow_id, &args.flow_log, &stores::open(&args.flow_store, &args.reach)?)?;
+    let stores = stores::open(&args.flow_store, &args.reach)?;
+    let (place, text) = find(&args.flow_id, &args.flow_log, &stores)?;
     let record: Value = serde_json::from_str(&text).with_context(|| format!("{place}: no JSON object"))?;
     let line: Line = serde_json::from_value(record.clone())
         .with_context(|| format!("{place}: not a line of a flow log"))?;
     let mut out = io::stdout().lock();
-    let of_then = match args.flow_store.as_slice() {
+    let of_then = match stores.as_slice() {
         [] => None,
-        stores => Some(judge_then(&args.flow_id, &line, &stores::directories(stores))?),
+        stores => Some(judge_then(&args.flow_id, &line, stores)?),
     };
     let now = match args.source.is_given() {
         true => Some(judge(&line, args.source.load()?.cluster, &Than::NOW)?),

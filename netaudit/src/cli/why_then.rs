@@ -1,6 +1,6 @@
 //! A flow judged again by what the history says that policies and labels were then.
 
-use std::{collections::BTreeSet, fmt::Write as _, path::PathBuf};
+use std::{collections::BTreeSet, fmt::Write as _};
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
@@ -14,6 +14,7 @@ use super::{
 use crate::{
     cluster::{Kind, REMEMBERED},
     model::Timestamp,
+    store::flows::ask::Store,
     store::history::{
         read::Change,
         state::{HELD, Run, State, runs},
@@ -35,13 +36,8 @@ impl Then {
 }
 
 /// The flow, judged by the objects that its agent run knew when it was.
-pub(super) fn judge_then(id: &str, line: &Line, stores: &[PathBuf]) -> anyhow::Result<Then> {
+pub(super) fn judge_then(id: &str, line: &Line, stores: &[Store]) -> anyhow::Result<Then> {
     let time = time(&line.time)?;
-    if stores.is_empty() {
-        return Ok(Then::unknown(
-            "the history of objects is in the store of the node, and in no bucket: name that store too",
-        ));
-    }
     let name = id.rsplit_once('-').map_or(id, |(run, _)| run);
     let (known, read) = runs(stores)?;
     for (path, reason) in &read.unreadable {
@@ -82,7 +78,7 @@ fn of_its_time(
     end: &LineEnd,
     state: &State,
     run: &Run,
-    stores: &[PathBuf],
+    stores: &[Store],
     notes: &mut Vec<String>,
 ) -> anyhow::Result<Option<Change>> {
     let (Some(namespace), Some(pod)) = (&end.namespace, &end.pod) else { return Ok(None) };

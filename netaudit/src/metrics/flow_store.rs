@@ -47,21 +47,21 @@ pub(super) fn flow_store(store: FlowStoreState) -> [Family; 3] {
 
 pub(super) fn flow_bucket(bucket: FlowBucketState) -> [Family; 5] {
     [
-        Family::counter("netaudit_flow_bucket_uploaded_files", "Files of flows that were uploaded")
+        Family::counter("netaudit_flow_bucket_uploaded_files", "Files of the flow store that were uploaded")
             .with(vec![], bucket.uploaded as f64),
-        Family::counter("netaudit_flow_bucket_failures", "Attempts to upload a file of flows that failed")
+        Family::counter("netaudit_flow_bucket_failures", "Attempts to upload a file of the flow store that failed")
             .with(vec![], bucket.failed as f64),
-        Family::gauge("netaudit_flow_bucket_waiting_files", "Files of flows that wait for their upload")
+        Family::gauge("netaudit_flow_bucket_waiting_files", "Files of the flow store that wait for their upload")
             .with(vec![], bucket.waiting as f64),
         Family::gauge(
             "netaudit_flow_bucket_waiting",
-            "Size of the files of flows that wait for their upload",
+            "Size of the files of the flow store that wait for their upload",
         )
         .unit(Unit::Bytes)
         .with(vec![], bucket.waiting_bytes as f64),
         Family::gauge(
             "netaudit_flow_bucket_oldest_waiting_timestamp",
-            "When the oldest file of flows that waits for its upload was made; absent where none waits",
+            "When the oldest file of the flow store that waits for its upload was made; absent where none waits",
         )
         .unit(Unit::Seconds)
         .with_all(bucket.oldest.map(|oldest| (vec![], oldest))),

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! s3://BUCKET/PREFIX / flows / date=2026-01-31 / hour=07 / <run>-<first>-<last>.parquet    as in the directory of a flow store
+//!                    / objects / date=2026-01-31 / hour=07 / …                             its history, of which nothing is folded
 //! ```
 //!
 //! Credentials are found as `object_store` does it: in the environment (`AWS_ACCESS_KEY_ID`, …), by the ServiceAccount's token, or
@@ -50,6 +51,8 @@ pub struct Bucket {
     store: Arc<AmazonS3>,
     prefix: Key,
     url: Arc<str>,
+    /// The endpoint, or else the region: where a bucket of that name is.
+    place: Arc<str>,
     runtime: Arc<Own>,
 }
 
@@ -165,6 +168,8 @@ impl Bucket {
                 _ => bail!("the endpoint {endpoint:?} must begin with https:// or http://"),
             }
         }
+        let place = [AmazonS3ConfigKey::Endpoint, AmazonS3ConfigKey::Region];
+        let place = place.iter().find_map(|key| builder.get_config_value(key)).unwrap_or_default();
         let store = builder.build().map_err(|error| anyhow::anyhow!("{url}: {}", describe(&error)))?;
         // One thread: it waits most of the time.
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -173,12 +178,23 @@ impl Bucket {
             .enable_all()
             .build()?;
         let url = url.trim_end_matches('/').into();
-        Ok(Self { store: Arc::new(store), prefix, url, runtime: Arc::new(Own(Some(runtime))) })
+        Ok(Self {
+            store: Arc::new(store),
+            prefix,
+            url,
+            place: place.into(),
+            runtime: Arc::new(Own(Some(runtime))),
+        })
     }
 
     fn key(&self, key: &str) -> anyhow::Result<Key> {
         let key = Key::parse(key).with_context(|| format!("{key:?} is no key"))?;
         Ok(self.prefix.parts().chain(key.parts()).collect())
+    }
+
+    /// Its URL and where that is: two object stores may have buckets of one name.
+    pub fn whole_name(&self) -> String {
+        format!("{} {}", self.url, self.place)
     }
 
     /// The URL of an object.

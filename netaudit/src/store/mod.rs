@@ -13,6 +13,7 @@ pub mod bucket;
 pub mod bundle;
 pub mod document;
 pub mod flows;
+mod guard;
 pub mod history;
 
 use std::{

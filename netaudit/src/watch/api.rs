@@ -4,7 +4,7 @@
 //! agent as [`Update`]s: a complete list replaces what was known of the kind, so that objects deleted while the watch was
 //! away do not stay.
 
-use std::{path::Path, time::Duration};
+use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use anyhow::Context as _;
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -92,17 +92,21 @@ pub async fn follow(
 async fn watch(api: Api<DynamicObject>, kind: Kind, keep: bool, updates: &mpsc::Sender<Update>) {
     let mut stream = watcher(api, watcher::Config::default()).default_backoff().boxed();
     let mut listed: Option<Vec<Object>> = None;
+    // Told one by one by lists that broke off: what the next whole one has no more was deleted meanwhile.
+    let mut told: BTreeSet<ObjectKey> = BTreeSet::new();
     let source = SOURCE.into();
     loop {
         let update = match stream.try_next().await {
             Ok(None) => return,
             Err(error) if !kind.is_built_in() && is_absent(&error) => {
                 let _ = updates.send(Update::Reset { kind, objects: Vec::new() }).await;
+                forget(told, updates).await;
                 return;
             }
             Err(error) => Some(Update::Fault { kind, error: with_causes(&error) }),
             Ok(Some(watcher::Event::Init)) => {
-                listed = Some(Vec::new());
+                let broken_off = listed.replace(Vec::new()).into_iter().flatten().filter(|_| keep);
+                told.extend(broken_off.filter_map(|object| object.key()));
                 None
             }
             Ok(Some(watcher::Event::InitApply(object))) => {
@@ -114,7 +118,17 @@ async fn watch(api: Api<DynamicObject>, kind: Kind, keep: bool, updates: &mpsc::
                 None
             }
             Ok(Some(watcher::Event::InitDone)) => {
-                Some(Update::Reset { kind, objects: listed.take().unwrap_or_default() })
+                let objects = listed.take().unwrap_or_default();
+                let mut gone = std::mem::take(&mut told);
+                for key in objects.iter().filter_map(Object::key) {
+                    gone.remove(&key);
+                }
+                if updates.send(Update::Reset { kind, objects }).await.is_err()
+                    || !forget(gone, updates).await
+                {
+                    return;
+                }
+                None
             }
             Ok(Some(watcher::Event::Apply(object))) => {
                 let Some(value) = value_of(kind, &object) else { continue };
@@ -131,6 +145,16 @@ async fn watch(api: Api<DynamicObject>, kind: Kind, keep: bool, updates: &mpsc::
             return;
         }
     }
+}
+
+/// Tells that objects are gone. Returns whether anybody listens still.
+async fn forget(gone: BTreeSet<ObjectKey>, updates: &mpsc::Sender<Update>) -> bool {
+    for key in gone {
+        if updates.send(Update::Delete(key)).await.is_err() {
+            return false;
+        }
+    }
+    true
 }
 
 /// Tells what is kept of an object. Returns whether anybody listens still.

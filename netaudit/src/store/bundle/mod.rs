@@ -21,11 +21,11 @@ mod stretches;
 pub mod verify;
 mod write;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use sha2::{Digest as _, Sha256};
 
-use super::flows::{Coverage, filter::Filter};
+use super::flows::{Coverage, ask::Store, filter::Filter};
 use crate::model::Timestamp;
 
 pub use archive::Section;
@@ -162,12 +162,13 @@ pub struct Member {
 }
 
 /// What is missing of a store because it is an unpacked bundle of some flows only, in a sentence.
-pub fn partly(store: &Path) -> Option<String> {
-    let text = std::fs::read(store.join(MANIFEST)).ok()?;
+pub fn partly(store: &Store) -> Option<String> {
+    let Store::Directory(directory) = store else { return None };
+    let text = std::fs::read(directory.join(MANIFEST)).ok()?;
     let manifest: Manifest = serde_json::from_slice(&text).ok()?;
     (manifest.filter != Filter::default()).then(|| {
         let filter = serde_json::to_string(&manifest.filter).unwrap_or_default();
-        format!("{} holds only flows of incident {} that are {filter}", store.display(), manifest.incident)
+        format!("{store} holds only flows of incident {} that are {filter}", manifest.incident)
     })
 }
 

@@ -16,11 +16,12 @@ use crate::{
     cluster::{Kind, REMEMBERED},
     model::Timestamp,
     store::{
-        flows::{files, roll::properties, segment::Mark, table::OBJECTS},
+        flows::{Coverage, ask::Store, files, lost, roll::properties, segment::Mark, table::OBJECTS},
         history::{
             Verb,
+            doubts::{begins, missing, stopped},
             read::{Change, Key, Wanted, batches, changes_of, read},
-            state::{HELD, Run, begins, in_effect, runs},
+            state::{HELD, Run, in_effect, runs},
         },
     },
 };
@@ -45,7 +46,7 @@ pub struct History {
 /// A store cannot be listed, or the bundle not be written.
 pub fn add(
     bundle: &mut Bundle,
-    stores: &[PathBuf],
+    stores: &[Store],
     (since, until): (Timestamp, Timestamp),
     flows: &Told,
 ) -> anyhow::Result<History> {
@@ -68,10 +69,7 @@ pub fn add(
     // listen by then know less, and count only where there is nobody else.
     let mut last: BTreeMap<&str, &Run> = wanted.iter().map(|run| (&*run.node, *run)).collect();
     last.extend(in_effect(&known, until).into_iter().map(|run| (&*run.node, run)));
-    let listens = |run: &Run| {
-        let mut marks = read.marks.iter().filter(|mark| mark.run == run.run && mark.node == run.node);
-        marks.any(|mark| mark.until.plus(HELD) >= until)
-    };
+    let listens = |run: &Run| stopped(&read.marks, run, until).is_none();
     if last.values().any(|run| listens(run)) {
         last.retain(|_, run| listens(run));
     }
@@ -114,18 +112,21 @@ impl Window<'_> {
             return vec![format!("the history of {} begins at {begins}", run.node)];
         }
         // When nobody wrote anything down is told by the coverage of flows.
-        let marks = self.marks.iter().filter(|mark| mark.run == run.run && mark.from <= self.until);
-        let lost: u64 = marks.map(Mark::lost).sum();
-        let told =
-            (lost > 0).then(|| format!("{lost} changes of objects were lost on {} until then", run.node));
-        told.into_iter().collect()
+        missing(self.marks, run, self.until)
+    }
+
+    /// Whether a part of what a run wrote until a time is not there.
+    fn has_holes(&self, run: &Run, until: Timestamp) -> bool {
+        let before = self.marks.iter().filter(|mark| mark.node == run.node && mark.run == run.run);
+        let before: Vec<Mark> = before.filter(|mark| mark.from <= until).cloned().collect();
+        !Coverage::of(&before, None, Some(until)).gaps.is_empty()
     }
 
     /// Adds the rows of a run that are needed.
     fn add(
         &self,
         bundle: &mut Bundle,
-        stores: &[PathBuf],
+        stores: &[Store],
         run: &Run,
         is_last: bool,
         policies: &mut Policies,
@@ -182,10 +183,10 @@ impl Window<'_> {
         let of_its = || self.marks.iter().filter(|mark| mark.run == run.run && mark.node == run.node);
         let told = Mark::first(&OBJECTS, &run.node, &run.run, from);
         if has_earlier {
-            let before = of_its().filter(|mark| mark.until <= from);
-            let lost = before.map(Mark::lost).sum();
+            let before = || of_its().filter(|mark| mark.until <= from || mark.number == 0);
             // As what retention folds: it says that nothing is known of earlier times.
-            let mark = Mark { number: 0, lost_after: lost, ..told.clone() };
+            let holes = before().any(|mark| mark.holes) || self.has_holes(run, from);
+            let mark = Mark { number: 0, lost_after: lost(before()), holes, ..told.clone() };
             let (file, rows) = match earlier.remove(&begin_hour) {
                 Some(file) => file,
                 None => (new_file()?, 0),
@@ -212,7 +213,7 @@ impl Window<'_> {
     /// The numbers of the rows that say what there was at the begin.
     fn at_begin(
         &self,
-        stores: &[PathBuf],
+        stores: &[Store],
         run: &Run,
         unreadable: &mut Vec<(PathBuf, String)>,
     ) -> anyhow::Result<HashSet<u64>> {

@@ -85,6 +85,7 @@ mod tests {
             lost_before: lost.0,
             lost_after: lost.1,
             kernel_lost: 0,
+            holes: false,
         };
         let marks = [
             mark("b", 3_000, 4_000, (2, 5)),

@@ -26,6 +26,7 @@ use crate::store::{
         segment::Mark,
         table::{FLOWS, OBJECTS, Table},
     },
+    guard::{guarded, next_batch},
     history::read::{Wanted, changes_of},
 };
 
@@ -360,10 +361,10 @@ fn table(
         "its columns are not those of version {}",
         table.version
     );
-    let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(section.clone(), metadata).build()?;
+    let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(section.clone(), metadata);
+    let mut reader = guarded(|| Ok(builder.build()?))?;
     let mut rows = 0;
-    for batch in reader {
-        let batch = batch.context("a damaged row group")?;
+    while let Some(batch) = next_batch(&mut reader)? {
         rows += batch.num_rows() as u64;
         each(&batch)?;
     }

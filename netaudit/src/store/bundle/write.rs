@@ -39,7 +39,7 @@ pub struct Asked {
     /// Which of them.
     pub filter: Filter,
     /// From where.
-    pub stores: Vec<PathBuf>,
+    pub stores: Vec<String>,
     /// When.
     pub now: Timestamp,
 }
@@ -164,7 +164,7 @@ impl Bundle {
             since: wall(asked.since),
             until: wall(asked.until),
             filter: Filter { from: None, until: None, ..asked.filter },
-            stores: asked.stores.iter().map(|store| store.display().to_string()).collect(),
+            stores: asked.stores,
             complete: is_complete,
             missing,
             coverage: flows.coverage,

@@ -31,6 +31,14 @@ pub struct Coverage {
     pub lost: BTreeMap<String, u64>,
 }
 
+/// Records that were lost, as stretches of one node tell. Files of two hours, and copies of one store, tell of one loss more
+/// than once: a run's counter was the same before and after.
+pub fn lost<'a>(marks: impl IntoIterator<Item = &'a Mark>) -> u64 {
+    let marks = marks.into_iter().map(|mark| (&*mark.run, mark.lost_before, mark.lost_after));
+    let different: BTreeSet<(&str, u64, u64)> = marks.collect();
+    different.into_iter().map(|(_, before, after)| after.saturating_sub(before)).sum()
+}
+
 impl Coverage {
     /// What stretches of time, each complete but for what it says is lost, tell of the time from `from` until `until`. Where
     /// nothing limits that time, it is as long as what is known.
@@ -47,19 +55,16 @@ impl Coverage {
             let last = marks.iter().map(|mark| mark.until).max().unwrap_or(Timestamp::MIN);
             let (from, until) = (from.unwrap_or(first), until.unwrap_or(last));
             let mut reached = from;
-            // Files of two hours, and copies of one store, tell of one loss more than once: a run's counter was the same before and
-            // after.
-            let mut lost: BTreeSet<(&str, u64, u64)> = BTreeSet::new();
-            for mark in marks.into_iter().filter(|mark| mark.until > from && mark.from < until) {
+            marks.retain(|mark| mark.until > from && mark.from < until);
+            let lost = lost(marks.iter().copied());
+            for mark in marks {
                 // Of a stretch without length nothing is known but what was lost.
                 if mark.from < mark.until {
                     coverage.gap(node, reached, mark.from);
                     reached = reached.max(mark.until);
                 }
-                lost.insert((&mark.run, mark.lost_before, mark.lost_after));
             }
             coverage.gap(node, reached, until);
-            let lost: u64 = lost.into_iter().map(|(_, before, after)| after.saturating_sub(before)).sum();
             if lost > 0 {
                 coverage.lost.insert(node.to_owned(), lost);
             }
@@ -118,6 +123,7 @@ mod tests {
             lost_before: lost.0,
             lost_after: lost.1,
             kernel_lost: 0,
+            holes: false,
         }
     }
 

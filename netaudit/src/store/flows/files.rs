@@ -26,10 +26,19 @@ use super::{
     segment::{self, Mark},
     table::{FLOWS, Table},
 };
-use crate::{model::Timestamp, store::bucket::Gone};
+use crate::{
+    model::Timestamp,
+    store::{bucket::Gone, guard::guarded},
+};
 
 /// Under which name a file says what is known of its time.
 const MARK: &str = "netaudit.mark";
+
+/// Hours of which one commit tells at most.
+const MOST_HOURS: i64 = 24;
+
+/// Hours by which a file's partition and the time that it tells of differ at most: a segment lasts an hour, and some minutes.
+pub(in crate::store) const BEFORE_AND_AFTER: i64 = 2;
 
 /// The directory of flows' segments.
 pub fn open_directory(store: &Path) -> PathBuf {
@@ -132,7 +141,7 @@ pub fn joined(marks: &[Mark]) -> Option<Told> {
     })
 }
 
-/// What a file says of itself.
+/// What a file says of itself: of the time of its hour. Of another hour another file tells, which may have been removed.
 #[derive(Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, Debug)]
 pub struct Told {
     /// Of the first segment that it stands for, until the end of the last one.
@@ -143,6 +152,23 @@ pub struct Told {
 }
 
 impl Told {
+    /// The hours of which something is told, one at least. Where a clock was set they would be ever so many: then those of the
+    /// beginning and the end.
+    pub(super) fn hours(&self) -> Vec<i64> {
+        let (from, until) = (self.mark.from, Timestamp(self.mark.until.0.saturating_sub(1)));
+        let (first, last) = (hour_of(from), hour_of(until.max(from)));
+        if last - first <= MOST_HOURS { (first..=last).collect() } else { vec![first, last] }
+    }
+
+    /// What is told of an hour. Rows may be of an hour that nothing else is told of.
+    pub(super) fn of_hour(&self, hour: i64) -> Self {
+        let bound = |hour: i64| Timestamp(hour.saturating_mul(3_600_000_000_000));
+        let Mark { from, until, .. } = self.mark;
+        let within = |time: Timestamp| time.clamp(from, until.max(from));
+        let mark = Mark { from: within(bound(hour)), until: within(bound(hour + 1)), ..self.mark.clone() };
+        Self { mark, last: self.last }
+    }
+
     /// As a file keeps it.
     pub fn key_value(&self) -> anyhow::Result<KeyValue> {
         Ok(KeyValue::new(MARK.to_owned(), serde_json::to_string(self)?))
@@ -182,7 +208,8 @@ pub fn open(path: &Path, table: &Table) -> anyhow::Result<(File, ArrowReaderMeta
 /// As [`open`].
 pub fn what_it_says(file: &impl ChunkReader, table: &Table) -> anyhow::Result<(ArrowReaderMetadata, Told)> {
     let options = ArrowReaderOptions::new();
-    let metadata = ArrowReaderMetadata::load(file, options).context("no Parquet file, or a damaged one")?;
+    let load = || ArrowReaderMetadata::load(file, options).context("no Parquet file, or a damaged one");
+    let metadata = guarded(load)?;
     let told = told(&metadata, table)?;
     Ok((metadata, told))
 }

@@ -76,8 +76,15 @@ pub(in crate::store) fn start<K: Keeps>(
         let mut kept = keeping();
         roll(&mut roller, left, &closed, (&mut kept, &turn), &told);
     })?;
-    let mut log =
-        Log { open, table, next: first, segment: None, began: Instant::now(), marked: Instant::now() };
+    let mut log = Log {
+        open,
+        table,
+        next: first,
+        segment: None,
+        began: Instant::now(),
+        marked: Instant::now(),
+        latest: None,
+    };
     thread::Builder::new().name(append_name.to_owned()).spawn(move || {
         let _lock = lock;
         log.run(&jobs, &to_roll, &shared);
@@ -181,6 +188,8 @@ struct Log {
     segment: Option<Segment>,
     began: Instant,
     marked: Instant,
+    /// When the last row began that was written.
+    latest: Option<Timestamp>,
 }
 
 impl Log {
@@ -195,7 +204,10 @@ impl Log {
                     shared.waiting.fetch_sub(1, Ordering::Relaxed);
                     let wrote = self.segment().and_then(|segment| segment.write(&batch));
                     match wrote {
-                        Ok(()) => synced.push(flows),
+                        Ok(()) => {
+                            self.latest = self.latest.max(last_time(&batch));
+                            synced.push(flows);
+                        }
                         Err(error) => {
                             // Nothing more can be appended to it.
                             self.close(to_roll);
@@ -260,6 +272,10 @@ impl Log {
     /// The segment is full; the next one goes on where it ends.
     fn close(&mut self, to_roll: &mpsc::Sender<Closed>) {
         let Some(mut segment) = self.segment.take() else { return };
+        // Full within a second it tells of that one too, so that what is missing is seen where it cannot be read.
+        if let Some(latest) = self.latest {
+            segment.reach_at_least(latest);
+        }
         // Where the disk is full the older mark stays, and a gap is said to be longer than it is.
         if let Err(error) = segment.sync().and_then(|()| segment.write_mark()) {
             tracing::warn!("{error:#}");

@@ -28,9 +28,6 @@ pub(super) const FOOTERS: usize = 128 << 20;
 const MOST_HOURS: i64 = 48;
 const MOST_DAYS: i64 = 400;
 
-/// A file tells of the time of its segments, which is an hour and some minutes at most.
-const BEFORE_AND_AFTER: i64 = 2;
-
 /// A part of a store that holds flows of one hour.
 #[derive(Clone, Debug)]
 pub(super) enum Part {
@@ -77,8 +74,8 @@ impl Hours {
     /// With those whose files tell of these.
     fn wider(self) -> Self {
         Self {
-            from: self.from.saturating_sub(BEFORE_AND_AFTER),
-            until: self.until.saturating_add(BEFORE_AND_AFTER),
+            from: self.from.saturating_sub(files::BEFORE_AND_AFTER),
+            until: self.until.saturating_add(files::BEFORE_AND_AFTER),
         }
     }
 

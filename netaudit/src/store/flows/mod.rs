@@ -22,9 +22,9 @@ pub(in crate::store) mod roll;
 pub mod row;
 pub mod schema;
 pub mod segment;
-mod source;
+pub(in crate::store) mod source;
 pub mod table;
-mod upload;
+pub(in crate::store) mod upload;
 pub mod words;
 
 use std::{
@@ -38,7 +38,7 @@ use std::{
 };
 
 pub use columns::Columns;
-pub use coverage::{Coverage, Gap};
+pub use coverage::{Coverage, Gap, lost};
 pub use retention::Retention;
 pub use roll::Roller;
 pub use segment::Lost;
@@ -154,9 +154,10 @@ impl FlowStore {
         let lock = Arc::new(log::lock(&store)?);
         let bounds = Arc::new(Bounds::default());
         let turn = Arc::new(Mutex::default());
-        let history = History::open(&store, (lock.clone(), turn.clone()), begin, bounds.clone())?;
         let uploading = bucket.map(|bucket| upload::start(&store, bucket)).transpose()?;
         let uploads = uploading.as_ref().map(|(uploads, _)| uploads.clone());
+        let folding = (bounds.clone(), uploading.clone());
+        let history = History::open(&store, (lock.clone(), turn.clone()), begin, folding)?;
         let kept_in = store.clone();
         let keeping = move || Kept::new(&kept_in, retention, bounds, uploading);
         let start = log::Start { store, table: &FLOWS, lock, turn, first, goes_on: *goes_on, keeping };

@@ -27,7 +27,7 @@ use super::{
     source::{Place, Source},
     table::FLOWS,
 };
-use crate::{audit::privacy::key_of, model::Timestamp};
+use crate::{audit::privacy::key_of, model::Timestamp, store::guard::guarded};
 
 /// The columns of addresses.
 const ADDRESSES: [&str; 2] = ["peer_ip", "requested_ip"];
@@ -54,7 +54,7 @@ pub(super) fn read_segment(
     let names: Vec<&str> = wanted.fields().iter().map(|field| field.name().as_str()).collect();
     let places = places(&schema(), &names);
     let mut read = Read::default();
-    for batch in segment::read(path, &FLOWS)?.batches {
+    for batch in guarded(|| segment::read(path, &FLOWS))?.batches {
         if !filter.addresses.is_empty() {
             read.keys.extend(keys_of(&batch));
         }
@@ -94,7 +94,7 @@ pub(super) fn read_file(
         if !filter.addresses.is_empty() {
             read.keys.extend(key_of_group(&metadata, group));
         }
-        if may_hold(&source, &metadata, group, filter)? {
+        if guarded(|| may_hold(&source, &metadata, group, filter))? {
             groups.push(group);
         }
     }
@@ -108,14 +108,15 @@ pub(super) fn read_file(
         let holds = move |batch: RecordBatch| filter.holds(condition, &batch);
         Box::new(ArrowPredicateFn::new(mask, holds)) as _
     });
-    let mut decoder = ParquetPushDecoderBuilder::new_with_metadata(metadata.clone())
+    let mask = columns.mask(&metadata);
+    let decoder = ParquetPushDecoderBuilder::new_with_metadata(metadata.clone())
         .with_row_groups(groups)
         .with_row_filter(RowFilter::new(predicates.collect()))
-        .with_projection(columns.mask(&metadata))
-        .with_batch_size(BATCH_ROWS)
-        .build()?;
+        .with_projection(mask)
+        .with_batch_size(BATCH_ROWS);
+    let mut decoder = guarded(|| Ok(decoder.build()?))?;
     loop {
-        match decoder.try_decode().context("a damaged row group")? {
+        match guarded(|| decoder.try_decode().context("a damaged row group"))? {
             DecodeResult::NeedsData(ranges) => {
                 let parts = source.ranges(&ranges).context("a row group")?;
                 decoder.push_ranges(ranges, parts)?;

@@ -6,7 +6,6 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicI64, AtomicU64, Ordering},
-        mpsc,
     },
     time::{Duration, SystemTime},
 };
@@ -15,7 +14,7 @@ use super::{
     Shared,
     files::{self, FlowFile},
     table::FLOWS,
-    upload::Uploads,
+    upload::Uploading,
 };
 
 /// What is kept.
@@ -84,16 +83,11 @@ pub(super) struct Kept {
     files: Vec<FlowFile>,
     removed: u64,
     /// Which of them are in a bucket, where they are to be, and who is told of new ones.
-    uploads: Option<(Arc<Uploads>, mpsc::Sender<()>)>,
+    uploads: Option<Uploading>,
 }
 
 impl Kept {
-    pub fn new(
-        store: &Path,
-        retention: Retention,
-        bounds: Arc<Bounds>,
-        uploads: Option<(Arc<Uploads>, mpsc::Sender<()>)>,
-    ) -> Self {
+    pub fn new(store: &Path, retention: Retention, bounds: Arc<Bounds>, uploads: Option<Uploading>) -> Self {
         let files = files::list(store, &FLOWS).unwrap_or_else(|error| {
             tracing::error!("{error:#}: what is there is not removed before the next start");
             Vec::new()
@@ -105,7 +99,7 @@ impl Kept {
 
     /// Whether a file is to be uploaded yet.
     fn waits(&self, file: &FlowFile) -> bool {
-        self.uploads.as_ref().is_some_and(|(uploads, _)| !uploads.has(&self.store, &file.path))
+        self.uploads.as_ref().is_some_and(|(uploads, _)| !uploads.has(&file.path))
     }
 
     fn remove(&mut self, file: &FlowFile) {
@@ -115,7 +109,7 @@ impl Kept {
             tracing::error!(file = %file.path.display(), flows, "removed for want of room, and never uploaded");
         }
         if let Some((uploads, _)) = &self.uploads {
-            uploads.removed(&self.store, &file.path, flows);
+            uploads.removed(&FLOWS, &file.path, flows);
         }
     }
 }

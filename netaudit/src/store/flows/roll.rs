@@ -51,6 +51,8 @@ pub struct Roller {
     segments: Vec<Closed>,
     parts: BTreeMap<i64, Part>,
     rows: u64,
+    /// Files that nobody has been told of yet.
+    made: Vec<FlowFile>,
 }
 
 struct Part {
@@ -96,7 +98,14 @@ impl Roller {
                 fs::remove_file(path)?;
             }
         }
-        Ok(Self { store: store.to_owned(), table, segments: Vec::new(), parts: BTreeMap::new(), rows: 0 })
+        Ok(Self {
+            store: store.to_owned(),
+            table,
+            segments: Vec::new(),
+            parts: BTreeMap::new(),
+            rows: 0,
+            made: Vec::new(),
+        })
     }
 
     /// Takes a segment in. The files that it belongs to are ended with [`Roller::commit`].
@@ -105,8 +114,11 @@ impl Roller {
     ///
     /// It cannot be read, or a part not be written: call [`Roller::abandon`], and try again later.
     pub fn add(&mut self, closed: Closed) -> anyhow::Result<()> {
-        if self.segments.last().is_some_and(|last| last.mark.run != closed.mark.run) {
-            self.commit()?;
+        // A file tells of one stretch: where a segment could not be read, those before and after it are two.
+        let goes_on =
+            |last: &Closed| (&last.mark.run, last.mark.number + 1) == (&closed.mark.run, closed.mark.number);
+        if self.segments.last().is_some_and(|last| !goes_on(last)) {
+            self.end_files()?;
         }
         let content = segment::read(&closed.path, self.table)
             .with_context(|| format!("cannot read {}", closed.path.display()))?;
@@ -122,11 +134,6 @@ impl Roller {
                 part.writer.write(&interleave_record_batch(&batches, rows)?).context("a row group")?;
             }
             part.writer.flush().context("a row group")?;
-        }
-        if self.parts.is_empty() {
-            // Nothing happened for long: that is worth a file too, else nobody could tell it from nobody watching.
-            let hour = files::hour_of(closed.mark.from);
-            self.parts.insert(hour, Part::create(&self.store, self.table, hour, &closed.mark)?);
         }
         self.rows += closed.rows;
         self.segments.push(closed);
@@ -144,14 +151,25 @@ impl Roller {
         self.rows >= ROWS_OF_FILE
     }
 
-    /// Ends the files: they take the place of the segments. Returns them.
+    /// Ends the files: they take the place of the segments. Returns them, and those that were ended before.
     ///
     /// # Errors
     ///
     /// They cannot be written: call [`Roller::abandon`], and try again later.
     pub fn commit(&mut self) -> anyhow::Result<Vec<FlowFile>> {
+        self.end_files()?;
+        Ok(std::mem::take(&mut self.made))
+    }
+
+    fn end_files(&mut self) -> anyhow::Result<()> {
         let marks: Vec<Mark> = self.segments.iter().map(|closed| closed.mark.clone()).collect();
-        let Some(told) = files::joined(&marks) else { return Ok(Vec::new()) };
+        let Some(told) = files::joined(&marks) else { return Ok(()) };
+        // That nothing happened in an hour is worth a file too, else nobody could tell it from nobody watching.
+        for hour in told.hours() {
+            if let std::collections::btree_map::Entry::Vacant(none) = self.parts.entry(hour) {
+                none.insert(Part::create(&self.store, self.table, hour, &told.mark)?);
+            }
+        }
         let mut commit = Commit {
             files: Vec::new(),
             segments: self.segments.iter().map(|closed| closed.path.clone()).collect(),
@@ -159,7 +177,7 @@ impl Roller {
         let mut made = Vec::new();
         for (hour, part) in std::mem::take(&mut self.parts) {
             let Part { path, mut writer } = part;
-            writer.append_key_value_metadata(told.key_value()?);
+            writer.append_key_value_metadata(told.of_hour(hour).key_value()?);
             let file = writer.into_inner().context("the end of a Parquet file")?;
             file.sync_all().with_context(|| format!("cannot sync {}", path.display()))?;
             let bytes = file.metadata()?.len();
@@ -178,7 +196,8 @@ impl Roller {
         finish_commit(&commit, &journal)?;
         self.segments.clear();
         self.rows = 0;
-        Ok(made)
+        self.made.extend(made);
+        Ok(())
     }
 
     /// Forgets what is not committed, and returns its segments.

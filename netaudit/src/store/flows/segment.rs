@@ -18,6 +18,9 @@ use serde::{Deserialize, Serialize};
 use super::{roll::ROWS_AT_ONCE, table::Table};
 use crate::model::Timestamp;
 
+/// How long after it was last told how far a segment reaches it is told again, with some to spare.
+const A_SECOND: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// What is known of the time that a segment is of. Wall times.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
 pub struct Mark {
@@ -39,6 +42,9 @@ pub struct Mark {
     pub lost_after: u64,
     /// Those of them that the kernel had no room for.
     pub kernel_lost: u64,
+    /// Of what is left of many files: whether some of those could not be read, or were not there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub holes: bool,
 }
 
 impl Mark {
@@ -54,6 +60,7 @@ impl Mark {
             lost_before: 0,
             lost_after: 0,
             kernel_lost: 0,
+            holes: false,
         }
     }
 
@@ -151,6 +158,14 @@ impl Segment {
         self.mark.until = self.mark.until.max(until);
         self.mark.lost_after = lost.all();
         self.mark.kernel_lost = lost.kernel;
+    }
+
+    /// What was recorded until this time is in it, or in the one after it. What is not of this second is believed to be of a
+    /// clock that was set.
+    pub fn reach_at_least(&mut self, until: Timestamp) {
+        if until.since(self.mark.until) <= A_SECOND {
+            self.mark.until = self.mark.until.max(until);
+        }
     }
 
     /// Brings what was written to the disk.

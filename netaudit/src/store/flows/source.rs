@@ -18,14 +18,17 @@ use parquet::{
 use crate::store::bucket::{Bucket, Object};
 
 /// Bytes at the end of an object that are asked for at once: most footers fit.
-pub(super) const TAIL: u64 = 64 << 10;
+pub(in crate::store) const TAIL: u64 = 64 << 10;
+
+/// Bytes of an object that is read at once.
+const SMALL: u64 = 16 << 20;
 
 /// Bytes that are read at once where nobody says how many are needed.
 const STEP: u64 = 8 << 10;
 
 /// Where a file is.
 #[derive(Clone, Debug)]
-pub(super) enum Place {
+pub(in crate::store) enum Place {
     File(PathBuf),
     Object(Bucket, Object),
 }
@@ -49,7 +52,7 @@ impl Place {
 
 /// A file that is read.
 #[derive(Clone, Debug)]
-pub(super) struct Source {
+pub(in crate::store) struct Source {
     from: From,
     bytes: u64,
 }
@@ -71,6 +74,20 @@ impl Source {
     /// `tail` are the last bytes of it.
     pub fn of_object(bucket: &Bucket, object: &Object, tail: Bytes) -> Self {
         Self { bytes: object.bytes, from: From::Object(bucket.clone(), object.clone(), tail) }
+    }
+
+    /// The same, in memory where it is in a bucket and small: its columns are so short that each would be a request.
+    pub fn whole_if_small(self) -> anyhow::Result<Self> {
+        match self.from {
+            From::Object(bucket, object, tail) if (tail.len() as u64) < self.bytes && self.bytes <= SMALL => {
+                let whole = bucket
+                    .ranges(&object.key, &[Range { start: 0, end: self.bytes }])?
+                    .pop()
+                    .unwrap_or_default();
+                Ok(Self::of_object(&bucket, &object, whole))
+            }
+            from => Ok(Self { from, bytes: self.bytes }),
+        }
     }
 
     /// Parts of it.
@@ -128,7 +145,7 @@ impl ChunkReader for Source {
 
 /// Reads on from a place.
 #[derive(Debug)]
-pub(super) struct Reader {
+pub(in crate::store) struct Reader {
     of: Source,
     at: u64,
     part: Bytes,

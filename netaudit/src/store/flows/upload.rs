@@ -1,4 +1,4 @@
-//! Files of flows on their way into a bucket: each as soon as it is made, in order of time, until it is there.
+//! Files of a store on their way into a bucket: each as soon as it is made, in order of time, until it is there.
 //!
 //! ```text
 //! roll thread ──files made──► waiting ──upload──► in the bucket; its name in DIRECTORY/uploaded
@@ -8,6 +8,9 @@
 //!
 //! What waits stays in the directory as long as there is room, whatever its age; where the room runs out it is removed, and its flows
 //! are counted as lost. A file that was there already when the agent was killed is uploaded again under the same name.
+//!
+//! Of the history what was folded stays here: in the bucket is all of what it was made from. Only what had been folded before there
+//! was a bucket goes there as it is.
 
 use std::{
     collections::BTreeSet,
@@ -28,7 +31,7 @@ use anyhow::Context as _;
 use super::{
     begins, ends,
     files::{self, FlowFile},
-    table::FLOWS,
+    table::{FLOWS, OBJECTS, Table},
 };
 use crate::store::bucket::Bucket;
 
@@ -56,21 +59,32 @@ pub struct UploadCounts {
     pub oldest: Option<f64>,
     /// Flows of files that were removed before they were uploaded, for want of room.
     pub lost: u64,
+    /// Changes of objects of such files.
+    pub history_lost: u64,
 }
 
 /// Which files are in the bucket. Shared by who uploads them and who removes them.
-#[derive(Debug, Default)]
-pub(super) struct Uploads {
-    done: Mutex<BTreeSet<String>>,
+#[derive(Debug)]
+pub(in crate::store) struct Uploads {
+    store: PathBuf,
+    journal: Mutex<Journal>,
     counts: Mutex<UploadCounts>,
     lost: AtomicU64,
+    history_lost: AtomicU64,
     failing: Mutex<Option<String>>,
 }
+
+/// What is known of uploads, and who is told of new files.
+pub(in crate::store) type Uploading = (Arc<Uploads>, mpsc::Sender<()>);
 
 impl Uploads {
     pub fn counts(&self) -> UploadCounts {
         let counts = *self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        UploadCounts { lost: self.lost.load(Ordering::Relaxed), ..counts }
+        UploadCounts {
+            lost: self.lost.load(Ordering::Relaxed),
+            history_lost: self.history_lost.load(Ordering::Relaxed),
+            ..counts
+        }
     }
 
     pub fn failing(&self) -> Option<String> {
@@ -78,20 +92,30 @@ impl Uploads {
     }
 
     /// Whether a file of the store is in the bucket.
-    pub fn has(&self, store: &Path, file: &Path) -> bool {
-        key_of(store, file).is_some_and(|key| self.done().contains(&key))
+    pub fn has(&self, file: &Path) -> bool {
+        key_of(&self.store, file).is_some_and(|key| self.journal().known.contains(&key))
     }
 
-    /// A file was removed; `flows` that are nowhere else.
-    pub fn removed(&self, store: &Path, file: &Path, flows: u64) {
-        if let Some(key) = key_of(store, file) {
-            self.done().remove(&key);
+    /// A file was removed; `rows` of it that are nowhere else.
+    pub fn removed(&self, table: &Table, file: &Path, rows: u64) {
+        if let Some(key) = key_of(&self.store, file) {
+            self.journal().known.remove(&key);
         }
-        self.lost.fetch_add(flows, Ordering::Relaxed);
+        let lost = if std::ptr::eq(table, &FLOWS) { &self.lost } else { &self.history_lost };
+        lost.fetch_add(rows, Ordering::Relaxed);
     }
 
-    fn done(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
-        self.done.lock().unwrap_or_else(PoisonError::into_inner)
+    /// A file need not be uploaded: what it holds is there already.
+    pub fn is_there(&self, file: &Path) {
+        if let Some(key) = key_of(&self.store, file)
+            && let Err(error) = self.journal().note(&key)
+        {
+            tracing::warn!("{error:#}: it may be uploaded once more");
+        }
+    }
+
+    fn journal(&self) -> std::sync::MutexGuard<'_, Journal> {
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn count(&self, change: impl FnOnce(&mut UploadCounts)) {
@@ -109,37 +133,40 @@ fn key_of(store: &Path, file: &Path) -> Option<String> {
 /// # Errors
 ///
 /// What is known of earlier uploads cannot be read or written.
-pub(super) fn start(store: &Path, bucket: Bucket) -> anyhow::Result<(Arc<Uploads>, mpsc::Sender<()>)> {
-    let journal = Journal::open(store, &bucket)?;
-    let uploads = Arc::new(Uploads::default());
-    uploads.done().clone_from(&journal.known);
+pub(super) fn start(store: &Path, bucket: Bucket) -> anyhow::Result<Uploading> {
+    let uploads = Arc::new(Uploads {
+        store: store.to_owned(),
+        journal: Mutex::new(Journal::open(store, &bucket)?),
+        counts: Mutex::default(),
+        lost: AtomicU64::default(),
+        history_lost: AtomicU64::default(),
+        failing: Mutex::default(),
+    });
     let (news, told) = mpsc::channel();
-    let mut uploader = Uploader { store: store.to_owned(), bucket, journal, uploads: uploads.clone() };
+    let uploader = Uploader { bucket, uploads: uploads.clone() };
     thread::Builder::new().name("flow-upload".to_owned()).spawn(move || uploader.run(&told))?;
     Ok((uploads, news))
 }
 
 struct Uploader {
-    store: PathBuf,
     bucket: Bucket,
-    journal: Journal,
     uploads: Arc<Uploads>,
 }
 
 impl Uploader {
-    fn run(&mut self, told: &mpsc::Receiver<()>) {
+    fn run(&self, told: &mpsc::Receiver<()>) {
         let mut pause = Duration::ZERO;
         loop {
             let result = self.upload_all(told);
             match result {
                 Ok(()) => {
                     pause = Duration::ZERO;
-                    ends(&self.uploads.failing, "files of flows are uploaded again");
+                    ends(&self.uploads.failing, "files of the flow store are uploaded again");
                 }
                 Err(error) => {
                     pause = (pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
                     self.uploads.count(|counts| counts.failed += 1);
-                    let what = "files of flows cannot be uploaded: they stay in the directory as long as there is room";
+                    let what = "files of the flow store cannot be uploaded: they stay in the directory as long as there is room";
                     begins(&self.uploads.failing, &format!("{error:#}"), what);
                 }
             }
@@ -162,13 +189,14 @@ impl Uploader {
         }
     }
 
-    /// Uploads what waits, oldest first, until nothing does.
-    fn upload_all(&mut self, told: &mpsc::Receiver<()>) -> anyhow::Result<()> {
+    /// Uploads what waits, oldest first, until nothing does. A file that cannot be read keeps no other from it.
+    fn upload_all(&self, told: &mpsc::Receiver<()>) -> anyhow::Result<()> {
         loop {
             let waiting = self.look();
             if waiting.is_empty() {
                 return Ok(());
             }
+            let mut unread = None;
             for place in 0..waiting.len() {
                 // The agent ends, and the next one goes on.
                 if let Err(mpsc::TryRecvError::Disconnected) = told.try_recv() {
@@ -179,27 +207,40 @@ impl Uploader {
                     Ok(_) => {}
                     // Retention was faster.
                     Err(_) if !file.path.exists() => continue,
+                    Err(error) if error.root_cause().is::<io::Error>() => {
+                        unread = unread.or(Some(error));
+                        continue;
+                    }
                     Err(error) => return Err(error),
                 }
-                self.journal.note(key)?;
-                self.uploads.done().insert(key.clone());
+                self.uploads.journal().note(key)?;
                 self.uploads.count(|counts| counts.uploaded += 1);
                 self.tell(&waiting[place + 1..]);
+            }
+            if let Some(error) = unread {
+                self.look();
+                return Err(error);
             }
         }
     }
 
-    /// The files that wait, with their keys.
+    /// The files that wait, with their keys: of an hour what its flows are judged by first.
     fn look(&self) -> Vec<(String, FlowFile)> {
-        let files = files::list(&self.store, &FLOWS).unwrap_or_else(|error| {
-            tracing::error!("{error:#}: nothing is uploaded");
-            Vec::new()
-        });
-        let files = files.into_iter().filter_map(|file| Some((key_of(&self.store, &file.path)?, file)));
-        let waiting: Vec<(String, FlowFile)> = {
-            let done = self.uploads.done();
-            files.filter(|(key, _)| !done.contains(key)).collect()
+        let store = &self.uploads.store;
+        let of_table = |table| {
+            files::list(store, table).unwrap_or_else(|error| {
+                tracing::error!("{error:#}: nothing of it is uploaded");
+                Vec::new()
+            })
         };
+        let files = [&OBJECTS, &FLOWS].into_iter().flat_map(of_table);
+        let files = files.filter_map(|file| Some((key_of(store, &file.path)?, file)));
+        let mut waiting: Vec<(String, FlowFile)> = {
+            let journal = self.uploads.journal();
+            files.filter(|(key, _)| !journal.known.contains(key)).collect()
+        };
+        // Stays in order of the tables within an hour.
+        waiting.sort_by_key(|(_, file)| file.hour);
         self.tell(&waiting);
         waiting
     }
@@ -217,7 +258,8 @@ impl Uploader {
     }
 }
 
-/// The names of what is in the bucket, a line each, below the bucket's own.
+/// The names of what is in the bucket, a line each, below the bucket's own and where it is.
+#[derive(Debug)]
 struct Journal {
     path: PathBuf,
     known: BTreeSet<String>,
@@ -233,7 +275,7 @@ impl Journal {
             Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
         };
         let mut lines = text.lines();
-        let is_same = lines.next() == Some(&bucket.to_string());
+        let is_same = lines.next() == Some(&bucket.whole_name());
         // A line that a crash has torn is no file's name.
         let known = lines.filter(|name| is_same && store.join(name).is_file()).map(str::to_owned).collect();
         let journal = Self { path, known };
@@ -244,13 +286,17 @@ impl Journal {
     fn write(&self, bucket: &Bucket) -> io::Result<()> {
         let new = self.path.with_extension("new");
         let lines = self.known.iter().map(|name| format!("{name}\n"));
-        fs::write(&new, lines.fold(format!("{bucket}\n"), |text, line| text + &line))?;
+        fs::write(&new, lines.fold(format!("{}\n", bucket.whole_name()), |text, line| text + &line))?;
         fs::rename(&new, &self.path)
     }
 
-    fn note(&self, key: &str) -> anyhow::Result<()> {
-        let mut file = OpenOptions::new().append(true).create(true).open(&self.path)?;
-        file.write_all(format!("{key}\n").as_bytes())
-            .with_context(|| format!("cannot write {}", self.path.display()))
+    fn note(&mut self, key: &str) -> anyhow::Result<()> {
+        self.known.insert(key.to_owned());
+        let note = || -> io::Result<()> {
+            let mut file = OpenOptions::new().append(true).create(true).open(&self.path)?;
+            file.write_all(format!("{key}\n").as_bytes())
+        };
+        // Not as an error of reading: it is the directory that is wrong, and not the file.
+        note().map_err(|error| anyhow::anyhow!("cannot write {}: {error}", self.path.display()))
     }
 }

@@ -19,30 +19,30 @@ use arrow::{
     array::{BooleanArray, RecordBatch},
     compute::filter_record_batch,
 };
-use parquet::arrow::{
-    ArrowWriter,
-    arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReaderBuilder},
-};
+use parquet::arrow::{ArrowWriter, arrow_reader::ArrowReaderMetadata};
 
 use super::{
     Verb, digest,
-    read::{Change, Key, Wanted, changes_of},
+    read::{Change, Key, Wanted, changes_of, reader},
     schema,
 };
 use crate::{
     model::Timestamp,
-    store::flows::{
-        Shared,
-        files::{self, FlowFile, Told},
-        retention::{Bounds, Keeps, remove_file},
-        roll::{ROWS_AT_ONCE, properties},
-        segment::Mark,
-        table::OBJECTS,
+    store::{
+        flows::{
+            Coverage, Shared,
+            files::{self, FlowFile, Told},
+            lost,
+            retention::{Bounds, Keeps, remove_file},
+            roll::{ROWS_AT_ONCE, properties},
+            segment::Mark,
+            source::Source,
+            table::OBJECTS,
+            upload::{Uploading, Uploads},
+        },
+        guard::next_batch,
     },
 };
-
-/// Rows that are copied at once.
-const BATCH_ROWS: usize = 4_096;
 
 /// The history's files, as its writer knows them.
 #[derive(Debug)]
@@ -53,15 +53,18 @@ pub(super) struct Folded {
     files: Vec<FlowFile>,
     removed: u64,
     is_failing: bool,
+    /// Which of them are in a bucket, where they are to be, and who is told of new ones.
+    uploads: Option<Uploading>,
 }
 
 impl Folded {
-    pub fn new(store: &Path, bounds: Arc<Bounds>) -> Self {
+    pub fn new(store: &Path, bounds: Arc<Bounds>, uploads: Option<Uploading>) -> Self {
         let files = files::list(store, &OBJECTS).unwrap_or_else(|error| {
             tracing::error!("{error:#}: what is there of the history is kept until the next start");
             Vec::new()
         });
-        let mut folded = Self { store: store.to_owned(), bounds, files, removed: 0, is_failing: false };
+        let mut folded =
+            Self { store: store.to_owned(), bounds, files, removed: 0, is_failing: false, uploads };
         folded.prune();
         folded
     }
@@ -77,12 +80,17 @@ impl Keeps for Folded {
         self.files.extend(files);
         self.files.sort();
         self.measure();
+        if let Some((_, news)) = &self.uploads {
+            // The thread has ended: told where it did.
+            let _ = news.send(());
+        }
     }
 
     fn prune(&mut self) {
         let first = self.bounds.first_hour.load(Ordering::Relaxed);
         if self.files.first().is_some_and(|file| file.hour < first) {
-            match fold(&self.store, &self.files, first) {
+            match fold(&self.store, &self.files, first, self.uploads.as_ref().map(|(uploads, _)| &**uploads))
+            {
                 Ok(done) => {
                     self.removed += done.removed.len() as u64;
                     self.files.retain(|file| !done.removed.contains(&file.path));
@@ -139,8 +147,9 @@ struct Run {
 ///
 /// A crash before the new file has its name changes nothing. One after it leaves files that are folded again: the new file is
 /// among what is read then, and to fold a row twice changes nothing.
-fn fold(store: &Path, all: &[FlowFile], hour: i64) -> anyhow::Result<Done> {
+fn fold(store: &Path, all: &[FlowFile], hour: i64, uploads: Option<&Uploads>) -> anyhow::Result<Done> {
     let mut inputs = Vec::new();
+    let mut is_damaged = false;
     for file in all.iter().filter(|file| file.hour < hour || (file.hour == hour && is_folded(&file.path))) {
         match files::open(&file.path, &OBJECTS) {
             Ok((_, metadata, told)) => inputs.push(Input { path: file.path.clone(), metadata, told }),
@@ -149,6 +158,7 @@ fn fold(store: &Path, all: &[FlowFile], hour: i64) -> anyhow::Result<Done> {
             Err(error) => {
                 let kept_as = file.path.with_extension("parquet.damaged");
                 fs::rename(&file.path, &kept_as)?;
+                is_damaged = true;
                 tracing::error!(kept_as = %kept_as.display(), reason = format!("{error:#}"), "a file of the history cannot be read");
             }
         }
@@ -166,23 +176,54 @@ fn fold(store: &Path, all: &[FlowFile], hour: i64) -> anyhow::Result<Done> {
                 .get(&thing(change))
                 .is_some_and(|last| !last.is_deleted && last.sequence == change.sequence)
     };
-    let marks = inputs.iter().map(|input| &input.told.mark);
-    let lost: u64 = marks.map(Mark::lost).sum();
     let begin = Timestamp(hour.saturating_mul(3_600_000_000_000));
-    let mark = Mark { number: 0, from: begin, until: begin, lost_before: 0, lost_after: lost, ..latest };
+    // Of runs of which nothing holds it does not matter any more what was lost.
+    let marks = inputs.iter().map(|input| &input.told.mark);
+    let marks = marks.filter(|mark| !superseded.contains(&(mark.node.clone(), mark.run.clone())));
+    let marks: Vec<Mark> = marks.cloned().collect();
+    let of_run = |run: &str| marks.iter().filter(|mark| mark.run == run).cloned().collect::<Vec<_>>();
+    // Of a run that has later files something is told until then.
+    let goes_on = |run: &str| all.iter().any(|file| file.hour >= hour && is_of_run(&file.path, run));
+    let has_gap = |mark: &Mark| {
+        let until = goes_on(&mark.run).then_some(begin);
+        !Coverage::of(&of_run(&mark.run), None, until).gaps.is_empty()
+    };
+    let mark = Mark {
+        number: 0,
+        from: begin,
+        until: begin,
+        lost_before: 0,
+        lost_after: lost(&marks),
+        holes: is_damaged || marks.iter().any(|mark| mark.holes || has_gap(mark)),
+        ..latest
+    };
     let made = write(store, hour, &inputs, &Told { mark, last: 0 }, &holds)?;
     let mut done = Done { made, removed: HashSet::new() };
-    for Input { path, .. } in inputs {
-        if done.made.as_ref().is_none_or(|made| made.path != path) {
-            remove_file(&OBJECTS.directory(store), &path);
-            done.removed.insert(path);
+    if let Some((uploads, made)) = uploads.zip(done.made.as_ref()) {
+        uploads.is_there(&made.path);
+    }
+    for Input { path, metadata, told } in inputs {
+        if done.made.as_ref().is_some_and(|made| made.path == path) {
+            continue;
         }
+        if let Some(uploads) = uploads {
+            let is_elsewhere = uploads.has(&path) || told.is_folded();
+            let rows = if is_elsewhere { 0 } else { metadata.metadata().file_metadata().num_rows() };
+            uploads.removed(&OBJECTS, &path, u64::try_from(rows).unwrap_or(0));
+        }
+        remove_file(&OBJECTS.directory(store), &path);
+        done.removed.insert(path);
     }
     Ok(done)
 }
 
 fn is_folded(path: &Path) -> bool {
     path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.ends_with(FOLDED))
+}
+
+fn is_of_run(path: &Path, run: &str) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.and_then(|name| name.strip_prefix(run)).is_some_and(|rest| rest.starts_with('-'))
 }
 
 /// How the names of folded files end.
@@ -199,14 +240,10 @@ fn of_each(
     is_bare: bool,
     each: &mut dyn FnMut(&RecordBatch) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let file = File::open(&input.path)?;
-    let mask = super::read::mask(&input.metadata, is_bare);
-    let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(file, input.metadata.clone())
-        .with_projection(mask)
-        .with_batch_size(BATCH_ROWS)
-        .build()?;
-    for batch in reader {
-        each(&batch.with_context(|| format!("a damaged row group of {}", input.path.display()))?)?;
+    let source = Source::of_file(&input.path)?;
+    let mut reader = reader(source, input.metadata.clone(), is_bare)?;
+    while let Some(batch) = next_batch(&mut reader).with_context(|| format!("in {}", input.path.display()))? {
+        each(&batch)?;
     }
     Ok(())
 }

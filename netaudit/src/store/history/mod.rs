@@ -8,6 +8,7 @@
 //! Each agent run tells all objects that there are once (`present`), says of each kind when it has (`listed`), and then only what
 //! changes: the rows of a run alone say what it knew at any time.
 
+pub mod doubts;
 mod fold;
 pub mod read;
 mod rows;
@@ -28,7 +29,9 @@ use sha2::{Digest as _, Sha256};
 pub use schema::{BINDING, VERSION, Verb, schema};
 
 use self::{fold::Folded, rows::Rows};
-use super::flows::{Beginning, Job, Lost, Shared, log, retention::Bounds, segment::Mark, table::OBJECTS};
+use super::flows::{
+    Beginning, Job, Lost, Shared, log, retention::Bounds, segment::Mark, table::OBJECTS, upload::Uploading,
+};
 use crate::{
     cluster::{Content, Kind, ObjectKey, Pod},
     model::Timestamp,
@@ -79,14 +82,14 @@ impl History {
         store: &Path,
         (lock, turn): (Arc<File>, Arc<Mutex<()>>),
         begin: &Beginning,
-        bounds: Arc<Bounds>,
+        (bounds, uploading): (Arc<Bounds>, Option<Uploading>),
     ) -> anyhow::Result<Self> {
         let (queue, jobs) = mpsc::channel();
         let (finished, done) = mpsc::channel();
         let shared = Arc::new(Shared::new(&OBJECTS));
         let first = Mark::first(&OBJECTS, &begin.node, &begin.run, begin.from);
         let folded_in = store.to_owned();
-        let keeping = move || Folded::new(&folded_in, bounds);
+        let keeping = move || Folded::new(&folded_in, bounds, uploading);
         // What changed while no agent ran is not known, whatever became of the flows.
         let (store, table) = (store.to_owned(), &OBJECTS);
         let start = log::Start { store, table, lock, turn, first, goes_on: false, keeping };

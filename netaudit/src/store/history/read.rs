@@ -1,4 +1,4 @@
-//! The history of stores, read again.
+//! The history of stores, read again: from directories, and from buckets.
 
 use std::{
     collections::HashSet,
@@ -13,21 +13,30 @@ use arrow::{
 };
 use parquet::arrow::{
     ProjectionMask,
-    arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReaderBuilder},
+    arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder},
 };
 
 use super::{BINDING, Verb};
 use crate::{
     model::Timestamp,
-    store::flows::{
-        files,
-        segment::{self, Mark},
-        table::OBJECTS,
+    store::{
+        bucket::{Bucket, Object},
+        flows::{
+            ask::Store,
+            files::{self, Told},
+            segment::{self, Mark},
+            source::{Source, TAIL},
+            table::OBJECTS,
+        },
+        guard::{guarded, next_batch},
     },
 };
 
 /// Rows that are decoded at once.
 const BATCH_ROWS: usize = 4_096;
+
+/// Objects of a bucket whose ends are in memory at once.
+const AT_ONCE: usize = 256;
 
 /// How often files are listed again where some have moved meanwhile: they do so every few minutes at most.
 const MOST_LOOKS: usize = 3;
@@ -59,6 +68,13 @@ pub struct Change {
     pub address: Option<IpAddr>,
     /// What it is like.
     pub content: Option<String>,
+}
+
+impl Wanted<'_> {
+    /// The last hour of which anything is wanted.
+    fn last_hour(&self) -> i64 {
+        self.until.map_or(i64::MAX, files::hour_of)
+    }
 }
 
 impl Change {
@@ -108,9 +124,9 @@ pub struct Read {
 ///
 /// # Errors
 ///
-/// A directory cannot be listed, or `each` fails. What alone cannot be read is told in the result.
+/// A store cannot be listed, or `each` fails. What alone cannot be read is told in the result.
 pub fn read(
-    stores: &[PathBuf],
+    stores: &[Store],
     wanted: Wanted<'_>,
     each: &mut dyn FnMut(Change) -> anyhow::Result<()>,
 ) -> anyhow::Result<Read> {
@@ -119,92 +135,155 @@ pub fn read(
 
 /// As [`read`], but all columns of batches of which some rows may be wanted.
 pub(in crate::store) fn batches(
-    stores: &[PathBuf],
+    stores: &[Store],
     wanted: Wanted<'_>,
     each: &mut Each<'_>,
 ) -> anyhow::Result<Read> {
     let mut found = Read::default();
     for store in stores {
-        // Segments first: one that becomes a file meanwhile is found as both.
-        let segments = files::segments(store, &OBJECTS)?;
-        let last_hour = wanted.until.map_or(i64::MAX, files::hour_of);
-        let (mut told, mut seen) = (Vec::new(), HashSet::new());
-        // Whether one has gone since it was listed: what it held is in another one now.
-        let mut read_files = |told: &mut Vec<files::Told>, found: &mut Read, each: &mut Each<'_>| {
-            let mut has_moved = false;
-            for file in files::list(store, &OBJECTS)? {
-                if !seen.insert(file.path.clone()) {
-                    continue;
-                }
-                match read_file(&file.path, wanted, file.hour <= last_hour, each) {
-                    Ok(tells) => told.push(tells),
-                    Err(Failed::Caller(error)) => return Err(error),
-                    Err(Failed::File(error)) if files::is_gone(&error) => has_moved = true,
-                    Err(Failed::File(error)) => found.unreadable.push((file.path, format!("{error:#}"))),
-                }
-            }
-            anyhow::Ok(has_moved)
-        };
-        let mut has_moved = read_files(&mut told, &mut found, each)?;
-        for (path, mark) in segments {
-            if mark.as_ref().is_some_and(|mark| told.iter().any(|told| told.holds(mark))) {
-                continue;
-            }
-            let is_of_run = |mark: &Mark| wanted.run.is_none_or(|run| run == mark.run);
-            if mark.as_ref().is_none_or(is_of_run) {
-                match segment::read(&path, &OBJECTS) {
-                    Ok(content) => {
-                        content.batches.iter().try_for_each(&mut *each)?;
-                    }
-                    Err(error) if files::is_gone(&error) => has_moved = true,
-                    Err(error) => found.unreadable.push((path, format!("{error:#}"))),
-                }
-            }
-            found.marks.extend(mark);
+        match store {
+            Store::Directory(directory) => in_directory(directory, wanted, &mut found, each)?,
+            Store::Bucket(bucket) => in_bucket(bucket, wanted, &mut found, each)?,
         }
-        for _ in 0..MOST_LOOKS {
-            if has_moved {
-                has_moved = read_files(&mut told, &mut found, each)?;
-            }
-        }
-        found.marks.extend(told.into_iter().map(|told| told.mark));
     }
     Ok(found)
 }
 
-/// Whose fault it is that reading ended.
-enum Failed {
-    File(anyhow::Error),
-    Caller(anyhow::Error),
+fn in_directory(
+    store: &Path,
+    wanted: Wanted<'_>,
+    found: &mut Read,
+    each: &mut Each<'_>,
+) -> anyhow::Result<()> {
+    // Segments first: one that becomes a file meanwhile is found as both.
+    let segments = files::segments(store, &OBJECTS)?;
+    let (mut told, mut seen) = (Vec::new(), HashSet::new());
+    // Whether one has gone since it was listed: what it held is in another one now.
+    let mut read_files = |told: &mut Vec<Told>, found: &mut Read, each: &mut Each<'_>| {
+        let mut has_moved = false;
+        for file in files::list(store, &OBJECTS)? {
+            if !seen.insert(file.path.clone()) {
+                continue;
+            }
+            let opened = Source::of_file(&file.path).map_err(Into::into);
+            match opened.and_then(|source| Ok((files::what_it_says(&source, &OBJECTS)?, source))) {
+                Ok(((footer, tells), source)) => {
+                    if found.file(&file.path, wanted, file.hour, (source, footer, &tells), each)? {
+                        told.push(tells);
+                    }
+                }
+                Err(error) if files::is_gone(&error) => has_moved = true,
+                Err(error) => found.unreadable.push((file.path, format!("{error:#}"))),
+            }
+        }
+        anyhow::Ok(has_moved)
+    };
+    let mut has_moved = read_files(&mut told, found, each)?;
+    for (path, mark) in segments {
+        if mark.as_ref().is_some_and(|mark| told.iter().any(|told| told.holds(mark))) {
+            continue;
+        }
+        let is_of_run = |mark: &Mark| wanted.run.is_none_or(|run| run == mark.run);
+        if mark.as_ref().is_none_or(is_of_run) {
+            match guarded(|| segment::read(&path, &OBJECTS)) {
+                Ok(content) => content.batches.iter().try_for_each(&mut *each)?,
+                Err(error) if files::is_gone(&error) => has_moved = true,
+                Err(error) => found.unreadable.push((path, format!("{error:#}"))),
+            }
+        }
+        found.marks.extend(mark);
+    }
+    for _ in 0..MOST_LOOKS {
+        if has_moved {
+            has_moved = read_files(&mut told, found, each)?;
+        }
+    }
+    Ok(())
 }
 
-fn read_file(
-    path: &Path,
+/// What holds at a time may have been told long before: of a bucket all files are looked at that are not later.
+fn in_bucket(
+    bucket: &Bucket,
     wanted: Wanted<'_>,
-    is_in_time: bool,
+    found: &mut Read,
     each: &mut Each<'_>,
-) -> Result<files::Told, Failed> {
-    let (file, metadata, told) = files::open(path, &OBJECTS).map_err(Failed::File)?;
-    // What was folded may be of several runs.
-    let is_of_run = wanted.run.is_none_or(|run| run == told.mark.run) || told.is_folded();
-    if !is_in_time || !is_of_run {
-        return Ok(told);
+) -> anyhow::Result<()> {
+    let last_hour = wanted.last_hour().saturating_add(files::BEFORE_AND_AFTER);
+    let objects = bucket.list(&[OBJECTS.name.to_owned()])?.into_iter();
+    let files = objects.filter_map(|object| Some((files::hour_of_key(&object.key)?, object)));
+    let files: Vec<(i64, Object)> = files.filter(|(hour, _)| *hour <= last_hour).collect();
+    for files in files.chunks(AT_ONCE) {
+        let objects: Vec<Object> = files.iter().map(|(_, object)| object.clone()).collect();
+        // Most files are no longer than this, and so are read with one request.
+        for ((hour, object), tail) in files.iter().zip(bucket.tails(&objects, TAIL)) {
+            let name = PathBuf::from(bucket.url_of(&object.key));
+            let opened = tail.and_then(|tail| {
+                let source = Source::of_object(bucket, object, tail);
+                Ok((files::what_it_says(&source, &OBJECTS)?, source))
+            });
+            match opened {
+                Ok(((footer, tells), source)) => {
+                    found.file(&name, wanted, *hour, (source, footer, &tells), each)?;
+                }
+                // The bucket's own retention was faster: whatever it held is told as not there.
+                Err(error) if files::is_gone(&error) => {}
+                Err(error) => found.unreadable.push((name, format!("{error:#}"))),
+            }
+        }
     }
-    let mask = mask(&metadata, wanted.is_bare);
-    let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata.clone())
-        .with_projection(mask)
-        .with_batch_size(BATCH_ROWS)
-        .build()
-        .map_err(|error| Failed::File(error.into()))?;
-    for batch in reader {
-        let batch = batch.context("a damaged row group").map_err(Failed::File)?;
-        each(&batch).map_err(Failed::Caller)?;
+    Ok(())
+}
+
+impl Read {
+    /// Reads a file, where something in it may be wanted. Returns whether it could be read.
+    fn file(
+        &mut self,
+        name: &Path,
+        wanted: Wanted<'_>,
+        hour: i64,
+        (source, footer, told): (Source, ArrowReaderMetadata, &Told),
+        each: &mut Each<'_>,
+    ) -> anyhow::Result<bool> {
+        // What was folded may be of several runs.
+        let is_of_run = wanted.run.is_none_or(|run| run == told.mark.run) || told.is_folded();
+        if hour <= wanted.last_hour() && is_of_run {
+            let mut batches = reader(source, footer, wanted.is_bare);
+            loop {
+                let batch =
+                    batches.as_mut().map_err(|error| anyhow::anyhow!("{error:#}")).and_then(next_batch);
+                match batch {
+                    Ok(Some(batch)) => each(&batch)?,
+                    Ok(None) => break,
+                    Err(error) => {
+                        self.unreadable.push((name.to_owned(), format!("{error:#}")));
+                        return Ok(false);
+                    }
+                }
+            }
+        }
+        self.marks.push(told.mark.clone());
+        Ok(true)
     }
-    Ok(told)
+}
+
+/// Reads the rows of a file.
+pub(super) fn reader(
+    source: Source,
+    footer: ArrowReaderMetadata,
+    is_bare: bool,
+) -> anyhow::Result<ParquetRecordBatchReader> {
+    let mask = mask(&footer, is_bare);
+    guarded(|| {
+        let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(source.whole_if_small()?, footer)
+            .with_projection(mask)
+            .with_batch_size(BATCH_ROWS)
+            .build()?;
+        Ok(reader)
+    })
 }
 
 /// All columns, or all but what objects are like.
-pub(super) fn mask(metadata: &ArrowReaderMetadata, is_bare: bool) -> ProjectionMask {
+fn mask(metadata: &ArrowReaderMetadata, is_bare: bool) -> ProjectionMask {
     let fields = metadata.schema().fields().iter().enumerate();
     let read = fields.filter(|(_, field)| !is_bare || field.name() != "content");
     ProjectionMask::roots(metadata.parquet_schema(), read.map(|(place, _)| place))

@@ -1,18 +1,16 @@
 //! What was known at a time, from the history: of a run all objects, bindings, and what had just gone.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     Verb,
+    doubts::{begins, doubts},
     read::{Change, Key, Read, Wanted, read},
 };
-use crate::{cluster::Kind, model::Timestamp, store::flows::segment::Mark};
+use crate::{cluster::Kind, model::Timestamp, store::flows::ask::Store};
 
 /// How long after a flow its pod's object may come: the agent waits for it before it judges.
 pub const HELD: Duration = Duration::from_secs(15);
-
-/// How long after a mark was written a segment may have more than it says.
-const MARKS_APART: Duration = Duration::from_secs(15);
 
 /// An agent run, as its history tells.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -47,8 +45,8 @@ impl Run {
 ///
 /// # Errors
 ///
-/// A directory cannot be listed.
-pub fn runs(stores: &[PathBuf]) -> anyhow::Result<(Vec<Run>, Read)> {
+/// A store cannot be listed.
+pub fn runs(stores: &[Store]) -> anyhow::Result<(Vec<Run>, Read)> {
     let mut runs: BTreeMap<(String, String), Run> = BTreeMap::new();
     let wanted = Wanted { is_bare: true, ..Wanted::default() };
     let found = read(stores, wanted, &mut |change| {
@@ -110,8 +108,8 @@ impl State {
     ///
     /// # Errors
     ///
-    /// A directory cannot be listed.
-    pub fn of(stores: &[PathBuf], run: &Run, at: Timestamp, kinds: &[&str]) -> anyhow::Result<Self> {
+    /// A store cannot be listed.
+    pub fn of(stores: &[Store], run: &Run, at: Timestamp, kinds: &[&str]) -> anyhow::Result<Self> {
         let mut things: BTreeMap<Key, Known> = BTreeMap::new();
         let wanted = Wanted { until: Some(at), run: Some(&run.run), kinds, is_bare: false };
         let read = read(stores, wanted, &mut |change| {
@@ -167,29 +165,6 @@ fn note(things: &mut BTreeMap<Key, Known>, change: Change) {
     if shows && known.shown.as_ref().is_none_or(|shown| change.order() >= shown.order()) {
         known.shown = Some(change);
     }
-}
-
-/// From when on the history of a run's node says everything; `None` where nothing of it has been folded.
-pub fn begins(marks: &[Mark], run: &Run) -> Option<Timestamp> {
-    marks.iter().filter(|mark| mark.node == run.node && mark.number == 0).map(|mark| mark.from).max()
-}
-
-/// Why what a run knew at a time may not be what was: nobody wrote it down then, or changes were lost.
-pub fn doubts(marks: &[Mark], run: &Run, at: Timestamp) -> Vec<String> {
-    let of_run = || marks.iter().filter(|mark| mark.run == run.run);
-    let mut said = Vec::new();
-    let reached = of_run().filter(|mark| mark.from <= at).map(|mark| mark.until).max();
-    if let Some(reached) = reached.filter(|reached| at.since(*reached) > MARKS_APART) {
-        said.push(format!(
-            "changes of objects are unknown since {reached}: no agent wrote them down on {}",
-            run.node
-        ));
-    }
-    let lost: u64 = of_run().filter(|mark| mark.from <= at).map(Mark::lost).sum();
-    if lost > 0 {
-        said.push(format!("{lost} changes of objects were lost on {} before that", run.node));
-    }
-    said
 }
 
 #[cfg(test)]
