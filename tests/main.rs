@@ -23,4 +23,5 @@ mod semantics;
 mod sql;
 mod symbolic;
 mod usage;
+mod what_if;
 mod why;

@@ -2,6 +2,7 @@
 
 mod agent;
 mod agents;
+mod candidate;
 mod columns;
 mod diff;
 mod doctor;
@@ -27,6 +28,8 @@ mod uninstall;
 mod usage;
 mod usage_text;
 mod verify;
+mod what_if;
+mod what_if_text;
 mod who;
 mod why;
 mod why_find;
@@ -60,6 +63,7 @@ enum Command {
     Uninstall(uninstall::Args),
     Usage(usage::Args),
     Verify(verify::Args),
+    WhatIf(what_if::Args),
     Who(who::Args),
     Why(why::Args),
 }
@@ -101,6 +105,7 @@ pub fn main() -> ExitCode {
         Command::Uninstall(args) => uninstall::run(args),
         Command::Usage(args) => usage::run(args),
         Command::Verify(args) => verify::run(args),
+        Command::WhatIf(args) => what_if::run(args),
         Command::Who(args) => who::run(args),
         Command::Why(args) => why::run(args),
     };
