@@ -9,6 +9,7 @@ mod deploy;
 mod dns;
 mod eval;
 mod eval_ends;
+mod expectations;
 mod flow_store;
 mod history;
 mod kernel;

@@ -22,6 +22,8 @@ mod history;
 mod matrix;
 mod source;
 mod stores;
+mod test;
+mod test_report;
 mod timeline;
 mod timeline_pod;
 mod uninstall;
@@ -59,6 +61,7 @@ enum Command {
     Export(export::Args),
     Findings(findings::Args),
     Flows(flows::Args),
+    Test(test::Args),
     Timeline(timeline::Args),
     Uninstall(uninstall::Args),
     Usage(usage::Args),
@@ -101,6 +104,7 @@ pub fn main() -> ExitCode {
         Command::Export(args) => export::run(args),
         Command::Findings(args) => findings::run(args),
         Command::Flows(args) => flows::run(args),
+        Command::Test(args) => test::run(args),
         Command::Timeline(args) => timeline::run(args),
         Command::Uninstall(args) => uninstall::run(args),
         Command::Usage(args) => usage::run(args),
