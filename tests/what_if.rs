@@ -42,6 +42,7 @@ struct Agent {
     path: PathBuf,
     store: FlowStore,
     auditor: Auditor,
+    privacy: Privacy,
 }
 
 impl Agent {
@@ -66,7 +67,7 @@ impl Agent {
             unused_coverage: 0.99,
         });
         let store = FlowStore::open(path, Retention { age: FOREVER, bytes: u64::MAX }, None, &begin)?;
-        Ok(Self { node, path: path.to_owned(), store, auditor })
+        Ok(Self { node, path: path.to_owned(), store, auditor, privacy: Privacy::default() })
     }
 
     /// An object that both the verdicts and the history go by.
@@ -112,7 +113,7 @@ impl Agent {
         self.auditor.settle(later, &mut flows);
         self.auditor.tick(later, &mut flows);
         let [flow] = &flows[..] else { panic!("{flows:?}") };
-        let (cluster, privacy) = (self.auditor.cluster(), Privacy::TELLS_ALL);
+        let (cluster, privacy) = (self.auditor.cluster(), &self.privacy);
         self.store.push(&Telling { flow, cluster, node: self.node, correction: 0, privacy });
         flow.id.to_string()
     }

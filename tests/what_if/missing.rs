@@ -5,7 +5,10 @@ use netaudit::store::flows::{
     table::{FLOWS, OBJECTS},
 };
 
+use netaudit::audit::AddressKey;
+
 use super::*;
+use crate::history::exporting;
 
 fn written(store: &Path) -> Result<()> {
     let mut agent = Agent::new(store, "run-a")?;
@@ -194,5 +197,69 @@ fn a_torn_store_is_told_and_what_is_left_is_judged() -> Result<()> {
     assert!(ran.err.contains("cannot be read, its flows are missing"), "{}", ran.err);
     assert_eq!((&told["flows"]["replayed"], &told["complete"]), (&json!(2), &json!(false)));
     assert_eq!(changes(&told).len(), 2, "{told:#}");
+    Ok(())
+}
+
+/// Behind another node's address may be anybody who asked at a node port: as long as that matters, it stays unknown.
+#[test]
+fn a_source_that_a_node_port_hides_stays_hidden_unless_all_are_judged_alike() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let store = directory.path();
+    let mut agent = Agent::new(store, "run-a")?;
+    begin(&mut agent);
+    agent.apply(
+        &json!({"kind": "Node", "apiVersion": "v1", "metadata": {"name": "node-2"},
+                "status": {"addresses": [{"type": "InternalIP", "address": "192.168.0.2"}]}}),
+        2,
+    );
+    agent.apply(
+        &json!({"kind": "Service", "apiVersion": "v1", "metadata": {"namespace": "shop", "name": "db"},
+                "spec": {"type": "NodePort", "clusterIP": "10.96.0.2", "selector": {"app": "db"},
+                         "ports": [{"port": 5432, "nodePort": 30432}]}}),
+        2,
+    );
+    agent.accepts("uid-0", "10.0.0.2:5432", "192.168.0.2", 10);
+    agent.finish(20);
+    let (told, _) = answer(store, &[policy("api")], &[])?;
+    assert_eq!((changes(&told).len(), &told["flows"]["replayed"]), (0, &json!(1)), "{told:#}");
+    assert_eq!(told["recorded_otherwise"], json!([]));
+    let other = named("other", "nobody", json!({"ingress": []}));
+    let (told, _) = answer(store, &[other], &[])?;
+    assert_eq!(changes(&told), ["unknown→allowed node node-2→shop/db 5432 ingress 1"]);
+    assert_eq!(told["changes"][0]["before_by"][0]["by"], "ingress: source translated");
+    Ok(())
+}
+
+#[test]
+fn a_hashed_address_is_not_guessed() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let store = directory.path();
+    let mut agent = Agent::new(store, "run-a")?;
+    let key = AddressKey::new(b"0123456789abcdef0123456789abcdef")?;
+    agent.privacy = Privacy { key: Some(key), ..Privacy::default() };
+    begin(&mut agent);
+    agent.connects("uid-1", "10.0.0.1", "203.0.113.9:443", 10);
+    agent.accepts("uid-0", "10.0.0.2:5432", "10.0.0.1", 11);
+    agent.finish(20);
+    let (told, _) = answer(store, &[policy("api")], &[])?;
+    assert_eq!(told["unreplayed"][0]["reason"], "the record has a hash for the address outside the cluster");
+    assert_eq!((&told["unreplayed"][0]["flows"], changes(&told).len()), (&json!(1), 1), "{told:#}");
+    Ok(())
+}
+
+/// A bundle of evidence is a store once it is unpacked; one of some flows says that it has no others.
+#[test]
+fn a_bundle_is_judged_as_the_store_that_it_is_of() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let (store, unpacked) = (directory.path().join("store"), directory.path().join("unpacked"));
+    written(&store)?;
+    let bundle = directory.path().join("inc.tar");
+    let ran = exporting::export(&store, t(5), t(15), &bundle, &["--workload", "web"]);
+    ensure!(ran.status == 0, "{}", ran.err);
+    exporting::unpack(&bundle, &unpacked)?;
+    let (told, ran) = answer(&unpacked, &[policy("api")], &[])?;
+    assert_eq!(changes(&told), ["allowed→denied shop/web→shop/db 5432 ingress 1"], "{}", ran.err);
+    assert_eq!(told["complete"], false);
+    assert!(ran.err.contains("holds only flows of incident"), "{}", ran.err);
     Ok(())
 }
