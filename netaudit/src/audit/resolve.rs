@@ -232,7 +232,7 @@ fn judge_service(
             // Named target ports may differ from pod to pod: then only the Service's own port can be told.
             all.port = seen.port();
         }
-        if !agree(&all.verdict, &verdict) {
+        if !all.verdict.agrees_with(&verdict) {
             all.verdict = Arc::new(Verdict::unknown(Gap::EndpointsDisagree));
             all.port = seen.port();
             all.other_end = None;
@@ -300,14 +300,6 @@ fn rewritten_from(
     match of_port.unwrap_or_else(|| cluster.resolve(ip, port, seen.protocol, seen.at)) {
         Endpoint::Service { namespace, name, .. } => Some((namespace, name)),
         _ => None,
-    }
-}
-
-/// Two endpoints agree when they are allowed by the same rules or denied by the same policies.
-fn agree(a: &Verdict, b: &Verdict) -> bool {
-    match (&a.decision, &b.decision) {
-        (Decision::Denied(a), Decision::Denied(b)) => a.policies().eq(b.policies()),
-        (a, b) => a == b,
     }
 }
 

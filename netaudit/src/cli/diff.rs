@@ -17,7 +17,7 @@ use super::{
     one_line,
 };
 use crate::{
-    cluster::{Broken, Cluster, Kind, Object, ObjectKey},
+    cluster::{Cluster, Kind, Object, ObjectKey},
     model::{Cause, Decision, Denial, Direction, RuleMatch, Verdict},
     policy::symbolic::{ConnectionSet, Connections, Other},
     watch::manifests,
@@ -175,17 +175,9 @@ fn load<P: AsRef<Path>>(paths: &[P], warnings: &mut Vec<String>) -> anyhow::Resu
     Ok(loaded.into_objects())
 }
 
-/// Whether the object is, or may be, a policy of any kind: those stay on their side.
-fn is_policy(object: &Object) -> bool {
-    match object {
-        Object::Broken(Broken { kind, .. }) => kind.is_none_or(Kind::is_policy),
-        other => other.key().is_some_and(|key| key.kind.is_policy()),
-    }
-}
-
 /// Two clusters with the same objects, of which only the policies are each one's own.
 fn merge(old: Vec<Object>, new: Vec<Object>, notes: &mut Vec<String>) -> (Cluster, Cluster) {
-    let split = |objects: Vec<Object>| objects.into_iter().partition::<Vec<_>, _>(is_policy);
+    let split = |objects: Vec<Object>| objects.into_iter().partition::<Vec<_>, _>(Object::may_be_policy);
     let ((old_policies, old_rest), (new_policies, mut new_rest)) = (split(old), split(new));
     // What only the old side can read is asked as that has it: left out, it would be a difference that nobody is told.
     let readable: BTreeMap<ObjectKey, &Object> = (old_rest.iter())

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{eval_explain, eval_service, one_line, source::Input};
 use crate::{
     cluster::{Cluster, Endpoint, Kind, ObjectKey, Party, PodId},
-    model::{Decision, Direction, Exemption, Gap, Protocol, Timestamp, Verdict},
+    model::{Direction, Exemption, Gap, Protocol, Timestamp, Verdict},
     policy::Explanation,
 };
 
@@ -80,39 +80,7 @@ pub(super) struct AskedService {
 }
 
 /// What both directions together mean.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Outcome {
-    Allowed,
-    Denied,
-    Unknown,
-}
-
-impl Outcome {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Allowed => "allowed",
-            Self::Denied => "denied",
-            Self::Unknown => "unknown",
-        }
-    }
-
-    pub fn of(verdict: &Verdict) -> Self {
-        match verdict.decision {
-            Decision::Allowed(_) => Self::Allowed,
-            Decision::Denied(_) => Self::Denied,
-            Decision::Unknown(_) => Self::Unknown,
-        }
-    }
-
-    /// A connection is allowed if both ends allow it; one that denies decides even where the other is unknown.
-    fn both(egress: Self, ingress: Self) -> Self {
-        match (egress, ingress) {
-            (Self::Denied, _) | (_, Self::Denied) => Self::Denied,
-            (Self::Allowed, Self::Allowed) => Self::Allowed,
-            _ => Self::Unknown,
-        }
-    }
-}
+pub(super) use crate::advise::Outcome;
 
 impl Pair {
     /// Asks the policies of both ends.
@@ -245,7 +213,7 @@ impl Answer {
     }
 
     /// What all pairs agree on.
-    fn outcome(&self) -> Outcome {
+    pub fn outcome(&self) -> Outcome {
         if self.doubt.is_some() {
             return Outcome::Unknown;
         }

@@ -38,6 +38,25 @@ pub(super) fn by_name(
     ask(cluster, from, service, port, dialled, question)
 }
 
+/// As [`by_name`], where the port is the one that a flow was recorded with: the endpoints', where they all have the same.
+pub(super) fn by_record(
+    cluster: &mut Cluster,
+    from: End,
+    namespace: &str,
+    name: &str,
+    dialled: Option<IpAddr>,
+    question: Question,
+) -> anyhow::Result<Answer> {
+    let service = cluster.service(namespace, name).cloned();
+    let port = service.as_ref().and_then(|service| {
+        cluster.recorded_port(service, question.protocol, question.port, dialled, NOW).cloned()
+    });
+    match service.zip(port) {
+        Some((service, port)) => ask(cluster, from, service, port, dialled, question),
+        None => by_name(cluster, from, namespace, name, dialled, question),
+    }
+}
+
 fn find_port(service: &Service, question: Question) -> anyhow::Result<ServicePort> {
     if service.headless {
         // Nothing translates: the name stands for the endpoints' own addresses, and whoever asks names their port.

@@ -2,6 +2,7 @@
 
 mod agent;
 mod agents;
+mod candidate;
 mod columns;
 mod diff;
 mod doctor;
@@ -21,12 +22,16 @@ mod history;
 mod matrix;
 mod source;
 mod stores;
+mod test;
+mod test_report;
 mod timeline;
 mod timeline_pod;
 mod uninstall;
 mod usage;
 mod usage_text;
 mod verify;
+mod what_if;
+mod what_if_text;
 mod who;
 mod why;
 mod why_find;
@@ -56,10 +61,12 @@ enum Command {
     Export(export::Args),
     Findings(findings::Args),
     Flows(flows::Args),
+    Test(test::Args),
     Timeline(timeline::Args),
     Uninstall(uninstall::Args),
     Usage(usage::Args),
     Verify(verify::Args),
+    WhatIf(what_if::Args),
     Who(who::Args),
     Why(why::Args),
 }
@@ -97,10 +104,12 @@ pub fn main() -> ExitCode {
         Command::Export(args) => export::run(args),
         Command::Findings(args) => findings::run(args),
         Command::Flows(args) => flows::run(args),
+        Command::Test(args) => test::run(args),
         Command::Timeline(args) => timeline::run(args),
         Command::Uninstall(args) => uninstall::run(args),
         Command::Usage(args) => usage::run(args),
         Command::Verify(args) => verify::run(args),
+        Command::WhatIf(args) => what_if::run(args),
         Command::Who(args) => who::run(args),
         Command::Why(args) => why::run(args),
     };

@@ -397,8 +397,9 @@ fn ask(line: &Line, cluster: &mut Cluster) -> anyhow::Result<Asked> {
     let is_egress = line.direction == Direction::Egress;
     if let ("service", true, Some(service)) = (line.peer.kind.as_str(), is_egress, &line.peer.service) {
         let (namespace, name) = service.split_once('/').unwrap_or_default();
-        let answer = eval_service::by_name(cluster, subject, namespace, name, line.peer.address(), question)
-            .context("the peer is not among the objects")?;
+        let answer =
+            eval_service::by_record(cluster, subject, namespace, name, line.peer.address(), question)
+                .context("the peer is not among the objects")?;
         let gap = answer.gap_of(line.direction);
         let sides = answer.pairs.into_iter().map(|pair| {
             let backend = format!("{} {}", eval_flow::name(cluster, &pair.to), pair.port);

@@ -103,6 +103,14 @@ impl Object {
             Self::Broken(it) => return it.key.clone(),
         })
     }
+
+    /// Whether it is a policy of any kind, or may be one, as it cannot be read.
+    pub fn may_be_policy(&self) -> bool {
+        match self {
+            Self::Broken(Broken { kind, .. }) => kind.is_none_or(Kind::is_policy),
+            other => other.key().is_some_and(|key| key.kind.is_policy()),
+        }
+    }
 }
 
 /// An object that could not be decoded: what is known of it, so that the verdicts it could change become unknown, and

@@ -1,9 +1,31 @@
-//! Where a source address may stand for somebody else.
+//! Where an address may stand for somebody else, and where a service led.
 
-use super::{Cluster, PodId};
-use crate::model::Protocol;
+use std::net::IpAddr;
+
+use super::{Backend, Cluster, PodId, Service, objects::ServicePort};
+use crate::model::{Protocol, Timestamp};
 
 impl Cluster {
+    /// The port of a service that a flow went to of which `port` was recorded: that is the endpoints' own where they all have the same,
+    /// and else the service's. `family_of` is the address that was asked for, where that is known: behind it are only endpoints of its
+    /// family.
+    pub fn recorded_port<'a>(
+        &self,
+        service: &'a Service,
+        protocol: Protocol,
+        port: u16,
+        family_of: Option<IpAddr>,
+        at: Timestamp,
+    ) -> Option<&'a ServicePort> {
+        let ports = || service.ports.iter().filter(|it| it.protocol == protocol);
+        let is_family = |it: &Backend| family_of.is_none_or(|ip| ip.is_ipv4() == it.ip.is_ipv4());
+        let leads_to_it = |of: &&ServicePort| {
+            let mut all = self.backends(service, of, at).into_iter().filter(is_family).peekable();
+            all.peek().is_some() && all.all(|backend| backend.port == port)
+        };
+        ports().find(leads_to_it).or_else(|| ports().find(|it| it.port == port))
+    }
+
     /// Whether traffic to this port of a pod may have come through a port on a node's address, so that the node's address
     /// stands for whoever asked there: a Service with such a port selects the pod.
     pub fn may_hide_source(&self, pod: PodId, port: u16, protocol: Protocol) -> bool {

@@ -277,6 +277,14 @@ impl Verdict {
         }
     }
 
+    /// Whether two endpoints of a Service are judged alike: allowed by the same rules or denied by the same policies.
+    pub fn agrees_with(&self, other: &Self) -> bool {
+        match (&self.decision, &other.decision) {
+            (Decision::Denied(one), Decision::Denied(other)) => one.policies().eq(other.policies()),
+            (one, other) => one == other,
+        }
+    }
+
     /// Whether it may pass for certain.
     pub const fn is_allowed(&self) -> bool {
         matches!(self.decision, Decision::Allowed(_))

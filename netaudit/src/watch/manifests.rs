@@ -25,6 +25,9 @@ use crate::{
     policy::Warning,
 };
 
+/// How names of manifests end.
+const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
+
 /// Where an object was read.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Source {
@@ -168,6 +171,22 @@ pub fn load_text(file: &str, text: &str) -> Loaded {
     loaded
 }
 
+/// Reads files that are not in the file system: their names and bytes.
+pub fn load_files<'a>(files: impl IntoIterator<Item = (&'a Path, &'a [u8])>) -> Loaded {
+    let mut loaded = Loaded::default();
+    for (name, bytes) in files {
+        read(name, bytes, &mut loaded);
+    }
+    loaded
+}
+
+/// Whether [`load`] reads a file of this name below a directory.
+pub fn is_read(below: &Path) -> bool {
+    let is_hidden = |name: &std::ffi::OsStr| name.to_string_lossy().starts_with('.');
+    let extension = below.extension().unwrap_or_default().to_ascii_lowercase();
+    !below.iter().any(is_hidden) && EXTENSIONS.iter().any(|it| extension == *it)
+}
+
 /// The content of a regular file. Anything else is refused: to read a pipe or a device may take for ever.
 fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
     let file_type = fs::metadata(path)?.file_type();
@@ -206,10 +225,9 @@ fn walk(directory: &Path, files: &mut Vec<PathBuf>, entered: &mut HashSet<PathBu
         if name.starts_with('.') {
             continue;
         }
-        let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
         match fs::metadata(&path) {
             Ok(metadata) if metadata.is_dir() => walk(&path, files, entered, loaded),
-            _ if ["yaml", "yml", "json"].iter().any(|it| extension == *it) => files.push(path),
+            _ if is_read(Path::new(&*name)) => files.push(path),
             _ => {}
         }
     }

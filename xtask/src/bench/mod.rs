@@ -3,7 +3,7 @@
 //! Overhead: the same load watched by nobody, by the agent, and by other tools that watch connections, interleaved round by round
 //! in one run, as ratios of the medians with the quartiles of the rounds' own ratios, since a machine that others use too is noisy. Speed: the pipeline benchmark of the netaudit
 //! crate. Both as a table, and as JSON in `target/bench.json`. `cargo xtask bench overhead` is the first of the two, `policy` is about
-//! the evaluator alone, `overload` about bursts, `ring` about the way out of the kernel, `dns` about names, `idle` about a node where nothing happens, `accounts` about memory, `store` about the flow store.
+//! the evaluator alone, `overload` about bursts, `ring` about the way out of the kernel, `dns` about names, `idle` about a node where nothing happens, `accounts` about memory, `store` about the flow store, `what-if` about flows that are judged again.
 
 mod idle;
 mod load;
@@ -84,6 +84,12 @@ enum Part {
         #[arg(long, default_value_t = 100_000_000)]
         flows: u64,
     },
+    /// Flows of a store judged again by other policies, by classes and one by one
+    WhatIf {
+        /// Flows
+        #[arg(long, default_value_t = 100_000_000)]
+        flows: u64,
+    },
     /// How fast records are taken out of the kernel's ring (needs root)
     Ring,
     /// What the agent takes on a node full of pods that do nothing (needs root)
@@ -118,6 +124,7 @@ pub fn bench(root: &Path, options: &Options) -> Result<()> {
         }
         Some(Part::Idle { pods, seconds }) => json!({"idle": idle::idle(&release(root)?, *pods, *seconds)?}),
         Some(Part::Store { flows }) => json!({"store": store::store(root, *flows)?}),
+        Some(Part::WhatIf { flows }) => json!({"what_if": what_if(root, *flows)?}),
         Some(Part::Accounts) => json!({"accounts": speed(root, "accounts")?}),
         Some(Part::Ring) => json!({"ring": speed(root, "ring")?}),
         _ => {
@@ -142,7 +149,19 @@ fn release(root: &Path) -> Result<PathBuf> {
 /// Runs a benchmark of the netaudit crate, which prints a table and JSON.
 fn speed(root: &Path, bench: &str) -> Result<Value> {
     build_ebpf(root)?;
+    bench_of(root, bench, &[])
+}
+
+/// So many flows, in a store that is removed afterwards.
+fn what_if(root: &Path, flows: u64) -> Result<Value> {
+    let (flows, store) = (flows.to_string(), target(root).join("bench/what-if"));
+    let store = store.to_str().context("the target directory's name is no UTF-8")?;
+    bench_of(root, "what_if", &[("NETAUDIT_BENCH_FLOWS", &flows), ("NETAUDIT_BENCH_STORE", store)])
+}
+
+fn bench_of(root: &Path, bench: &str, settings: &[(&str, &str)]) -> Result<Value> {
     let output = cargo(root, ["bench", "--locked", "-p", "netaudit", "--bench", bench])
+        .envs(settings.iter().copied())
         .stderr(Stdio::inherit())
         .output()?;
     ensure!(output.status.success(), "the benchmark {bench} failed");

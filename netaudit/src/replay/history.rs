@@ -1,0 +1,325 @@
+//! What agent runs knew, in order, and when something changed that a verdict may hang on.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+    path::PathBuf,
+    sync::Arc,
+};
+
+use serde_json::Value;
+
+use crate::{
+    advise::what_if::Missing,
+    cluster::{Kind, Object, ObjectKey, Pod, REMEMBERED},
+    model::Timestamp,
+    store::{
+        flows::{ask::Store, segment::Mark},
+        history::{
+            BINDING, Verb,
+            doubts::{begins, doubts},
+            read::{Change, Wanted, read},
+            state::{HELD, Run, runs},
+        },
+    },
+    watch::convert,
+};
+
+/// The histories of agent runs.
+#[derive(Debug, Default)]
+pub struct Histories {
+    by_run: HashMap<Arc<str>, History>,
+    marks: Vec<Mark>,
+    unreadable: Vec<(PathBuf, String)>,
+}
+
+/// What a run knew, in order.
+#[derive(Debug)]
+pub struct History {
+    run: Run,
+    /// From when on it knew everything.
+    complete: Option<Timestamp>,
+    /// From when on its node's history says everything.
+    begins: Option<Timestamp>,
+    steps: Vec<Step>,
+    cuts: HashMap<Part, Vec<Timestamp>>,
+    pods: HashMap<PodName, Vec<Version>>,
+}
+
+/// Namespace and name.
+type PodName = (Arc<str>, Arc<str>);
+
+/// A change.
+#[derive(Clone, Debug)]
+pub(super) struct Step {
+    pub at: Timestamp,
+    sequence: u64,
+    pub what: What,
+}
+
+/// What became of what.
+#[derive(Clone, Debug)]
+pub(super) enum What {
+    Apply(Arc<Object>),
+    Delete(ObjectKey),
+    /// A pod has an address, as the kernel showed.
+    Bind(IpAddr, Arc<str>),
+    /// It has it no more.
+    Unbind(IpAddr, Arc<str>),
+}
+
+/// What a pod was like from a time on; `None` where it was gone.
+#[derive(Clone, Debug)]
+struct Version {
+    at: Timestamp,
+    pod: Option<Arc<Object>>,
+}
+
+/// Objects that a verdict may hang on together.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(super) enum Part {
+    /// Cluster-wide policies.
+    Cluster,
+    /// A namespace, and the policies in it.
+    Namespace(Arc<str>),
+    /// A pod.
+    Pod(Arc<str>, Arc<str>),
+    /// All pods of a namespace.
+    Pods(Arc<str>),
+    /// Services of a namespace, and where they lead.
+    Services(Arc<str>),
+    /// A node.
+    Node(Arc<str>),
+}
+
+impl Histories {
+    /// Reads what stores tell of the time until then, or of all. Equal objects are kept once, whoever told of them.
+    ///
+    /// # Errors
+    ///
+    /// A store cannot be listed.
+    pub fn read(stores: &[Store], until: Option<Timestamp>) -> anyhow::Result<Self> {
+        let (known, bare) = runs(stores)?;
+        let mut objects: HashMap<(Kind, Arc<str>), Arc<Object>> = HashMap::new();
+        let mut steps: HashMap<String, Vec<Step>> = HashMap::new();
+        // A pod's object may come after its flow.
+        let wanted = Wanted { until: until.map(|until| until.plus(HELD)), ..Wanted::default() };
+        let found = read(stores, wanted, &mut |change| {
+            if let Some(what) = what(&change, &mut objects) {
+                let step = Step { at: change.time, sequence: change.sequence, what };
+                match steps.get_mut(&change.run) {
+                    Some(steps) => steps.push(step),
+                    None => drop(steps.insert(change.run, vec![step])),
+                }
+            }
+            Ok(())
+        })?;
+        let history = |run: Run| {
+            let steps = steps.remove(&run.run).unwrap_or_default();
+            (Arc::from(run.run.as_str()), History::new(run, &found.marks, steps))
+        };
+        let by_run = known.into_iter().map(history).collect();
+        let mut unreadable = found.unreadable;
+        unreadable
+            .extend(bare.unreadable.into_iter().filter(|it| !unreadable.contains(it)).collect::<Vec<_>>());
+        Ok(Self { by_run, marks: found.marks, unreadable })
+    }
+
+    /// Of an agent run.
+    pub fn of(&self, run: &str) -> Option<&History> {
+        self.by_run.get(run)
+    }
+
+    /// What could not be read, and why.
+    pub fn unreadable(&self) -> &[(PathBuf, String)] {
+        &self.unreadable
+    }
+
+    /// Why what a run knew at a time may not be what was, in sentences.
+    pub fn doubts(&self, run: &str, at: Timestamp) -> Vec<String> {
+        self.of(run).map(|history| doubts(&self.marks, &history.run, at)).unwrap_or_default()
+    }
+}
+
+/// What a change means; `None` for what is no object, and for what cannot change a verdict.
+fn what(change: &Change, objects: &mut HashMap<(Kind, Arc<str>), Arc<Object>>) -> Option<What> {
+    if change.verb == Verb::Listed {
+        return None;
+    }
+    if change.kind == BINDING {
+        let (ip, uid) = (change.address?, Arc::from(change.uid.as_str()));
+        return Some(if change.verb == Verb::Deleted { What::Unbind(ip, uid) } else { What::Bind(ip, uid) });
+    }
+    let kind = Kind::from_name(&change.kind).filter(|kind| kind.changes_verdicts())?;
+    if change.verb == Verb::Deleted {
+        return Some(What::Delete(ObjectKey::new(kind, &change.namespace, &change.name)));
+    }
+    let content: Arc<str> = change.content.as_deref()?.into();
+    let object = objects.entry((kind, content)).or_insert_with_key(|(kind, content)| {
+        // What cannot be parsed any more is an object that cannot be read.
+        let value: Value = serde_json::from_str(content).unwrap_or_default();
+        let source: Arc<str> = format!("history of {}", change.node).into();
+        Arc::new(convert::object(*kind, &value, &source))
+    });
+    Some(What::Apply(object.clone()))
+}
+
+impl History {
+    fn new(run: Run, marks: &[Mark], mut steps: Vec<Step>) -> Self {
+        steps.sort_by_key(|step| (step.at, step.sequence));
+        steps.dedup_by_key(|step| step.sequence);
+        let (complete, begins) = (run.complete(), begins(marks, &run));
+        let mut history = Self { run, complete, begins, steps, cuts: HashMap::new(), pods: HashMap::new() };
+        history.cut();
+        history
+    }
+
+    /// Finds the times at which a verdict may change, and what pods were like when.
+    fn cut(&mut self) {
+        let mut known: HashMap<ObjectKey, Arc<Object>> = HashMap::new();
+        for step in &self.steps {
+            let (key, object) = match &step.what {
+                What::Apply(object) => (object.key(), Some(object)),
+                What::Delete(key) => (Some(key.clone()), None),
+                What::Bind(..) | What::Unbind(..) => continue,
+            };
+            let Some(key) = key else {
+                self.cuts.entry(Part::Cluster).or_default().push(step.at);
+                continue;
+            };
+            let before = match object {
+                Some(object) => known.insert(key.clone(), object.clone()),
+                None => known.remove(&key),
+            };
+            let same = match (&before, object) {
+                (Some(before), Some(object)) => is_alike(before, object),
+                (None, None) => true,
+                _ => false,
+            };
+            if key.kind == Kind::Pod {
+                let versions = self.pods.entry((key.namespace.clone(), key.name.clone())).or_default();
+                versions.push(Version { at: step.at, pod: object.cloned() });
+            }
+            if same {
+                continue;
+            }
+            for part in parts_of(&key) {
+                let cuts = self.cuts.entry(part.clone()).or_default();
+                cuts.push(step.at);
+                if let Part::Pod(..) = part {
+                    // Some seconds before it is known, and some minutes after it has gone, it counts all the same.
+                    cuts.extend([step.at.minus(HELD), step.at.plus(REMEMBERED)]);
+                }
+            }
+        }
+        for cuts in self.cuts.values_mut() {
+            cuts.sort_unstable();
+            cuts.dedup();
+        }
+    }
+
+    /// The policies that there were at the end of what was read.
+    pub fn policies(&self) -> BTreeSet<ObjectKey> {
+        let mut policies = BTreeSet::new();
+        for step in &self.steps {
+            match &step.what {
+                What::Apply(object) => {
+                    policies.extend(object.key().filter(|key| key.kind.is_policy()));
+                }
+                What::Delete(key) => drop(policies.remove(key)),
+                What::Bind(..) | What::Unbind(..) => {}
+            }
+        }
+        policies
+    }
+
+    /// The node.
+    pub fn node(&self) -> &str {
+        &self.run.node
+    }
+
+    /// When the run knew all that it judged a flow of this time by.
+    pub(super) fn judged_at(&self, time: Timestamp) -> Timestamp {
+        self.complete.map_or(time, |complete| complete.max(time))
+    }
+
+    /// Why nothing can be said of flows of a time.
+    pub(super) fn lacks(&self, at: Timestamp) -> Option<Missing> {
+        if self.complete.is_none() {
+            let kinds: Vec<&str> = self.run.missing().into_iter().map(Kind::as_str).collect();
+            return Some(Missing::Incomplete(format!("{}, {}", self.run.run, kinds.join(", ")).into()));
+        }
+        let before = self.begins.is_some_and(|begins| at < begins);
+        before.then(|| Missing::Before(self.run.node.as_str().into()))
+    }
+
+    pub(super) fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// The times at which a verdict may change that hangs on these.
+    pub(super) fn cuts(&self, parts: &[Part]) -> Arc<[Timestamp]> {
+        let mut all: Vec<Timestamp> =
+            parts.iter().filter_map(|part| self.cuts.get(part)).flatten().copied().collect();
+        // What was before everything was known is judged by what was known then.
+        if let Some(complete) = self.complete {
+            all.retain(|cut| *cut > complete);
+        }
+        all.extend(self.begins);
+        all.sort_unstable();
+        all.dedup();
+        all.into()
+    }
+
+    /// What the pod of a flow was like: at that time, or else when it had just gone, or when its object came soon after.
+    pub(super) fn pod(
+        &self,
+        namespace: &Arc<str>,
+        name: &Arc<str>,
+        uid: &str,
+        at: Timestamp,
+    ) -> Option<&Arc<Object>> {
+        let versions = self.pods.get(&(namespace.clone(), name.clone()))?;
+        let is_it = |object: &&Arc<Object>| match &***object {
+            Object::Pod(pod) => uid.is_empty() || *pod.uid == *uid,
+            _ => false,
+        };
+        let known = versions.partition_point(|version| version.at <= at);
+        let (past, future) = versions.split_at(known);
+        if let Some(pod) = past.last().and_then(|last| last.pod.as_ref()).filter(is_it) {
+            return Some(pod);
+        }
+        let gone = (1..past.len()).rev().find_map(|next| {
+            let pod = past[next - 1].pod.as_ref().filter(is_it)?;
+            (at.since(past[next].at) <= REMEMBERED).then_some(pod)
+        });
+        let soon = future.iter().take_while(|version| version.at <= at.plus(HELD));
+        gone.or_else(|| soon.filter_map(|version| version.pod.as_ref()).find(is_it))
+    }
+}
+
+/// What an object's change may change with it.
+fn parts_of(key: &ObjectKey) -> Vec<Part> {
+    let (namespace, name) = (key.namespace.clone(), key.name.clone());
+    match key.kind {
+        Kind::Namespace => vec![Part::Namespace(name)],
+        Kind::Pod => vec![Part::Pod(namespace.clone(), name), Part::Pods(namespace)],
+        Kind::Node => vec![Part::Node(name)],
+        Kind::Service | Kind::EndpointSlice => vec![Part::Services(namespace)],
+        kind if kind.is_policy() && !namespace.is_empty() => vec![Part::Namespace(namespace)],
+        _ => vec![Part::Cluster],
+    }
+}
+
+/// Whether policies see the same. A pod's phase and addresses come and go without that.
+fn is_alike(before: &Object, after: &Object) -> bool {
+    match (before, after) {
+        (Object::Pod(before), Object::Pod(after)) => {
+            let seen = |pod: &Pod| {
+                (pod.uid.clone(), pod.labels.clone(), pod.ports.clone(), pod.host_network, pod.node.clone())
+            };
+            seen(before) == seen(after)
+        }
+        (before, after) => before == after,
+    }
+}
