@@ -28,6 +28,7 @@ mod ruleset;
 #[cfg(test)]
 mod ruleset_tests;
 mod selector;
+mod selector_sets;
 mod summary;
 pub mod symbolic;
 mod words;
