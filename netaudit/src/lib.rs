@@ -12,13 +12,15 @@
 //!
 //! # Core and shell
 //!
-//! The core ([`model`], [`cluster`], [`policy`], [`audit`]) is pure: no IO, no clock, no logging, no async; time is an
+//! The core ([`model`], [`cluster`], [`policy`], [`audit`], [`advise`]) is pure: no IO, no clock, no logging, no async; time is an
 //! argument. Nothing in it knows Kubernetes clients. `.clippy.toml` names what it must not call, and the attributes below
 //! make that an error. The shell ([`kernel`], [`watch`], [`metrics`], [`http`], [`report`],
 //! [`publish`], [`store`]) depends on the core and never on each
 //! other; [`agent`] wires them: async chooses the next action, synchronous code applies it.
 
 // Core, in reading order.
+#[deny(clippy::disallowed_methods, reason = "the core is pure: IO and clocks belong to the shell")]
+pub mod advise;
 #[deny(clippy::disallowed_methods, reason = "the core is pure: IO and clocks belong to the shell")]
 pub mod audit;
 #[deny(clippy::disallowed_methods, reason = "the core is pure: IO and clocks belong to the shell")]

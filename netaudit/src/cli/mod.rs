@@ -18,6 +18,10 @@ mod flows;
 mod flows_text;
 mod flows_top;
 mod history;
+mod lint;
+mod lint_fix;
+mod lint_output;
+mod lint_sarif;
 mod matrix;
 mod source;
 mod stores;
@@ -56,6 +60,7 @@ enum Command {
     Export(export::Args),
     Findings(findings::Args),
     Flows(flows::Args),
+    Lint(lint::Args),
     Timeline(timeline::Args),
     Uninstall(uninstall::Args),
     Usage(usage::Args),
@@ -97,6 +102,7 @@ pub fn main() -> ExitCode {
         Command::Export(args) => export::run(args),
         Command::Findings(args) => findings::run(args),
         Command::Flows(args) => flows::run(args),
+        Command::Lint(args) => lint::run(args),
         Command::Timeline(args) => timeline::run(args),
         Command::Uninstall(args) => uninstall::run(args),
         Command::Usage(args) => usage::run(args),

@@ -35,6 +35,7 @@ mod words;
 
 use std::{fmt, sync::Arc};
 
+pub(crate) use self::compile::parse_cidr;
 pub use self::{
     certainty::Certainty,
     compile::{CompiledPolicy, Element, Rule, Span, Tier},
