@@ -16,6 +16,7 @@ mod kernel;
 #[allow(dead_code, unused_imports, reason = "shared with the tasks, and each side uses a part of it")]
 mod lab;
 mod lab_layout;
+mod lint;
 mod matrix;
 mod otlp;
 mod policy;

@@ -19,6 +19,10 @@ mod flows;
 mod flows_text;
 mod flows_top;
 mod history;
+mod lint;
+mod lint_fix;
+mod lint_output;
+mod lint_sarif;
 mod matrix;
 mod source;
 mod stores;
@@ -61,6 +65,7 @@ enum Command {
     Export(export::Args),
     Findings(findings::Args),
     Flows(flows::Args),
+    Lint(lint::Args),
     Test(test::Args),
     Timeline(timeline::Args),
     Uninstall(uninstall::Args),
@@ -104,6 +109,7 @@ pub fn main() -> ExitCode {
         Command::Export(args) => export::run(args),
         Command::Findings(args) => findings::run(args),
         Command::Flows(args) => flows::run(args),
+        Command::Lint(args) => lint::run(args),
         Command::Test(args) => test::run(args),
         Command::Timeline(args) => timeline::run(args),
         Command::Uninstall(args) => uninstall::run(args),

@@ -28,12 +28,14 @@ mod ruleset;
 #[cfg(test)]
 mod ruleset_tests;
 mod selector;
+mod selector_sets;
 mod summary;
 pub mod symbolic;
 mod words;
 
 use std::{fmt, sync::Arc};
 
+pub(crate) use self::compile::parse_cidr;
 pub use self::{
     certainty::Certainty,
     compile::{CompiledPolicy, Element, Rule, Span, Tier},

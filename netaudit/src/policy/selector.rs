@@ -61,7 +61,7 @@ impl Test {
 
     /// The API: `In` wants the label with one of the values, `NotIn` wants it absent or with another value, `Exists`
     /// wants the label with any value, `DoesNotExist` wants it absent.
-    fn holds(&self, value: Option<&Arc<str>>) -> bool {
+    pub(super) fn holds(&self, value: Option<&Arc<str>>) -> bool {
         match (self, value) {
             (Self::In(values), Some(value)) => values.binary_search(value).is_ok(),
             (Self::In(_), None) => false,

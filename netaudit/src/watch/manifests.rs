@@ -158,10 +158,15 @@ pub fn load_keeping<P: AsRef<Path>>(paths: &[P], keep: bool) -> Result<Loaded, L
 
 /// The files below a directory that [`load`] reads, in order; without those of a directory that cannot be read.
 pub fn files_below(directory: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    walk(directory, &mut files, &mut HashSet::new(), &mut Loaded::default());
+    all_below(directory).0
+}
+
+/// The files below a directory that [`load`] reads, in order, and what of it cannot be read.
+pub fn all_below(directory: &Path) -> (Vec<PathBuf>, Vec<ManifestError>) {
+    let (mut files, mut loaded) = (Vec::new(), Loaded::default());
+    walk(directory, &mut files, &mut HashSet::new(), &mut loaded);
     files.sort();
-    files
+    (files, loaded.errors)
 }
 
 /// Reads one text as if it were a file of this name.
@@ -188,7 +193,10 @@ pub fn is_read(below: &Path) -> bool {
 }
 
 /// The content of a regular file. Anything else is refused: to read a pipe or a device may take for ever.
-fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
+///
+/// # Errors
+/// As reading has them, and for anything else.
+pub fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
     let file_type = fs::metadata(path)?.file_type();
     if file_type.is_file() {
         return fs::read(path);
@@ -266,29 +274,58 @@ fn read(path: &Path, bytes: &[u8], loaded: &mut Loaded) {
     };
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let file: Arc<Path> = path.into();
-    let is_json = path.extension().is_some_and(|it| it.eq_ignore_ascii_case("json"));
-    if is_json {
-        return read_json(&file, text, loaded);
-    }
     if is_kustomization(path) {
         *loaded.ignored.entry("Kustomization".to_owned()).or_default() += 1;
         return;
     }
+    each_document(&file, text, |source, text, value| match value {
+        Ok(Value::Null) if !is_json(&source.file) => {}
+        Ok(value) => add(&value, source, loaded),
+        Err(unread) => match manifests_text::kind_of_no_concern(text).filter(|_| !unread.is_json) {
+            Some(kind) => *loaded.ignored.entry(kind.to_owned()).or_default() += 1,
+            None => add_unparsed(text, source, unread.line, unread.column, unread.reason, loaded),
+        },
+    });
+}
+
+/// A document that does not parse.
+pub(super) struct Unread {
+    pub line: u32,
+    pub column: u32,
+    pub reason: String,
+    pub is_json: bool,
+}
+
+fn is_json(path: &Path) -> bool {
+    path.extension().is_some_and(|it| it.eq_ignore_ascii_case("json"))
+}
+
+/// Parses a file document by document, without its byte order mark: each with its text, which is a part of that of the file. A
+/// kustomization has none.
+pub(super) fn each_document<'a>(
+    file: &Arc<Path>,
+    text: &'a str,
+    mut take: impl FnMut(Source, &'a str, Result<Value, Unread>),
+) {
+    if is_json(file) {
+        return each_json(file, text, take);
+    }
+    if is_kustomization(file) {
+        return;
+    }
     for (number, document) in (1..).zip(manifests_text::split(text)) {
         let source = Source { file: file.clone(), document: number, line: document.line };
-        match parse_yaml(&document) {
-            Ok(Value::Null) => {}
-            Ok(value) => add(&value, source, loaded),
-            Err((line, column, reason)) => match manifests_text::kind_of_no_concern(document.text) {
-                Some(kind) => *loaded.ignored.entry(kind.to_owned()).or_default() += 1,
-                None => add_unparsed(document.text, source, line, column, reason, loaded),
-            },
-        }
+        let unread = |(line, column, reason)| Unread { line, column, reason, is_json: false };
+        take(source, document.text, parse_yaml(&document).map_err(unread));
     }
 }
 
 /// One or more JSON values, one after the other.
-fn read_json(file: &Arc<Path>, text: &str, loaded: &mut Loaded) {
+fn each_json<'a>(
+    file: &Arc<Path>,
+    text: &'a str,
+    mut take: impl FnMut(Source, &'a str, Result<Value, Unread>),
+) {
     let mut values = serde_json::Deserializer::from_str(text).into_iter::<Strict>();
     let mut start = 0;
     for document in 1.. {
@@ -297,12 +334,12 @@ fn read_json(file: &Arc<Path>, text: &str, loaded: &mut Loaded) {
         let source = Source { file: file.clone(), document, line };
         match values.next() {
             None => return,
-            Some(Ok(Strict(value))) => add(&value, source, loaded),
+            Some(Ok(Strict(value))) => take(source, &text[start..values.byte_offset()], Ok(value)),
             Some(Err(error)) => {
                 let (line, column) = (error.line() as u32, error.column() as u32);
                 let reason = error.to_string();
                 let reason = reason.split(" at line ").next().unwrap_or_default().to_owned();
-                return add_unparsed(&text[start..], source, line, column, reason, loaded);
+                return take(source, &text[start..], Err(Unread { line, column, reason, is_json: true }));
             }
         }
         start = values.byte_offset();

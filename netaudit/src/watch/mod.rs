@@ -15,7 +15,9 @@ pub mod files;
 mod json;
 pub mod manifests;
 mod manifests_text;
+pub mod placed;
 mod schedule;
+mod workloads;
 
 pub use content::content;
 

@@ -16,7 +16,7 @@ use std::{fmt, net::IpAddr, sync::Arc};
 use ipnet::IpNet;
 
 pub use self::elements::{Element, Span};
-pub(super) use self::parts::parse_cidr;
+pub(crate) use self::parts::parse_cidr;
 use super::{
     Certainty, Labels, NamespaceView, Warning, canonical, declared, domains::DomainPattern,
     selector::Selector, summary,

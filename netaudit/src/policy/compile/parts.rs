@@ -45,7 +45,7 @@ pub(super) fn compile_block(
 }
 
 /// An address range; host bits are ignored, as the API does, and a v4-mapped range is the v4 range.
-pub(in crate::policy) fn parse_cidr(text: &str) -> Option<IpNet> {
+pub(crate) fn parse_cidr(text: &str) -> Option<IpNet> {
     let net: IpNet = text.parse().ok()?;
     if let IpNet::V6(v6) = net
         && v6.prefix_len() >= 96

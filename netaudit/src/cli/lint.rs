@@ -1,0 +1,297 @@
+//! `netaudit lint`: static faults in policies, without a cluster.
+
+use std::{
+    collections::HashSet,
+    fs,
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+};
+
+use anyhow::bail;
+use clap::ValueEnum;
+
+use super::{Exit, lint_fix, lint_output, lint_sarif};
+use crate::{
+    advise::lint::{self, Code, Finding, Manifests, Options, Report, Severity, TABLE},
+    watch::{
+        manifests::{self, ManifestError, Source},
+        placed,
+    },
+};
+
+/// Static faults in policies that cost people days, with file, line and what to do
+///
+/// Reads manifests and needs no cluster. What a check could only know from objects that are not among them it does not guess: the output
+/// says which checks were not made, and why. Exit status: 0 no finding of the severity that --fail-on names, 1 there are such, 2 failure, also
+/// where some file could not be read (all others are checked).
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// Manifests: YAML or JSON files, or directories of them
+    #[arg(value_name = "FILE|DIR")]
+    paths: Vec<PathBuf>,
+    /// The same
+    #[arg(short = 'f', long = "filename", value_name = "FILE|DIR", num_args = 1..)]
+    manifests: Vec<PathBuf>,
+    /// Tell what a code means, and when it is no fault
+    #[arg(long, value_name = "CODE", conflicts_with_all = ["paths", "manifests", "list", "fix"])]
+    explain: Option<String>,
+    /// List all codes
+    #[arg(long, conflicts_with_all = ["paths", "manifests", "fix"])]
+    list: bool,
+    /// Silence a code; it is still counted. For one object, annotate it: netaudit/lint-ignore: "NA002: made by an operator"
+    #[arg(long, value_name = "CODE", value_delimiter = ',')]
+    ignore: Vec<String>,
+    /// There are more objects than these: conclude nothing from what is not there
+    #[arg(long)]
+    partial: bool,
+    /// The CNI lets a pod's own node in by rule only: check the kubelet's probes
+    #[arg(long)]
+    probes_need_rule: bool,
+    /// The cluster's network, where no DaemonSet among the manifests tells it: flannel, calico, cilium …
+    #[arg(long, value_name = "NAME")]
+    cni: Option<String>,
+    /// Correct what can be corrected safely
+    #[arg(long)]
+    fix: bool,
+    /// With --fix: change nothing, and print the difference
+    #[arg(long, requires = "fix")]
+    dry_run: bool,
+    /// How to print the answer
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+    /// The least severity that makes the exit status 1
+    #[arg(long, value_enum, default_value_t = FailOn::Warning)]
+    fail_on: FailOn,
+}
+
+/// How to print the answer.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people: a line a finding.
+    Text,
+    /// One JSON object.
+    Json,
+    /// The same as YAML.
+    Yaml,
+    /// SARIF 2.1.0, as code hosts and editors read it.
+    Sarif,
+}
+
+/// What makes the exit status 1.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum FailOn {
+    /// Whatever is found.
+    Note,
+    /// Faults.
+    Warning,
+    /// Only what the API server refuses or drops.
+    Error,
+    /// Nothing.
+    Never,
+}
+
+/// A file that was read.
+pub(super) struct File {
+    pub path: PathBuf,
+    /// As it is on the disk.
+    pub bytes: Vec<u8>,
+}
+
+/// All that was read.
+#[derive(Default)]
+pub(super) struct Loaded {
+    pub files: Vec<File>,
+    pub manifests: Manifests,
+    /// Of each object: where it was read, and the position of its file.
+    pub sources: Vec<(Source, usize)>,
+    pub errors: Vec<ManifestError>,
+    pub passed_over: Vec<ManifestError>,
+}
+
+/// A finding that somebody has silenced.
+pub(super) struct Silenced {
+    pub finding: Finding,
+    /// The annotation's reason; `None` for one that the command line silences.
+    pub reason: Option<String>,
+}
+
+/// What is told.
+pub(super) struct Told {
+    pub findings: Vec<Finding>,
+    pub silenced: Vec<Silenced>,
+    pub skipped: Vec<lint::Skipped>,
+}
+
+/// Runs the command.
+pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
+    let mut out = io::stdout().lock();
+    if args.list {
+        match args.output {
+            Output::Text => lint_output::list(&mut out)?,
+            Output::Json => writeln!(out, "{:#}", lint_output::codes())?,
+            Output::Yaml => write!(out, "{}", serde_saphyr::to_string(&lint_output::codes())?)?,
+            Output::Sarif => bail!("--list has no form in SARIF: rules are part of every answer"),
+        }
+        return Ok(Exit::Clean);
+    }
+    if let Some(code) = &args.explain {
+        lint_output::explain(&mut out, code.parse::<Code>()?)?;
+        return Ok(Exit::Clean);
+    }
+    let ignored: Vec<Code> = args.ignore.iter().map(|it| it.trim().parse()).collect::<Result<_, _>>()?;
+    let paths: Vec<PathBuf> = args.paths.into_iter().chain(args.manifests).collect();
+    if paths.is_empty() {
+        bail!("no manifests to check: name files or directories; --list tells the {} codes", TABLE.len());
+    }
+    let mut loaded = load(&paths);
+    let options = Options {
+        // What cannot be read may hold what seems to be missing.
+        is_partial: args.partial || !loaded.errors.is_empty(),
+        probes_need_rule: args.probes_need_rule,
+        cni: args.cni.map(|it| it.to_ascii_lowercase()),
+    };
+    let mut fixed = lint_fix::Fixed::default();
+    if args.fix {
+        fixed = lint_fix::fix(&mut loaded, &options, &ignored, args.dry_run)?;
+    }
+    let told = tell(lint::check(&loaded.manifests, &options), &loaded.manifests, &ignored);
+    match args.output {
+        // Nothing but what tools apply.
+        Output::Text if args.dry_run => {
+            fixed.log();
+            fixed.differences().try_for_each(|it| write!(out, "{it}"))?;
+        }
+        Output::Text => lint_output::text(&mut out, &loaded, &told, &fixed)?,
+        Output::Json => writeln!(out, "{:#}", lint_output::json(&loaded, &told, &fixed))?,
+        Output::Yaml => {
+            write!(out, "{}", serde_saphyr::to_string(&lint_output::json(&loaded, &told, &fixed))?)?;
+        }
+        Output::Sarif => {
+            fixed.log();
+            writeln!(out, "{:#}", lint_sarif::log(&loaded, &told))?;
+        }
+    }
+    if args.output == Output::Text || args.output == Output::Sarif {
+        for error in loaded.errors.iter().chain(&loaded.passed_over) {
+            eprintln!("netaudit: {}", super::one_line(&error.to_string()));
+        }
+    }
+    if !loaded.errors.is_empty() {
+        return Ok(Exit::Failure);
+    }
+    let least = match args.fail_on {
+        FailOn::Note => Severity::Note,
+        FailOn::Warning => Severity::Warning,
+        FailOn::Error => Severity::Error,
+        FailOn::Never => return Ok(Exit::Clean),
+    };
+    let is_found = told.findings.iter().any(|it| it.severity >= least);
+    Ok(if is_found { Exit::Findings } else { Exit::Clean })
+}
+
+/// Parts findings from those that are silenced.
+fn tell(report: Report, manifests: &Manifests, ignored: &[Code]) -> Told {
+    let (mut findings, mut silenced) = (Vec::new(), Vec::new());
+    for finding in report.findings {
+        match silencer(&finding, manifests, ignored) {
+            Some(reason) => silenced.push(Silenced { finding, reason }),
+            None => findings.push(finding),
+        }
+    }
+    Told { findings, silenced, skipped: report.skipped }
+}
+
+/// Whether a finding is silenced, and by which reason of an annotation.
+pub(super) fn silencer(finding: &Finding, manifests: &Manifests, ignored: &[Code]) -> Option<Option<String>> {
+    let own = manifests.items[finding.item].ignored.iter().find(|(code, _)| *code == finding.code);
+    match own {
+        Some((_, reason)) => Some(Some(reason.clone())),
+        None => ignored.contains(&finding.code).then_some(None),
+    }
+}
+
+/// Reads every file. One that cannot be read is told, and costs no other.
+fn load(paths: &[PathBuf]) -> Loaded {
+    let mut loaded = Loaded::default();
+    let mut seen = HashSet::new();
+    let failed = |path: &Path, error: &io::Error| ManifestError {
+        file: path.into(),
+        document: 0,
+        line: 0,
+        column: 0,
+        reason: format!("cannot be read: {error}"),
+    };
+    for path in paths {
+        let is_directory = match fs::metadata(path) {
+            Ok(metadata) => metadata.is_dir(),
+            Err(error) => {
+                loaded.errors.push(failed(path, &error));
+                continue;
+            }
+        };
+        let files = match is_directory {
+            true => {
+                let (files, errors) = manifests::all_below(path);
+                loaded.errors.extend(errors);
+                files
+            }
+            false => vec![path.clone()],
+        };
+        for file in files {
+            // A file that is named and is below a directory that is named too is read once.
+            if fs::canonicalize(&file).is_ok_and(|real| !seen.insert(real)) {
+                continue;
+            }
+            // A pipe that somebody names is meant.
+            let bytes = if is_directory { manifests::read_regular(&file) } else { fs::read(&file) };
+            match bytes {
+                Ok(bytes) => loaded.files.push(File { path: file, bytes }),
+                Err(error) => loaded.errors.push(failed(&file, &error)),
+            }
+        }
+    }
+    loaded.read_all();
+    loaded
+}
+
+impl Loaded {
+    /// Reads the objects of all files.
+    fn read_all(&mut self) {
+        for (number, file) in self.files.iter().enumerate() {
+            let placed = placed::read(&file.path, &file.bytes);
+            let first = self.manifests.documents.len();
+            self.manifests.documents.extend(placed.manifests.documents);
+            for mut item in placed.manifests.items {
+                item.document += first;
+                self.manifests.items.push(item);
+            }
+            self.sources.extend(placed.sources.into_iter().map(|it| (it, number)));
+            self.errors.extend(placed.errors);
+            self.passed_over.extend(placed.passed_over);
+        }
+    }
+
+    /// Reads the objects again, after files have changed. What could not be read is still known.
+    pub fn read_again(&mut self) {
+        self.manifests = Manifests::default();
+        self.sources.clear();
+        let (errors, passed_over) = (std::mem::take(&mut self.errors), std::mem::take(&mut self.passed_over));
+        self.read_all();
+        (self.errors, self.passed_over) = (errors, passed_over);
+    }
+
+    /// Where a finding is: the file, and the place in it where one is known.
+    pub fn place(&self, finding: &Finding) -> (&Source, Option<lint::marks::Place>) {
+        let item = &self.manifests.items[finding.item];
+        let found = self.manifests.documents[item.document].find(&finding.full_path(&self.manifests));
+        (&self.sources[finding.item].0, found.map(|it| it.node.pointer()))
+    }
+
+    /// `NetworkPolicy shop/web`.
+    pub fn object(&self, item: usize) -> String {
+        match &self.manifests.items[item].what {
+            lint::What::Pods(pods) => pods.to_string(),
+            lint::What::Object(object) => object.key().map(|it| it.to_string()).unwrap_or_default(),
+        }
+    }
+}
