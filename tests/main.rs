@@ -22,6 +22,7 @@ mod otlp;
 mod policy;
 mod policy_laws;
 mod semantics;
+mod shell;
 mod sql;
 mod symbolic;
 mod usage;

@@ -102,7 +102,7 @@ struct Replayed {
 fn replay(store: &Path, filter: &Filter) -> (Replayed, Duration) {
     let candidate = candidate();
     let begun = Instant::now();
-    let histories = Histories::read(&[store.to_owned()], filter.until).expect("a history");
+    let histories = Histories::read(&[store.to_owned().into()], filter.until).expect("a history");
     let history = begun.elapsed();
     let mut classes = Classes::new(&histories);
     scan_all(store, filter, &mut |batch| classes.add(batch).expect("columns"));
@@ -116,7 +116,7 @@ fn replay(store: &Path, filter: &Filter) -> (Replayed, Duration) {
 /// How many, and how many fare otherwise.
 fn one_by_one(store: &Path, filter: &Filter) -> (u64, u64) {
     let candidate = candidate();
-    let histories = Histories::read(&[store.to_owned()], filter.until).expect("a history");
+    let histories = Histories::read(&[store.to_owned().into()], filter.until).expect("a history");
     let mut all: Vec<(Class, Timestamp)> = Vec::new();
     scan_all(store, filter, &mut |batch| all.extend(Classes::each(batch).expect("columns")));
     all.sort_by_key(|(_, time)| *time);

@@ -24,6 +24,7 @@ mod lint_fix;
 mod lint_output;
 mod lint_sarif;
 mod matrix;
+mod shell;
 mod source;
 mod stores;
 mod test;
@@ -43,7 +44,7 @@ mod why_then;
 
 use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 /// eBPF-assisted flow auditor for Kubernetes network policies.
 #[derive(Parser)]
@@ -59,6 +60,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Agent(agent::Args),
+    Completions(shell::Completions),
     Diff(diff::Args),
     Doctor(doctor::Args),
     Eval(eval::Args),
@@ -66,6 +68,7 @@ enum Command {
     Findings(findings::Args),
     Flows(flows::Args),
     Lint(lint::Args),
+    Man(shell::Man),
     Test(test::Args),
     Timeline(timeline::Args),
     Uninstall(uninstall::Args),
@@ -97,12 +100,29 @@ impl From<Exit> for ExitCode {
     }
 }
 
+/// The description of the command line.
+fn command() -> clap::Command {
+    Cli::command().name("netaudit")
+}
+
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let name = shell::Name::of(std::env::args_os().next().as_deref());
+    if name == shell::Name::Completer {
+        let words: Vec<_> = std::env::args_os().skip(1).collect();
+        // Whoever asked is a shell: it has nowhere to put an error.
+        let _ = shell::complete(&words, &command());
+        return Exit::Clean.into();
+    }
+    let parsed = match name {
+        shell::Name::Plugin => command().bin_name("kubectl netaudit").get_matches(),
+        _ => command().get_matches(),
+    };
+    let cli = Cli::from_arg_matches(&parsed).unwrap_or_else(|error| error.exit());
     log_to_stderr(cli.log_json);
     let result = match cli.command {
         Command::Agent(args) => agent::run(args),
+        Command::Completions(args) => shell::completions(&args, command()),
         Command::Diff(args) => diff::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Eval(args) => eval::run(args),
@@ -110,6 +130,7 @@ pub fn main() -> ExitCode {
         Command::Findings(args) => findings::run(args),
         Command::Flows(args) => flows::run(args),
         Command::Lint(args) => lint::run(args),
+        Command::Man(args) => shell::man(&args, command()),
         Command::Test(args) => test::run(args),
         Command::Timeline(args) => timeline::run(args),
         Command::Uninstall(args) => uninstall::run(args),

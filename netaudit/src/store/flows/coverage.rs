@@ -65,6 +65,8 @@ impl Coverage {
                 }
             }
             coverage.gap(node, reached, until);
+            // Of a time after all that is known, and without an end, it is known that nothing is.
+            coverage.gap(node, until, from);
             if lost > 0 {
                 coverage.lost.insert(node.to_owned(), lost);
             }
@@ -159,6 +161,11 @@ mod tests {
         );
         assert_eq!(said(&[], 0, 1), ["nothing is known of this time: no node recorded it here"]);
         assert!(Coverage::of(&marks[1..2], None, None).is_complete());
+        let later = Coverage::of(&marks[1..2], Some(Timestamp::from_seconds(500)), None);
+        assert_eq!(
+            later.sentences(),
+            ["nothing was recorded on a from 1970-01-01T00:05:00Z until 1970-01-01T00:08:20Z"]
+        );
     }
 
     #[test]
