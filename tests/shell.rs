@@ -85,7 +85,9 @@ fn every_shell_gets_a_script_and_every_command_a_page() -> Result<()> {
     let (_, commands) = help.split_once("Commands:\n").context("commands")?;
     // What a command does may go on in the next line, further in.
     let commands = commands.lines().take_while(|line| !line.is_empty());
-    let commands = commands.filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+    let is_command =
+        |line: &&str| line.starts_with("  ") && !line.starts_with("   ") && !line.starts_with("  help ");
+    let commands = commands.filter(is_command);
     for name in commands.filter_map(|line| line.split_whitespace().next()) {
         let page = fs::read_to_string(pages.join(format!("netaudit-{name}.1")));
         let page = page.with_context(|| format!("a page for {name}"))?;

@@ -112,7 +112,11 @@ impl Args {
         let mut skipped = Vec::new();
         let all = [".".to_owned()];
         for path in if self.path.is_empty() { &all[..] } else { &self.path } {
-            let listed = git.text(&["ls-tree", "-r", "-z", commit, "--", path])?;
+            // Without a path all of it is meant, from whichever directory.
+            let listed = match path.as_str() {
+                "." => git.text(&["ls-tree", "-r", "--full-tree", "-z", commit])?,
+                path => git.text(&["ls-tree", "-r", "-z", commit, "--", path])?,
+            };
             ensure!(
                 !listed.is_empty() || path == ".",
                 "there is no {path} in revision {revision} ({})",

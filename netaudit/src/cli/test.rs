@@ -6,7 +6,7 @@ use std::{
     io::{self, Write as _},
     ops::ControlFlow,
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
 
 use anyhow::{Context as _, bail, ensure};
@@ -16,7 +16,7 @@ use serde_json::json;
 use super::{
     Exit, cannot_be_read,
     eval_flow::{self, Answer, End, NOW, Outcome, Pair, Question},
-    flows::{now, on_interrupt, scan_stores, time},
+    flows::{STOPPED, now, on_interrupt, scan_stores, time},
     history::{microsecond, rebuild},
     one_line,
     source::Source,
@@ -32,6 +32,7 @@ use crate::{
     model::{Decision, Denial, Direction, Timestamp},
     replay::{COLUMNS, Classes, Histories},
     store::{
+        bundle::partly,
         flows::{ask::Columns, filter::Filter},
         history::{
             doubts::stopped,
@@ -130,18 +131,22 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
         })?;
         files.push((name, read));
     }
-    let mut cluster = load(&args)?;
+    let recorded = if args.flow_store.is_empty() { None } else { Some(recorded(&args)?) };
+    let mut results = Vec::new();
+    let mut loaded: Option<Cluster> = None;
     for (name, expectations) in &files {
+        // The pods that stand in are a file's own: those of another one are not there.
+        let mut cluster = match loaded.take() {
+            Some(cluster) => cluster,
+            None => load(&args)?,
+        };
         for pod in &expectations.pods {
             stand_in(&mut cluster, pod, name)?;
         }
-    }
-    let recorded = if args.flow_store.is_empty() { None } else { Some(recorded(&args)?) };
-    let mut results = Vec::new();
-    for (name, expectations) in &files {
         for case in &expectations.cases {
             results.push(check(&mut cluster, name, case, recorded.as_ref()));
         }
+        loaded = expectations.pods.is_empty().then_some(cluster);
     }
     let mut out = io::stdout().lock();
     match args.output {
@@ -191,6 +196,7 @@ fn load(args: &Args) -> anyhow::Result<Cluster> {
 /// Adds a pod of the file, where the objects have none of its name.
 fn stand_in(cluster: &mut Cluster, pod: &StandIn, file: &str) -> anyhow::Result<()> {
     if cluster.pod_by_name(&pod.namespace, &pod.name).is_some() {
+        eprintln!("netaudit: {file}: pod {}/{} is there, and is asked as it is", pod.namespace, pod.name);
         return Ok(());
     }
     let ports: Vec<_> =
@@ -212,7 +218,13 @@ fn stand_in(cluster: &mut Cluster, pod: &StandIn, file: &str) -> anyhow::Result<
 }
 
 /// Recorded flows of the time that is asked for.
-fn recorded(args: &Args) -> anyhow::Result<Vec<(Class, u64)>> {
+struct Recorded {
+    flows: Vec<(Class, u64)>,
+    /// What of them is missing, in sentences.
+    missing: Vec<String>,
+}
+
+fn recorded(args: &Args) -> anyhow::Result<Recorded> {
     on_interrupt()?;
     let stores = stores::open(&args.flow_store, &args.reach)?;
     let filter = Filter { from: args.since, until: args.until, ..Filter::default() };
@@ -224,17 +236,27 @@ fn recorded(args: &Args) -> anyhow::Result<Vec<(Class, u64)>> {
         }
         Ok(ControlFlow::Continue(()))
     })?;
-    for (path, reason) in &scanned.unreadable {
-        eprintln!("netaudit: {} cannot be read, its flows are missing: {reason}", path.display());
+    let mut missing: Vec<String> = scanned.unreadable.iter().map(cannot_be_read).collect();
+    missing.extend(stores.iter().filter_map(partly));
+    if STOPPED.load(Ordering::Relaxed) {
+        missing.push("stopped: what came after is missing".to_owned());
     }
-    for sentence in scanned.coverage.sentences() {
-        eprintln!("netaudit: {}", one_line(&sentence));
+    if !scanned.coverage.is_complete() {
+        missing.extend(scanned.coverage.sentences());
     }
-    Ok(classes.flows().map(|(class, flows)| (class.clone(), flows)).collect())
+    let nameless = classes.nameless();
+    if nameless > 0 {
+        missing.push(format!("{nameless} recorded flows do not say who an end was"));
+    }
+    for sentence in &missing {
+        eprintln!("netaudit: {}", one_line(sentence));
+    }
+    let flows = classes.flows().map(|(class, flows)| (class.clone(), flows)).collect();
+    Ok(Recorded { flows, missing })
 }
 
 /// Asks for every connection of a case.
-fn check(cluster: &mut Cluster, file: &str, case: &Case, recorded: Option<&Vec<(Class, u64)>>) -> Checked {
+fn check(cluster: &mut Cluster, file: &str, case: &Case, recorded: Option<&Recorded>) -> Checked {
     let mut result = Checked {
         file: file.to_owned(),
         line: case.line(),
@@ -258,7 +280,9 @@ fn check(cluster: &mut Cluster, file: &str, case: &Case, recorded: Option<&Vec<(
         result.failures.push(Failure::plain(message));
         return result;
     }
-    let mut observed = 0;
+    // Both ends tell of one flow: by each of them.
+    let mut observed = [0, 0];
+    let mut has_pod = false;
     let mut seen: BTreeSet<usize> = BTreeSet::new();
     let mut failed = 0;
     for (from, to, port) in from
@@ -266,7 +290,7 @@ fn check(cluster: &mut Cluster, file: &str, case: &Case, recorded: Option<&Vec<(
         .flat_map(|from| to.iter().flat_map(move |to| case.port.0.iter().map(move |port| (from, to, *port))))
     {
         // A pod that is both is no connection that policies see.
-        if from == to && all > 1 {
+        if from == to {
             continue;
         }
         let question = Question { protocol: case.protocol, port };
@@ -280,18 +304,30 @@ fn check(cluster: &mut Cluster, file: &str, case: &Case, recorded: Option<&Vec<(
             }
         };
         if let Some(recorded) = recorded {
-            for (place, (class, flows)) in recorded.iter().enumerate() {
+            for (place, (class, flows)) in recorded.flows.iter().enumerate() {
                 if is_of(cluster, class, &answer, to) && seen.insert(place) {
-                    observed += flows;
+                    observed[usize::from(class.direction == Direction::Ingress)] += flows;
                 }
             }
         }
+        has_pod |= answer
+            .pairs
+            .iter()
+            .any(|pair| [&pair.from, &pair.to].iter().any(|end| matches!(end, End::Pod(..))));
         if let Some(failure) = failure(cluster, case.expect, &answer, (from, to, port)) {
             failed += 1;
             if failed <= TOLD {
                 result.failures.push(failure);
             }
         }
+    }
+    let observed = observed[0].max(observed[1]);
+    if result.asked == 0 {
+        let message = "each source is its own destination: policies see no connection of a pod to itself";
+        result.failures.push(Failure::plain(message.to_owned()));
+    } else if !has_pod && result.failures.is_empty() {
+        let message = "neither end is a pod that policies select: none of them was asked";
+        result.failures.push(Failure::plain(message.to_owned()));
     }
     if failed > TOLD {
         result.notes.push(format!("{failed} of {} connections fail, of which {TOLD} are told", result.asked));
@@ -300,7 +336,7 @@ fn check(cluster: &mut Cluster, file: &str, case: &Case, recorded: Option<&Vec<(
         (Some(_), None) => {
             result.notes.push("observed: not checked, as no --flow-store tells of recorded flows".to_owned());
         }
-        (expected, Some(_)) => {
+        (expected, Some(recorded)) => {
             result.observed = Some(observed);
             match expected {
                 Some(true) if observed == 0 => {
@@ -309,6 +345,14 @@ fn check(cluster: &mut Cluster, file: &str, case: &Case, recorded: Option<&Vec<(
                 Some(false) if observed > 0 => {
                     let message = format!("{observed} such flows were recorded, and none was to be");
                     result.failures.push(Failure::plain(message));
+                }
+                // That nobody recorded one says nothing of the time in which nobody looked.
+                Some(false) if !recorded.missing.is_empty() => {
+                    let mut failure = Failure::plain(
+                        "whether no such flow was there is not known: some are missing".to_owned(),
+                    );
+                    failure.details.clone_from(&recorded.missing);
+                    result.failures.push(failure);
                 }
                 _ => {}
             }
@@ -338,7 +382,9 @@ fn ends(cluster: &Cluster, words: &[Words]) -> Result<Vec<String>, String> {
             }
         }
     }
-    all.dedup();
+    // In their order, each once.
+    let mut seen = BTreeSet::new();
+    all.retain(|words| seen.insert(words.clone()));
     Ok(all)
 }
 
@@ -435,8 +481,13 @@ fn is_of(cluster: &Cluster, class: &Class, answer: &Answer, to: &str) -> bool {
         return false;
     }
     let is_end = |end: &what_if::End, asked: &End| match (end, asked) {
-        (what_if::End::Pod { namespace, name, .. }, End::Pod(id, _)) => {
-            cluster.pod(*id).is_some_and(|pod| pod.namespace == *namespace && pod.name == *name)
+        // Pods come and go, and what they belong to stays.
+        (what_if::End::Pod { namespace, name, workload, .. }, End::Pod(id, _)) => {
+            cluster.pod(*id).is_some_and(|pod| {
+                let is_workload = *pod.workload.kind != *"Pod"
+                    && (&pod.workload.kind, &pod.workload.name) == (&workload.kind, &workload.name);
+                pod.namespace == *namespace && (pod.name == *name || is_workload)
+            })
         }
         (what_if::End::Node { name, .. }, End::Node(asked, _)) => name == asked,
         (what_if::End::External { ip, .. }, End::External(asked)) => ip == asked,

@@ -36,8 +36,11 @@ pub(super) fn tap(results: &[Checked], out: &mut impl Write) -> io::Result<()> {
         let name = one_line(&result.name).replace('\\', "\\\\").replace('#', "\\#");
         let word = if result.failures.is_empty() { "ok" } else { "not ok" };
         writeln!(out, "{word} {number} - {name}")?;
-        result.notes.iter().try_for_each(|note| writeln!(out, "# {}", one_line(note)))?;
+        let notes = |out: &mut dyn Write| {
+            result.notes.iter().try_for_each(|note| writeln!(out, "# {}", one_line(note)))
+        };
         if result.failures.is_empty() {
+            notes(out)?;
             continue;
         }
         writeln!(out, "  ---")?;
@@ -49,7 +52,9 @@ pub(super) fn tap(results: &[Checked], out: &mut impl Write) -> io::Result<()> {
         for line in result.failures.iter().flat_map(lines) {
             writeln!(out, "    - {}", json!(line))?;
         }
+        // What is said of a case stands right behind it, and nothing else between.
         writeln!(out, "  ...")?;
+        notes(out)?;
     }
     Ok(())
 }

@@ -83,7 +83,7 @@ enum FailOn {
     Unknown,
     /// Any of these.
     Any,
-    /// What passes today would be stopped where policies are enforced: the flows of --enforcement.
+    /// What passes today would be stopped where policies are enforced: as with --enforcement, which this turns on.
     Enforced,
     /// None.
     None,
@@ -162,12 +162,14 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
         replaced: BTreeSet::new(),
         kept: BTreeSet::new(),
     };
+    let mut nodes = BTreeSet::new();
     let mut doubts = missing(&args, &stores, &filter, &scanned);
     doubts.extend(histories.unreadable().iter().map(cannot_be_read));
     for (run, last) in classes.runs() {
         doubts.extend(histories.doubts(&run, last).into_iter().map(|doubt| format!("run {run}: {doubt}")));
         let Some(history) = histories.of(&run) else { continue };
         compared.nodes.insert(history.node().to_owned());
+        nodes.extend(history.nodes());
         let policies = history.policies();
         let (replaced, kept): (BTreeSet<ObjectKey>, BTreeSet<ObjectKey>) =
             policies.into_iter().partition(|key| tried.candidate.replaces_key(key));
@@ -180,9 +182,13 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
             report.spanning
         ));
     }
+    for node in nodes.iter().filter(|node| !scanned.coverage.nodes.iter().any(|known| *known == ***node)) {
+        doubts.push(format!("no store has flows of node {node}"));
+    }
     let unreplayed: u64 = report.unreplayed().iter().map(|it| it.flows).sum();
+    let unknown: u64 = report.still_unknown().iter().map(|it| it.flows).sum();
     // Flows that are there in part are not all of that time, and what cannot be judged again may fare otherwise.
-    let complete = doubts.is_empty() && unreplayed == 0 && scanned.coverage.is_complete();
+    let complete = doubts.is_empty() && unreplayed == 0 && unknown == 0 && scanned.coverage.is_complete();
     doubts.extend(scanned.coverage.sentences());
     if report.maybe_repeated > 0 {
         doubts
@@ -191,13 +197,15 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     for doubt in &doubts {
         eprintln!("netaudit: {}", one_line(doubt));
     }
+    // Who names it wants to know.
+    let enforcement = args.enforcement || args.fail_on.contains(&FailOn::Enforced);
     let (changes, one_end_only) = report.rows().into_iter().partition(|row| row.change.is_effective());
     let answer = Answer {
         compared,
         classes: classes.len(),
         changes,
         one_end_only,
-        enforcement: args.enforcement,
+        enforcement,
         doubts,
         warnings: tried.warnings,
         complete,
@@ -219,7 +227,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     let fails = |row: &Row| args.fail_on.iter().any(|it| it.is_met(row.change));
     let is_stopped = args.fail_on.iter().any(|it| matches!(it, FailOn::Enforced | FailOn::Any));
     let found = answer.changes.iter().any(fails)
-        || args.enforcement && is_stopped && !answer.report.enforced().is_empty()
+        || enforcement && is_stopped && !answer.report.enforced().is_empty()
         || args.require_complete && !complete;
     Ok(if found { Exit::Findings } else { Exit::Clean })
 }
@@ -277,6 +285,7 @@ fn json_of(args: &Args, answer: &Answer, scanned: &Scanned) -> Value {
         "changes": answer.changes,
         "one_end_only": answer.one_end_only,
         "unreplayed": report.unreplayed(),
+        "still_unknown": report.still_unknown(),
         "recorded_otherwise": report.doubts(),
         "coverage": scanned.coverage,
         "complete": answer.complete,

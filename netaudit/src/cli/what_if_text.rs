@@ -56,11 +56,15 @@ pub(super) fn print(answer: &Answer, out: &mut impl Write) -> io::Result<()> {
         answer.one_end_only.iter().try_for_each(|row| print_row(row, out))?;
     }
     if answer.changes.is_empty() {
-        let all = if answer.complete { "" } else { " of what could be judged again" };
+        let all = if answer.complete { "" } else { " of what is known" };
         writeln!(out, "\nnothing changes{all}")?;
     }
     if answer.enforcement {
         enforcement(&answer.report.enforced(), out)?;
+    }
+    if !answer.complete {
+        writeln!(out, "\nINCOMPLETE: what is missing may fare otherwise")?;
+        answer.doubts.iter().try_for_each(|doubt| writeln!(out, "  {}", one_line(doubt)))?;
     }
     Ok(())
 }
@@ -110,6 +114,15 @@ fn head(answer: &Answer, out: &mut impl Write) -> io::Result<()> {
             count(it.flows, "flow"),
             it.reason,
             one_line(&about),
+            it.example
+        )?;
+    }
+    for it in report.still_unknown() {
+        writeln!(
+            out,
+            "  unknown before and after: {}, as {}, such as {}",
+            count(it.flows, "flow"),
+            one_line(&it.by),
             it.example
         )?;
     }

@@ -106,8 +106,10 @@ pub(super) struct Slot {
 #[derive(Debug)]
 struct Counted {
     cuts: Cuts,
-    /// In no order, the one that was last counted into last.
+    /// In order.
     slots: Vec<Slot>,
+    /// The one that was last counted into.
+    recent: usize,
 }
 
 /// Flows by class.
@@ -166,6 +168,12 @@ impl<'a> Classes<'a> {
         })
     }
 
+    /// Flows of which the record does not say enough to be judged.
+    pub fn nameless(&self) -> u64 {
+        let nameless = self.iter().filter(|(key, _)| key.class.is_err());
+        nameless.flat_map(|(_, slots)| slots).map(|slot| slot.tally.flows).sum()
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Key, &[Slot])> {
         self.keys.iter().zip(&self.counted).map(|(key, counted)| (&**key, counted.slots.as_slice()))
     }
@@ -218,7 +226,7 @@ impl<'a> Classes<'a> {
         let (id, key) = (self.keys.len(), Arc::new(key));
         self.ids.insert(key.clone(), id);
         self.keys.push(key);
-        self.counted.push(Counted { cuts, slots: Vec::new() });
+        self.counted.push(Counted { cuts, slots: Vec::new(), recent: 0 });
         id
     }
 
@@ -234,20 +242,14 @@ impl<'a> Classes<'a> {
         let counted = &mut self.counted[id];
         let cut = counted.cuts.partition_point(|cut| *cut <= time);
         let slots = &mut counted.slots;
-        let found = match slots.last() {
-            Some(slot) if slot.cut == cut => slots.len() - 1,
-            _ => match slots.iter().position(|slot| slot.cut == cut) {
-                Some(place) => {
-                    let end = slots.len() - 1;
-                    slots.swap(place, end);
-                    end
-                }
-                None => {
-                    slots.push(Slot { cut, tally: Tally::default() });
-                    slots.len() - 1
-                }
-            },
-        };
+        let is_recent = slots.get(counted.recent).is_some_and(|slot| slot.cut == cut);
+        if !is_recent {
+            counted.recent = slots.binary_search_by_key(&cut, |slot| slot.cut).unwrap_or_else(|place| {
+                slots.insert(place, Slot { cut, tally: Tally::default() });
+                place
+            });
+        }
+        let found = counted.recent;
         let tally = &mut slots[found].tally;
         let flows = rows.counts.value(row);
         tally.records += 1;

@@ -102,8 +102,12 @@ impl Histories {
         let (known, bare) = runs(stores)?;
         let mut objects: HashMap<(Kind, Arc<str>), Arc<Object>> = HashMap::new();
         let mut steps: HashMap<String, Vec<Step>> = HashMap::new();
-        // A pod's object may come after its flow.
-        let wanted = Wanted { until: until.map(|until| until.plus(HELD)), ..Wanted::default() };
+        // A flow from before its run knew all is judged by what that knew then; and a pod's object may come after its flow.
+        let end = |until: Timestamp| {
+            let began = known.iter().filter(|run| run.first <= until);
+            began.filter_map(Run::complete).fold(until, Timestamp::max).plus(HELD)
+        };
+        let wanted = Wanted { until: until.map(end), ..Wanted::default() };
         let found = read(stores, wanted, &mut |change| {
             if let Some(what) = what(&change, &mut objects) {
                 let step = Step { at: change.time, sequence: change.sequence, what };
@@ -233,6 +237,21 @@ impl History {
         policies
     }
 
+    /// The cluster's nodes at the end of what was read.
+    pub fn nodes(&self) -> BTreeSet<Arc<str>> {
+        let mut nodes = BTreeSet::new();
+        for step in &self.steps {
+            match &step.what {
+                What::Apply(object) => {
+                    nodes.extend(object.key().filter(|key| key.kind == Kind::Node).map(|key| key.name));
+                }
+                What::Delete(key) if key.kind == Kind::Node => drop(nodes.remove(&key.name)),
+                What::Delete(_) | What::Bind(..) | What::Unbind(..) => {}
+            }
+        }
+        nodes
+    }
+
     /// The node.
     pub fn node(&self) -> &str {
         &self.run.node
@@ -311,12 +330,13 @@ fn parts_of(key: &ObjectKey) -> Vec<Part> {
     }
 }
 
-/// Whether policies see the same. A pod's phase and addresses come and go without that.
+/// Whether policies see the same. Most of what changes in a pod is nothing to them.
 fn is_alike(before: &Object, after: &Object) -> bool {
     match (before, after) {
         (Object::Pod(before), Object::Pod(after)) => {
             let seen = |pod: &Pod| {
-                (pod.uid.clone(), pod.labels.clone(), pod.ports.clone(), pod.host_network, pod.node.clone())
+                let is = (pod.uid.clone(), pod.labels.clone(), pod.ports.clone(), pod.node.clone());
+                (is, pod.ips.clone(), pod.host_network, pod.completed)
             };
             seen(before) == seen(after)
         }

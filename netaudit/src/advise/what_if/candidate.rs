@@ -57,7 +57,12 @@ impl Candidate {
 
     /// Whether an object that there is gives way.
     pub fn replaces(&self, object: &Object) -> bool {
-        object.may_be_policy() && object.key().is_none_or(|key| self.replaces_key(&key))
+        // What has no name that can be read may be one that stays.
+        let replaces = |key: Option<ObjectKey>| match key {
+            Some(key) => self.replaces_key(&key),
+            None => self.scope == Scope::All,
+        };
+        object.may_be_policy() && replaces(object.key())
     }
 
     /// Whether an object of this key gives way.

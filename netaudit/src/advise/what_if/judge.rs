@@ -46,7 +46,9 @@ pub fn judge(
         }
         None => return of_node(cluster, class, peer),
     };
+    let denies_all = |subject| denies_everybody(cluster, subject, class.direction, &judged.own);
     match class.hidden {
+        Some(_) if subject.is_some_and(denies_all) => Judged { other: None, ..judged },
         Some(hidden) if !is_same_for_all(&judged.own) => Judged::own(Verdict::unknown(match hidden {
             Hidden::Source => Gap::SourceTranslated,
             Hidden::Port => Gap::PortTranslated,
@@ -61,6 +63,12 @@ fn is_same_for_all(verdict: &Verdict) -> bool {
     matches!(verdict.decision, Decision::Allowed(Cause::NotIsolated | Cause::Exempt(_)))
 }
 
+/// Whether a pod is isolated by policies of which none has a rule: whoever it is, at whatever port, is denied.
+fn denies_everybody(cluster: &Cluster, pod: PodId, direction: Direction, verdict: &Verdict) -> bool {
+    matches!(verdict.decision, Decision::Denied(Denial::Isolation(_)))
+        && cluster.selected_by(pod, direction).all(|policy| policy.rules(direction).is_empty())
+}
+
 /// Policies do not select a node; the other end's may still say something.
 fn of_node(cluster: &mut Cluster, class: &Class, peer: Option<PodId>) -> Judged {
     let own = Arc::new(Verdict::exempt(Exemption::HostNetwork));
@@ -70,7 +78,11 @@ fn of_node(cluster: &mut Cluster, class: &Class, peer: Option<PodId>) -> Judged 
         (true, _) => Party::OwnNode,
         (false, Some(ip)) => Party::Ip(*ip),
         // An address that was not chosen yet is none to be judged by.
-        (false, None) => return Judged::own(own),
+        (false, None) => {
+            let is_isolated = cluster.selected_by(peer, class.direction.opposite()).next().is_some();
+            let other = is_isolated.then(|| Arc::new(Verdict::unknown(Gap::Ambiguous)));
+            return Judged { own, other };
+        }
     };
     let other = cluster.verdict(class.direction.opposite(), peer, party, class.protocol, class.port);
     Judged { own, other: Some(other) }

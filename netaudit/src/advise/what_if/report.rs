@@ -60,10 +60,10 @@ pub struct Row {
     /// Some of the addresses outside the cluster.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<String>,
-    /// When the first began, in nanoseconds since 1970 UTC.
+    /// When the first began, in UTC.
     #[serde(serialize_with = "in_words")]
     pub first: Timestamp,
-    /// When the last did.
+    /// When the last did; of folded records when the last of theirs ended.
     #[serde(serialize_with = "in_words")]
     pub last: Timestamp,
     /// What decided, with how many flows, those with most first.
@@ -136,6 +136,17 @@ pub struct Doubt {
     pub example: String,
 }
 
+/// Flows of which nothing is known, neither by the policies of then nor with the candidate.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct StillUnknown {
+    /// Why, by what the candidate's policies say: `ingress: source translated`.
+    pub by: String,
+    /// How many.
+    pub flows: u64,
+    /// One of them, for `netaudit why`.
+    pub example: String,
+}
+
 /// What a candidate changes.
 #[derive(Default, Debug)]
 pub struct Report {
@@ -157,6 +168,7 @@ pub struct Report {
     enforced: BTreeMap<EnforcedKey, Rows>,
     missing: BTreeMap<&'static str, Lost>,
     doubts: BTreeMap<(Outcome, Outcome), (u64, String)>,
+    unknown: BTreeMap<String, (u64, String)>,
 }
 
 type RowKey = (Change, String, String, Protocol, u16, Vec<Direction>);
@@ -215,6 +227,13 @@ impl Report {
         let change = Change { before: then.outcome(), after: after.outcome() };
         self.changed += if change.is_effective() { tally.flows } else { 0 };
         let ends = ends(class, then, after);
+        if (change.before, change.after) == (Outcome::Unknown, Outcome::Unknown) {
+            let unknown = ends.iter().filter(|(.., after)| Outcome::of(after) == Outcome::Unknown);
+            let by = unknown.map(|(direction, _, after)| format!("{direction}: {}", decided_by(after)));
+            let (flows, example) = self.unknown.entry(by.collect::<Vec<_>>().join("; ")).or_default();
+            *flows += tally.flows;
+            *example = id();
+        }
         let changed: Vec<&(Direction, &Verdict, &Verdict)> =
             ends.iter().filter(|(_, then, after)| Outcome::of(then) != Outcome::of(after)).collect();
         if change.is_effective() || !changed.is_empty() {
@@ -294,6 +313,16 @@ impl Report {
             example: example.clone(),
         };
         self.doubts.iter().map(of).collect()
+    }
+
+    /// Flows of which nothing is known, before or after: they may fare otherwise.
+    pub fn still_unknown(&self) -> Vec<StillUnknown> {
+        let of = |(by, (flows, example)): (&String, &(u64, String))| StillUnknown {
+            by: by.clone(),
+            flows: *flows,
+            example: example.clone(),
+        };
+        self.unknown.iter().map(of).collect()
     }
 
     /// What changes, by how it changes; of each change what most flows do first. Rows of which the connection fares as before come
