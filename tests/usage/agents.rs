@@ -189,6 +189,7 @@ impl Node {
         agent.run.ended = ended;
         agent.run.losses = agent.losses;
         let usage = agent.auditor.usage_mut();
+        let mut has_written = false;
         for mut rows in usage.take_closed().into_iter().chain([usage.rows()]) {
             let Some(window) = rows.rules.keys().next().map(|key| key.window) else { continue };
             rows.add_run(agent.key.clone(), agent.run.clone());
@@ -197,8 +198,12 @@ impl Node {
                 read.merge(document::read(&text).expect("what was just written"));
             }
             self.disk.insert((agent.run.sequence, window), text);
+            has_written = true;
         }
-        self.written = Some((now + self.skew, now));
+        // An agent that watches no rule says nothing, and so not when.
+        if has_written {
+            self.written = Some((now + self.skew, now));
+        }
     }
 
     /// An error on purpose: whatever was written last is said to be a run's orderly end.
