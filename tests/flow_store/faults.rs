@@ -219,3 +219,65 @@ fn a_full_disk_is_said_and_counted_and_nothing_that_was_written_suffers() -> Res
     assert!(said.contains("500 records were lost on node-1"), "{said}");
     Ok(())
 }
+
+/// Segments that follow one another without a gap.
+fn contiguous(made: &Made, store: &Path, rows: usize) -> Result<Vec<segment::Closed>> {
+    let mut segments = made.segments(store, rows)?;
+    for place in 1..segments.len() {
+        segments[place].mark.from = segments[place - 1].mark.until;
+    }
+    Ok(segments)
+}
+
+#[test]
+fn what_lay_between_two_segments_is_missing_and_not_taken_for_watched() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let made = Made::new(900);
+    let whole = directory.path().join("whole");
+    rolled(&whole, contiguous(&made, &whole, 300)?)?.commit()?;
+    let (_, scanned) = found(&whole, &Filter::default())?;
+    assert!(scanned.coverage.is_complete(), "{:?}", scanned.coverage);
+    // The one in the middle could not be read.
+    let holed = directory.path().join("holed");
+    let mut segments = contiguous(&made, &holed, 300)?;
+    let lost = segments.remove(1);
+    segment::remove(&lost.path)?;
+    let files = {
+        let mut roller = rolled(&holed, segments)?;
+        roller.commit()?
+    };
+    assert_eq!(files.len(), parquet_files(&holed)?.len(), "who keeps files is told of all of them");
+    let (lines, scanned) = found(&holed, &Filter::default())?;
+    assert_eq!(lines.len(), 600);
+    let gaps: Vec<_> = scanned.coverage.gaps.iter().map(|gap| (gap.from, gap.until)).collect();
+    assert_eq!(gaps, [(lost.mark.from, lost.mark.until)]);
+    Ok(())
+}
+
+/// Whatever removed it: retention, a bucket's lifecycle, somebody.
+#[test]
+fn of_an_hour_whose_file_is_gone_no_other_file_speaks() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let store = directory.path();
+    let made = Made::new(1_000);
+    // One commit of several hours.
+    rolled(store, contiguous(&made, store, 1_000)?)?.commit()?;
+    let all = files::list(store, &FLOWS)?;
+    assert!(all.len() > 3, "{all:?}");
+    let (_, scanned) = found(store, &Filter::default())?;
+    assert!(scanned.coverage.is_complete(), "{:?}", scanned.coverage);
+    let hour = |number: i64| Timestamp::from_seconds(number * 3_600);
+    fs::remove_file(&all[1].path)?;
+    let (_, scanned) = found(store, &Filter::default())?;
+    let gaps: Vec<_> = scanned.coverage.gaps.iter().map(|gap| (gap.from, gap.until)).collect();
+    assert_eq!(gaps, [(hour(all[1].hour), hour(all[1].hour + 1))]);
+    // The last minutes of the hour that was removed.
+    let end = Filter {
+        from: Some(Timestamp(hour(all[1].hour + 1).0 - 60_000_000_000)),
+        until: Some(hour(all[1].hour + 1)),
+        ..Filter::default()
+    };
+    let (lines, scanned) = found(store, &end)?;
+    assert!(lines.is_empty() && !scanned.coverage.is_complete(), "{:?}", scanned.coverage);
+    Ok(())
+}
