@@ -126,11 +126,11 @@ fn what_is_silenced_is_counted_and_an_unknown_code_is_an_error() {
     }
     let told = lint("d.yaml", &[]);
     assert_eq!(told.status, 2);
-    assert!(told.out.contains("there is no code \\\"NA500\\\": known are NA001 to NA024"), "{}", told.out);
+    assert!(told.out.contains("there is no code \\\"NA500\\\": known are NA001 to NA025"), "{}", told.out);
     for arguments in [["--ignore", "NA500", "x"].as_slice(), &["--explain", "NA500"]] {
         let told = run(netaudit().arg("lint").args(arguments));
         assert_eq!(told.status, 2);
-        assert!(told.err.contains("there is no code \"NA500\": known are NA001 to NA024"), "{}", told.err);
+        assert!(told.err.contains("there is no code \"NA500\": known are NA001 to NA025"), "{}", told.err);
     }
 }
 
@@ -189,4 +189,54 @@ fn the_hook_runs_what_the_command_has() {
     assert!(entry.contains(&"--partial"));
     assert_eq!(told.status, 0, "{}{}", told.out, told.err);
     assert!(told.out.contains(" note NA005 "), "{}", told.out);
+}
+
+#[test]
+fn a_hook_passes_over_what_is_no_manifest_and_tells_it() {
+    let template = POLICY.replace("name: dns", "{{- include \"labels\" . }}");
+    let files = [
+        ("t.yaml", &*template),
+        ("c.json", "{ // a comment\n \"strict\": true }\n"),
+        ("m.yaml", "a: !!x [\n"),
+    ];
+    let others = folder(&files);
+    let lint = |more: &[&str]| run(netaudit().arg("lint").args(more).arg(others.path()));
+    let told = lint(&["--partial"]);
+    assert_eq!(told.status, 0, "{}{}", told.out, told.err);
+    for (name, _) in files {
+        assert!(told.err.contains(name), "{name}: {}", told.err);
+    }
+    assert!(told.err.contains("it looks like a template"), "{}", told.err);
+    assert_eq!(lint(&[]).status, 2, "where all that there is was to be read");
+    let broken = folder(&[("p.yaml", &*POLICY.replace("[Egress]", "[Egress"))]);
+    assert_eq!(
+        run(netaudit().args(["lint", "--partial"]).arg(broken.path())).status,
+        2,
+        "a policy is not passed over"
+    );
+}
+
+#[test]
+fn a_network_that_nobody_knows_and_a_directory_without_manifests_are_errors() {
+    let policy = folder(&[("a.yaml", POLICY)]);
+    let told = run(netaudit().args(["lint", "--cni", "flanel"]).arg(policy.path()));
+    assert_eq!(told.status, 2);
+    assert!(told.err.contains("there is no network of this name; known are antrea, "), "{}", told.err);
+    let told = run(netaudit().args(["lint", "--cni", "Flannel"]).arg(policy.path()));
+    assert!(told.out.contains(" warning NA022 "), "{}", told.out);
+    let empty = folder(&[("a.txt", "")]);
+    let told = run(netaudit().arg("lint").arg(empty.path()));
+    assert_eq!(told.status, 2);
+    assert!(told.err.contains("no YAML or JSON file is there"), "{}", told.err);
+    assert_eq!(run(netaudit().args(["lint", "--partial"]).arg(empty.path())).status, 0);
+}
+
+#[test]
+fn an_annotation_that_cannot_be_read_is_an_error_and_hides_no_object() {
+    let text = POLICY.replace("annotations: {}", "annotations: {netaudit/lint-ignore: [NA005]}");
+    let folder = folder(&[("a.yaml", &text)]);
+    let told = run(netaudit().arg("lint").arg(folder.path()));
+    assert_eq!(told.status, 2);
+    assert!(told.err.contains("the annotation netaudit/lint-ignore: is no text"), "{}", told.err);
+    assert!(told.out.contains(" warning NA005 "), "{}", told.out);
 }

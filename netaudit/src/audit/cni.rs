@@ -46,6 +46,11 @@ pub fn cnis<'a>(pods: impl IntoIterator<Item = &'a Pod>) -> BTreeSet<&'static st
     of_daemon_sets.flat_map(|pod| NETWORKS.iter().filter(|it| it.runs(pod)).map(|it| it.name)).collect()
 }
 
+/// All names that [`cnis`] may give.
+pub fn cni_names() -> BTreeSet<&'static str> {
+    NETWORKS.iter().map(|it| it.name).collect()
+}
+
 impl Network {
     fn runs(&self, pod: &Pod) -> bool {
         let (key, value) = self.label;

@@ -44,7 +44,7 @@ mod violations;
 pub use accepted::{Accepted, AcceptedFlows, End as AcceptedEnd, Flows};
 pub use attribute::{Attribution, Owner, PodCgroup};
 pub use auditor::{Auditor, DnsServers, Settings, Tuple, usage_window};
-pub use cni::cnis;
+pub use cni::{cni_names, cnis};
 pub use counts::{Counts, FlowKey};
 pub use dns::{DnsReading, UnreadableDns, is_truncated, read_dns};
 pub use enforcement::{Enforced, Enforcement, Isolated, Tried, UnenforcedCause};

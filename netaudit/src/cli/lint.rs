@@ -13,9 +13,11 @@ use clap::ValueEnum;
 use super::{Exit, lint_fix, lint_output, lint_sarif};
 use crate::{
     advise::lint::{self, Code, Finding, Manifests, Options, Report, Severity, TABLE},
+    audit::cni_names,
     watch::{
+        kustomize::{Kustomizations, Near},
         manifests::{self, ManifestError, Source},
-        placed,
+        placed::{self, Placed},
     },
 };
 
@@ -47,7 +49,8 @@ pub(super) struct Args {
     /// The CNI lets a pod's own node in by rule only: check the kubelet's probes
     #[arg(long)]
     probes_need_rule: bool,
-    /// The cluster's network, where no DaemonSet among the manifests tells it: flannel, calico, cilium …
+    /// The cluster's network, where no DaemonSet among the manifests tells it: flannel, calico, cilium …; for k3s, whose Flannel has an
+    /// enforcer built in, kube-router
     #[arg(long, value_name = "NAME")]
     cni: Option<String>,
     /// Correct what can be corrected safely
@@ -95,6 +98,8 @@ pub(super) struct File {
     pub path: PathBuf,
     /// As it is on the disk.
     pub bytes: Vec<u8>,
+    /// What it is to kustomizations.
+    pub near: Near,
 }
 
 /// All that was read.
@@ -106,6 +111,12 @@ pub(super) struct Loaded {
     pub sources: Vec<(Source, usize)>,
     pub errors: Vec<ManifestError>,
     pub passed_over: Vec<ManifestError>,
+    /// Documents that could not be read, and do not look as if they mattered here.
+    unlike: Vec<ManifestError>,
+    /// Annotations that could not be read.
+    mistyped: Vec<ManifestError>,
+    /// Whether a kustomization changes what the files say.
+    is_changed: bool,
 }
 
 /// A finding that somebody has silenced.
@@ -143,16 +154,28 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     if paths.is_empty() {
         bail!("no manifests to check: name files or directories; --list tells the {} codes", TABLE.len());
     }
+    let cni = args.cni.map(|it| it.to_ascii_lowercase());
+    if let Some(name) = cni.as_deref().filter(|it| !cni_names().contains(it)) {
+        let known: Vec<&str> = cni_names().into_iter().collect();
+        bail!("--cni {name}: there is no network of this name; known are {}", known.join(", "));
+    }
     let mut loaded = load(&paths);
+    // What somebody commits may hold anything; it is a failure only where all that there is was to be read.
+    let unlike = std::mem::take(&mut loaded.unlike);
+    if args.partial { &mut loaded.passed_over } else { &mut loaded.errors }.extend(unlike);
     let options = Options {
         // What cannot be read may hold what seems to be missing.
-        is_partial: args.partial || !loaded.errors.is_empty(),
+        is_partial: args.partial || !loaded.errors.is_empty() || loaded.is_changed,
         probes_need_rule: args.probes_need_rule,
-        cni: args.cni.map(|it| it.to_ascii_lowercase()),
+        cni,
     };
+    loaded.errors.append(&mut loaded.mistyped);
+    if loaded.files.is_empty() && loaded.errors.is_empty() && !args.partial {
+        bail!("no YAML or JSON file is there: nothing was checked");
+    }
     let mut fixed = lint_fix::Fixed::default();
     if args.fix {
-        fixed = lint_fix::fix(&mut loaded, &options, &ignored, args.dry_run)?;
+        fixed = lint_fix::fix(&mut loaded, &options, &ignored, args.dry_run);
     }
     let told = tell(lint::check(&loaded.manifests, &options), &loaded.manifests, &ignored);
     match args.output {
@@ -176,7 +199,10 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
             eprintln!("netaudit: {}", super::one_line(&error.to_string()));
         }
     }
-    if !loaded.errors.is_empty() {
+    if lint_output::policies(&loaded) == 0 && !args.partial {
+        eprintln!("netaudit: no policy is among the manifests: nothing was checked");
+    }
+    if !loaded.errors.is_empty() || fixed.has_failed() {
         return Ok(Exit::Failure);
     }
     let least = match args.fail_on {
@@ -245,20 +271,60 @@ fn load(paths: &[PathBuf]) -> Loaded {
             // A pipe that somebody names is meant.
             let bytes = if is_directory { manifests::read_regular(&file) } else { fs::read(&file) };
             match bytes {
-                Ok(bytes) => loaded.files.push(File { path: file, bytes }),
+                Ok(bytes) => loaded.files.push(File { path: file, bytes, near: Near::default() }),
                 Err(error) => loaded.errors.push(failed(&file, &error)),
             }
         }
     }
+    loaded.look_for_kustomizations();
     loaded.read_all();
     loaded
 }
 
+impl File {
+    /// The objects of what it holds, or is to hold.
+    pub fn read(&self, bytes: &[u8]) -> Placed {
+        let mut placed = placed::read(&self.path, bytes);
+        if self.near.is_any {
+            placed.pass_over_patches();
+        }
+        placed
+    }
+}
+
 impl Loaded {
+    /// Finds out which files are not applied as they are, and tells what of this is not checked.
+    fn look_for_kustomizations(&mut self) {
+        let all = Kustomizations::of(self.files.iter().map(|it| &*it.path));
+        for file in &mut self.files {
+            file.near = all.near(&file.path);
+            let changes = match manifests::is_kustomization(&file.path) {
+                true => all.changes(&file.path),
+                false => Vec::new(),
+            };
+            let reason = if file.near.is_patch {
+                "a kustomization changes others by this file, which is not applied as it is: not checked"
+                    .to_owned()
+            } else if !changes.is_empty() {
+                format!(
+                    "what a kustomization does ({}) is not checked, and nothing is concluded from what is not there: give what \
+                     kubectl kustomize prints",
+                    changes.join(", ")
+                )
+            } else {
+                continue;
+            };
+            self.is_changed = true;
+            let file = file.path.as_path().into();
+            self.passed_over.push(ManifestError { file, document: 0, line: 0, column: 0, reason });
+        }
+    }
+
     /// Reads the objects of all files.
     fn read_all(&mut self) {
-        for (number, file) in self.files.iter().enumerate() {
-            let placed = placed::read(&file.path, &file.bytes);
+        for (number, file) in self.files.iter().enumerate().filter(|(_, it)| !it.near.is_patch) {
+            let placed = file.read(&file.bytes);
+            self.is_changed |= file.near.is_any && placed.has_patches;
             let first = self.manifests.documents.len();
             self.manifests.documents.extend(placed.manifests.documents);
             for mut item in placed.manifests.items {
@@ -268,6 +334,10 @@ impl Loaded {
             self.sources.extend(placed.sources.into_iter().map(|it| (it, number)));
             self.errors.extend(placed.errors);
             self.passed_over.extend(placed.passed_over);
+            self.unlike.extend(placed.unlike);
+            self.mistyped.extend(placed.mistyped);
+            self.manifests.has_unread_policies |= placed.manifests.has_unread_policies;
+            self.manifests.makers.extend(placed.manifests.makers);
         }
     }
 
@@ -278,6 +348,8 @@ impl Loaded {
         let (errors, passed_over) = (std::mem::take(&mut self.errors), std::mem::take(&mut self.passed_over));
         self.read_all();
         (self.errors, self.passed_over) = (errors, passed_over);
+        self.unlike.clear();
+        self.mistyped.clear();
     }
 
     /// Where a finding is: the file, and the place in it where one is known.

@@ -4,10 +4,10 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     fs,
     io::{self, Write},
+    os::unix::fs::MetadataExt as _,
     path::Path,
 };
 
-use anyhow::Context as _;
 use serde_json::{Value, json};
 
 use super::{
@@ -18,7 +18,7 @@ use crate::{
     advise::lint::{self, Change, Code, Finding, Item, Options, What, fix},
     cluster::Object,
     policy::declared::NetworkPolicy,
-    watch::placed,
+    watch::placed::{self, Placed},
 };
 
 /// Each round makes the edits that do not touch one another; more than this is no progress.
@@ -29,8 +29,10 @@ const ROUNDS: usize = 16;
 pub(super) struct Fixed {
     is_asked: bool,
     is_dry: bool,
-    /// A line each.
-    made: Vec<String>,
+    /// The file's position, and a line.
+    made: Vec<(usize, String)>,
+    /// Whether a file could not be written.
+    has_failed: bool,
     /// What was not corrected though it could be: a line each, with the reason.
     refused: BTreeSet<String>,
     /// By file, in dry runs.
@@ -38,15 +40,12 @@ pub(super) struct Fixed {
 }
 
 /// Corrects what can be corrected, in the files and in what was read of them; with `is_dry`, in neither.
-pub(super) fn fix(
-    loaded: &mut Loaded,
-    options: &Options,
-    ignored: &[Code],
-    is_dry: bool,
-) -> anyhow::Result<Fixed> {
+pub(super) fn fix(loaded: &mut Loaded, options: &Options, ignored: &[Code], is_dry: bool) -> Fixed {
     let mut fixed = Fixed { is_asked: true, is_dry, ..Fixed::default() };
     let before: Vec<Vec<u8>> = loaded.files.iter().map(|it| it.bytes.clone()).collect();
     let mut closed: HashSet<usize> = HashSet::new();
+    // No change makes it another object.
+    let doubled = lint::doubled(&loaded.manifests);
     for _ in 0..ROUNDS {
         let report = lint::check(&loaded.manifests, options);
         let mut by_file: BTreeMap<usize, Vec<&Finding>> = BTreeMap::new();
@@ -60,7 +59,7 @@ pub(super) fn fix(
             if closed.contains(&file) {
                 continue;
             }
-            match change(loaded, file, &findings, &mut fixed) {
+            match change(loaded, file, &findings, &doubled, &mut fixed) {
                 Ok(Some(bytes)) => changed.push((file, bytes)),
                 Ok(None) => {}
                 // Nothing of a file is changed of which not all is understood.
@@ -81,7 +80,7 @@ pub(super) fn fix(
         }
         loaded.read_again();
     }
-    for (file, before) in loaded.files.iter_mut().zip(before) {
+    for (number, (file, before)) in loaded.files.iter_mut().zip(before).enumerate() {
         if file.bytes == before {
             continue;
         }
@@ -90,15 +89,46 @@ pub(super) fn fix(
             let name = name.trim_start_matches("./").to_owned();
             fixed.differences.insert(name.clone(), difference(&name, &before, &file.bytes));
             file.bytes = before;
-        } else {
-            fs::write(&file.path, &file.bytes)
-                .with_context(|| format!("cannot write {}", file.path.display()))?;
+        } else if let Err(error) = write(&file.path, &file.bytes) {
+            // One file costs no other, and what is told of it is what it still says.
+            fixed.has_failed = true;
+            fixed.made.retain(|(of, _)| *of != number);
+            fixed
+                .refused
+                .insert(format!("{}: not corrected: cannot be written: {error}", file.path.display()));
+            file.bytes = before;
         }
     }
-    if is_dry {
+    if is_dry || fixed.has_failed {
         loaded.read_again();
     }
-    Ok(fixed)
+    fixed
+}
+
+/// Writes a file beside the old one and puts it in its place, so that it is never there by half. Links stay, and who may read it.
+fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let real = fs::canonicalize(path)?;
+    let metadata = fs::metadata(&real)?;
+    if metadata.permissions().readonly() {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it is read-only"));
+    }
+    let name = real.file_name().unwrap_or_default().to_string_lossy();
+    // A name that no walk takes for a manifest.
+    let new = real.with_file_name(format!(".{name}.netaudit-{}", std::process::id()));
+    let put = || {
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).open(&new)?;
+        file.write_all(bytes)?;
+        file.set_permissions(metadata.permissions())?;
+        let now = file.metadata()?;
+        if (now.uid(), now.gid()) != (metadata.uid(), metadata.gid()) {
+            std::os::unix::fs::fchown(&file, Some(metadata.uid()), Some(metadata.gid()))?;
+        }
+        file.sync_all()?;
+        fs::rename(&new, &real)
+    };
+    put().inspect_err(|_| {
+        let _ = fs::remove_file(&new);
+    })
 }
 
 /// The new content of a file; `None` where nothing could be done.
@@ -106,6 +136,7 @@ fn change(
     loaded: &Loaded,
     file: usize,
     findings: &[&Finding],
+    doubled: &BTreeSet<usize>,
     fixed: &mut Fixed,
 ) -> Result<Option<Vec<u8>>, String> {
     let (path, bytes) = (&loaded.files[file].path, &loaded.files[file].bytes);
@@ -113,13 +144,20 @@ fn change(
     if !fs::metadata(path).is_ok_and(|it| it.is_file()) {
         return Err("it is no regular file".to_owned());
     }
+    if loaded.files[file].near.is_of_component {
+        return Err("it is part of a kustomize component, which others change".to_owned());
+    }
     let whole = std::str::from_utf8(bytes).map_err(|_| "is not UTF-8 text".to_owned())?;
     let text = placed::without_mark(whole);
     let (mut edits, mut of_edits) = (Vec::new(), Vec::new());
     for finding in findings {
         let item = &loaded.manifests.items[finding.item];
         let Some(change) = &finding.change else { continue };
-        match fix::edit(text, &loaded.manifests.documents[item.document], &item.prefix, change) {
+        let edit = match doubled.contains(&finding.item) {
+            true => Err("another document is the same object, and which of them counts is open".to_owned()),
+            false => fix::edit(text, &loaded.manifests.documents[item.document], &item.prefix, change),
+        };
+        match edit {
             Ok(edit) => {
                 edits.push(edit);
                 of_edits.push((*finding, change));
@@ -136,33 +174,25 @@ fn change(
     let (new, made) = fix::apply(text, &edits);
     let made: Vec<(&Finding, &Change)> = made.into_iter().map(|it| of_edits[it]).collect();
     let new = format!("{}{new}", &whole[..whole.len() - text.len()]).into_bytes();
-    verify(loaded, file, path, &new, &made)?;
+    verify(loaded, file, &new, &made)?;
     for (finding, change) in made {
         let (source, place) = loaded.place(finding);
         let line = place.map_or(source.line, |it| it.start.line);
         let (object, path) = (loaded.object(finding.item), &finding.path);
-        fixed.made.push(format!(
-            "{}:{line}: {} {object} {path}: {change}",
-            source.file.display(),
-            finding.code
-        ));
+        let made = format!("{}:{line}: {} {object} {path}: {change}", source.file.display(), finding.code);
+        fixed.made.push((file, made));
     }
     Ok(Some(new))
 }
 
 /// Reads the new text as the old one was read: everything is what it was, but for what was to change, and that allows what it claims.
-fn verify(
-    loaded: &Loaded,
-    file: usize,
-    path: &Path,
-    new: &[u8],
-    made: &[(&Finding, &Change)],
-) -> Result<(), String> {
+fn verify(loaded: &Loaded, file: usize, new: &[u8], made: &[(&Finding, &Change)]) -> Result<(), String> {
     let items: Vec<usize> = (0..loaded.sources.len()).filter(|it| loaded.sources[*it].1 == file).collect();
-    let old = placed::read(path, &loaded.files[file].bytes);
-    let again = placed::read(path, new);
+    let file = &loaded.files[file];
+    let (old, again) = (file.read(&file.bytes), file.read(new));
     let misread = || "read again, the file would say something else".to_owned();
-    if again.errors.len() != old.errors.len() || again.manifests.items.len() != items.len() {
+    let unread = |it: &Placed| it.errors.len() + it.unlike.len() + it.mistyped.len() + it.passed_over.len();
+    if unread(&again) != unread(&old) || again.manifests.items.len() != items.len() {
         return Err(misread());
     }
     let mut changes: BTreeMap<usize, Vec<&Change>> = BTreeMap::new();
@@ -215,6 +245,11 @@ fn difference(name: &str, before: &[u8], after: &[u8]) -> String {
 }
 
 impl Fixed {
+    /// Whether a file could not be written.
+    pub fn has_failed(&self) -> bool {
+        self.has_failed
+    }
+
     /// For people.
     pub fn text(&self, out: &mut impl Write) -> io::Result<()> {
         if self.is_asked {
@@ -238,7 +273,7 @@ impl Fixed {
     fn lines(&self) -> Vec<String> {
         let done = if self.is_dry { "would correct" } else { "corrected" };
         let mut lines: Vec<String> = self.refused.iter().map(|it| one_line(it)).collect();
-        lines.extend(self.made.iter().map(|it| one_line(&format!("{done} {it}"))));
+        lines.extend(self.made.iter().map(|(_, it)| one_line(&format!("{done} {it}"))));
         if self.made.is_empty() {
             lines.push(format!("{done} nothing"));
         }
@@ -248,7 +283,7 @@ impl Fixed {
     /// For programs, where it was asked for.
     pub fn json(&self, into: &mut Value) {
         if self.is_asked {
-            into["corrected"] = json!(self.made);
+            into["corrected"] = self.made.iter().map(|(_, it)| it.as_str()).collect();
             into["not_corrected"] = json!(self.refused);
             into["dry_run"] = json!(self.is_dry);
             into["differences"] = json!(self.differences);

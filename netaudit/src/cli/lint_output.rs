@@ -110,7 +110,8 @@ fn several(count: usize, what: &str) -> String {
     }
 }
 
-fn policies(loaded: &Loaded) -> usize {
+/// How many policies there are that are checked.
+pub(super) fn policies(loaded: &Loaded) -> usize {
     use crate::{advise::lint::What, cluster::Object};
     let is_policy =
         |it: &What| matches!(it, What::Object(Object::NetworkPolicy(_) | Object::ClusterPolicy(_)));

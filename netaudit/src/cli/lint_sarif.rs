@@ -1,6 +1,6 @@
 //! What `netaudit lint` tells, as SARIF 2.1.0: a format in which code hosts and editors take findings.
 
-use std::{fmt::Write as _, path::Path};
+use std::{collections::HashMap, fmt::Write as _, path::Path};
 
 use serde_json::{Map, Value, json};
 
@@ -13,6 +13,9 @@ use crate::{
 /// Where the format's definition is.
 const SCHEMA: &str =
     "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json";
+
+/// Where a result has its fingerprint.
+const PRINT: &str = "/partialFingerprints/objectAndPath~1v1";
 
 /// A log of one run.
 pub(super) fn log(loaded: &Loaded, told: &Told) -> Value {
@@ -39,7 +42,8 @@ pub(super) fn log(loaded: &Loaded, told: &Told) -> Value {
         };
         result
     });
-    let results: Vec<Value> = found.chain(silenced).collect();
+    let mut results: Vec<Value> = found.chain(silenced).collect();
+    number_alike(&mut results);
     let errors = loaded.errors.iter().map(|it| (Severity::Error, it));
     let passed_over = loaded.passed_over.iter().map(|it| (Severity::Warning, it));
     let unread = errors.chain(passed_over).map(|(level, error)| {
@@ -102,6 +106,20 @@ fn result(loaded: &Loaded, finding: &Finding) -> Value {
         // The same where lines above have moved it.
         "partialFingerprints": { "objectAndPath/v1": format!("{} {name}", finding.code) },
     })
+}
+
+/// Those that read a log take results with one fingerprint for one: of several at one place, each but the first gets its number.
+fn number_alike(results: &mut [Value]) {
+    let mut seen: HashMap<String, u32> = HashMap::new();
+    for result in results {
+        let Some(print) = result.pointer_mut(PRINT) else { continue };
+        let text = print.as_str().unwrap_or_default().to_owned();
+        let count = seen.entry(text.clone()).or_default();
+        *count += 1;
+        if *count > 1 {
+            *print = format!("{text} {count}").into();
+        }
+    }
 }
 
 fn place_of_error(error: &ManifestError) -> Value {

@@ -347,7 +347,7 @@ fn each_json<'a>(
 }
 
 /// A kustomization needs no kind, and says nothing that is applied.
-fn is_kustomization(path: &Path) -> bool {
+pub fn is_kustomization(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default();
     ["kustomization.yaml", "kustomization.yml", "Kustomization"].iter().any(|it| name == *it)
 }

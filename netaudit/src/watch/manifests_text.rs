@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use smallvec::SmallVec;
 
 use super::convert::DEFAULT_NAMESPACE;
+use crate::cluster::Kind;
 
 /// One document of a file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -118,6 +119,13 @@ const OF_NO_CONCERN: [&str; 20] = [
 pub(super) fn kind_of_no_concern(text: &str) -> Option<&'static str> {
     let kind = guess(text).kind?;
     OF_NO_CONCERN.into_iter().find(|it| *it == kind)
+}
+
+/// Whether a document that does not parse names a kind, anywhere, that a check could want to know.
+pub(super) fn names_a_kind_of_concern(text: &str) -> bool {
+    let mut kinds = Kind::ALL.into_iter().map(Kind::api_kind);
+    let mut workloads = OF_NO_CONCERN.into_iter().filter(|it| super::workloads::makes_pods(it));
+    kinds.any(|it| text.contains(it)) || workloads.any(|it| text.contains(it))
 }
 
 #[derive(Default)]

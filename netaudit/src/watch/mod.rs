@@ -13,6 +13,7 @@ mod convert_policy;
 mod convert_tests;
 pub mod files;
 mod json;
+pub mod kustomize;
 pub mod manifests;
 mod manifests_text;
 pub mod placed;

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use super::{
     convert::{self, Converted},
+    convert_kinds,
     convert_lists::List,
     manifests::{self, ManifestError, Source},
     manifests_text, workloads,
@@ -32,6 +33,12 @@ pub struct Placed {
     pub sources: Vec<Source>,
     /// What could not be read.
     pub errors: Vec<ManifestError>,
+    /// Documents that could not be read either, and of which nothing says that they are objects that matter here.
+    pub unlike: Vec<ManifestError>,
+    /// Annotations that could not be read: the objects could.
+    pub mistyped: Vec<ManifestError>,
+    /// Whether what seems to be a patch was [passed over](Self::pass_over_patches).
+    pub has_patches: bool,
     /// What was passed over though somebody may have meant it to count.
     pub passed_over: Vec<ManifestError>,
 }
@@ -63,8 +70,14 @@ pub fn read(path: &Path, bytes: &[u8]) -> Placed {
             // What no policy check can want to know.
             let kind = manifests_text::kind_of_no_concern(part).filter(|_| !unread.is_json);
             if kind.is_none_or(workloads::makes_pods) {
-                let manifests::Unread { line, column, reason, .. } = unread;
-                placed.errors.push(ManifestError {
+                let is_like = manifests_text::names_a_kind_of_concern(part);
+                let manifests::Unread { line, column, mut reason, .. } = unread;
+                let is_template = part.contains("{{");
+                if is_template {
+                    reason.push_str("; it looks like a template: give what it is rendered to");
+                }
+                let list = if is_like && !is_template { &mut placed.errors } else { &mut placed.unlike };
+                list.push(ManifestError {
                     file: source.file,
                     document: source.document,
                     line,
@@ -139,7 +152,7 @@ fn object(
         let ignored = match ignored(value) {
             Ok(ignored) => ignored,
             Err(error) => {
-                placed.errors.push(told(format!("the annotation {IGNORE}: {error}")));
+                placed.mistyped.push(told(format!("the annotation {IGNORE}: {error}")));
                 Vec::new()
             }
         };
@@ -148,6 +161,9 @@ fn object(
     };
     // Only an item of a list may leave out what it is.
     let is_told = value.get("apiVersion").is_some() || !std::ptr::eq(value, document_value);
+    if let Some(what) = workloads::may_make_pods(kind, value) {
+        placed.manifests.makers.extend(workloads::namespaces(value).map(|it| (it.into(), what.clone())));
+    }
     match workloads::pods(kind, value).filter(|_| is_told) {
         Some(Ok(pods)) => return put(What::Pods(pods), placed),
         Some(Err(reason)) => return placed.errors.push(told(reason)),
@@ -155,7 +171,14 @@ fn object(
     }
     for converted in convert::document(document_value, &source.to_string().into()) {
         match converted {
-            Converted::Ignored(_) => {}
+            Converted::Ignored(kind) => {
+                if convert_kinds::is_other_policy(&kind) {
+                    placed.manifests.has_unread_policies = true;
+                    let reason =
+                        format!("{kind}: policies of this kind are not read, and no check heeds them");
+                    placed.passed_over.push(told(reason));
+                }
+            }
             Converted::Nothing(reason) => placed.passed_over.push(told(reason)),
             Converted::Object(object) => {
                 if let Object::Broken(broken) = &object {
@@ -172,12 +195,45 @@ fn object(
 }
 
 /// What an object's annotation says: `NA002, NA003: made by an operator`.
-fn ignored(value: &Value) -> Result<Vec<(Code, String)>, UnknownCode> {
+fn ignored(value: &Value) -> Result<Vec<(Code, String)>, String> {
     let annotations = value.get("metadata").and_then(|it| it.get("annotations"));
-    let Some(text) = annotations.and_then(|it| it.get(IGNORE)).and_then(Value::as_str) else {
+    let Some(text) = annotations.and_then(|it| it.get(IGNORE)).filter(|it| !it.is_null()) else {
         return Ok(Vec::new());
     };
+    let text = text.as_str().ok_or("is no text: write \"NA002, NA003: the reason\"")?;
     let (codes, reason) = text.split_once(':').unwrap_or((text, ""));
     let codes = codes.split([',', ' ', '\n', '\t']).map(str::trim).filter(|it| !it.is_empty());
-    codes.map(|it| Ok((it.parse()?, reason.trim().to_owned()))).collect()
+    let read =
+        |it: &str| Ok((it.parse().map_err(|it: UnknownCode| it.to_string())?, reason.trim().to_owned()));
+    codes.map(read).collect()
+}
+
+impl Placed {
+    /// Takes out policies that say of no pods whom they are for: near a kustomization that is how patches are written.
+    pub fn pass_over_patches(&mut self) {
+        let documents = &self.manifests.documents;
+        let is_patch = |item: &Item| {
+            let dot = if item.prefix.is_empty() { "" } else { "." };
+            let path = format!("{}{dot}spec.podSelector", item.prefix);
+            matches!(item.what, What::Object(Object::NetworkPolicy(_)))
+                && documents[item.document].find(&path).is_none_or(|it| !it.is_whole)
+        };
+        let are: Vec<bool> = self.manifests.items.iter().map(is_patch).collect();
+        for (source, _) in self.sources.iter().zip(&are).filter(|(_, is_patch)| **is_patch) {
+            self.passed_over.push(ManifestError {
+                file: source.file.clone(),
+                document: source.document,
+                line: source.line,
+                column: 0,
+                reason: "a NetworkPolicy without podSelector, and a kustomization is near: it is taken for a patch, and not \
+                         checked"
+                    .to_owned(),
+            });
+        }
+        self.has_patches = are.contains(&true);
+        let mut patch = are.iter();
+        self.manifests.items.retain(|_| !patch.next().copied().unwrap_or_default());
+        let mut patch = are.iter();
+        self.sources.retain(|_| !patch.next().copied().unwrap_or_default());
+    }
 }

@@ -57,14 +57,93 @@ pub(super) fn makes_pods(kind: &str) -> bool {
     WORKLOADS.iter().any(|it| it.kind == kind)
 }
 
-/// The pods of an object; `None` where none are made of it, and the reason where they cannot be read.
-pub(super) fn pods(kind: &str, value: &Value) -> Option<Result<Pods, String>> {
-    let workload = WORKLOADS.iter().find(|it| it.kind == kind)?;
+/// The versions of Kubernetes' own workloads, also of those that no API server has any more: their templates are the same.
+const VERSIONS: [&str; 7] =
+    ["v1", "apps/v1", "apps/v1beta1", "apps/v1beta2", "batch/v1", "batch/v1beta1", "extensions/v1beta1"];
+
+/// What is of another group may have a template in the usual place.
+const OTHER: Workload = Workload { kind: "", template: "/spec/template", adds: &[] };
+
+fn version(value: &Value) -> &str {
+    value.get("apiVersion").and_then(Value::as_str).unwrap_or("v1")
+}
+
+fn workload(kind: &str, value: &Value) -> Option<&'static Workload> {
     // Other groups have a Job or a Deployment, too, and templates of another form.
-    let version = value.get("apiVersion").and_then(Value::as_str).unwrap_or("v1");
-    if !["v1", "apps/v1", "batch/v1", "batch/v1beta1"].contains(&version) {
+    let is_own = VERSIONS.contains(&version(value));
+    if let Some(own) = WORKLOADS.iter().find(|it| is_own && it.kind == kind) {
+        return Some(own);
+    }
+    let part = |path: &str| value.pointer(&format!("{}{path}", OTHER.template));
+    let has_template = part("/metadata/labels").is_some_and(Value::is_object)
+        && part("/spec/containers").is_some_and(Value::is_array);
+    has_template.then_some(&OTHER)
+}
+
+/// Groups that are not Kubernetes' own, none of whose kinds makes pods where it stands.
+const MAKE_NONE: [&str; 20] = [
+    "acme.cert-manager.io",
+    "bitnami.com",
+    "cert-manager.io",
+    "cilium.io",
+    "crd.antrea.io",
+    "crd.projectcalico.org",
+    "external-secrets.io",
+    "gateway.networking.k8s.io",
+    "kustomize.config.k8s.io",
+    "kyverno.io",
+    "networking.gke.io",
+    "networking.istio.io",
+    "notification.toolkit.fluxcd.io",
+    "policy.networking.k8s.io",
+    "projectcalico.org",
+    "security.istio.io",
+    "snapshot.storage.k8s.io",
+    "source.toolkit.fluxcd.io",
+    "traefik.containo.us",
+    "traefik.io",
+];
+
+/// Kinds of other groups that make no pods, beside some that do.
+const MAKES_NONE: [&str; 9] = [
+    "AlertmanagerConfig",
+    "AppProject",
+    "PodMonitor",
+    "Probe",
+    "PrometheusRule",
+    "ScaledObject",
+    "ScrapeConfig",
+    "ServiceMonitor",
+    "TriggerAuthentication",
+];
+
+/// What an object is, if something may make pods of it that its manifest does not show: it is of a kind of another group, and
+/// that is not known to make none.
+pub(super) fn may_make_pods(kind: &str, value: &Value) -> Option<String> {
+    value.get("metadata").and_then(Value::as_object)?;
+    let group = version(value).rsplit_once('/').map_or("", |(group, _)| group);
+    // An implementation of the Gateway API may run each Gateway as pods beside it.
+    let is_gateway = group == "gateway.networking.k8s.io" && kind == "Gateway";
+    let is_own = !group.contains('.') || group.ends_with(".k8s.io");
+    let makes_none = is_own || MAKE_NONE.contains(&group) || MAKES_NONE.contains(&kind);
+    if makes_none && !is_gateway {
         return None;
     }
+    let name = value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+    Some(format!("{kind} {name} of {group}"))
+}
+
+/// The namespaces in which something may be made of an object: its own, and the one that it names for this.
+pub(super) fn namespaces(value: &Value) -> impl Iterator<Item = &str> {
+    let text = |path: &str| value.pointer(path).and_then(Value::as_str).filter(|it| !it.is_empty());
+    let own = text("/metadata/namespace").unwrap_or(DEFAULT_NAMESPACE);
+    let others = ["/spec/targetNamespace", "/spec/destination/namespace"].into_iter().filter_map(text);
+    std::iter::once(own).chain(others.collect::<Vec<_>>())
+}
+
+/// The pods of an object; `None` where none are made of it, and the reason where they cannot be read.
+pub(super) fn pods(kind: &str, value: &Value) -> Option<Result<Pods, String>> {
+    let workload = workload(kind, value)?;
     let template = value.pointer(workload.template)?;
     let metadata = |name: &str| value.pointer(&format!("/metadata/{name}")).and_then(Value::as_str);
     let namespace = metadata("namespace").filter(|it| !it.is_empty()).unwrap_or(DEFAULT_NAMESPACE);
@@ -91,7 +170,7 @@ pub(super) fn pods(kind: &str, value: &Value) -> Option<Result<Pods, String>> {
     };
     let mut pods = Pods {
         pod,
-        kind: workload.kind,
+        kind: kind.to_owned(),
         open: workload.adds,
         ports: BTreeSet::new(),
         probes: Vec::new(),

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use super::{
     Change, Code, Finding,
     reach::{Rule, Whom},
-    world::{Out, Policy, World},
+    world::{ELSEWHERE, Out, Policy, World},
 };
 use crate::{
     model::{Direction, Protocol},
@@ -16,13 +16,6 @@ use crate::{
 
 pub(super) fn check(world: &World<'_>, out: &mut Out) {
     let backends = outside_backends(world);
-    let is_for_v6 = |rule: &Rule| {
-        rule.is_doubtful || rule.peers.is_empty() || rule.peers.iter().any(|it| has_v6(&it.whom))
-    };
-    let open_to_v6: [Vec<&Policy<'_>>; 2] = Direction::ALL.map(|direction| {
-        let is_open = |it: &&Policy<'_>| it.rules(direction).iter().any(is_for_v6);
-        world.policies.iter().filter(is_open).collect()
-    });
     for policy in &world.policies {
         for direction in Direction::ALL {
             let declared = match direction {
@@ -41,7 +34,7 @@ pub(super) fn check(world: &World<'_>, out: &mut Out) {
                     }
                 }
                 if policy.may_isolate(direction) {
-                    ipv6(world, policy, rule, &open_to_v6[direction as usize], out);
+                    ipv6(world, policy, direction, rule, out);
                 }
                 if direction == Direction::Egress {
                     private_services(world, policy, rule, &backends, out);
@@ -67,6 +60,11 @@ pub(super) fn check(world: &World<'_>, out: &mut Out) {
             Code::PrivateServiceExcluded,
             "no Service without a selector is among the manifests with an EndpointSlice that names addresses",
         );
+    }
+    if !world.policies.is_empty() {
+        let reason =
+            "the addresses of Endpoints objects and of load balancers are not looked at, only EndpointSlices";
+        out.skip(Code::PrivateServiceExcluded, reason);
     }
 }
 
@@ -97,11 +95,16 @@ fn excepts(
             out.find(Code::ExceptOutsideCidr, policy.item, path, message);
         } else if !net.contains(&hole) {
             let message = format!(
-                "{hole} does not lie inside {net}, and the API server refuses the policy: remove it, or correct one of the two"
+                "{hole} does not lie inside {net}, and the API server refuses the policy: correct one of the two, or remove it"
             );
             let severity = Code::ExceptOutsideCidr.about().severity;
             let mut finding = Finding::new(Code::ExceptOutsideCidr, severity, policy.item, path, message);
-            finding.change = Some(Change::RemoveExcept { direction, rule, peer, except });
+            // Of the same family it may be a slip of an exclusion that somebody wants.
+            let is_other_family =
+                matches!((hole, net), (IpNet::V4(_), IpNet::V6(_)) | (IpNet::V6(_), IpNet::V4(_)));
+            if is_other_family {
+                finding.change = Some(Change::RemoveExcept { direction, rule, peer, except });
+            }
             out.tell(finding);
         }
     }
@@ -123,7 +126,7 @@ fn host_bits(item: usize, path: &str, text: &str, out: &mut Out) {
 }
 
 /// NA020.
-fn ipv6(world: &World<'_>, policy: &Policy<'_>, rule: &Rule, open: &[&Policy<'_>], out: &mut Out) {
+fn ipv6(world: &World<'_>, policy: &Policy<'_>, direction: Direction, rule: &Rule, out: &mut Out) {
     let is_all_v4 = |whom: &Whom| match whom {
         Whom::Ranges(ranges) => {
             ranges.iter().any(|(net, _)| matches!(net, IpNet::V4(v4) if v4.prefix_len() == 0))
@@ -131,8 +134,20 @@ fn ipv6(world: &World<'_>, policy: &Policy<'_>, rule: &Rule, open: &[&Policy<'_>
         _ => false,
     };
     let Some(peer) = rule.peers.iter().find(|it| is_all_v4(&it.whom)) else { return };
-    if rule.is_doubtful || open.iter().any(|it| policy.meets(it)) {
+    let opens = |other: &Rule| {
+        let has_any = other.peers.is_empty() || other.peers.iter().any(|it| has_v6(&it.whom));
+        other.is_doubtful || has_any && other.ports_may_meet(rule)
+    };
+    let mut others = world.policies_of(&policy.declared.namespace).filter(|it| policy.meets(it));
+    if rule.is_doubtful || others.any(|it| it.rules(direction).iter().any(opens)) {
         return;
+    }
+    let may_be_v6 = |other: &Rule| {
+        let is_v4 = |whom: &Whom| matches!(whom, Whom::Ranges(_)) && !has_v6(whom);
+        other.ports_may_meet(rule) && (other.is_doubtful || !other.peers.iter().all(|it| is_v4(&it.whom)))
+    };
+    if world.may_be_accepted(direction, may_be_v6) {
+        return out.skip(Code::Ipv6Forgotten, ELSEWHERE);
     }
     let path = format!("{}.ipBlock.cidr", peer.path);
     let says = "0.0.0.0/0 is no IPv6 address, and no rule names any: IPv6 stays denied";

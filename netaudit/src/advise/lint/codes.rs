@@ -56,6 +56,7 @@ pub enum Code {
     NotEnforced,
     EmptyPeers,
     Invalid,
+    DefinedTwice,
 }
 
 /// What is said of a kind of fault.
@@ -88,7 +89,7 @@ const fn about(
 
 /// Every kind of fault, in order of number.
 #[rustfmt::skip]
-pub const TABLE: [About; 24] = [
+pub const TABLE: [About; 25] = [
     about(Code::NamespaceLabel, "namespace-label", Severity::Warning,
         "a namespaceSelector asks for a label that the namespace it means does not have", why::NAMESPACE_LABEL, false),
     about(Code::SelectsNothing, "selects-nothing", Severity::Warning,
@@ -114,7 +115,7 @@ pub const TABLE: [About; 24] = [
     about(Code::ProbesDenied, "probes-denied", Severity::Warning,
         "the kubelet's probes need a rule with this CNI, and there is none", why::PROBES_DENIED, false),
     about(Code::TypesDefaulted, "types-defaulted", Severity::Warning,
-        "a policy of egress rules without policyTypes denies all ingress too", why::TYPES_DEFAULTED, true),
+        "a policy of egress rules without policyTypes denies all ingress too", why::TYPES_DEFAULTED, false),
     about(Code::RulesWithoutType, "rules-without-type", Severity::Warning,
         "rules of a direction that policyTypes does not name mean nothing", why::RULES_WITHOUT_TYPE, false),
     about(Code::EmptyEgressWithoutType, "empty-egress-without-type", Severity::Warning,
@@ -137,6 +138,8 @@ pub const TABLE: [About; 24] = [
         "an empty from or to allows everybody", why::EMPTY_PEERS, false),
     about(Code::Invalid, "invalid", Severity::Error,
         "the API server refuses a part of the policy, or drops it", why::INVALID, false),
+    about(Code::DefinedTwice, "defined-twice", Severity::Warning,
+        "two documents are the same object", why::DEFINED_TWICE, false),
 ];
 
 impl Code {
@@ -193,6 +196,6 @@ mod tests {
             assert_eq!(about.code.to_string().to_lowercase().parse(), Ok(about.code));
         }
         let error = "NA999".parse::<Code>().unwrap_err().to_string();
-        assert_eq!(error, "there is no code \"NA999\": known are NA001 to NA024, which --list tells");
+        assert_eq!(error, "there is no code \"NA999\": known are NA001 to NA025, which --list tells");
     }
 }

@@ -5,8 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use super::{
     Change, Code, Finding, Severity,
     reach::{Rule, Whom},
-    selectors::no_pods,
-    world::{Out, Pods, Policy, World, listed},
+    world::{ELSEWHERE, Out, PARTIAL, Pods, Policy, World, listed},
 };
 use crate::{
     model::{Direction, Protocol},
@@ -21,6 +20,9 @@ const CACHE: &str = "169.254.20.10";
 /// The namespace of the cluster's own DNS servers.
 const SYSTEM: &str = "kube-system";
 
+/// Where OpenShift has them.
+const OPENSHIFT: &str = "openshift-dns";
+
 pub(super) fn check(world: &World<'_>, out: &mut Out) {
     let mut of_namespace: BTreeMap<&str, Vec<&Policy<'_>>> = BTreeMap::new();
     for policy in &world.policies {
@@ -28,16 +30,18 @@ pub(super) fn check(world: &World<'_>, out: &mut Out) {
     }
     let cache = node_local_cache(world);
     for policies in of_namespace.values() {
-        let givers: Vec<&Policy<'_>> = policies.iter().copied().filter(|it| gives_dns(it)).collect();
         for policy in policies {
-            dns_missing(world, policy, &givers, out);
+            dns_missing(world, policy, policies, out);
+            nothing_but_denied(world, policy, policies, out);
         }
         for direction in Direction::ALL {
-            let of = |protocol| -> Vec<&Policy<'_>> {
-                let is_for = |it: &&&Policy<'_>| {
-                    it.rules(direction).iter().any(|rule| rule.may_be_for(protocol, PORT))
+            let of = |protocol| {
+                let all =
+                    policies.iter().flat_map(|it| it.rules(direction).iter().map(move |rule| (*it, rule)));
+                let gives = |(policy, rule): &(&Policy<'_>, &Rule)| {
+                    gives(world, rule, &policy.declared.namespace, direction, protocol)
                 };
-                policies.iter().filter(is_for).copied().collect()
+                all.filter(gives).collect::<Vec<_>>()
             };
             let (tcp, udp) = (of(Protocol::Tcp), of(Protocol::Udp));
             for policy in policies {
@@ -54,85 +58,169 @@ pub(super) fn check(world: &World<'_>, out: &mut Out) {
     }
 }
 
-/// Whether a rule of it may be for DNS. A rule for some pods of the own namespace is, if it says the port: servers of one's own
-/// are seldom beside the application.
-fn gives_dns(policy: &Policy<'_>) -> bool {
-    policy.rules(Direction::Egress).iter().any(|it| may_be_dns(it, &policy.declared.namespace))
+/// Whether an element may be for servers of names, where the rule does not say the port. Those are in kube-system, or in a
+/// namespace with a Service for names; who names others, or some pods beside the application, means something else.
+fn may_be_server(world: &World<'_>, whom: &Whom, namespace: &str) -> bool {
+    let has_servers = |name: &str| {
+        let mut services = world.services.iter().filter(|it| *it.namespace == *name);
+        [SYSTEM, OPENSHIFT].contains(&name)
+            || services.any(|it| it.ports.iter().any(|port| port.port == PORT))
+    };
+    match whom {
+        Whom::Pods { is_own: true, .. } => has_servers(namespace),
+        Whom::Pods { namespaces, .. } => {
+            namespaces.values_of(METADATA_NAME).is_none_or(|all| all.iter().any(|it| has_servers(it)))
+        }
+        Whom::Nodes(_) | Whom::Ranges(_) | Whom::Unknown => true,
+    }
 }
 
-fn may_be_dns(rule: &Rule, namespace: &str) -> bool {
-    if ![Protocol::Udp, Protocol::Tcp].into_iter().any(|it| rule.may_be_for(it, PORT)) {
-        return false;
-    }
-    let says_it = [Protocol::Udp, Protocol::Tcp].into_iter().any(|it| rule.names(it, PORT));
-    let is_elsewhere = |whom: &Whom| match whom {
-        Whom::Pods { is_own, pods, .. } => !is_own || pods.is_empty() || namespace == SYSTEM,
-        Whom::Nodes(_) | Whom::Ranges(_) | Whom::Unknown => true,
+/// Whether a rule may give DNS by this protocol: it says the port, or may be for any port of what may be a server.
+fn gives(world: &World<'_>, rule: &Rule, namespace: &str, direction: Direction, protocol: Protocol) -> bool {
+    let may_be = || {
+        direction == Direction::Ingress
+            || rule.peers.is_empty()
+            || rule.peers.iter().any(|it| may_be_server(world, &it.whom, namespace))
     };
-    says_it || rule.is_doubtful || rule.peers.is_empty() || rule.peers.iter().any(|it| is_elsewhere(&it.whom))
+    rule.is_doubtful || rule.names(protocol, PORT) || rule.may_be_for(protocol, PORT) && may_be()
+}
+
+fn is_single(whom: &Whom) -> bool {
+    match whom {
+        Whom::Ranges(ranges) => ranges.iter().all(|(net, _)| net.prefix_len() == net.max_prefix_len()),
+        _ => false,
+    }
+}
+
+/// Whether a rule may give DNS, and whether that is likely: a single address with any port may be that of a server.
+fn dns_of(world: &World<'_>, rule: &Rule, namespace: &str) -> Option<bool> {
+    let both = [Protocol::Udp, Protocol::Tcp];
+    let is_given = both.into_iter().any(|it| gives(world, rule, namespace, Direction::Egress, it));
+    let is_said = rule.is_doubtful || both.into_iter().any(|it| rule.names(it, PORT));
+    let is_only_single = || {
+        let mut servers = rule.peers.iter().filter(|it| may_be_server(world, &it.whom, namespace));
+        !rule.peers.is_empty() && servers.all(|it| is_single(&it.whom))
+    };
+    is_given.then(|| is_said || !is_only_single())
+}
+
+/// What the rules of a policy give, at most.
+fn dns_of_policy(world: &World<'_>, policy: &Policy<'_>) -> Option<bool> {
+    let rules = policy.rules(Direction::Egress).iter();
+    rules.filter_map(|it| dns_of(world, it, &policy.declared.namespace)).max()
 }
 
 /// Whether programs that use what the rule allows look names up: not for single addresses.
 fn needs_names(rule: &Rule) -> bool {
-    let is_single = |whom: &Whom| match whom {
-        Whom::Ranges(ranges) => ranges.iter().all(|(net, _)| net.prefix_len() == net.max_prefix_len()),
-        _ => false,
-    };
     rule.peers.is_empty() || !rule.peers.iter().all(|it| is_single(&it.whom))
 }
 
+/// Whether a rule is for ranges alone, such as that of the API server or of the nodes, which programs may know by address.
+fn is_for_few_addresses(rule: &Rule) -> bool {
+    const INTERNET: u8 = 8;
+    let is_few = |whom: &Whom| match whom {
+        Whom::Ranges(ranges) => ranges.iter().all(|(net, _)| net.prefix_len() >= INTERNET),
+        _ => false,
+    };
+    !rule.peers.is_empty() && rule.peers.iter().all(|it| is_few(&it.whom))
+}
+
+/// Whether a policy is for the cluster's own DNS servers, who ask others by address.
+fn is_for_servers(policy: &Policy<'_>) -> bool {
+    let servers = policy.selector.values_of("k8s-app");
+    *policy.declared.namespace == *SYSTEM
+        && servers.is_some_and(|it| it.iter().all(|it| ["kube-dns", "coredns"].contains(&&**it)))
+}
+
 /// NA004.
-fn dns_missing(world: &World<'_>, policy: &Policy<'_>, givers: &[&Policy<'_>], out: &mut Out) {
+fn dns_missing(world: &World<'_>, policy: &Policy<'_>, policies: &[&Policy<'_>], out: &mut Out) {
     let rules = policy.rules(Direction::Egress);
     if !policy.surely_isolates(Direction::Egress)
         || !rules.iter().any(needs_names)
         || policy.selector.is_contradictory()
-        || gives_dns(policy)
+        || is_for_servers(policy)
+        || dns_of_policy(world, policy) == Some(true)
     {
         return;
     }
     if world.options.is_partial {
-        return out.skip(Code::DnsEgressMissing, no_pods(world, ""));
+        return out.skip(Code::DnsEgressMissing, PARTIAL);
     }
-    let is_accepted = world.wide.iter().any(|it| {
-        let accepts = |rule: &Rule| {
-            matches!(rule.action.as_deref(), Some("Accept" | "Allow")) && rule.may_be_for(Protocol::Udp, PORT)
-        };
-        it.rules(Direction::Egress).iter().any(accepts)
-    });
-    if world.may_allow_elsewhere || is_accepted {
-        let reason = "a policy of another kind, or one that cannot be read, may allow it";
-        return out.skip(Code::DnsEgressMissing, reason);
+    if world.may_be_accepted(Direction::Egress, |rule| rule.may_be_for(Protocol::Udp, PORT)) {
+        return out.skip(Code::DnsEgressMissing, ELSEWHERE);
     }
     let namespace = &policy.declared.namespace;
-    let without = |message: String, out: &mut Out| {
-        out.find(Code::DnsEgressMissing, policy.item, "spec.egress", message);
-    };
+    // Of the same object there is one document.
+    let others = policies.iter().filter(|it| !policy.is_copy(it));
+    let givers: Vec<(&Policy<'_>, bool)> =
+        others.filter_map(|it| Some((*it, dns_of_policy(world, it)?))).collect();
     let advice =
         format!("allow egress to namespaceSelector {METADATA_NAME}: {SYSTEM}, UDP {PORT} and TCP {PORT}");
+    let tell = |message: String, is_perhaps: bool, out: &mut Out| {
+        let path = "spec.egress";
+        if is_perhaps {
+            let message = format!("{message}; right if a single address that is allowed is that of a server");
+            out.note(Code::DnsEgressMissing, policy.item, path, message);
+        } else if rules.iter().all(is_for_few_addresses) {
+            let message = format!("{message}; right if what they call is known by address");
+            out.note(Code::DnsEgressMissing, policy.item, path, message);
+        } else {
+            out.find(Code::DnsEgressMissing, policy.item, path, message);
+        }
+    };
     match world.pods.get(namespace) {
         Some(pods) if pods.iter().any(|(_, it)| it.may_match(&policy.selector)) => {
             let selected = pods.iter().map(|(_, it)| *it).filter(|it| it.may_match(&policy.selector));
-            let lacks = |it: &&Pods| {
-                !it.pod.host_network && !givers.iter().any(|giver| it.may_match(&giver.selector))
+            let given = |it: &Pods| {
+                let of = givers.iter().filter(|(giver, _)| it.may_match(&giver.selector));
+                of.map(|(_, is_likely)| *is_likely).max()
             };
-            let lacking: Vec<&Pods> = selected.filter(lacks).collect();
+            let lacking: Vec<&Pods> =
+                selected.filter(|it| !it.pod.host_network && given(it) != Some(true)).collect();
             if !lacking.is_empty() {
+                let is_perhaps = lacking.iter().all(|it| given(it).is_some());
                 let who = listed(lacking);
                 let message = format!(
                     "{who} may open connections but not look up names: no policy that selects them allows DNS; {advice}"
                 );
-                without(message, out);
+                tell(message, is_perhaps, out);
             }
         }
-        _ if !givers.iter().any(|it| policy.meets(it)) => {
-            let message = format!(
-                "pods that this policy selects may open connections but not look up names: no policy of namespace \
-                 {namespace} allows them DNS; {advice}"
-            );
-            without(message, out);
+        _ => {
+            let given =
+                givers.iter().filter(|(it, _)| policy.meets(it)).map(|(_, is_likely)| *is_likely).max();
+            if given != Some(true) {
+                let message = format!(
+                    "pods that this policy selects may open connections but not look up names: no policy of namespace \
+                     {namespace} allows them DNS; {advice}"
+                );
+                tell(message, given.is_some(), out);
+            }
         }
-        _ => {}
+    }
+}
+
+/// NA004 too: all egress of every pod is denied, and nothing allows any.
+fn nothing_but_denied(world: &World<'_>, policy: &Policy<'_>, policies: &[&Policy<'_>], out: &mut Out) {
+    let denies_all = policy.surely_isolates(Direction::Egress)
+        && !policy.may_isolate(Direction::Ingress)
+        && policy.selector.is_empty()
+        && policy.rules(Direction::Egress).is_empty();
+    if !denies_all {
+        return;
+    }
+    let Ok(pods) = world.all_pods(&policy.declared.namespace) else { return };
+    let allowing: Vec<_> = policies.iter().filter(|it| !it.rules(Direction::Egress).is_empty()).collect();
+    let is_closed =
+        |it: &&Pods| !it.pod.host_network && !allowing.iter().any(|policy| it.may_match(&policy.selector));
+    let closed: Vec<&Pods> = pods.iter().map(|(_, it)| *it).filter(is_closed).collect();
+    if !closed.is_empty() && !world.may_be_accepted(Direction::Egress, |_| true) {
+        let message = format!(
+            "{} may open no connection and look up no name: this denies all egress, and no policy allows any; right if they \
+             need none",
+            listed(closed)
+        );
+        out.note(Code::DnsEgressMissing, policy.item, "spec", message);
     }
 }
 
@@ -142,7 +230,7 @@ fn other_protocol(
     policy: &Policy<'_>,
     direction: Direction,
     (have, lack): (Protocol, Protocol),
-    givers: &[&Policy<'_>],
+    givers: &[(&Policy<'_>, &Rule)],
     out: &mut Out,
 ) {
     if !policy.may_isolate(direction) {
@@ -159,8 +247,14 @@ fn other_protocol(
             continue;
         }
         for (index, port) in rule.ports.iter().enumerate() {
-            if port.single() != Some((have, PORT)) || givers.iter().any(|it| policy.meets(it)) {
+            let helps =
+                |(other, more): &(&Policy<'_>, &Rule)| policy.meets(other) && rule.peers_may_meet(more);
+            if port.single() != Some((have, PORT)) || givers.iter().any(helps) {
                 continue;
+            }
+            if world.may_be_accepted(direction, |rule| rule.may_be_for(lack, PORT)) {
+                out.skip(code, ELSEWHERE);
+                break;
             }
             let is_written = port.says_protocol;
             let may_be_meant = world.options.is_partial || code == Code::DnsUdpMissing && is_written;

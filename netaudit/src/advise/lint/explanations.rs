@@ -7,7 +7,8 @@ has put it. The selector matches nothing, and every connection that it was to al
 
 The case: the document of the example deployment sends those whose pods cannot resolve names to this label first.
 
-It is a warning where the Namespace is among the manifests and lacks the label. It is a note where none of the Namespaces that are among \
+It is a warning where all the Namespaces that it names (by such a label, or by kubernetes.io/metadata.name beside another one) are among \
+the manifests and lack the label. It is a note where only some of them are; where none of the Namespaces that are among \
 the manifests has it, as another may; and where a label that Kubernetes does not set is asked of a namespace that every cluster has, as \
 somebody may have set it there.
 
@@ -20,8 +21,9 @@ policy that selects no pod does nothing: those that it was meant for are not iso
 It is said where the selector contradicts itself; and where pods or workloads of the namespace are among the manifests, and none of them \
 has the labels. Labels that a controller adds (pod-template-hash, job-name and the like) may have any value.
 
-It is no fault where the pods are made by something that is not among the manifests, such as an operator: then silence it, or say \
---partial, with which nothing is concluded from what is not there.
+It is not said of kube-system, kube-public and kube-node-lease, whose pods the cluster makes, nor of a namespace with an object of a kind \
+that may make pods (an operator's: a Rollout, a Cluster); nor where a Service leads to such pods. It is no fault where the pods are made \
+by something that is not among the manifests: then silence it, or say --partial, with which nothing is concluded from what is not there.
 
 What to do: compare the selector with the labels of the pod template, not with those of the Deployment.";
 
@@ -33,7 +35,8 @@ and the namespaceSelector is missing.
 It is said where the selector contradicts itself; and where the namespace is named (the policy's own, or by kubernetes.io/metadata.name), \
 pods or workloads of it are among the manifests, and none of them matches. Pods on their node's network do not match by labels.
 
-It is no fault where the pods are made by something that is not among the manifests: then silence it, or say --partial.";
+As for selects-nothing, nothing is concluded of the cluster's own namespaces, nor of one with an object that may make pods. It is no \
+fault where the pods are made by something that is not among the manifests: then silence it, or say --partial.";
 
 pub(super) const DNS_EGRESS_MISSING: &str = "\
 A policy that isolates egress denies DNS as everything else. Pods that may open connections to Services or to the internet, but may not \
@@ -42,8 +45,11 @@ ask a server on port 53, fail with a time-out at the first name, which looks lik
 The case: a default-deny policy is rolled out and everything stops, for a reason that no log of the application names.
 
 It is said of a policy that has egress rules for other ports, where no policy that may select the same pods has a rule that may be for \
-DNS. It is not said of policies that allow no egress at all, nor where all that is allowed are single addresses, which need no name; nor \
-where a policy of the Admin tier or of another project's kind may allow it; nor with --partial.
+DNS. A rule that does not say port 53 may be, unless all its peers are namespaces by name, or the policy's own, and none of them is \
+kube-system or openshift-dns, or has a Service on port 53. It is a note where only a single address with any port may be that of a server, and where all \
+that is allowed are ranges smaller than the internet; and of a policy that denies all egress of every pod where no policy allows any. It \
+is not said where all that is allowed are single addresses, which need no name; of the DNS servers' own policy; where a policy of the \
+Admin tier or of another project's kind may allow it; nor with --partial.
 
 What to do: a policy for every pod of the namespace with egress to kube-system, UDP 53 and TCP 53.";
 
@@ -51,7 +57,9 @@ pub(super) const DNS_TCP_MISSING: &str = "\
 An answer that does not fit into a datagram is marked as cut off, and is asked for again over TCP to port 53. Where only UDP is allowed, \
 names with many addresses or long records fail, now and then, and never when somebody looks.
 
-It is said of a rule that names UDP port 53, where no rule of a policy that may select the same pods may be for TCP port 53.
+It is said of a rule that names UDP port 53, where no rule of a policy that may select the same pods may be for TCP port 53 of the same \
+peers: as for dns-egress-missing, one that does not say the port only where these may be servers. It is not said where a policy of \
+another kind may allow it.
 
 It is no fault where no answer can ever be long. With --partial it is a note, as another policy may allow it.
 
@@ -61,8 +69,8 @@ pub(super) const DNS_UDP_MISSING: &str = "\
 A port without a protocol is TCP. A rule for port: 53 alone therefore allows no DNS as nearly every resolver asks it, over UDP, and no \
 name is resolved.
 
-It is said of a rule that names TCP port 53, where no rule of a policy that may select the same pods may be for UDP port 53. Where TCP is \
-written out it is a note, as is all of it with --partial: a resolver can be told to use TCP only (options use-vc).
+It is said of a rule that names TCP port 53, where no rule of a policy that may select the same pods may be for UDP port 53 of the same \
+peers, as dns-tcp-missing is. Where TCP is written out it is a note, as is all of it with --partial: a resolver can be told to use TCP only (options use-vc).
 
 --fix adds protocol: UDP, port: 53 beside it where no protocol was written: the rule then allows this to the same peers, and nothing else.";
 
@@ -80,8 +88,8 @@ pub(super) const EXCEPT_OUTSIDE_CIDR: &str = "\
 Each except of an ipBlock must be a proper part of its cidr: the API server refuses the policy otherwise. Where an except lies wholly \
 outside, it takes nothing out of the range, and one of the two is a slip; where it holds all of the range, nothing is left of it.
 
---fix removes an except that lies outside: the addresses that the element names stay the same. One that holds the whole range is left \
-alone, as it cannot be known what was meant.";
+--fix removes an except of the other address family, which can take nothing out. Any other is left alone: it is as likely a slip of an \
+exclusion that somebody wants (192.186.1.0/24 in 192.168.0.0/16), and to remove it would make the slip last.";
 
 pub(super) const PRIVATE_SERVICE_EXCLUDED: &str = "\
 A rule for the internet (0.0.0.0/0 without the private ranges of RFC 1918) also closes what is reached by a private address: an identity \
@@ -91,7 +99,8 @@ The case: the document of the example deployment says that its except must be ad
 
 It is said where an EndpointSlice that belongs to no pods, of a Service without a selector, is among the manifests; one of its addresses lies \
 inside the cidr and inside an except; the rule is for its port; and no other rule of a policy that may select the same pods names the \
-address. It is a note, since nobody says in a manifest who uses the Service.
+address. It is a note, since nobody says in a manifest who uses the Service. Endpoints objects and the addresses of load balancers are \
+not looked at.
 
 What to do: a rule of its own with the address as /32, or /128.";
 
@@ -132,10 +141,10 @@ Where policyTypes is missing, a policy is about Ingress always, and about Egress
 written to limit what pods may call, therefore also denies everything that they receive.
 
 It is said where policyTypes is missing, there are egress rules and no ingress, and no other policy already isolates all of these pods for \
-ingress. With --partial it is a note, as another policy may.
+ingress. With --partial, or where a policy of another kind may allow ingress, it is a note.
 
---fix writes down what holds today, policyTypes: [Ingress, Egress], so that everybody can see it; no connection changes. If the ingress \
-was not meant, write [Egress] instead.";
+What to do: policyTypes: [Egress] if the ingress was not meant, [Ingress, Egress] if it was. Only the author knows which, so --fix does \
+not.";
 
 pub(super) const RULES_WITHOUT_TYPE: &str = "\
 policyTypes says which directions a policy is about. Rules of a direction that it does not name are kept by the API server and mean \
@@ -196,7 +205,8 @@ denied: with a pause, or for good, depending on the program.
 The case: IPv6 was silently missing from what generators wrote (kguardian/kguardian#1370).
 
 It is a warning where pods, nodes or Services with IPv6 addresses are among the manifests, else a note: a cluster may have IPv4 only, or \
-IPv6 may be meant to stay denied. It is not said where a rule of a policy that may select the same pods names an IPv6 range.
+IPv6 may be meant to stay denied. It is not said where a rule of a policy that may select the same pods is for IPv6 and the same ports, \
+nor where a policy of another kind may allow it.
 
 What to do: add - ipBlock: {cidr: ::/0} with an except of its own (fc00::/7 is what the private ranges are there).";
 
@@ -219,7 +229,7 @@ The case: policies that were accepted by the API and enforced by nobody, noticed
 rwlove/home-ops#11464).
 
 It is said where the only network whose DaemonSet is among the manifests is Flannel, without a container that enforces policies, or where \
---cni flannel says so. An enforcer that is not among the manifests is not seen.
+--cni flannel says so. An enforcer that is not among the manifests is not seen: that of k3s is built in, and --cni kube-router says so.
 
 What to do: install an enforcer beside it (Calico as Canal does, kube-network-policies), and see `netaudit findings` for what is enforced.";
 
@@ -227,7 +237,8 @@ pub(super) const EMPTY_PEERS: &str = "\
 An empty from or to is the same as none: the rule is for everybody, on the ports that it names. Many read an empty list as nobody; where \
 elements were removed one by one, the last removal opened the rule.
 
-It is said where the list is written and empty; a rule without the field is not told.
+It is said where the list is written and empty, or nothing, as where all of its elements are comments; a rule without the field is not \
+told.
 
 What to do: remove the rule if nobody is meant; remove the field if everybody is.";
 
@@ -238,3 +249,12 @@ it, with no more than a warning, so that what a misspelt or misplaced field was 
 It is said for all that netaudit cannot take as the API documents it, with the reason; but for what has a code of its own.
 
 What to do: what the message says; kubectl apply --dry-run=server --validate=strict shows the same where there is a cluster.";
+
+pub(super) const DEFINED_TWICE: &str = "\
+Kind, namespace and name say which object a document is. Of two that say the same, the one that is applied last replaces the other: what \
+the first allowed or denied is gone, and the order of files decides which is the first.
+
+It is said of policies, Namespaces and Services that are twice among the manifests. Copies of a policy are checked as if the others were not \
+there, and --fix changes none of them. With --partial it is a note.
+
+It is no fault where the copies are for different clusters, as overlays are: then check what belongs together by itself.";

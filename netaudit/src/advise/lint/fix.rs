@@ -47,10 +47,6 @@ pub fn edit(text: &str, marks: &Marks, prefix: &str, change: &Change) -> Result<
             let (list, item) = (node(&list)?, node(&format!("{list}[{port}]"))?);
             add_port(text, list, item, *protocol, *number)
         }
-        Change::SetTypes(types) => {
-            let types: Vec<&str> = types.iter().map(|it| type_name(*it)).collect();
-            set_types(text, node("spec")?, node("spec.podSelector").ok(), &types)
-        }
         Change::RemoveExcept { direction, rule, peer, except } => {
             let list = match direction {
                 Direction::Egress => "to",
@@ -59,13 +55,6 @@ pub fn edit(text: &str, marks: &Marks, prefix: &str, change: &Change) -> Result<
             let list = format!("spec.{direction}[{rule}].{list}[{peer}].ipBlock.except");
             remove_item(text, node(&list)?, *except)
         }
-    }
-}
-
-pub(super) const fn type_name(direction: Direction) -> &'static str {
-    match direction {
-        Direction::Egress => "Egress",
-        Direction::Ingress => "Ingress",
     }
 }
 
@@ -145,33 +134,6 @@ fn add_port(text: &str, list: &Node, item: &Node, protocol: Protocol, number: u1
     Ok(Edit { range: at..at, text: format!("{nl}{new}") })
 }
 
-fn set_types(text: &str, spec: &Node, selector: Option<&Node>, types: &[&str]) -> Result<Edit, String> {
-    let first = spec.first_field().and_then(|it| it.key).ok_or("spec has no fields")?;
-    let at = first.start.offset;
-    let lead = before(text, at);
-    let nl = line_break(text);
-    if spec.form == Form::Flow {
-        let new = match text[at..].starts_with('"') {
-            true => format!("\"policyTypes\": [\"{}\"]", types.join("\", \"")),
-            false => format!("policyTypes: [{}]", types.join(", ")),
-        };
-        let space = if lead.trim().is_empty() { format!("{nl}{lead}") } else { " ".to_owned() };
-        return Ok(Edit { range: at..at, text: format!("{new},{space}") });
-    }
-    if !lead.trim().is_empty() {
-        return Err("spec's first field does not begin a line of its own".to_owned());
-    }
-    let new = format!("policyTypes: [{}]", types.join(", "));
-    // Behind the selector, where it is usually read; comments above the next field stay with that.
-    match selector {
-        Some(selector) if selector.form != Form::Scalar => {
-            let at = line_end(text, selector.place.end.offset);
-            Ok(Edit { range: at..at, text: format!("{nl}{lead}{new}") })
-        }
-        _ => Ok(Edit { range: at..at, text: format!("{new}{nl}{lead}") }),
-    }
-}
-
 fn remove_item(text: &str, list: &Node, index: usize) -> Result<Edit, String> {
     let items = list.items().ok_or("it is no list")?;
     let item = items.get(index).ok_or("it is not there")?;
@@ -212,9 +174,8 @@ pub fn changed(policy: &NetworkPolicy, changes: &[&Change]) -> NetworkPolicy {
     // What stands behind goes first, so that positions stay what they are.
     let mut order: Vec<&&Change> = changes.iter().collect();
     let position = |it: &Change| match it {
-        Change::AddPort { direction, rule, port, .. } => Some((*direction, *rule, *port, 0)),
-        Change::RemoveExcept { direction, rule, peer, except } => Some((*direction, *rule, *peer, *except)),
-        Change::SetTypes(_) => None,
+        Change::AddPort { direction, rule, port, .. } => (*direction, *rule, *port, 0),
+        Change::RemoveExcept { direction, rule, peer, except } => (*direction, *rule, *peer, *except),
     };
     order.sort_by_key(|it| std::cmp::Reverse(position(it)));
     for change in order {
@@ -222,15 +183,8 @@ pub fn changed(policy: &NetworkPolicy, changes: &[&Change]) -> NetworkPolicy {
             Direction::Egress => std::mem::take(&mut new.egress),
             Direction::Ingress => std::mem::take(&mut new.ingress),
         };
-        let (direction, mut all) = match change {
-            Change::SetTypes(types) => {
-                new.policy_types = types.iter().map(|it| type_name(*it).to_owned()).collect();
-                continue;
-            }
-            Change::AddPort { direction, .. } | Change::RemoveExcept { direction, .. } => {
-                (direction, rules(direction, &mut new))
-            }
-        };
+        let (Change::AddPort { direction, .. } | Change::RemoveExcept { direction, .. }) = change;
+        let mut all = rules(direction, &mut new);
         match change {
             Change::AddPort { rule, port, protocol, number, .. } => {
                 if let Some(rule) = all.get_mut(*rule).filter(|it| *port < it.ports.len()) {
@@ -250,7 +204,6 @@ pub fn changed(policy: &NetworkPolicy, changes: &[&Change]) -> NetworkPolicy {
                     block.except.remove(*except);
                 }
             }
-            Change::SetTypes(_) => {}
         }
         match direction {
             Direction::Egress => new.egress = all,

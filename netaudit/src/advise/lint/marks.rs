@@ -211,15 +211,6 @@ impl Node {
             _ => None,
         }
     }
-
-    /// The first value of an object.
-    pub fn first_field(&self) -> Option<&Node> {
-        match &self.children {
-            Children::Object(fields) => fields.first().map(|(_, node)| node),
-            _ => None,
-        }
-    }
-
     fn last_end(&self) -> Option<Point> {
         match &self.children {
             Children::None => None,

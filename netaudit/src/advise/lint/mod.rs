@@ -12,6 +12,7 @@ mod addresses;
 mod cni;
 pub mod codes;
 mod dns;
+mod doubles;
 mod explanations;
 pub mod fix;
 pub mod marks;
@@ -28,6 +29,7 @@ use std::{collections::HashSet, fmt};
 use self::world::{Out, World, join};
 pub use self::{
     codes::{About, Code, Severity, TABLE, UnknownCode},
+    doubles::doubled,
     world::{Item, Manifests, Pods, Probe, What},
 };
 use crate::model::{Direction, Protocol};
@@ -87,8 +89,6 @@ pub enum Change {
         /// Its number.
         number: u16,
     },
-    /// `policyTypes`, as they are by default.
-    SetTypes(Vec<Direction>),
     /// Without an `except`.
     RemoveExcept {
         /// Of which rules.
@@ -107,10 +107,6 @@ impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::AddPort { protocol, number, .. } => write!(f, "add protocol: {protocol}, port: {number}"),
-            Self::SetTypes(types) => {
-                let types: Vec<&str> = types.iter().map(|it| fix::type_name(*it)).collect();
-                write!(f, "write policyTypes: [{}], as it is by default", types.join(", "))
-            }
             Self::RemoveExcept { .. } => f.write_str("remove this except, which takes nothing out"),
         }
     }
@@ -149,6 +145,7 @@ pub fn check(manifests: &Manifests, options: &Options) -> Report {
         overlap::check,
         tiers::check,
         cni::check,
+        doubles::check,
     ] {
         check(&world, &mut out);
     }

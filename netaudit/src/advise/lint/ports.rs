@@ -5,8 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use super::{
     Code, Pods,
     reach::{Number, Rule, Whom},
-    selectors::no_pods,
-    world::{Out, Policy, World, listed},
+    world::{Out, PARTIAL, Policy, World, listed},
 };
 use crate::{
     cluster::{
@@ -123,8 +122,7 @@ fn is_about_backends(world: &World<'_>, whom: &Whom, service: &Service) -> bool 
         return true;
     }
     // Others that are there say on which ports they listen, or may listen on any.
-    let known = if world.options.is_partial { None } else { world.pods_of(whom) };
-    known.is_some_and(|all| {
+    world.pods_of(whom).is_ok_and(|all| {
         !all.is_empty() && all.iter().all(|it| service.selects(&it.pod.labels) || !it.ports.is_empty())
     })
 }
@@ -162,18 +160,20 @@ fn named_ports(world: &World<'_>, policy: &Policy<'_>, rule: &Rule, destinations
             out.note(Code::NamedPortUnknown, policy.item, path, message);
             continue;
         }
-        let all: Option<Vec<Vec<&Pods>>> = match destinations.is_empty() || world.options.is_partial {
-            true => None,
+        let all: Result<Vec<Vec<&Pods>>, String> = match destinations.is_empty() {
+            true => Err("a rule with a named port is for everybody".to_owned()),
             false => destinations.iter().map(|it| world.pods_of(it)).collect(),
         };
-        let Some(all) = all else {
-            let reason = match world.options.is_partial {
-                true => no_pods(world, ""),
-                false => "not all of the pods that a rule with a named port is about are among the manifests"
-                    .to_owned(),
-            };
-            out.skip(Code::NamedPortUnknown, reason);
-            continue;
+        let all = match all {
+            _ if world.options.is_partial => Err(PARTIAL.to_owned()),
+            all => all,
+        };
+        let all = match all {
+            Ok(all) => all,
+            Err(reason) => {
+                out.skip(Code::NamedPortUnknown, reason);
+                continue;
+            }
         };
         let pods: Vec<&Pods> = all.into_iter().flatten().collect();
         let named = || pods.iter().flat_map(|it| it.pod.ports.iter()).filter(|it| *it.name == **name);

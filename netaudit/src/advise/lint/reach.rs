@@ -125,6 +125,23 @@ impl Rule {
         self.ports.iter().any(|it| matches!(it.number, Number::Range(..)) && it.may_be(protocol, port))
     }
 
+    /// Whether both may be for the same.
+    pub fn may_meet(&self, other: &Self) -> bool {
+        self.ports_may_meet(other) && self.peers_may_meet(other)
+    }
+
+    /// Whether both may be for one port.
+    pub fn ports_may_meet(&self, other: &Self) -> bool {
+        let any = self.ports.is_empty() || other.ports.is_empty() || self.is_doubtful || other.is_doubtful;
+        any || self.ports.iter().any(|it| other.ports.iter().any(|more| it.may_meet(more)))
+    }
+
+    /// Whether both may be for the same pods, nodes or addresses.
+    pub fn peers_may_meet(&self, other: &Self) -> bool {
+        let any = self.peers.is_empty() || other.peers.is_empty() || self.is_doubtful || other.is_doubtful;
+        any || self.peers.iter().any(|it| other.peers.iter().any(|more| it.whom.may_meet(&more.whom)))
+    }
+
     /// Whether another rule is for all that this one is for, whatever pods and namespaces there are.
     pub fn is_within(&self, other: &Self) -> bool {
         let whom = other.peers.is_empty()
@@ -199,6 +216,22 @@ impl Whom {
         }
     }
 
+    /// Whether both may be for the same.
+    pub fn may_meet(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Pods { namespaces, pods, .. }, Self::Pods { namespaces: others, pods: more, .. }) => {
+                !namespaces.is_disjoint(others) && !pods.is_disjoint(more)
+            }
+            (Self::Nodes(some), Self::Nodes(others)) => !some.is_disjoint(others),
+            (Self::Ranges(some), Self::Ranges(others)) => {
+                some.iter().any(|(a, _)| others.iter().any(|(b, _)| a.contains(b) || b.contains(a)))
+            }
+            // A range may hold pods and nodes.
+            (Self::Pods { .. }, Self::Nodes(_)) | (Self::Nodes(_), Self::Pods { .. }) => false,
+            _ => true,
+        }
+    }
+
     /// Whether it may be for this address.
     pub fn may_hold(&self, ip: std::net::IpAddr) -> bool {
         match self {
@@ -248,6 +281,15 @@ impl Port {
             _ => Number::Unknown,
         };
         Self { path, protocol, says_protocol: port.protocol.is_some(), number }
+    }
+
+    /// Whether both may be for one port.
+    pub fn may_meet(&self, other: &Self) -> bool {
+        let numbers = match (&self.number, &other.number) {
+            (Number::Range(a, z), Number::Range(b, y)) => a <= y && b <= z,
+            _ => true,
+        };
+        numbers && self.protocol.zip(other.protocol).is_none_or(|(a, b)| a == b)
     }
 
     /// Whether it may be this port of some destination: a name may be any.

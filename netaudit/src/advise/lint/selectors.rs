@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::{
     Code,
     reach::{Peer, Rule, Whom},
-    world::{Out, Policy, World, listed},
+    world::{Out, PARTIAL, Policy, World, listed},
 };
 use crate::{
     model::Direction,
@@ -88,8 +88,9 @@ fn subjects(world: &World<'_>, policy: &Policy<'_>, out: &mut Out) {
         return;
     }
     let namespace = &policy.declared.namespace;
-    let Some(all) = world.all_pods(namespace) else {
-        return out.skip(Code::SelectsNothing, no_pods(world, namespace));
+    let all = match world.all_pods(namespace) {
+        Ok(all) => all,
+        Err(reason) => return out.skip(Code::SelectsNothing, reason),
     };
     let selected: Vec<_> = all.iter().map(|(_, it)| *it).filter(|it| it.may_match(selector)).collect();
     if selected.is_empty() {
@@ -111,40 +112,59 @@ fn subjects(world: &World<'_>, policy: &Policy<'_>, out: &mut Out) {
     }
 }
 
-/// Why nothing is concluded from what is not there.
-const PARTIAL: &str = "what is not there may be elsewhere: --partial, or a part that cannot be read";
-
-/// Why nothing is concluded from the pods of a namespace.
-pub(super) fn no_pods(world: &World<'_>, namespace: &str) -> String {
-    match world.options.is_partial {
-        true => PARTIAL.to_owned(),
-        false => format!("no pod and no workload of namespace {namespace} is among the manifests"),
-    }
-}
-
 /// NA001: whether there can be a namespace such as it wants.
 fn namespaces(world: &World<'_>, item: usize, path: &str, declared: &declared::Selector, out: &mut Out) {
     let selector = Selector::of(declared);
     if selector.is_empty() || selector.is_doubtful() {
         return;
     }
-    if world.namespaces.values().any(|it| selector.matches(&it.labels) != crate::policy::Certainty::No) {
+    let mut known = world.namespaces.values().flatten();
+    if known.any(|it| selector.matches(&it.labels) != crate::policy::Certainty::No) {
         return;
     }
-    // The name that is meant, and the key under which it is looked for.
-    let meant = |is_meant: &dyn Fn(&str) -> bool| {
+    // By its name alone it may be any other; with another label, one of those that it names.
+    if let Some(names) = selector.values_of(METADATA_NAME) {
+        let others = || selector.keys().filter(|it| *it != METADATA_NAME);
+        if names.iter().all(|it| world.namespaces.contains_key(it)) && !names.is_empty() {
+            let message = format!(
+                "Namespace {} among the manifests has not all of the labels {selector}, so this matches nothing: remove {}, or \
+                 put it on the Namespace",
+                listed(names),
+                listed(others())
+            );
+            out.find(Code::NamespaceLabel, item, path, message);
+        } else if others().next().is_some() {
+            let reason = "a Namespace that is named with another label is not among the manifests";
+            out.skip(Code::NamespaceLabel, reason);
+        }
+        return;
+    }
+    // The names that are meant, and the key under which they are looked for.
+    let meant = |is_meant: &dyn Fn(&[std::sync::Arc<str>]) -> bool| {
         let keys: Vec<&str> = selector.keys().collect();
         keys.into_iter().filter(|key| NEAR_NAMES.contains(key)).find_map(|key| {
-            let value = selector.values_of(key)?.iter().find(|it| is_meant(it))?;
-            Some((key.to_owned(), value.clone()))
+            let values = selector.values_of(key).filter(|it| is_meant(it))?;
+            Some((key.to_owned(), values.to_vec()))
         })
     };
-    if let Some((key, name)) = meant(&|it| world.namespaces.contains_key(it)) {
-        let message = format!(
-            "Namespace {name} among the manifests has no label {key}={name}, so this matches nothing: ask for \
-             {METADATA_NAME}: {name}, which every namespace has, or put the label on it"
+    let is_known = |it: &std::sync::Arc<str>| world.namespaces.contains_key(it);
+    if let Some((key, names)) = meant(&|all| all.iter().any(is_known)) {
+        let (known, others): (Vec<_>, Vec<_>) = names.into_iter().partition(is_known);
+        let says = format!("Namespace {} among the manifests has no such label {key}", listed(&known));
+        let advice = format!(
+            "ask for {METADATA_NAME}, which every namespace has with its name, or put the label on it"
         );
-        return out.find(Code::NamespaceLabel, item, path, message);
+        if others.is_empty() {
+            let message = format!("{says}, so this matches nothing: {advice}");
+            out.find(Code::NamespaceLabel, item, path, message);
+        } else {
+            let message = format!(
+                "{says}, so that this matches at most {} as it may have it: {advice}",
+                listed(&others)
+            );
+            out.note(Code::NamespaceLabel, item, path, message);
+        }
+        return;
     }
     if let Some(key) =
         selector.keys().find(|it| NEAR_NAMES.contains(it) && *it != "name" && *it != "namespace")
@@ -154,15 +174,12 @@ fn namespaces(world: &World<'_>, item: usize, path: &str, declared: &declared::S
         );
         return out.note(Code::NamespaceLabel, item, path, message);
     }
-    if let Some((key, name)) = meant(&|it| SYSTEM.contains(&it)) {
+    if let Some((key, names)) = meant(&|all| all.iter().any(|it| SYSTEM.contains(&&**it))) {
+        let name = listed(&names);
         let message = format!(
             "namespace {name} has the label {key} only where somebody has put it there; {METADATA_NAME}: {name} is always there"
         );
         return out.note(Code::NamespaceLabel, item, path, message);
-    }
-    // By its name it may be any other.
-    if selector.keys().any(|key| key == METADATA_NAME) {
-        return;
     }
     if world.options.is_partial || world.namespaces.is_empty() {
         let reason = match world.options.is_partial {
@@ -189,14 +206,10 @@ fn peer_matches(world: &World<'_>, policy: &Policy<'_>, peer: &Peer, out: &mut O
     if pods.is_empty() || pods.is_doubtful() || namespaces.is_doubtful() {
         return;
     }
-    let found = if world.options.is_partial { None } else { world.pods_of(&peer.whom) };
-    let Some(found) = found else {
-        let reason = match world.options.is_partial {
-            true => no_pods(world, ""),
-            false if *is_own => no_pods(world, &policy.declared.namespace),
-            false => format!("not all pods of the namespaces with {namespaces} are among the manifests"),
-        };
-        return out.skip(Code::PeerMatchesNothing, reason);
+    let found = match world.pods_of(&peer.whom) {
+        _ if world.options.is_partial => return out.skip(Code::PeerMatchesNothing, PARTIAL),
+        Ok(found) => found,
+        Err(reason) => return out.skip(Code::PeerMatchesNothing, reason),
     };
     if found.iter().any(|it| !it.pod.host_network) {
         return;
@@ -240,8 +253,7 @@ fn and_meant(world: &World<'_>, policy: &Policy<'_>, rule: &Rule, out: &mut Out)
             policy.declared.namespace
         );
         let advice = "for these pods in these namespaces remove the second dash";
-        let is_nothing_here = world.all_pods(&policy.declared.namespace).is_some()
-            && world.pods_of(&second.whom).is_some_and(|it| it.is_empty());
+        let is_nothing_here = world.pods_of(&second.whom).is_ok_and(|it| it.is_empty());
         let both = Whom::Pods { namespaces: namespaces.clone(), pods: pods.clone(), is_own: false };
         let there = world.pods_of(&both).unwrap_or_default();
         let path = second.path.clone();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{
     Code,
-    reach::{Number, Port, Rule, Whom},
+    reach::Rule,
     world::{Out, Wide, World},
 };
 use crate::{
@@ -48,7 +48,7 @@ fn contradiction<'a>(a: &'a Wide<'_>, b: &'a Wide<'_>) -> Option<(Direction, &'a
     }
     Direction::ALL.into_iter().find_map(|direction| {
         a.rules(direction).iter().find_map(|own| {
-            let differs = |it: &&Rule| it.action != own.action && may_meet(own, it);
+            let differs = |it: &&Rule| it.action != own.action && own.may_meet(it);
             let other = b.rules(direction).iter().find(differs)?;
             Some((direction, own.path.as_str(), other.path.as_str()))
         })
@@ -66,30 +66,4 @@ fn scope(declared: &PodScope) -> Option<(Selector, Selector)> {
 
 fn are_apart(a: &(Selector, Selector), b: &(Selector, Selector)) -> bool {
     a.0.is_disjoint(&b.0) || a.1.is_disjoint(&b.1)
-}
-
-fn may_meet(a: &Rule, b: &Rule) -> bool {
-    let ports = |a: &Port, b: &Port| {
-        let numbers = match (&a.number, &b.number) {
-            (Number::Range(a, z), Number::Range(b, y)) => a <= y && b <= z,
-            _ => true,
-        };
-        numbers && a.protocol.zip(b.protocol).is_none_or(|(a, b)| a == b)
-    };
-    let peers = |a: &Whom, b: &Whom| match (a, b) {
-        (Whom::Pods { namespaces, pods, .. }, Whom::Pods { namespaces: others, pods: more, .. }) => {
-            !namespaces.is_disjoint(others) && !pods.is_disjoint(more)
-        }
-        (Whom::Nodes(some), Whom::Nodes(others)) => !some.is_disjoint(others),
-        (Whom::Ranges(some), Whom::Ranges(others)) => {
-            some.iter().any(|(a, _)| others.iter().any(|(b, _)| a.contains(b) || b.contains(a)))
-        }
-        // A range may hold pods and nodes.
-        (Whom::Pods { .. }, Whom::Nodes(_)) | (Whom::Nodes(_), Whom::Pods { .. }) => false,
-        _ => true,
-    };
-    let any_port = a.ports.is_empty() || b.ports.is_empty();
-    let any_peer = a.peers.is_empty() || b.peers.is_empty();
-    (any_port || a.ports.iter().any(|a| b.ports.iter().any(|b| ports(a, b))))
-        && (any_peer || a.peers.iter().any(|a| b.peers.iter().any(|b| peers(&a.whom, &b.whom))))
 }

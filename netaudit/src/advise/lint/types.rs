@@ -1,10 +1,24 @@
 //! `policyTypes`, lists that are written and empty, and what the API server does not take.
 
 use super::{
-    Change, Code, Finding, Severity,
+    Code, Finding, Severity,
     world::{Out, Policy, World},
 };
 use crate::{model::Direction, policy::Warning};
+
+/// What could be looked for in cluster-wide policies, and is not.
+const NOT_OF_WIDE: [Code; 10] = [
+    Code::SelectsNothing,
+    Code::PeerMatchesNothing,
+    Code::DnsEgressMissing,
+    Code::DnsTcpMissing,
+    Code::DnsUdpMissing,
+    Code::NodeLocalDns,
+    Code::PrivateServiceExcluded,
+    Code::ServicePort,
+    Code::NamedPortUnknown,
+    Code::Ipv6Forgotten,
+];
 
 pub(super) fn check(world: &World<'_>, out: &mut Out) {
     let isolating: Vec<&Policy<'_>> =
@@ -14,6 +28,11 @@ pub(super) fn check(world: &World<'_>, out: &mut Out) {
         without_type(world, policy, out);
         empty_peers(world, policy, out);
         invalid(policy.item, &policy.compiled.warnings, out);
+    }
+    if !world.wide.is_empty() {
+        for code in NOT_OF_WIDE {
+            out.skip(code, "of cluster-wide policies this is not looked at");
+        }
     }
     for policy in &world.wide {
         invalid(policy.item, &policy.compiled.warnings, out);
@@ -41,6 +60,7 @@ fn defaulted(world: &World<'_>, policy: &Policy<'_>, isolating: &[&Policy<'_>], 
     let isolates_all = |other: &&Policy<'_>| {
         other.item != policy.item
             && other.declared.namespace == declared.namespace
+            && !policy.is_copy(other)
             && policy.selector.is_within(&other.selector)
             // Of two that are alike, each would excuse the other.
             && (!has_no_types(other) || !other.declared.ingress.is_empty() || other.declared.egress.is_empty())
@@ -56,16 +76,13 @@ fn defaulted(world: &World<'_>, policy: &Policy<'_>, isolating: &[&Policy<'_>], 
         "without policyTypes this policy of egress rules is about Ingress too, and denies all that the pods \
                    receive: write [Ingress, Egress] if that is meant, [Egress] if not"
             .to_owned();
-    let severity = match world.options.is_partial {
+    let is_perhaps = world.options.is_partial || world.may_be_accepted(Direction::Ingress, |_| true);
+    let severity = match is_perhaps {
         true => Severity::Note,
         false => Code::TypesDefaulted.about().severity,
     };
-    let mut finding = Finding::new(Code::TypesDefaulted, severity, policy.item, "spec".to_owned(), message);
-    // A list that is written and empty is not added to.
-    if !world.is_written(policy.item, "spec.policyTypes") {
-        finding.change = Some(Change::SetTypes(vec![Direction::Ingress, Direction::Egress]));
-    }
-    out.tell(finding);
+    // It has two remedies, and only its author knows which of them is meant: nothing is corrected.
+    out.tell(Finding::new(Code::TypesDefaulted, severity, policy.item, "spec".to_owned(), message));
 }
 
 /// NA014 and NA015.
@@ -99,7 +116,10 @@ fn empty_peers(world: &World<'_>, policy: &Policy<'_>, out: &mut Out) {
     for direction in Direction::ALL {
         for rule in policy.rules(direction).iter().filter(|it| it.peers.is_empty()) {
             let path = format!("{}.{}", rule.path, rule.list);
-            if policy.may_isolate(direction) && world.is_empty_list(policy.item, &path) {
+            if policy.may_isolate(direction)
+                && !rule.is_doubtful
+                && world.is_empty_or_null(policy.item, &path)
+            {
                 let message = format!(
                     "an empty {} is everybody, as if it were not written: remove the rule if nobody is meant, the field if \
                      everybody is",

@@ -26,6 +26,10 @@ pub struct Manifests {
     pub documents: Vec<Marks>,
     /// The objects, in order.
     pub items: Vec<Item>,
+    /// Whether there are policies of a kind that nobody here reads.
+    pub has_unread_policies: bool,
+    /// Namespaces, and what may make pods in them that nobody here can tell.
+    pub makers: Vec<(Arc<str>, String)>,
 }
 
 /// One object.
@@ -56,7 +60,7 @@ pub struct Pods {
     /// The pod as it would be.
     pub pod: Pod,
     /// `Deployment`, `Pod` …
-    pub kind: &'static str,
+    pub kind: String,
     /// Labels that a controller adds, whatever their value.
     pub open: &'static [&'static str],
     /// The ports that containers declare.
@@ -115,9 +119,17 @@ impl Policy<'_> {
         self.compiled.speaks_of(direction) == Certainty::Yes
     }
 
-    /// Whether both may select one pod.
+    /// Whether both may select one pod. Two documents that are the same object are not there together.
     pub fn meets(&self, other: &Self) -> bool {
-        self.declared.namespace == other.declared.namespace && !self.selector.is_disjoint(&other.selector)
+        self.declared.namespace == other.declared.namespace
+            && !self.is_copy(other)
+            && !self.selector.is_disjoint(&other.selector)
+    }
+
+    /// Whether it is another document for the same object.
+    pub fn is_copy(&self, other: &Self) -> bool {
+        let (own, other) = ((self.item, self.declared), (other.item, other.declared));
+        own.0 != other.0 && (&own.1.namespace, &own.1.name) == (&other.1.namespace, &other.1.name)
     }
 }
 
@@ -135,6 +147,15 @@ impl Wide<'_> {
     }
 }
 
+/// Why nothing is said of what is missing.
+pub(super) const ELSEWHERE: &str = "a policy of another kind, or one that cannot be read, may allow it";
+
+/// Why nothing is concluded from what is not there.
+pub(super) const PARTIAL: &str = "what is not there may be elsewhere: --partial, a part that cannot be read, or a kustomization that changes others";
+
+/// Namespaces with pods of the cluster, which are in nobody's manifests.
+const SYSTEM: [&str; 3] = ["kube-node-lease", "kube-public", "kube-system"];
+
 /// What the checks look at.
 pub(super) struct World<'a> {
     pub manifests: &'a Manifests,
@@ -145,10 +166,13 @@ pub(super) struct World<'a> {
     pub wide: Vec<Wide<'a>>,
     /// With the positions of their items.
     pub pods: BTreeMap<Arc<str>, Vec<(usize, &'a Pods)>>,
-    pub namespaces: BTreeMap<Arc<str>, NamespaceView>,
+    /// With all copies, where one is there more than once.
+    pub namespaces: BTreeMap<Arc<str>, Vec<NamespaceView>>,
     pub services: Vec<&'a Service>,
     pub slices: Vec<&'a EndpointSlice>,
-    /// Whether a policy of another project's kind may allow egress, or one could not be read: then what seems missing may not be.
+    /// What may make pods that no manifest shows, by namespace.
+    makers: BTreeMap<&'a str, &'a str>,
+    /// Whether a policy of another project's kind may allow something, or one could not be read: then what seems missing may not be.
     pub may_allow_elsewhere: bool,
     pub has_ipv6: bool,
 }
@@ -173,7 +197,8 @@ impl<'a> World<'a> {
             namespaces: BTreeMap::new(),
             services: Vec::new(),
             slices: Vec::new(),
-            may_allow_elsewhere: false,
+            makers: manifests.makers.iter().map(|(namespace, what)| (&**namespace, what.as_str())).collect(),
+            may_allow_elsewhere: manifests.has_unread_policies,
             has_ipv6: false,
         };
         for (item, it) in manifests.items.iter().enumerate() {
@@ -195,7 +220,7 @@ impl<'a> World<'a> {
             Object::Namespace(Namespace { name, labels }) => {
                 let labels = labels.with(METADATA_NAME, name);
                 let view = NamespaceView { name: name.clone(), labels, doubt: None };
-                self.namespaces.insert(name.clone(), view);
+                self.namespaces.entry(name.clone()).or_default().push(view);
             }
             Object::Node(node) => self.has_ipv6 |= node.ips.iter().any(|ip| ip.is_ipv6()),
             Object::Service(service) => {
@@ -231,7 +256,8 @@ impl<'a> World<'a> {
                 self.wide.push(Wide { item, declared, compiled, rules });
             }
             Object::Foreign(_, policy) => {
-                self.may_allow_elsewhere |= policy.parts.iter().any(|it| it.egress.allows);
+                self.may_allow_elsewhere |=
+                    policy.parts.iter().any(|it| it.egress.allows || it.ingress.allows);
             }
             Object::Broken(broken) => {
                 self.may_allow_elsewhere |= broken.kind.is_none_or(Kind::is_policy);
@@ -245,28 +271,48 @@ impl<'a> World<'a> {
         self.by_namespace.get(namespace).into_iter().flatten().map(|it| &self.policies[*it])
     }
 
-    /// The pods of a namespace whose absence says something: `None` where none of it is among the manifests, or not all
-    /// need be.
-    pub fn all_pods(&self, namespace: &str) -> Option<&[(usize, &'a Pods)]> {
+    /// The pods of a namespace whose absence says something; or why it says nothing.
+    pub fn all_pods(&self, namespace: &str) -> Result<&[(usize, &'a Pods)], String> {
         if self.options.is_partial {
-            return None;
+            return Err(PARTIAL.to_owned());
         }
-        self.pods.get(namespace).map(Vec::as_slice)
+        if SYSTEM.contains(&namespace) {
+            return Err(format!("pods of namespace {namespace} are made by the cluster, not by manifests"));
+        }
+        if let Some(what) = self.makers.get(namespace) {
+            return Err(format!("{what} may make pods of namespace {namespace} that no manifest shows"));
+        }
+        self.pods
+            .get(namespace)
+            .map(Vec::as_slice)
+            .ok_or_else(|| format!("no pod and no workload of namespace {namespace} is among the manifests"))
     }
 
-    /// The pods that an element is for, of those among the manifests; `None` where not all of the namespaces that it means
-    /// are known, with their pods.
-    pub fn pods_of(&self, whom: &Whom) -> Option<Vec<&'a Pods>> {
-        let Whom::Pods { namespaces, pods, .. } = whom else { return None };
-        let names = namespaces.values_of(METADATA_NAME)?;
+    /// The pods that an element is for, of those among the manifests; or why not all of the pods are known of the namespaces
+    /// that it means.
+    pub fn pods_of(&self, whom: &Whom) -> Result<Vec<&'a Pods>, String> {
+        let Whom::Pods { namespaces, pods, .. } = whom else {
+            return Err("addresses and nodes are no pods".to_owned());
+        };
+        let unknown = || format!("not all pods of the namespaces with {namespaces} are among the manifests");
+        let names = namespaces.values_of(METADATA_NAME).ok_or_else(unknown)?;
         let mut found = Vec::new();
         for name in names {
-            if self.is_selected(namespaces, name)? {
-                let of_namespace = self.pods.get(name)?;
+            if self.is_selected(namespaces, name).ok_or_else(unknown)? {
+                let of_namespace = self.all_pods(name)?;
                 found.extend(of_namespace.iter().map(|(_, it)| *it).filter(|it| it.may_match(pods)));
             }
         }
-        Some(found)
+        // The Service's pods are there, whoever makes them.
+        let is_led_to = |it: &&&Service| {
+            let labels = it.selector.as_ref().filter(|labels| !labels.is_empty());
+            names.contains(&it.namespace)
+                && labels.is_some_and(|labels| pods.matches(labels) == Certainty::Yes)
+        };
+        match self.services.iter().find(is_led_to).filter(|_| found.is_empty()) {
+            Some(it) => Err(format!("Service {}/{} leads to such pods", it.namespace, it.name)),
+            None => Ok(found),
+        }
     }
 
     /// Whether a namespace is selected; `None` where that hangs on labels that nobody has told.
@@ -277,12 +323,23 @@ impl<'a> World<'a> {
             Certainty::Maybe => None,
         };
         match self.namespaces.get(name) {
-            Some(view) => certain(selector.matches_namespace(view)),
+            Some(copies) => {
+                let mut all = copies.iter().map(|it| certain(selector.matches_namespace(it)));
+                let first = all.next()??;
+                all.all(|it| it == Some(first)).then_some(first)
+            }
             None if selector.keys().all(|key| key == METADATA_NAME) => {
                 certain(selector.matches_namespace(&NamespaceView::implied(name.clone())))
             }
             None => None,
         }
+    }
+
+    /// Whether a policy that is no NetworkPolicy may allow this.
+    pub fn may_be_accepted(&self, direction: Direction, is_for: impl Fn(&Rule) -> bool) -> bool {
+        let accepts =
+            |rule: &Rule| matches!(rule.action.as_deref(), Some("Accept" | "Allow")) && is_for(rule);
+        self.may_allow_elsewhere || self.wide.iter().any(|it| it.rules(direction).iter().any(&accepts))
     }
 
     /// Whether a path of an object is written.
@@ -293,6 +350,13 @@ impl<'a> World<'a> {
     /// Whether a list is written, and empty.
     pub fn is_empty_list(&self, item: usize, path: &str) -> bool {
         self.found(item, path).is_some_and(|it| it.is_whole && it.node.items().is_some_and(<[_]>::is_empty))
+    }
+
+    /// Whether a list is written, and empty or nothing: `from:` with all of its elements commented out.
+    pub fn is_empty_or_null(&self, item: usize, path: &str) -> bool {
+        let is_null =
+            |it: &super::marks::Found<'_>| it.is_whole && it.node.form == super::marks::Form::Scalar;
+        self.is_empty_list(item, path) || self.found(item, path).as_ref().is_some_and(is_null)
     }
 
     fn found(&self, item: usize, path: &str) -> Option<super::marks::Found<'a>> {
