@@ -240,3 +240,73 @@ fn an_annotation_that_cannot_be_read_is_an_error_and_hides_no_object() {
     assert!(told.err.contains("the annotation netaudit/lint-ignore: is no text"), "{}", told.err);
     assert!(told.out.contains(" warning NA005 "), "{}", told.out);
 }
+
+/// What is not concluded, and what is not looked at, is said with its reason.
+#[test]
+fn what_is_not_checked_is_told_with_the_object_that_stands_in_the_way() {
+    let policy = |spec: &str| {
+        format!(
+            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: p, namespace: shop}}\nspec: {spec}\n"
+        )
+    };
+    let rollout = "---\napiVersion: argoproj.io/v1alpha1\nkind: Rollout\nmetadata: {name: api, namespace: shop}\n\
+                   spec: {template: {metadata: {labels: {app: api}}, spec: {containers: [{name: c}]}}}\n";
+    let release = "---\napiVersion: helm.toolkit.fluxcd.io/v2\nkind: HelmRelease\nmetadata: {name: r, namespace: flux}\n\
+                   spec: {targetNamespace: shop}\n";
+    let service = "---\napiVersion: v1\nkind: Service\nmetadata: {name: db, namespace: shop}\n\
+                   spec: {selector: {app: db}, ports: [{port: 1}]}\n";
+    let pod = "---\napiVersion: v1\nkind: Pod\nmetadata: {name: w, namespace: shop, labels: {app: w}}\nspec: {containers: [{name: c}]}\n";
+    let monitor = "---\napiVersion: monitoring.coreos.com/v1\nkind: ServiceMonitor\nmetadata: {name: m, namespace: shop}\nspec: {}\n";
+    let wide = "---\napiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\nmetadata: {name: w}\n\
+                spec: {tier: Admin, priority: 1, subject: {namespaces: {}}}\n";
+    let selects = policy("{podSelector: {matchLabels: {app: db}}, policyTypes: [Ingress]}");
+    let asks = policy(
+        "{podSelector: {}, policyTypes: [Ingress], ingress: [{from: [{podSelector: {matchLabels: {app: db}}}]}]}",
+    );
+    let calls = policy(
+        "{podSelector: {}, policyTypes: [Egress], egress: [{to: [{podSelector: {matchLabels: {app: db}}}]}]}",
+    );
+    let elsewhere = asks.replace("{podSelector: {matchLabels: {app: db}}}", "{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: kube-system}}, podSelector: {matchLabels: {app: db}}}");
+    for (name, text, expected) in [
+        (
+            "an operator's kind",
+            format!("{selects}{pod}{rollout}"),
+            "NA002 selects-nothing: Rollout api of argoproj.io may make pods of namespace shop",
+        ),
+        (
+            "one that makes pods elsewhere",
+            format!("{selects}{pod}{release}"),
+            "NA002 selects-nothing: HelmRelease r of helm.toolkit.fluxcd.io may make",
+        ),
+        ("a kind that makes none", format!("{selects}{pod}{monitor}"), " warning NA002 "),
+        (
+            "the template of another kind",
+            format!("{calls}{rollout}"),
+            "spec.egress: Rollout shop/api may open connections but not look up names",
+        ),
+        (
+            "a Service of such pods",
+            format!("{asks}{pod}{service}"),
+            "NA003 peer-matches-nothing: Service shop/db leads to such pods",
+        ),
+        (
+            "the cluster's namespace",
+            format!("{elsewhere}{}", pod.replace("shop", "kube-system")),
+            "NA003 peer-matches-nothing: pods of namespace kube-system are made by the cluster",
+        ),
+        (
+            "addresses elsewhere",
+            selects.clone(),
+            "NA009 private-service-excluded: the addresses of Endpoints objects and of load balancers are not",
+        ),
+        (
+            "cluster-wide policies",
+            format!("{selects}{wide}"),
+            "NA020 ipv6-forgotten: of cluster-wide policies this is not looked at",
+        ),
+    ] {
+        let folder = folder(&[("a.yaml", &text)]);
+        let told = run(netaudit().arg("lint").arg(folder.path()));
+        assert!(told.out.contains(expected), "{name}: {}{}", told.out, told.err);
+    }
+}

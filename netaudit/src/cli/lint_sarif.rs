@@ -152,3 +152,17 @@ fn uri(path: &Path) -> String {
     }
     uri
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_results_with_one_fingerprint_each_gets_its_own() {
+        let result = |print: &str| json!({ "partialFingerprints": { "objectAndPath/v1": print } });
+        let mut results = [result("a"), result("b"), result("a"), result("a")];
+        number_alike(&mut results);
+        let prints: Vec<_> = results.iter().filter_map(|it| it.pointer(PRINT)?.as_str()).collect();
+        assert_eq!(prints, ["a", "b", "a 2", "a 3"]);
+    }
+}
