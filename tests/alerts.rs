@@ -33,6 +33,20 @@ pub fn programs_or_skip(test: &str, programs: &[&str]) -> bool {
     false
 }
 
+/// A program below the target directory, where it is there. Says so where not, and fails instead where it must be.
+pub fn tool_or_skip(test: &str, program: &str, called: &str) -> Option<PathBuf> {
+    let target = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from);
+    let program = target.join("tools/bin").join(program);
+    if program.exists() {
+        return Some(program);
+    }
+    let missing = format!("no {called} (cargo xtask setup installs it)");
+    assert!(std::env::var_os("NETAUDIT_REQUIRE_PROGRAMS").is_none(), "{test} cannot run: {missing}");
+    eprintln!("SKIPPED {test}: {missing}");
+    None
+}
+
 /// The rules for `rule_files`.
 pub fn rules_file() -> PathBuf {
     deploy().join("components/alerts/netaudit.rules.yaml")

@@ -1,28 +1,17 @@
 //! netaudit as kubectl's plugin, and what shells and `man` are told.
 
-use std::{fs, os::unix::fs::symlink, path::Path, process::Command};
+use std::{fs, os::unix::fs::symlink, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::command::{Run, netaudit, run};
-
-/// The real kubectl, where it is there. Says so where not, and fails instead where it must be.
-fn kubectl_or_skip(test: &str) -> Option<std::path::PathBuf> {
-    let target = std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), std::path::PathBuf::from);
-    let program = target.join("tools/bin/kubectl");
-    if program.exists() {
-        return Some(program);
-    }
-    let missing = "no kubectl (cargo xtask setup installs it)";
-    assert!(std::env::var_os("NETAUDIT_REQUIRE_PROGRAMS").is_none(), "{test} cannot run: {missing}");
-    eprintln!("SKIPPED {test}: {missing}");
-    None
-}
+use crate::{
+    alerts::tool_or_skip,
+    command::{Run, netaudit, run},
+};
 
 #[test]
 fn kubectl_runs_it_by_name_and_completes_its_words() -> Result<()> {
-    let Some(kubectl) = kubectl_or_skip("kubectl netaudit") else { return Ok(()) };
+    let Some(kubectl) = tool_or_skip("kubectl netaudit", "kubectl", "kubectl") else { return Ok(()) };
     let directory = tempfile::tempdir()?;
     for name in ["kubectl-netaudit", "kubectl_complete-netaudit"] {
         symlink(env!("CARGO_BIN_EXE_netaudit"), directory.path().join(name))?;

@@ -17,22 +17,15 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use netaudit::store::bucket::{Access, Bucket};
 
+use crate::alerts::tool_or_skip;
+
 /// Who may do everything there.
 pub(super) const KEY: &str = "netaudit";
 pub(super) const SECRET: &str = "the-secret-of-netaudit";
 
 /// The server's program, where it is there. Says so where not, and fails instead where it must be.
 pub(super) fn weed_or_skip(test: &str) -> Option<PathBuf> {
-    let target = std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from);
-    let program = target.join("tools/bin/weed");
-    if program.exists() {
-        return Some(program);
-    }
-    let missing = "no SeaweedFS (cargo xtask setup installs it)";
-    assert!(std::env::var_os("NETAUDIT_REQUIRE_PROGRAMS").is_none(), "{test} cannot run: {missing}");
-    eprintln!("SKIPPED {test}: {missing}");
-    None
+    tool_or_skip(test, "weed", "SeaweedFS")
 }
 
 /// The server.

@@ -111,7 +111,7 @@ pub fn main() -> ExitCode {
     if name == shell::Name::Completer {
         let words: Vec<_> = std::env::args_os().skip(1).collect();
         // Whoever asked is a shell: it has nowhere to put an error.
-        let _ = shell::complete(&words, &command());
+        let _ = shell::complete(&words, command());
         return Exit::Clean.into();
     }
     let parsed = match name {

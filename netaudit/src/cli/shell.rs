@@ -84,7 +84,7 @@ impl Name {
 /// # Errors
 ///
 /// It cannot be written.
-pub(super) fn complete(words: &[OsString], command: &Command) -> io::Result<()> {
+pub(super) fn complete(words: &[OsString], command: Command) -> io::Result<()> {
     let words: Vec<&str> = words.iter().map(|word| word.to_str().unwrap_or_default()).collect();
     let mut out = io::stdout().lock();
     let (found, files) = candidates(&words, command);
@@ -98,9 +98,8 @@ pub(super) fn complete(words: &[OsString], command: &Command) -> io::Result<()> 
 }
 
 /// What may stand in the place of the last word, with what it is, and whether names of files may.
-fn candidates(words: &[&str], command: &Command) -> (Vec<(String, String)>, bool) {
+fn candidates(words: &[&str], mut command: Command) -> (Vec<(String, String)>, bool) {
     let Some((begun, before)) = words.split_last() else { return (Vec::new(), false) };
-    let mut command = command.clone();
     command.build();
     let mut at = &command;
     let mut waiting: Option<&Arg> = None;
@@ -166,7 +165,7 @@ mod tests {
     use super::*;
 
     fn found(words: &[&str]) -> (Vec<String>, bool) {
-        let (found, files) = candidates(words, &super::super::command());
+        let (found, files) = candidates(words, super::super::command());
         (found.into_iter().map(|(word, _)| word).collect(), files)
     }
 

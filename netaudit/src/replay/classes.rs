@@ -47,41 +47,30 @@ const WORDS: [&str; 22] = [
     "reason",
 ];
 
-/// All columns that are read of a flow.
-pub const COLUMNS: [&str; 32] = [
+/// Columns that tell of single flows of a class, or of what is no word.
+const OF_FLOWS: [&str; 10] = [
     "time",
     "last_time",
-    "run",
     "sequence",
     "maybe_repeated",
     "folded",
     "count",
-    "direction",
-    "subject_kind",
-    "subject_namespace",
-    "subject_pod",
-    "subject_uid",
-    "subject_workload",
-    "subject_workload_kind",
-    "subject_node",
-    "subject_ip",
-    "peer_kind",
-    "peer_namespace",
-    "peer_pod",
-    "peer_uid",
-    "peer_workload",
-    "peer_workload_kind",
-    "peer_node",
-    "peer_service",
-    "peer_ip",
     "peer_names",
-    "protocol",
     "port",
     "reach",
-    "verdict",
-    "reason",
     "finding",
 ];
+
+/// All columns that are read of a flow.
+pub const COLUMNS: [&str; WORDS.len() + OF_FLOWS.len()] = {
+    let mut all = [""; WORDS.len() + OF_FLOWS.len()];
+    let mut place = 0;
+    while place < all.len() {
+        all[place] = if place < WORDS.len() { WORDS[place] } else { OF_FLOWS[place - WORDS.len()] };
+        place += 1;
+    }
+    all
+};
 
 /// No word.
 const NONE: u32 = u32::MAX;

@@ -224,32 +224,24 @@ impl History {
 
     /// The policies that there were at the end of what was read.
     pub fn policies(&self) -> BTreeSet<ObjectKey> {
-        let mut policies = BTreeSet::new();
-        for step in &self.steps {
-            match &step.what {
-                What::Apply(object) => {
-                    policies.extend(object.key().filter(|key| key.kind.is_policy()));
-                }
-                What::Delete(key) => drop(policies.remove(key)),
-                What::Bind(..) | What::Unbind(..) => {}
-            }
-        }
-        policies
+        self.at_end(Kind::is_policy)
     }
 
     /// The cluster's nodes at the end of what was read.
     pub fn nodes(&self) -> BTreeSet<Arc<str>> {
-        let mut nodes = BTreeSet::new();
+        self.at_end(|kind| kind == Kind::Node).into_iter().map(|key| key.name).collect()
+    }
+
+    fn at_end(&self, is_wanted: impl Fn(Kind) -> bool) -> BTreeSet<ObjectKey> {
+        let mut there = BTreeSet::new();
         for step in &self.steps {
             match &step.what {
-                What::Apply(object) => {
-                    nodes.extend(object.key().filter(|key| key.kind == Kind::Node).map(|key| key.name));
-                }
-                What::Delete(key) if key.kind == Kind::Node => drop(nodes.remove(&key.name)),
-                What::Delete(_) | What::Bind(..) | What::Unbind(..) => {}
+                What::Apply(object) => there.extend(object.key().filter(|key| is_wanted(key.kind))),
+                What::Delete(key) => drop(there.remove(key)),
+                What::Bind(..) | What::Unbind(..) => {}
             }
         }
-        nodes
+        there
     }
 
     /// The node.

@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     advise::Outcome,
+    audit::line::in_words,
     model::{Cause, Decision, Direction, Protocol, Timestamp, Verdict},
 };
 
@@ -416,8 +417,4 @@ fn whys(by: &BTreeMap<String, u64>) -> Vec<Why> {
     let mut whys: Vec<Why> = by.iter().map(|(by, flows)| Why { by: by.clone(), flows: *flows }).collect();
     whys.sort_by_key(|why| std::cmp::Reverse(why.flows));
     whys
-}
-
-fn in_words<S: serde::Serializer>(time: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
-    to.collect_str(time)
 }

@@ -16,10 +16,10 @@ use crate::{
     cluster::{Kind, REMEMBERED},
     model::Timestamp,
     store::{
-        flows::{Coverage, ask::Store, files, lost, roll::properties, segment::Mark, table::OBJECTS},
+        flows::{ask::Store, files, lost, roll::properties, segment::Mark, table::OBJECTS},
         history::{
             Verb,
-            doubts::{begins, missing, stopped},
+            doubts::{begins, gaps, missing, stopped},
             read::{Change, Key, Wanted, batches, changes_of, read},
             state::{HELD, Run, in_effect, runs},
         },
@@ -115,13 +115,6 @@ impl Window<'_> {
         missing(self.marks, run, self.until)
     }
 
-    /// Whether a part of what a run wrote until a time is not there.
-    fn has_holes(&self, run: &Run, until: Timestamp) -> bool {
-        let before = self.marks.iter().filter(|mark| mark.node == run.node && mark.run == run.run);
-        let before: Vec<Mark> = before.filter(|mark| mark.from <= until).cloned().collect();
-        !Coverage::of(&before, None, Some(until)).gaps.is_empty()
-    }
-
     /// Adds the rows of a run that are needed.
     fn add(
         &self,
@@ -185,7 +178,8 @@ impl Window<'_> {
         if has_earlier {
             let before = || of_its().filter(|mark| mark.until <= from || mark.number == 0);
             // As what retention folds: it says that nothing is known of earlier times.
-            let holes = before().any(|mark| mark.holes) || self.has_holes(run, from);
+            let holes = before().any(|mark| mark.holes)
+                || !gaps(self.marks, &run.node, &run.run, Some(from)).is_empty();
             let mark = Mark { number: 0, lost_after: lost(before()), holes, ..told.clone() };
             let (file, rows) = match earlier.remove(&begin_hour) {
                 Some(file) => file,

@@ -3,7 +3,7 @@
 use super::state::Run;
 use crate::{
     model::Timestamp,
-    store::flows::{Coverage, lost, segment::Mark},
+    store::flows::{Coverage, Gap, lost, segment::Mark},
 };
 
 /// How long after a mark was written a segment may have more than it says.
@@ -33,12 +33,19 @@ pub fn doubts(marks: &[Mark], run: &Run, at: Timestamp) -> Vec<String> {
     stopped.into_iter().chain(missing(marks, run, at)).collect()
 }
 
+/// Times until then, or until the last that is known, of which nothing is there that a run wrote.
+pub(in crate::store) fn gaps(marks: &[Mark], node: &str, run: &str, until: Option<Timestamp>) -> Vec<Gap> {
+    let is_before = |mark: &Mark| until.is_none_or(|until| mark.from <= until);
+    let of_run = marks.iter().filter(|mark| mark.node == node && mark.run == run && is_before(mark));
+    Coverage::of(&of_run.cloned().collect::<Vec<_>>(), None, until).gaps
+}
+
 /// What is missing of what a run wrote until a time, in sentences. An object that changed then may be told as it was before.
 pub fn missing(marks: &[Mark], run: &Run, at: Timestamp) -> Vec<String> {
-    let written: Vec<Mark> = of_run(marks, run).filter(|mark| mark.from <= at).cloned().collect();
+    let written: Vec<&Mark> = of_run(marks, run).filter(|mark| mark.from <= at).collect();
     let reached = written.iter().map(|mark| mark.until).max().map(|reached| reached.min(at));
     let mut said = Vec::new();
-    for gap in Coverage::of(&written, None, reached).gaps {
+    for gap in gaps(marks, &run.node, &run.run, reached) {
         said.push(format!(
             "what {} wrote down of objects from {} until {} is not there: it was damaged, removed, or never written",
             run.node, gap.from, gap.until
@@ -47,7 +54,7 @@ pub fn missing(marks: &[Mark], run: &Run, at: Timestamp) -> Vec<String> {
     if written.iter().any(|mark| mark.holes) {
         said.push(format!("a part of what {} wrote down of objects long before that is not there", run.node));
     }
-    match lost(&written) {
+    match lost(written) {
         0 => {}
         lost => said.push(format!("{lost} changes of objects were lost on {} before that", run.node)),
     }

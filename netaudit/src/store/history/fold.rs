@@ -23,6 +23,7 @@ use parquet::arrow::{ArrowWriter, arrow_reader::ArrowReaderMetadata};
 
 use super::{
     Verb, digest,
+    doubts::gaps,
     read::{Change, Key, Wanted, changes_of, reader},
     schema,
 };
@@ -30,7 +31,7 @@ use crate::{
     model::Timestamp,
     store::{
         flows::{
-            Coverage, Shared,
+            Shared,
             files::{self, FlowFile, Told},
             lost,
             retention::{Bounds, Keeps, remove_file},
@@ -181,12 +182,11 @@ fn fold(store: &Path, all: &[FlowFile], hour: i64, uploads: Option<&Uploads>) ->
     let marks = inputs.iter().map(|input| &input.told.mark);
     let marks = marks.filter(|mark| !superseded.contains(&(mark.node.clone(), mark.run.clone())));
     let marks: Vec<Mark> = marks.cloned().collect();
-    let of_run = |run: &str| marks.iter().filter(|mark| mark.run == run).cloned().collect::<Vec<_>>();
     // Of a run that has later files something is told until then.
     let goes_on = |run: &str| all.iter().any(|file| file.hour >= hour && is_of_run(&file.path, run));
     let has_gap = |mark: &Mark| {
         let until = goes_on(&mark.run).then_some(begin);
-        !Coverage::of(&of_run(&mark.run), None, until).gaps.is_empty()
+        !gaps(&marks, &mark.node, &mark.run, until).is_empty()
     };
     let mark = Mark {
         number: 0,
