@@ -173,7 +173,7 @@ fn what_is_wider_than_what_matched_is_broad_and_says_what_is_enough() {
             RuleFinding::Broad { parts } => parts,
             other => panic!("{other:?}"),
         })
-        .map(|part| format!("{} {}: {}", part.path, part.says, part.enough.join(" ")))
+        .map(|part| format!("{} {}: {}", part.path, part.says, part.enough.words().join(" ")))
         .collect();
     assert_eq!(
         parts,
@@ -213,9 +213,10 @@ fn a_selector_of_many_workloads_of_which_few_matched_is_broad() {
     told.take(&mut world, t(30));
     told.take(&mut world, t(80));
     let parts = |finding: &RuleFinding| match finding {
-        RuleFinding::Broad { parts } => {
-            parts.iter().map(|it| format!("{} {}: {}", it.path, it.says, it.enough.join(" "))).collect()
-        }
+        RuleFinding::Broad { parts } => parts
+            .iter()
+            .map(|it| format!("{} {}: {}", it.path, it.says, it.enough.words().join(" ")))
+            .collect(),
         other => vec![other.as_str().to_owned()],
     };
     let found: Vec<Vec<String>> = told.findings().iter().map(|(_, finding)| parts(finding)).collect();

@@ -59,7 +59,7 @@ fn a_fix_changes_only_what_it_says() {
         (
             "the only except",
             "spec:\n  podSelector: {}\n  ingress:\n  - from:\n    - ipBlock:\n        except:\n        - fc00::/7 # wrong\n        cidr: 10.0.0.0/8\n",
-            "spec:\n  podSelector: {}\n  ingress:\n  - from:\n    - ipBlock:\n        except: [] # wrong\n        cidr: 10.0.0.0/8\n",
+            "spec:\n  podSelector: {}\n  ingress:\n  - from:\n    - ipBlock:\n        except: []\n        cidr: 10.0.0.0/8\n",
         ),
         (
             "excepts in brackets, first, in the middle and last",

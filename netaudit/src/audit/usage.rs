@@ -23,7 +23,7 @@ use foldhash::{HashMap, HashSet};
 
 use evidence::push_slice;
 pub use evidence::{Coverage, Evidence, Lack, MOST_KEPT, Missing, Schedule, Slice, coverage, unused_since};
-pub use findings::{Judgement, RuleFinding, Severity, judge};
+pub use findings::{BroadPart, Enough, Judgement, RuleFinding, Severity, judge};
 pub use history::{Histories, History, histories};
 pub use live::RuleUsage;
 pub use restore::{Restored, next_sequence, restore};

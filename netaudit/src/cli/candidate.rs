@@ -71,7 +71,7 @@ impl Args {
         };
         let (from, loaded) = match &self.revision {
             _ if self.no_policies => ("no policies".to_owned(), Loaded::default()),
-            Some(revision) => self.of_revision(revision)?,
+            Some(revision) => of_revision(revision, &self.path, self.repository.as_deref())?,
             None => {
                 let names: Vec<String> = self.manifests.iter().map(|it| it.display().to_string()).collect();
                 (names.join(", "), manifests::load(&self.manifests)?)
@@ -97,58 +97,65 @@ impl Args {
         warnings.extend(cluster.warnings().map(ToString::to_string));
         Ok(Tried { candidate, from, policies, warnings })
     }
+}
 
-    /// The manifests of a revision, and what to call them.
-    fn of_revision(&self, revision: &str) -> anyhow::Result<(String, Loaded)> {
-        let git = Git { repository: self.repository.as_deref() };
-        git.text(&["rev-parse", "--git-dir"])
-            .context("there is no git repository here: name one with --repository DIR")?;
-        let commit = format!("{revision}^{{commit}}");
-        let commit = git
-            .text(&["rev-parse", "--verify", "--quiet", "--end-of-options", &commit])
-            .map_err(|_| anyhow::anyhow!("there is no revision {revision:?} in this repository"))?;
-        let commit = commit.trim();
-        let mut files = Vec::new();
-        let mut skipped = Vec::new();
-        let all = [".".to_owned()];
-        for path in if self.path.is_empty() { &all[..] } else { &self.path } {
-            // Without a path all of it is meant, from whichever directory.
-            let listed = match path.as_str() {
-                "." => git.text(&["ls-tree", "-r", "--full-tree", "-z", commit])?,
-                path => git.text(&["ls-tree", "-r", "-z", commit, "--", path])?,
-            };
-            ensure!(
-                !listed.is_empty() || path == ".",
-                "there is no {path} in revision {revision} ({})",
-                short(commit)
-            );
-            for entry in listed.split_terminator('\0') {
-                let (what, name) = entry.split_once('\t').context("git ls-tree: no entry")?;
-                let parts: Vec<&str> = what.split(' ').collect();
-                let [mode, kind, object] = parts[..] else { bail!("git ls-tree: {what:?} is no entry") };
-                // What is named itself is read whatever it is called, as files are.
-                let named =
-                    if path == "." { "" } else { path.trim_start_matches("./").trim_end_matches('/') };
-                let below = Path::new(name).strip_prefix(named).unwrap_or(Path::new(name));
-                if !(manifests::is_read(below) || below.as_os_str().is_empty()) {
-                    continue;
-                }
-                match (mode, kind) {
-                    ("120000", _) => skipped.push(format!("{name} is a link, which is not followed")),
-                    (_, "blob") => files.push((PathBuf::from(name), object.to_owned())),
-                    _ => skipped.push(format!("{name} is of another repository, which is not read")),
-                }
+/// The manifests of a revision, and what to call them.
+///
+/// # Errors
+///
+/// Git, the repository, the revision or a path is not there.
+pub(super) fn of_revision(
+    revision: &str,
+    paths: &[String],
+    repository: Option<&Path>,
+) -> anyhow::Result<(String, Loaded)> {
+    let git = Git { repository };
+    git.text(&["rev-parse", "--git-dir"])
+        .context("there is no git repository here: name one with --repository DIR")?;
+    let commit = format!("{revision}^{{commit}}");
+    let commit = git
+        .text(&["rev-parse", "--verify", "--quiet", "--end-of-options", &commit])
+        .map_err(|_| anyhow::anyhow!("there is no revision {revision:?} in this repository"))?;
+    let commit = commit.trim();
+    let mut files = Vec::new();
+    let mut skipped = Vec::new();
+    let all = [".".to_owned()];
+    for path in if paths.is_empty() { &all[..] } else { paths } {
+        // Without a path all of it is meant, from whichever directory.
+        let listed = match path.as_str() {
+            "." => git.text(&["ls-tree", "-r", "--full-tree", "-z", commit])?,
+            path => git.text(&["ls-tree", "-r", "-z", commit, "--", path])?,
+        };
+        ensure!(
+            !listed.is_empty() || path == ".",
+            "there is no {path} in revision {revision} ({})",
+            short(commit)
+        );
+        for entry in listed.split_terminator('\0') {
+            let (what, name) = entry.split_once('\t').context("git ls-tree: no entry")?;
+            let parts: Vec<&str> = what.split(' ').collect();
+            let [mode, kind, object] = parts[..] else { bail!("git ls-tree: {what:?} is no entry") };
+            // What is named itself is read whatever it is called, as files are.
+            let named = if path == "." { "" } else { path.trim_start_matches("./").trim_end_matches('/') };
+            let below = Path::new(name).strip_prefix(named).unwrap_or(Path::new(name));
+            if !(manifests::is_read(below) || below.as_os_str().is_empty()) {
+                continue;
+            }
+            match (mode, kind) {
+                ("120000", _) => skipped.push(format!("{name} is a link, which is not followed")),
+                (_, "blob") => files.push((PathBuf::from(name), object.to_owned())),
+                _ => skipped.push(format!("{name} is of another repository, which is not read")),
             }
         }
-        files.sort();
-        files.dedup();
-        let contents = git.contents(&files)?;
-        let named = files.iter().zip(&contents).map(|((name, _), bytes)| (name.as_path(), bytes.as_slice()));
-        let loaded = manifests::load_files(named);
-        skipped.iter().for_each(|it| eprintln!("netaudit: {}", one_line(it)));
-        let path = if self.path.is_empty() { String::new() } else { format!(" of {}", self.path.join(", ")) };
-        Ok((format!("git revision {revision} ({}){path}", short(commit)), loaded))
     }
+    files.sort();
+    files.dedup();
+    let contents = git.contents(&files)?;
+    let named = files.iter().zip(&contents).map(|((name, _), bytes)| (name.as_path(), bytes.as_slice()));
+    let loaded = manifests::load_files(named);
+    skipped.iter().for_each(|it| eprintln!("netaudit: {}", one_line(it)));
+    let path = if paths.is_empty() { String::new() } else { format!(" of {}", paths.join(", ")) };
+    Ok((format!("git revision {revision} ({}){path}", short(commit)), loaded))
 }
 
 fn short(commit: &str) -> &str {

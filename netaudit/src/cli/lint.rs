@@ -1,24 +1,24 @@
 //! `netaudit lint`: static faults in policies, without a cluster.
 
 use std::{
-    collections::HashSet,
-    fs,
     io::{self, Write as _},
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use anyhow::bail;
 use clap::ValueEnum;
 
-use super::{Exit, lint_fix, lint_output, lint_sarif};
+use super::{
+    Exit, lint_fix, lint_output, lint_sarif,
+    manifest_files::{Loaded, load},
+};
 use crate::{
-    advise::lint::{self, Code, Finding, Manifests, Options, Report, Severity, TABLE},
-    audit::cni_names,
-    watch::{
-        kustomize::{Kustomizations, Near},
-        manifests::{self, ManifestError, Source},
-        placed::{self, Placed},
+    advise::{
+        lint::{self, Code, Finding, Manifests, Options, Report, Severity, TABLE},
+        text,
     },
+    audit::cni_names,
+    watch::manifests::Source,
 };
 
 /// Static faults in policies that cost people days, with file, line and what to do
@@ -91,32 +91,6 @@ enum FailOn {
     Error,
     /// Nothing.
     Never,
-}
-
-/// A file that was read.
-pub(super) struct File {
-    pub path: PathBuf,
-    /// As it is on the disk.
-    pub bytes: Vec<u8>,
-    /// What it is to kustomizations.
-    pub near: Near,
-}
-
-/// All that was read.
-#[derive(Default)]
-pub(super) struct Loaded {
-    pub files: Vec<File>,
-    pub manifests: Manifests,
-    /// Of each object: where it was read, and the position of its file.
-    pub sources: Vec<(Source, usize)>,
-    pub errors: Vec<ManifestError>,
-    pub passed_over: Vec<ManifestError>,
-    /// Documents that could not be read, and do not look as if they mattered here.
-    unlike: Vec<ManifestError>,
-    /// Annotations that could not be read.
-    mistyped: Vec<ManifestError>,
-    /// Whether a kustomization changes what the files say.
-    is_changed: bool,
 }
 
 /// A finding that somebody has silenced.
@@ -236,124 +210,9 @@ pub(super) fn silencer(finding: &Finding, manifests: &Manifests, ignored: &[Code
     }
 }
 
-/// Reads every file. One that cannot be read is told, and costs no other.
-fn load(paths: &[PathBuf]) -> Loaded {
-    let mut loaded = Loaded::default();
-    let mut seen = HashSet::new();
-    let failed = |path: &Path, error: &io::Error| ManifestError {
-        file: path.into(),
-        document: 0,
-        line: 0,
-        column: 0,
-        reason: format!("cannot be read: {error}"),
-    };
-    for path in paths {
-        let is_directory = match fs::metadata(path) {
-            Ok(metadata) => metadata.is_dir(),
-            Err(error) => {
-                loaded.errors.push(failed(path, &error));
-                continue;
-            }
-        };
-        let files = match is_directory {
-            true => {
-                let (files, errors) = manifests::all_below(path);
-                loaded.errors.extend(errors);
-                files
-            }
-            false => vec![path.clone()],
-        };
-        for file in files {
-            // A file that is named and is below a directory that is named too is read once.
-            if fs::canonicalize(&file).is_ok_and(|real| !seen.insert(real)) {
-                continue;
-            }
-            // A pipe that somebody names is meant.
-            let bytes = if is_directory { manifests::read_regular(&file) } else { fs::read(&file) };
-            match bytes {
-                Ok(bytes) => loaded.files.push(File { path: file, bytes, near: Near::default() }),
-                Err(error) => loaded.errors.push(failed(&file, &error)),
-            }
-        }
-    }
-    loaded.look_for_kustomizations();
-    loaded.read_all();
-    loaded
-}
-
-impl File {
-    /// The objects of what it holds, or is to hold.
-    pub fn read(&self, bytes: &[u8]) -> Placed {
-        let mut placed = placed::read(&self.path, bytes);
-        if self.near.is_any {
-            placed.pass_over_patches();
-        }
-        placed
-    }
-}
-
 impl Loaded {
-    /// Finds out which files are not applied as they are, and tells what of this is not checked.
-    fn look_for_kustomizations(&mut self) {
-        let all = Kustomizations::of(self.files.iter().map(|it| &*it.path));
-        for file in &mut self.files {
-            file.near = all.near(&file.path);
-            let changes = match manifests::is_kustomization(&file.path) {
-                true => all.changes(&file.path),
-                false => Vec::new(),
-            };
-            let reason = if file.near.is_patch {
-                "a kustomization changes others by this file, which is not applied as it is: not checked"
-                    .to_owned()
-            } else if !changes.is_empty() {
-                format!(
-                    "what a kustomization does ({}) is not checked, and nothing is concluded from what is not there: give what \
-                     kubectl kustomize prints",
-                    changes.join(", ")
-                )
-            } else {
-                continue;
-            };
-            self.is_changed = true;
-            let file = file.path.as_path().into();
-            self.passed_over.push(ManifestError { file, document: 0, line: 0, column: 0, reason });
-        }
-    }
-
-    /// Reads the objects of all files.
-    fn read_all(&mut self) {
-        for (number, file) in self.files.iter().enumerate().filter(|(_, it)| !it.near.is_patch) {
-            let placed = file.read(&file.bytes);
-            self.is_changed |= file.near.is_any && placed.has_patches;
-            let first = self.manifests.documents.len();
-            self.manifests.documents.extend(placed.manifests.documents);
-            for mut item in placed.manifests.items {
-                item.document += first;
-                self.manifests.items.push(item);
-            }
-            self.sources.extend(placed.sources.into_iter().map(|it| (it, number)));
-            self.errors.extend(placed.errors);
-            self.passed_over.extend(placed.passed_over);
-            self.unlike.extend(placed.unlike);
-            self.mistyped.extend(placed.mistyped);
-            self.manifests.has_unread_policies |= placed.manifests.has_unread_policies;
-            self.manifests.makers.extend(placed.manifests.makers);
-        }
-    }
-
-    /// Reads the objects again, after files have changed. What could not be read is still known.
-    pub fn read_again(&mut self) {
-        self.manifests = Manifests::default();
-        self.sources.clear();
-        let (errors, passed_over) = (std::mem::take(&mut self.errors), std::mem::take(&mut self.passed_over));
-        self.read_all();
-        (self.errors, self.passed_over) = (errors, passed_over);
-        self.unlike.clear();
-        self.mistyped.clear();
-    }
-
     /// Where a finding is: the file, and the place in it where one is known.
-    pub fn place(&self, finding: &Finding) -> (&Source, Option<lint::marks::Place>) {
+    pub fn place(&self, finding: &Finding) -> (&Source, Option<text::marks::Place>) {
         let item = &self.manifests.items[finding.item];
         let found = self.manifests.documents[item.document].find(&finding.full_path(&self.manifests));
         (&self.sources[finding.item].0, found.map(|it| it.node.pointer()))

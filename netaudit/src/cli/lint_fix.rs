@@ -4,18 +4,21 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     fs,
     io::{self, Write},
-    os::unix::fs::MetadataExt as _,
-    path::Path,
 };
 
 use serde_json::{Value, json};
 
 use super::{
-    lint::{Loaded, silencer},
-    lint_output, one_line,
+    lint::silencer,
+    lint_output,
+    manifest_files::{Loaded, difference, is_same, replace},
+    one_line,
 };
 use crate::{
-    advise::lint::{self, Change, Code, Finding, Item, Options, What, fix},
+    advise::{
+        lint::{self, Change, Code, Finding, Item, Options, What, fix},
+        text::edit,
+    },
     cluster::Object,
     policy::declared::NetworkPolicy,
     watch::placed::{self, Placed},
@@ -89,7 +92,7 @@ pub(super) fn fix(loaded: &mut Loaded, options: &Options, ignored: &[Code], is_d
             let name = name.trim_start_matches("./").to_owned();
             fixed.differences.insert(name.clone(), difference(&name, &before, &file.bytes));
             file.bytes = before;
-        } else if let Err(error) = write(&file.path, &file.bytes) {
+        } else if let Err(error) = replace(&file.path, &file.bytes) {
             // One file costs no other, and what is told of it is what it still says.
             fixed.has_failed = true;
             fixed.made.retain(|(of, _)| *of != number);
@@ -103,32 +106,6 @@ pub(super) fn fix(loaded: &mut Loaded, options: &Options, ignored: &[Code], is_d
         loaded.read_again();
     }
     fixed
-}
-
-/// Writes a file beside the old one and puts it in its place, so that it is never there by half. Links stay, and who may read it.
-fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let real = fs::canonicalize(path)?;
-    let metadata = fs::metadata(&real)?;
-    if metadata.permissions().readonly() {
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it is read-only"));
-    }
-    let name = real.file_name().unwrap_or_default().to_string_lossy();
-    // A name that no walk takes for a manifest.
-    let new = real.with_file_name(format!(".{name}.netaudit-{}", std::process::id()));
-    let put = || {
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).open(&new)?;
-        file.write_all(bytes)?;
-        file.set_permissions(metadata.permissions())?;
-        let now = file.metadata()?;
-        if (now.uid(), now.gid()) != (metadata.uid(), metadata.gid()) {
-            std::os::unix::fs::fchown(&file, Some(metadata.uid()), Some(metadata.gid()))?;
-        }
-        file.sync_all()?;
-        fs::rename(&new, &real)
-    };
-    put().inspect_err(|_| {
-        let _ = fs::remove_file(&new);
-    })
 }
 
 /// The new content of a file; `None` where nothing could be done.
@@ -171,7 +148,7 @@ fn change(
     if edits.is_empty() {
         return Ok(None);
     }
-    let (new, made) = fix::apply(text, &edits);
+    let (new, made) = edit::apply(text, &edits);
     let made: Vec<(&Finding, &Change)> = made.into_iter().map(|it| of_edits[it]).collect();
     let new = format!("{}{new}", &whole[..whole.len() - text.len()]).into_bytes();
     verify(loaded, file, &new, &made)?;
@@ -221,27 +198,6 @@ fn policy(item: &Item) -> Option<&NetworkPolicy> {
         What::Object(Object::NetworkPolicy(policy)) => Some(policy),
         _ => None,
     }
-}
-
-/// Where an object stands may have changed, not what it is.
-fn is_same(was: &Item, now: &Item) -> bool {
-    let what = match (&was.what, &now.what) {
-        (What::Object(Object::Broken(was)), What::Object(Object::Broken(now))) => {
-            (&was.key, was.kind, &was.reason) == (&now.key, now.kind, &now.reason)
-        }
-        (What::Object(was), What::Object(now)) => was == now,
-        (What::Pods(was), What::Pods(now)) => {
-            was.pod == now.pod && was.ports == now.ports && was.arguments == now.arguments
-        }
-        _ => false,
-    };
-    what && was.prefix == now.prefix && was.ignored == now.ignored
-}
-
-fn difference(name: &str, before: &[u8], after: &[u8]) -> String {
-    let [before, after] = [before, after].map(String::from_utf8_lossy);
-    let difference = similar::TextDiff::from_lines(&*before, &*after);
-    difference.unified_diff().header(&format!("a/{name}"), &format!("b/{name}")).to_string()
 }
 
 impl Fixed {

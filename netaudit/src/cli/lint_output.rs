@@ -6,8 +6,9 @@ use serde_json::{Value, json};
 
 use super::{
     columns::Widths,
-    lint::{Loaded, Silenced, Told},
+    lint::{Silenced, Told},
     lint_fix::Fixed,
+    manifest_files::Loaded,
     one_line,
 };
 use crate::advise::lint::{Code, Finding, Severity, TABLE};

@@ -4,7 +4,10 @@ use std::{collections::HashMap, fmt::Write as _, path::Path};
 
 use serde_json::{Map, Value, json};
 
-use super::lint::{Loaded, Silenced, Told};
+use super::{
+    lint::{Silenced, Told},
+    manifest_files::Loaded,
+};
 use crate::{
     advise::lint::{Finding, Severity, TABLE},
     watch::manifests::ManifestError,

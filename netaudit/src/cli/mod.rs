@@ -23,18 +23,24 @@ mod lint;
 mod lint_fix;
 mod lint_output;
 mod lint_sarif;
+mod manifest_files;
 mod matrix;
 mod shell;
 mod source;
 mod stores;
 mod test;
 mod test_report;
+mod tighten;
+mod tighten_files;
+mod tighten_replay;
+mod tighten_text;
 mod timeline;
 mod timeline_pod;
 mod uninstall;
 mod usage;
 mod usage_text;
 mod verify;
+mod verify_tighten;
 mod what_if;
 mod what_if_text;
 mod who;
@@ -70,10 +76,12 @@ enum Command {
     Lint(lint::Args),
     Man(shell::Man),
     Test(test::Args),
+    Tighten(tighten::Args),
     Timeline(timeline::Args),
     Uninstall(uninstall::Args),
     Usage(usage::Args),
     Verify(verify::Args),
+    VerifyTighten(verify_tighten::Args),
     WhatIf(what_if::Args),
     Who(who::Args),
     Why(why::Args),
@@ -132,10 +140,12 @@ pub fn main() -> ExitCode {
         Command::Lint(args) => lint::run(args),
         Command::Man(args) => shell::man(&args, command()),
         Command::Test(args) => test::run(args),
+        Command::Tighten(args) => tighten::run(args),
         Command::Timeline(args) => timeline::run(args),
         Command::Uninstall(args) => uninstall::run(args),
         Command::Usage(args) => usage::run(args),
         Command::Verify(args) => verify::run(args),
+        Command::VerifyTighten(args) => verify_tighten::run(args),
         Command::WhatIf(args) => what_if::run(args),
         Command::Who(args) => who::run(args),
         Command::Why(args) => why::run(args),

@@ -104,7 +104,12 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     Ok(if is_found { Exit::Findings } else { Exit::Clean })
 }
 
-fn read(source: &str) -> anyhow::Result<Rows> {
+/// The rows of a URL, a file or a state directory.
+///
+/// # Errors
+///
+/// What cannot be read, and why.
+pub(super) fn read(source: &str) -> anyhow::Result<Rows> {
     if source.contains("://") {
         let text = agents::ask(source, "/usage")?;
         return document::read(&text).with_context(|| format!("in the answer of {source}"));

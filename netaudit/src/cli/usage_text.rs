@@ -73,7 +73,7 @@ fn notes(judgement: &Judgement<'_>) -> Vec<String> {
                     "{} says {}; enough for what matched: {}",
                     part.path,
                     part.says,
-                    part.enough.join(", ")
+                    part.enough.words().join(", ")
                 )
             }));
         }
@@ -151,7 +151,7 @@ fn rule_json(judgement: &Judgement<'_>) -> Value {
                 json!({ "can_go_together": set.iter().map(rule_key_json).collect::<Vec<_>>() })
             }
             RuleFinding::Broad { parts } => json!({ "broad": parts.iter().map(|part| {
-            json!({ "path": part.path, "says": part.says, "enough": part.enough })
+            json!({ "path": part.path, "says": part.says, "enough": part.enough.words() })
         }).collect::<Vec<_>>() }),
             RuleFinding::Dead { why } => json!({ "why": why }),
             RuleFinding::Insufficient(lack) => {

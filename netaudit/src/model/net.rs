@@ -69,6 +69,14 @@ impl Direction {
         }
     }
 
+    /// The field of a policy's rule of this direction that names the other ends: `to` or `from`.
+    pub const fn peers(self) -> &'static str {
+        match self {
+            Self::Egress => "to",
+            Self::Ingress => "from",
+        }
+    }
+
     /// The other end's direction of the same connection.
     pub const fn opposite(self) -> Self {
         match self {

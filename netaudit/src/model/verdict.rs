@@ -168,10 +168,7 @@ impl RuleMatch {
         use fmt::Write as _;
         let mut path = self.rule.path();
         if let Some(peer) = self.peer {
-            let list = match self.rule.direction {
-                Direction::Egress => "to",
-                Direction::Ingress => "from",
-            };
+            let list = self.rule.direction.peers();
             let _ = write!(path, ".{list}[{peer}]");
         }
         if let Some(port) = self.port {

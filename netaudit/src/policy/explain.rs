@@ -261,10 +261,7 @@ impl Flow<'_> {
             Found::Perhaps(hit, _) => (None, Some(hit)),
             Found::OtherPort | Found::OtherPeer => (Some(false), None),
         };
-        let list = match self.direction {
-            Direction::Egress => "to",
-            Direction::Ingress => "from",
-        };
+        let list = self.direction.peers();
         let element = |peer: &Peer| format!("{list}[{}]", peer.index);
         let peer = match at.map(|hit| hit.peer) {
             Some(Some(position)) => {

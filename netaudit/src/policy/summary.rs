@@ -3,15 +3,12 @@
 use super::compile::{
     Block, CompiledPolicy, Matcher, NamespaceScope, Peer, PodScope, PortMatch, PortTest, Rule,
 };
-use crate::model::{Action, Direction};
+use crate::model::Action;
 
 /// `to app=postgres TCP 5432`, `from every pod in namespace traefik TCP 8080`, `to 0.0.0.0/0 except 10.0.0.0/8 TCP 443`,
 /// `deny to nodes with infra on any port`.
 pub(super) fn of(rule: &Rule) -> String {
-    let word = match rule.id.direction {
-        Direction::Egress => "to",
-        Direction::Ingress => "from",
-    };
+    let word = rule.id.direction.peers();
     let peers = match rule.peers.as_slice() {
         [] => "anyone".to_owned(),
         peers => joined(peers.iter().map(peer), " or "),

@@ -12,10 +12,12 @@
 
 mod classes;
 mod history;
+mod names;
 mod sweep;
 
 pub use self::{
     classes::{COLUMNS, Classes},
     history::{Histories, History},
-    sweep::{judge, judge_each},
+    names::add_names,
+    sweep::{Both, Flows, judge, judge_both, judge_each},
 };

@@ -1,4 +1,4 @@
-//! Two indexes that go through a history side by side: one as it was, one with the candidate's policies.
+//! Two indexes that go through a history side by side: one as it was, or with some policies, and one with the candidate's.
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
@@ -7,7 +7,10 @@ use super::{
     history::{Histories, History, What},
 };
 use crate::{
-    advise::what_if::{self, Candidate, Class, End, Judged, Missing, Report},
+    advise::{
+        Outcome,
+        what_if::{self, Candidate, Class, End, Judged, Missing, Report, Tally},
+    },
     cluster::{Cluster, Object, PodId},
     model::Timestamp,
 };
@@ -75,16 +78,16 @@ impl Follower {
 /// Both indexes, at one time of a history.
 struct Pair<'a> {
     history: &'a History,
-    candidate: &'a Candidate,
-    then: Follower,
-    after: Follower,
+    /// With whose policies, where not with those of then.
+    candidates: [Option<&'a Candidate>; 2],
+    followers: [Follower; 2],
     done: usize,
 }
 
 impl<'a> Pair<'a> {
-    fn new(history: &'a History, candidate: &'a Candidate) -> Self {
-        let (then, after) = (Follower::new(&[]), Follower::new(candidate.policies()));
-        Self { history, candidate, then, after, done: 0 }
+    fn new(history: &'a History, candidates: [Option<&'a Candidate>; 2]) -> Self {
+        let followers = candidates.map(|it| Follower::new(it.map_or(&[], Candidate::policies)));
+        Self { history, candidates, followers, done: 0 }
     }
 
     /// Goes on until then.
@@ -92,14 +95,15 @@ impl<'a> Pair<'a> {
         let steps = self.history.steps();
         while let Some(step) = steps.get(self.done).filter(|step| step.at <= at) {
             self.done += 1;
-            self.then.step(&step.what, step.at);
-            let gives_way = match &step.what {
-                What::Apply(object) => self.candidate.replaces(object),
-                What::Delete(key) => self.candidate.replaces_key(key),
-                What::Bind(..) | What::Unbind(..) => false,
-            };
-            if !gives_way {
-                self.after.step(&step.what, step.at);
+            for (candidate, follower) in self.candidates.iter().zip(&mut self.followers) {
+                let gives_way = candidate.is_some_and(|candidate| match &step.what {
+                    What::Apply(object) => candidate.replaces(object),
+                    What::Delete(key) => candidate.replaces_key(key),
+                    What::Bind(..) | What::Unbind(..) => false,
+                });
+                if !gives_way {
+                    follower.step(&step.what, step.at);
+                }
             }
         }
     }
@@ -109,7 +113,8 @@ impl<'a> Pair<'a> {
             return Err(missing);
         }
         let (subject, peer) = (self.find(&class.subject, at)?, self.find(&class.peer, at)?);
-        let [then, after] = [&mut self.then, &mut self.after].map(|follower| {
+        let [first, second] = &mut self.followers;
+        let [then, after] = [first, second].map(|follower| {
             let subject = subject.and_then(|pod| follower.pod(pod, at));
             let peer = peer.and_then(|pod| follower.pod(pod, at));
             what_if::judge(&mut follower.cluster, class, subject, peer, at)
@@ -124,9 +129,49 @@ impl<'a> Pair<'a> {
     }
 }
 
-/// Judges all classes.
+/// Judges all classes by the policies of then and by a candidate's.
 pub fn judge(classes: &Classes<'_>, histories: &Histories, candidate: &Candidate) -> Report {
     let mut report = Report::default();
+    judge_both(classes, histories, [None, Some(candidate)], &mut |flows| match flows.judged {
+        Ok(Both { class, before, after }) => {
+            report.add((class, flows.run), flows.recorded, flows.tally, &before, &after);
+        }
+        Err(missing) => report.add_missing(flows.run, flows.tally, &missing),
+    });
+    report
+}
+
+/// Flows of one class and one state of the objects.
+#[derive(Debug)]
+pub struct Flows<'a> {
+    /// The agent run that told them.
+    pub run: &'a str,
+    /// What it said of the subject's end.
+    pub recorded: Outcome,
+    /// How many they are.
+    pub tally: &'a Tally,
+    /// What both sets of policies say, or why that cannot be asked.
+    pub judged: Result<Both<'a>, Missing>,
+}
+
+/// What two sets of policies say of a class.
+#[derive(Debug)]
+pub struct Both<'a> {
+    /// The class.
+    pub class: &'a Class,
+    /// What the first says.
+    pub before: Judged,
+    /// What the second says.
+    pub after: Judged,
+}
+
+/// Judges all classes by two sets of policies; without a candidate by those of then.
+pub fn judge_both<'a>(
+    classes: &'a Classes<'_>,
+    histories: &Histories,
+    candidates: [Option<&Candidate>; 2],
+    tell: &mut dyn FnMut(Flows<'a>),
+) {
     let mut by_run: HashMap<&str, Vec<(&Key, &Slot)>> = HashMap::new();
     for (key, slots) in classes.iter() {
         by_run.entry(&key.run).or_default().extend(slots.iter().map(|slot| (key, slot)));
@@ -137,29 +182,23 @@ pub fn judge(classes: &Classes<'_>, histories: &Histories, candidate: &Candidate
         let Some(history) = histories.of(run) else {
             let missing = Missing::History(run.into());
             for (key, slot) in slots {
-                let missing = key.class.as_ref().err().unwrap_or(&missing);
-                report.add_missing(run, &slot.tally, missing);
+                let judged = Err(key.class.as_ref().err().unwrap_or(&missing).clone());
+                tell(Flows { run, recorded: key.recorded, tally: &slot.tally, judged });
             }
             continue;
         };
         slots.sort_by_key(|(_, slot)| slot.tally.first);
-        let mut pair = Pair::new(history, candidate);
+        let mut pair = Pair::new(history, candidates);
         for (key, slot) in slots {
             let at = history.judged_at(slot.tally.first);
             pair.reach(at);
             let judged = key.class.as_ref().map_err(Clone::clone).and_then(|class| {
-                let (then, after) = pair.judge(class, at)?;
-                Ok((class, then, after))
+                let (before, after) = pair.judge(class, at)?;
+                Ok(Both { class, before, after })
             });
-            match judged {
-                Ok((class, then, after)) => {
-                    report.add((class, run), key.recorded, &slot.tally, &then, &after);
-                }
-                Err(missing) => report.add_missing(run, &slot.tally, &missing),
-            }
+            tell(Flows { run, recorded: key.recorded, tally: &slot.tally, judged });
         }
     }
-    report
 }
 
 /// Judges flows one by one, each at its time, in order of time: what [`judge`] is compared with. Returns how many connections fare
@@ -169,7 +208,7 @@ pub fn judge_each<'a>(
     history: &History,
     candidate: &Candidate,
 ) -> u64 {
-    let mut pair = Pair::new(history, candidate);
+    let mut pair = Pair::new(history, [None, Some(candidate)]);
     let mut changed = 0;
     for (class, time) in flows {
         let at = history.judged_at(time);

@@ -2,7 +2,7 @@
 //!
 //! What is a document, an object and a list is decided by the same code as everywhere.
 
-use std::{path::Path, sync::Arc};
+use std::{ops::Range, path::Path, sync::Arc};
 
 use serde_json::{Map, Value};
 
@@ -14,9 +14,9 @@ use super::{
     manifests_text, workloads,
 };
 use crate::{
-    advise::lint::{
-        Code, Item, Manifests, UnknownCode, What,
-        marks::{Marks, Point},
+    advise::{
+        lint::{Code, Item, Manifests, UnknownCode, What},
+        text::marks::{Marks, Point},
     },
     cluster::Object,
 };
@@ -88,6 +88,18 @@ pub fn read(path: &Path, bytes: &[u8]) -> Placed {
         }
     });
     placed
+}
+
+/// Where a document of a file's text is, by its number from 1; the text has no byte order mark.
+pub fn document(path: &Path, text: &str, number: u32) -> Option<Range<usize>> {
+    let mut found = None;
+    manifests::each_document(&path.into(), text, |source, part, _| {
+        if source.document == number {
+            let start = part.as_ptr() as usize - text.as_ptr() as usize;
+            found = Some(start..start + part.len());
+        }
+    });
+    found
 }
 
 /// A text without its byte order mark.

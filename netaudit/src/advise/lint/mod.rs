@@ -15,7 +15,6 @@ mod dns;
 mod doubles;
 mod explanations;
 pub mod fix;
-pub mod marks;
 mod overlap;
 mod ports;
 mod reach;
@@ -26,13 +25,16 @@ mod world;
 
 use std::{collections::HashSet, fmt};
 
-use self::world::{Out, World, join};
+use self::world::{Out, World};
 pub use self::{
     codes::{About, Code, Severity, TABLE, UnknownCode},
     doubles::doubled,
     world::{Item, Manifests, Pods, Probe, What},
 };
-use crate::model::{Direction, Protocol};
+use crate::{
+    advise::text::join,
+    model::{Direction, Protocol},
+};
 
 /// What the manifests do not say.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]

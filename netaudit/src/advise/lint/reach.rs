@@ -156,10 +156,7 @@ impl Rule {
 
 /// What a direction's rules call their peers.
 const fn list_of(direction: Direction) -> &'static str {
-    match direction {
-        Direction::Egress => "to",
-        Direction::Ingress => "from",
-    }
+    direction.peers()
 }
 
 impl Whom {

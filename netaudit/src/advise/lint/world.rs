@@ -7,10 +7,13 @@ use std::{
 
 use super::{
     Code, Finding, Options, Severity,
-    marks::Marks,
     reach::{Rule, Whom},
 };
 use crate::{
+    advise::text::{
+        join,
+        marks::{Form, Found, Marks},
+    },
     cluster::{Kind, Namespace, Object, Pod, Service, objects::EndpointSlice},
     model::{Direction, Protocol},
     policy::{
@@ -354,12 +357,11 @@ impl<'a> World<'a> {
 
     /// Whether a list is written, and empty or nothing: `from:` with all of its elements commented out.
     pub fn is_empty_or_null(&self, item: usize, path: &str) -> bool {
-        let is_null =
-            |it: &super::marks::Found<'_>| it.is_whole && it.node.form == super::marks::Form::Scalar;
+        let is_null = |it: &Found<'_>| it.is_whole && it.node.form == Form::Scalar;
         self.is_empty_list(item, path) || self.found(item, path).as_ref().is_some_and(is_null)
     }
 
-    fn found(&self, item: usize, path: &str) -> Option<super::marks::Found<'a>> {
+    fn found(&self, item: usize, path: &str) -> Option<Found<'a>> {
         let manifests = self.manifests;
         let item = &manifests.items[item];
         manifests.documents[item.document].find(&join(&item.prefix, path))
@@ -384,15 +386,6 @@ impl Out {
     /// Tells what was not checked.
     pub fn skip(&mut self, code: Code, reason: impl Into<String>) {
         *self.skipped.entry((code, reason.into())).or_default() += 1;
-    }
-}
-
-/// The path of a part of an object in its document.
-pub(super) fn join(prefix: &str, path: &str) -> String {
-    match (prefix, path) {
-        ("", path) => path.to_owned(),
-        (prefix, "") => prefix.to_owned(),
-        (prefix, path) => format!("{prefix}.{path}"),
     }
 }
 

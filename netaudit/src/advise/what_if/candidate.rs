@@ -45,6 +45,13 @@ impl Candidate {
         Ok((Self { policies, keys, scope }, others))
     }
 
+    /// Policies, of which those of `old` too give way: a form of them that has lost some.
+    pub fn in_place_of(old: &Self, policies: Vec<Object>) -> Self {
+        let mut keys: BTreeSet<ObjectKey> = policies.iter().filter_map(Object::key).collect();
+        keys.extend(old.keys.iter().cloned());
+        Self { policies, keys, scope: Scope::Named }
+    }
+
     /// The policies, and what could not be read and may be one.
     pub fn policies(&self) -> &[Object] {
         &self.policies

@@ -3,7 +3,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
+
+use ipnet::IpNet;
 
 use super::{
     Evidence, Histories, History, Lack, Missing, RuleKey,
@@ -11,7 +14,7 @@ use super::{
     coverage, unused_since,
 };
 use crate::{
-    model::Timestamp,
+    model::{Protocol, Timestamp},
     policy::{Element, Span},
 };
 
@@ -68,12 +71,41 @@ pub enum RuleFinding {
 /// A part of a rule that is wider than what matched.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct BroadPart {
+    /// The hash of the element's content; `None` where a whole list is missing.
+    pub element: Option<u64>,
     /// Where: `to[0]`, `ports[1]`, `ports` for all.
     pub path: String,
     /// What it says.
     pub says: String,
     /// What would be enough for all that matched.
-    pub enough: Vec<String>,
+    pub enough: Enough,
+}
+
+/// What is enough for all that matched.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Enough {
+    /// Ranges of addresses.
+    Networks(Vec<IpNet>),
+    /// Ports, in order, of a range of one protocol.
+    Ports(Vec<u16>),
+    /// Ports of any protocol, in order.
+    PortsOf(Vec<(Protocol, u16)>),
+    /// Workloads and addresses, by name.
+    Whom(Vec<String>),
+}
+
+impl Enough {
+    /// Each in words: `10.1.2.0/30`, `8080`, `TCP 53`, `shop/web`.
+    pub fn words(&self) -> Vec<String> {
+        match self {
+            Self::Networks(networks) => networks.iter().map(ToString::to_string).collect(),
+            Self::Ports(ports) => ports.iter().map(ToString::to_string).collect(),
+            Self::PortsOf(ports) => {
+                ports.iter().map(|(protocol, port)| format!("{protocol} {port}")).collect()
+            }
+            Self::Whom(names) => names.clone(),
+        }
+    }
 }
 
 impl RuleFinding {
@@ -178,11 +210,11 @@ fn redundant(
 fn broad(history: &History) -> Vec<BroadPart> {
     let touched = &history.touched;
     let [many_ports, many_addresses, many_workloads] = touched.too_many;
-    let elements: Vec<&Element> = history.elements.values().map(|(element, _)| element).collect();
-    let mut parts: Vec<BroadPart> = elements
+    let mut parts: Vec<BroadPart> = history
+        .elements
         .iter()
-        .filter_map(|element| match element.span? {
-            Span::Ports(first, last) if !many_ports => broad_ports(element, first, last, history),
+        .filter_map(|(hash, (element, uses))| match element.span? {
+            Span::Ports(first, last) if !many_ports => broad_ports((*hash, element), first, last, history),
             Span::Network(net) if !many_addresses => {
                 // Another element may allow what this one excepts.
                 let means =
@@ -191,38 +223,59 @@ fn broad(history: &History) -> Vec<BroadPart> {
                 let cover = ranges(&matched);
                 let is_wide = !cover.is_empty()
                     && cover.iter().map(|net| width(*net)).sum::<f64>() * BROAD_ADDRESSES <= width(net);
-                is_wide.then(|| part(element.path(), &element.what, cover.iter().map(ToString::to_string)))
+                is_wide.then(|| BroadPart {
+                    element: Some(*hash),
+                    path: element.path(),
+                    says: element.what.to_string(),
+                    enough: Enough::Networks(cover),
+                })
             }
             Span::Workloads(selected) if !many_workloads => {
                 // With whom of them another element would be enough, a rule's use does not tell: at most with all.
                 let matched = &touched.workloads;
-                let is_wide = history.elements.values().any(|it| it.0 == **element && it.1.last.is_some())
+                let is_wide = uses.last.is_some()
                     && !matched.is_empty()
                     && matched.len().saturating_mul(BROAD_WORKLOADS) <= selected as usize;
-                let pods = matched.iter().map(|(namespace, name)| format!("{namespace}/{name}"));
-                let says = format!("{} ({selected} workloads)", element.what);
-                is_wide.then(|| part(element.path(), &says, pods))
+                is_wide.then(|| BroadPart {
+                    element: Some(*hash),
+                    path: element.path(),
+                    says: format!("{} ({selected} workloads)", element.what),
+                    enough: Enough::Whom(names(matched).collect()),
+                })
             }
             _ => None,
         })
         .collect();
-    let has = |list: &str| elements.iter().any(|it| it.list == list);
+    let has = |list: &str| history.elements.values().any(|(element, _)| element.list == list);
+    let missing = |list: &str, says: &str, enough| BroadPart {
+        element: None,
+        path: list.to_owned(),
+        says: says.to_owned(),
+        enough,
+    };
     let ports = &touched.ports;
     if !has("ports") && !many_ports && (1..=FEW).contains(&ports.len()) {
-        let named = ports.iter().map(|(protocol, port)| format!("{protocol} {port}"));
-        parts.push(part("ports".to_owned(), "every port", named));
+        parts.push(missing("ports", "every port", Enough::PortsOf(ports.iter().copied().collect())));
     }
     let peers = touched.workloads.len() + touched.addresses.len();
     if !has("from") && !has("to") && !many_addresses && !many_workloads && (1..=FEW).contains(&peers) {
-        let list = if history.key.direction == crate::model::Direction::Egress { "to" } else { "from" };
-        let pods = touched.workloads.iter().map(|(namespace, name)| format!("{namespace}/{name}"));
         let addresses = touched.addresses.iter().map(ToString::to_string);
-        parts.push(part(list.to_owned(), "everybody", pods.chain(addresses)));
+        let whom = names(&touched.workloads).chain(addresses).collect();
+        parts.push(missing(history.key.direction.peers(), "everybody", Enough::Whom(whom)));
     }
     parts
 }
 
-fn broad_ports(element: &Element, first: u16, last: u16, history: &History) -> Option<BroadPart> {
+fn names(workloads: &BTreeSet<(Arc<str>, Arc<str>)>) -> impl Iterator<Item = String> {
+    workloads.iter().map(|(namespace, name)| format!("{namespace}/{name}"))
+}
+
+fn broad_ports(
+    (hash, element): (u64, &Element),
+    first: u16,
+    last: u16,
+    history: &History,
+) -> Option<BroadPart> {
     let matched: BTreeSet<u16> = history
         .touched
         .ports
@@ -231,10 +284,10 @@ fn broad_ports(element: &Element, first: u16, last: u16, history: &History) -> O
         .filter(|port| (first..=last).contains(port))
         .collect();
     let width = usize::from(last - first) + 1;
-    (!matched.is_empty() && matched.len() * BROAD_PORTS <= width)
-        .then(|| part(element.path(), &element.what, matched.iter().map(ToString::to_string)))
-}
-
-fn part(path: String, says: &str, enough: impl Iterator<Item = String>) -> BroadPart {
-    BroadPart { path, says: says.to_owned(), enough: enough.collect() }
+    (!matched.is_empty() && matched.len() * BROAD_PORTS <= width).then(|| BroadPart {
+        element: Some(hash),
+        path: element.path(),
+        says: element.what.to_string(),
+        enough: Enough::Ports(matched.into_iter().collect()),
+    })
 }

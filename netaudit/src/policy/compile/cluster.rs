@@ -143,10 +143,7 @@ fn compile_rule(
     flaws: &mut Flaws,
 ) -> Rule {
     let path = format!("spec.{direction}[{index}]");
-    let list = match direction {
-        Direction::Egress => "to",
-        Direction::Ingress => "from",
-    };
+    let list = direction.peers();
     let mut doubt = declared.invalid.as_ref().map(|it| flaws.add_invalid(it));
     let accept = if kind == ClusterKind::ClusterNetworkPolicy { "Accept" } else { "Allow" };
     let has_pass = kind != ClusterKind::BaselineAdminNetworkPolicy;

@@ -46,10 +46,7 @@ pub(super) fn elements(
     peers: (&[Peer], Vec<u64>),
     ports: (&[PortMatch], Vec<u64>),
 ) -> Arc<[(u64, Element)]> {
-    let list = match direction {
-        Direction::Egress => "to",
-        Direction::Ingress => "from",
-    };
+    let list = direction.peers();
     let of_peers = (0..).zip(peers.1).map(|(index, hash)| {
         // A peer with contradictory fields stands for several.
         let meant: Vec<&Peer> = peers.0.iter().filter(|it| it.index == index).collect();

@@ -101,10 +101,7 @@ fn compile_rule(
     flaws: &mut Flaws,
 ) -> Rule {
     let path = format!("spec.{direction}[{index}]");
-    let list = match direction {
-        Direction::Egress => "to",
-        Direction::Ingress => "from",
-    };
+    let list = direction.peers();
     let mut peers = Vec::new();
     if let Some(invalid) = &declared.invalid_peers {
         peers.push(Peer { index: 0, matcher: Matcher::Anyone, doubt: Some(flaws.add_invalid(invalid)) });

@@ -35,6 +35,7 @@
 //! [`Evaluator`](super::Evaluator) is what the tests show on random clusters, at every end of every range.
 
 mod addresses;
+mod comparison;
 mod connections;
 mod external;
 mod intervals;
@@ -46,6 +47,7 @@ mod universe;
 
 pub use self::{
     addresses::AddressSet,
+    comparison::Comparison,
     connections::{ConnectionSet, Connections},
     external::ExternalSet,
     intervals::{IntervalSet, Point},

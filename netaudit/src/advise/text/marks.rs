@@ -211,6 +211,15 @@ impl Node {
             _ => None,
         }
     }
+
+    /// The fields of an object, in their order.
+    pub fn fields(&self) -> Option<&[(String, Node)]> {
+        match &self.children {
+            Children::Object(fields) => Some(fields),
+            _ => None,
+        }
+    }
+
     fn last_end(&self) -> Option<Point> {
         match &self.children {
             Children::None => None,

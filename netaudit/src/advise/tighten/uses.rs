@@ -1,0 +1,188 @@
+//! Which recorded flows need which element of a policy.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use serde::Serialize;
+
+use crate::{
+    advise::what_if::{Class, End, Judged, Tally},
+    model::{Cause, Decision, Direction, PolicyId, Protocol, Timestamp, Verdict},
+};
+
+/// Pairs of ends that are remembered of an element; others are counted.
+const MOST_PAIRS: usize = 256;
+
+/// Of each element the flows that it had a part in.
+#[derive(Default, Debug)]
+pub struct Uses {
+    rules: HashMap<(Arc<PolicyId>, Direction, u32), OfRule>,
+}
+
+/// A rule's flows, and of each of its elements.
+#[derive(Default, Debug)]
+struct OfRule {
+    all: Needs,
+    peers: BTreeMap<u32, Needs>,
+    ports: BTreeMap<u32, Needs>,
+}
+
+/// The flows that something had a part in.
+#[derive(Clone, Default, Debug)]
+pub struct Needs {
+    /// By the node that told them: the end whose rule it is, and the other one.
+    told: [u64; 2],
+    pairs: BTreeMap<Pair, Needed>,
+    more_pairs: bool,
+    /// When the last began.
+    pub last: Option<Timestamp>,
+    /// Addresses outside the cluster.
+    pub outside: BTreeSet<IpAddr>,
+    /// Addresses of pods, nodes or Services.
+    pub inside: BTreeSet<IpAddr>,
+}
+
+type Pair = (String, String, Protocol, u16);
+
+/// Flows between two workloads.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Needed {
+    /// Who opened them: `shop/web`, `external`.
+    pub source: String,
+    /// Whom they were for.
+    pub destination: String,
+    /// The transport protocol.
+    pub protocol: Protocol,
+    /// The destination's port.
+    pub port: u16,
+    /// How many, by the end that told more.
+    pub flows: u64,
+    /// When the last began, in UTC.
+    #[serde(serialize_with = "crate::audit::line::in_words")]
+    pub last: Timestamp,
+    /// That one, for `netaudit why`.
+    pub example: String,
+    #[serde(skip)]
+    told: [u64; 2],
+}
+
+impl Needs {
+    /// How many, by the end that told more: both tell of one connection.
+    pub fn flows(&self) -> u64 {
+        self.told[0].max(self.told[1])
+    }
+
+    /// Those between workloads, those with most flows first.
+    pub fn most(&self, count: usize) -> Vec<Needed> {
+        let mut all: Vec<&Needed> = self.pairs.values().collect();
+        all.sort_by_key(|it| std::cmp::Reverse(it.flows));
+        all.into_iter().take(count).cloned().collect()
+    }
+
+    /// How many pairs of workloads there were; `None` where they were too many to remember.
+    pub fn pairs(&self) -> Option<usize> {
+        (!self.more_pairs).then_some(self.pairs.len())
+    }
+
+    fn add(&mut self, class: &Class, peer: &End, is_other: usize, tally: &Tally, id: &str) {
+        self.told[is_other] += tally.flows;
+        self.last = self.last.max(Some(tally.last));
+        match peer {
+            End::External { ip, .. } => drop(self.outside.insert(*ip)),
+            End::Pod { ip: Some(ip), .. } | End::Node { ip: Some(ip), .. } | End::Service { ip, .. } => {
+                self.inside.insert(*ip);
+            }
+            End::Pod { ip: None, .. } | End::Node { ip: None, .. } | End::Loopback => {}
+        }
+        let (source, destination) = (class.source().workload(), class.destination().workload());
+        let pair = (source, destination, class.protocol, class.port);
+        if !self.pairs.contains_key(&pair) && self.pairs.len() >= MOST_PAIRS {
+            self.more_pairs = true;
+            return;
+        }
+        let needed =
+            self.pairs.entry(pair).or_insert_with_key(|(source, destination, protocol, port)| Needed {
+                source: source.clone(),
+                destination: destination.clone(),
+                protocol: *protocol,
+                port: *port,
+                flows: 0,
+                last: Timestamp::MIN,
+                example: String::new(),
+                told: [0; 2],
+            });
+        needed.told[is_other] += tally.flows;
+        needed.flows = needed.told[0].max(needed.told[1]);
+        if tally.last >= needed.last {
+            needed.last = tally.last;
+            needed.example = id.to_owned();
+        }
+    }
+}
+
+impl Uses {
+    /// Adds flows of one class, as the policies judge both of its ends; `run` is the agent run that told them.
+    pub fn add(&mut self, class: &Class, run: &str, tally: &Tally, judged: &Judged) {
+        let id = format!("{run}-{}", tally.example);
+        let own = std::iter::once((0, &judged.own, &class.peer));
+        let other = judged.other.iter().map(|it| (1, it, &class.subject));
+        for (is_other, verdict, peer) in own.chain(other) {
+            for found in matches(verdict) {
+                let key = (found.rule.policy.clone(), found.rule.direction, found.rule.index);
+                let rule = self.rules.entry(key).or_default();
+                rule.all.add(class, peer, is_other, tally, &id);
+                // Of those after the 64th only the first that matches is known.
+                let peers: BTreeSet<u32> = found.elements.peers().chain(found.peer).collect();
+                let ports: BTreeSet<u32> = found.elements.ports().chain(found.port).collect();
+                for at in peers {
+                    rule.peers.entry(at).or_default().add(class, peer, is_other, tally, &id);
+                }
+                for at in ports {
+                    rule.ports.entry(at).or_default().add(class, peer, is_other, tally, &id);
+                }
+            }
+        }
+    }
+
+    /// Of a rule.
+    pub fn of_rule(&self, policy: &Arc<PolicyId>, direction: Direction, rule: usize) -> Option<&Needs> {
+        self.find(policy, direction, rule).map(|it| &it.all)
+    }
+
+    /// Of an element of its `from` or `to`.
+    pub fn of_peer(
+        &self,
+        policy: &Arc<PolicyId>,
+        direction: Direction,
+        rule: usize,
+        at: usize,
+    ) -> Option<&Needs> {
+        self.find(policy, direction, rule)?.peers.get(&u32::try_from(at).ok()?)
+    }
+
+    /// Of an element of its `ports`.
+    pub fn of_port(
+        &self,
+        policy: &Arc<PolicyId>,
+        direction: Direction,
+        rule: usize,
+        at: usize,
+    ) -> Option<&Needs> {
+        self.find(policy, direction, rule)?.ports.get(&u32::try_from(at).ok()?)
+    }
+
+    fn find(&self, policy: &Arc<PolicyId>, direction: Direction, rule: usize) -> Option<&OfRule> {
+        self.rules.get(&(policy.clone(), direction, u32::try_from(rule).ok()?))
+    }
+}
+
+/// The rules that allow.
+pub(super) fn matches(verdict: &Verdict) -> &[crate::model::RuleMatch] {
+    match &verdict.decision {
+        Decision::Allowed(Cause::Rules(rules)) => rules,
+        _ => &[],
+    }
+}

@@ -1,0 +1,379 @@
+//! `netaudit tighten`: the smallest change of the user's own policies that takes out what nobody uses.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    io::{self, Write as _},
+    ops::ControlFlow,
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use clap::ValueEnum;
+
+use super::{
+    Exit,
+    flows::{STOPPED, on_interrupt, scan_stores, time},
+    manifest_files::{self, Loaded},
+    one_line,
+    stores::{self, Reach},
+    tighten_files::{self, Patched, Target},
+    tighten_replay::{Recorded, Replay, replayed},
+    tighten_text, usage,
+};
+use crate::{
+    advise::{
+        tighten::{self, Advice, Broken, Change, Names, Options, Uses},
+        what_if::{Candidate, Scope},
+    },
+    audit::usage::{Evidence, Histories as UsageHistories, Rows, histories, judge},
+    cluster::Object,
+    config,
+    model::{PolicyId, Timestamp},
+    policy::declared::NetworkPolicy,
+    replay::{self, Both, Classes, Histories},
+    store::flows::{ask::Columns, filter::Filter},
+};
+
+/// What can be taken out of policies, since nobody uses it, as a difference of their own files
+///
+/// Takes unused rules, ports, peers and parts of ranges out of the policies of files, leaves comments, order and form as they are, and shows two
+/// things of the result: that every recorded flow that was allowed still is (by replay), and that nothing new is allowed (symbolically).
+/// netaudit verify-tighten shows them again. What cannot be shown to be unused stays, and the output says why. Exit status: 0 there is
+/// nothing to take out, 1 there is something, 2 failure.
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// The policies: YAML or JSON files, or directories of them
+    #[arg(short = 'f', long = "filename", value_name = "FILE|DIR", num_args = 1.., required = true)]
+    manifests: Vec<PathBuf>,
+    /// What agents know of the use of rules: agents (http://ADDRESS:PORT), their state directories, files of rows
+    #[arg(long, value_name = "URL|FILE|DIR", num_args = 1.., required = true)]
+    usage: Vec<String>,
+    /// Recorded flows: directories that agents' --flow-store names, copies of them, or buckets such as s3://bucket/prefix
+    #[arg(long, value_name = "STORE", num_args = 1.., required = true)]
+    flow_store: Vec<String>,
+    #[command(flatten)]
+    reach: Reach,
+    /// How long something must have been watched to be called unused; longer than the period of any job that it is for
+    #[arg(long, value_name = "DURATION", default_value = "7d")]
+    window: String,
+    /// How much of what a rule selects must have been watched, from 0 to 1
+    #[arg(long, value_name = "RATIO", default_value_t = 0.999)]
+    coverage: f64,
+    /// Flows that began before this time do not count: a time such as 2026-01-31T12:00:00Z, or how long ago, such as 90d
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    since: Option<Timestamp>,
+    /// Only policies of these namespaces
+    #[arg(long, short = 'n', value_name = "NAMESPACE")]
+    namespace: Vec<String>,
+    /// Only these policies
+    #[arg(long, value_name = "[NAMESPACE/]NAME")]
+    policy: Vec<String>,
+    /// The namespace of policies whose files name none
+    #[arg(long, value_name = "NAMESPACE", default_value = "default")]
+    default_namespace: String,
+    /// Leave ranges of addresses and ports as wide as they are
+    #[arg(long)]
+    keep_ranges: bool,
+    /// Narrow ranges of public addresses too where flows went to names; what is behind a name may get another address
+    #[arg(long, conflicts_with = "keep_ranges")]
+    narrow_named: bool,
+    /// Write the used ports into rules that are for every port; such a rule also allows what nothing sees, such as SCTP
+    #[arg(long)]
+    add_ports: bool,
+    /// Write a patch a policy into this directory, which is made or empty: each for `git am`, in their order
+    #[arg(long, value_name = "DIR")]
+    patches: Option<PathBuf>,
+    /// Change the files
+    #[arg(long)]
+    write: bool,
+    /// How to print the answer
+    #[arg(long, short, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+/// How to print the answer.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people: the report, then the difference.
+    Text,
+    /// The difference alone, for git apply or patch -p1; the report goes to stderr.
+    Diff,
+    /// One JSON object.
+    Json,
+    /// The same as YAML.
+    Yaml,
+}
+
+/// All that there is to say.
+pub(super) struct Answer<'a> {
+    pub loaded: &'a Loaded,
+    pub targets: Vec<Target>,
+    pub told: Option<Timestamp>,
+    pub evidence: Evidence,
+    pub advice: Advice,
+    /// Of each policy and proposal: why it is not made, where it is not.
+    pub refused: Vec<BTreeMap<usize, String>>,
+    pub patched: Patched,
+    pub replay: Replay,
+    /// What is wrong with the manifests.
+    pub warnings: Vec<String>,
+}
+
+/// Runs the command.
+pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
+    ensure!((0.0..=1.0).contains(&args.coverage), "--coverage is {}: it must be from 0 to 1", args.coverage);
+    let options = Options {
+        evidence: Evidence { window: config::duration("--window", &args.window)?, coverage: args.coverage },
+        keep_ranges: args.keep_ranges,
+        narrow_named: args.narrow_named,
+        add_ports: args.add_ports,
+    };
+    if let Some(directory) = &args.patches {
+        fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+        let is_empty = fs::read_dir(directory)?.next().is_none();
+        ensure!(
+            is_empty,
+            "{} holds something: --patches needs a directory that is empty",
+            directory.display()
+        );
+    }
+    let loaded = manifest_files::load(&args.manifests);
+    let mut warnings: Vec<String> =
+        loaded.errors.iter().chain(&loaded.passed_over).map(ToString::to_string).collect();
+    warnings.iter().for_each(|it| eprintln!("netaudit: {}", one_line(it)));
+    // What could not be read may be the policy that somebody relies on.
+    ensure!(loaded.errors.is_empty(), "not all of the manifests can be read: nothing is proposed");
+    let targets = chosen(&args, tighten_files::targets(&loaded, &args.default_namespace))?;
+    let mut rows = Rows::default();
+    for source in &args.usage {
+        rows.merge(usage::read(source)?);
+    }
+    let usage = histories(&rows);
+    ensure!(usage.told.is_some(), "the usage holds nothing: no agent has told anything yet");
+    on_interrupt()?;
+    let stores = stores::open(&args.flow_store, &args.reach)?;
+    let recorded = Histories::read(&stores, None)?;
+    let mut classes = Classes::new(&recorded);
+    let mut names = Names::new();
+    let filter = Filter { from: args.since, ..Filter::default() };
+    let scanned = scan_stores(&stores, &filter, Columns::Some(&replay::COLUMNS), &mut |batch| {
+        if let Some(batch) = batch {
+            classes.add(&batch)?;
+            replay::add_names(&batch, &mut names)?;
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    ensure!(!STOPPED.load(Ordering::Relaxed), "stopped: nothing is proposed");
+    let flows = Recorded { stores: &stores, histories: &recorded, classes: &classes, scanned: &scanned };
+    let policies: Vec<_> = targets.iter().map(|it| it.policy.clone()).collect();
+    let before = candidate(&targets, &policies);
+    let mut uses = Uses::default();
+    replay::judge_both(&classes, &recorded, [Some(&before), Some(&before)], &mut |flows| {
+        if let Ok(Both { class, before, .. }) = &flows.judged {
+            uses.add(class, flows.run, flows.tally, before);
+        }
+    });
+    let judged = judge(&usage, &options.evidence);
+    let advice = tighten::advise(&policies, &usage, &judged, &uses, &names, &options);
+    let Settled { refused, patched, replay } = settle(&loaded, &targets, &advice, &before, &flows)?;
+    warnings.extend(strangers(&usage, &targets));
+    let answer = Answer {
+        loaded: &loaded,
+        targets,
+        told: usage.told,
+        evidence: options.evidence,
+        advice,
+        refused,
+        patched,
+        replay,
+        warnings,
+    };
+    report(&args, &answer)
+}
+
+/// The policies that are asked for.
+fn chosen(args: &Args, mut targets: Vec<Target>) -> anyhow::Result<Vec<Target>> {
+    if targets.is_empty() {
+        bail!("no NetworkPolicy is among the manifests");
+    }
+    let is_named = |target: &Target| {
+        let name = |it: &String| {
+            let (namespace, name) = it.rsplit_once('/').unwrap_or(("", it));
+            (namespace.is_empty() || *target.policy.namespace == *namespace) && *target.policy.name == *name
+        };
+        (args.namespace.is_empty() || args.namespace.iter().any(|it| **it == *target.policy.namespace))
+            && (args.policy.is_empty() || args.policy.iter().any(name))
+    };
+    targets.retain(is_named);
+    if targets.is_empty() {
+        bail!("no NetworkPolicy of the manifests is one that --namespace and --policy ask for");
+    }
+    Ok(targets)
+}
+
+fn candidate(targets: &[Target], policies: &[NetworkPolicy]) -> Candidate {
+    // One that is written twice stays as it is in the cluster: which of them counts is open.
+    let open = targets.iter().zip(policies).filter(|(target, _)| target.closed.is_none());
+    let objects: Vec<Object> = open.map(|(_, it)| Object::NetworkPolicy(it.clone())).collect();
+    match Candidate::new(objects, Scope::Named) {
+        Ok((candidate, _)) => candidate,
+        Err(_) => unreachable!("only a scope of namespaces has an outside"),
+    }
+}
+
+/// The changes that both proofs hold for.
+struct Settled {
+    /// Of each policy and proposal: why it is not made, where it is not.
+    refused: Vec<BTreeMap<usize, String>>,
+    patched: Patched,
+    replay: Replay,
+}
+
+/// Makes the changes that both proofs hold for: what the recorded flows need stays.
+fn settle(
+    loaded: &Loaded,
+    targets: &[Target],
+    advice: &Advice,
+    before: &Candidate,
+    flows: &Recorded<'_>,
+) -> anyhow::Result<Settled> {
+    let known = tighten_files::namespaces(loaded);
+    let mut refused: Vec<BTreeMap<usize, String>> = advice
+        .iter()
+        .map(|it| {
+            let closed =
+                it.refused.iter().flat_map(|reason| (0..it.proposals.len()).map(|at| (at, reason.clone())));
+            closed.collect()
+        })
+        .collect();
+    loop {
+        let open: Vec<Vec<usize>> = advice
+            .iter()
+            .zip(&refused)
+            .map(|(policy, refused)| {
+                let open: Vec<usize> =
+                    (0..policy.proposals.len()).filter(|at| !refused.contains_key(at)).collect();
+                // What only makes another change safe is not made alone.
+                let is_alone =
+                    open.iter().all(|at| matches!(policy.proposals[*at].change, Change::NameTypes { .. }));
+                if is_alone { Vec::new() } else { open }
+            })
+            .collect();
+        let changes: Vec<Vec<&Change>> = advice
+            .iter()
+            .zip(&open)
+            .map(|(policy, open)| open.iter().map(|at| &policy.proposals[*at].change).collect())
+            .collect();
+        let patched = tighten_files::patch(loaded, targets, &changes, &known);
+        let mut is_less = false;
+        for (((policy, patch), open), refused) in
+            advice.iter().zip(&patched.patches).zip(&open).zip(&mut refused)
+        {
+            let mut refuse = |at: usize, reason: &str| {
+                is_less |= refused.insert(open[at], format!("cannot be written: {reason}")).is_none();
+            };
+            for (at, reason) in &patch.refused {
+                refuse(*at, reason);
+                // Without it nothing of the policy is safe.
+                if let Change::NameTypes { .. } = policy.proposals[open[*at]].change {
+                    (0..open.len()).for_each(|at| refuse(at, reason));
+                }
+            }
+        }
+        if is_less {
+            continue;
+        }
+        let policies: Vec<_> = patched.patches.iter().map(|it| it.policy.clone()).collect();
+        let after = candidate(targets, &policies);
+        let replay = replayed(flows, before, &after);
+        if replay.broken.is_empty() {
+            return Ok(Settled { refused, patched, replay });
+        }
+        let worse = replay.broken.denied();
+        let reason = worse.first().map_or_else(String::new, |it| {
+            format!(
+                "recorded flows need it: {} to {}, {} {}, such as {}",
+                it.source, it.destination, it.protocol, it.port, it.example
+            )
+        });
+        for ((policy, open), refused) in advice.iter().zip(&open).zip(&mut refused) {
+            for at in open {
+                if needed(&replay.broken, &policy.id, &policy.proposals[*at].change) {
+                    is_less |= refused.insert(*at, reason.clone()).is_none();
+                }
+            }
+        }
+        ensure!(
+            is_less,
+            "recorded flows would be denied ({reason}), and no single change is what denies them: nothing is proposed; this is an \
+             error of netaudit"
+        );
+    }
+}
+
+/// Whether a change is of what flows need that it would deny.
+fn needed(broken: &Broken, policy: &Arc<PolicyId>, change: &Change) -> bool {
+    let Some((direction, rule)) = change.rule() else { return false };
+    let rule = u32::try_from(rule).unwrap_or(u32::MAX);
+    broken.rules.contains(&(policy.clone(), direction, rule))
+        || broken.policies.contains(&(policy.clone(), direction))
+}
+
+/// Policies of the cluster that agents tell of, in namespaces of the files, and that the files have not.
+fn strangers(usage: &UsageHistories, targets: &[Target]) -> Vec<String> {
+    let namespaces: BTreeSet<&str> = targets.iter().map(|it| &*it.policy.namespace).collect();
+    let ours: BTreeSet<(&str, &str)> =
+        targets.iter().map(|it| (&*it.policy.namespace, &*it.policy.name)).collect();
+    let known = usage.rules.iter().filter(|it| it.current).map(|it| &it.key.policy);
+    let others: BTreeSet<String> = known
+        .filter(|it| it.kind == "NetworkPolicy" && namespaces.contains(&*it.namespace))
+        .filter(|it| !ours.contains(&(&*it.namespace, &*it.name)))
+        .map(ToString::to_string)
+        .collect();
+    let told =
+        |it: String| format!("{it} is in the cluster and not among the files: it counts as it is there");
+    others.into_iter().map(told).collect()
+}
+
+fn report(args: &Args, answer: &Answer<'_>) -> anyhow::Result<Exit> {
+    if let Some(directory) = &args.patches {
+        for (number, (name, text)) in tighten_text::patches(answer).into_iter().enumerate() {
+            let path = directory.join(format!("{:04}-{name}.patch", number + 1));
+            fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        }
+    }
+    let mut failed = false;
+    if args.write {
+        for (file, new) in answer.loaded.files.iter().zip(&answer.patched.files) {
+            let Some(new) = new else { continue };
+            if let Err(error) = manifest_files::replace(&file.path, new) {
+                eprintln!(
+                    "netaudit: {} cannot be written, and stays as it was: {error}",
+                    file.path.display()
+                );
+                failed = true;
+            }
+        }
+    }
+    let mut out = io::stdout().lock();
+    match args.output {
+        Output::Text => {
+            tighten_text::report(answer, &mut out)?;
+            tighten_text::differences(answer, &mut out)?;
+        }
+        Output::Diff => {
+            tighten_text::report(answer, &mut io::stderr().lock())?;
+            tighten_text::differences(answer, &mut out)?;
+        }
+        Output::Json => writeln!(out, "{:#}", tighten_text::json(answer))?,
+        Output::Yaml => write!(out, "{}", serde_saphyr::to_string(&tighten_text::json(answer))?)?,
+    }
+    out.flush()?;
+    if failed {
+        return Ok(Exit::Failure);
+    }
+    let is_any = answer.patched.patches.iter().any(|it| !it.made.is_empty());
+    Ok(if is_any { Exit::Findings } else { Exit::Clean })
+}
