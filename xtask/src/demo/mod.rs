@@ -7,6 +7,7 @@ pub mod history;
 mod report;
 mod scenario;
 mod servers;
+mod tighten;
 mod world;
 
 use std::{
@@ -77,14 +78,17 @@ pub fn run(root: &Path, program: &Path, options: &Options) -> Result<()> {
     let world = World::new()?;
     let policies = root.join("deploy/examples/batchivo");
     let declared = copy_policies(&world, &policies)?;
+    tighten::plant(&world, &policies)?;
     say("starting Traefik, nginx, the backend, PostgreSQL, Redis, the S3 server, DNS and external services");
     let servers = servers::start(&world, &tools)?;
     say(&format!("starting the agent against {declared} policies"));
-    let mut agent = Agent::start(&world, program, &[])?;
+    let kept = tighten::Kept::in_world(&world);
+    let mut agent = Agent::start(&world, program, &kept.arguments())?;
 
     let mut driver = Driver { world: &world, tools: &tools, ledger: Vec::new() };
     say("driving what the seven policies allow");
     scenario::allowed(&mut driver)?;
+    scenario::company(&mut driver)?;
     say("driving what they forbid; nobody enforces here, so it passes");
     scenario::forbidden(&mut driver)?;
     say("admin jobs under the seven: denied");
@@ -127,6 +131,8 @@ pub fn run(root: &Path, program: &Path, options: &Options) -> Result<()> {
     if unused != [UNUSED] {
         differences.push(format!("rules without a match: expected [{UNUSED:?}], got {unused:?}"));
     }
+    say("taking out of the policies what nobody used");
+    differences.extend(tighten::compare(&world, program, &kept, &policies)?);
     drop(servers);
     drop(world);
     say("everything is removed");

@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::{
     drive::Driver,
     servers::S3_USER,
-    world::{DNS, EXTERNAL, EXTERNAL_V6, PRIVATE_HOST, VISITOR},
+    world::{COMPANY, DNS, EXTERNAL, EXTERNAL_V6, PRIVATE_HOST, VISITOR},
 };
 use crate::{
     account::{
@@ -167,6 +167,17 @@ fn lookups(driver: &mut Driver) -> Result<()> {
     let flow =
         Expected::tcp(&world.backend, &world.dns, 53).requested(DNS, 53).egress(dns("TCP")).ingress(OPEN);
     driver.attempt("dig +tcp", &world.backend.place, &dig, EXTERNAL[0].1, &[flow])
+}
+
+/// What the rule that is planted too wide is for.
+pub fn company(driver: &mut Driver) -> Result<()> {
+    let world = driver.world;
+    let (name, ip) = COMPANY;
+    let flow = Expected::tcp(&world.backend, Party::External(ip.parse()?), 80)
+        .names(&[name])
+        .egress(by(&["backend-policy egress[4].to[0].ports[0]"]));
+    let flows = [lookup(driver, &world.backend, 4), flow];
+    driver.curl(&world.backend.place, &format!("http://{name}/"), 200, &flows)
 }
 
 fn backend_to_external(driver: &mut Driver) -> Result<()> {

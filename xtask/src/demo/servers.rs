@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::world::{EXTERNAL, World};
+use super::world::{COMPANY, EXTERNAL, World};
 use crate::{
     certificate,
     lab::{Launch, Netns, Place, Process},
@@ -191,7 +191,8 @@ fn dns_server(world: &World) -> Result<Process> {
         let name = format!("{}.{}.svc.cluster.local", service.spec.name, service.spec.namespace);
         arguments.push(format!("--host-record={name},{}", service.v4));
     }
-    arguments.extend(EXTERNAL.iter().map(|(name, ip)| format!("--host-record={name},{ip}")));
+    arguments
+        .extend(EXTERNAL.iter().chain([&COMPANY]).map(|(name, ip)| format!("--host-record={name},{ip}")));
     spawn(world, "dns", &world.dns.place, Launch::new("dnsmasq", arguments))
 }
 

@@ -15,6 +15,8 @@ pub const EXTERNAL: [(&str, &str); 4] = [
     ("api.brevo.com", "203.0.113.20"),
     ("auth.batchivo.example", "198.51.100.30"),
 ];
+/// A host of the company's own network, by name, that the backend asks by HTTP.
+pub const COMPANY: (&str, &str) = ("licences.batchivo.example", "172.31.0.30");
 /// Somebody on the internet.
 pub const VISITOR: &str = "198.51.100.77";
 /// A host with a private address beyond the node.
