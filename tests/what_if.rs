@@ -32,21 +32,21 @@ use crate::{
 const BEGIN: i64 = 1_767_225_600;
 const FOREVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 
-fn t(seconds: i64) -> Timestamp {
+pub(crate) fn t(seconds: i64) -> Timestamp {
     Timestamp::from_seconds(BEGIN + seconds)
 }
 
 /// An agent without a kernel: what it learns it judges by, and tells the history.
-struct Agent {
+pub(crate) struct Agent {
     node: &'static str,
     path: PathBuf,
     store: FlowStore,
-    auditor: Auditor,
+    pub auditor: Auditor,
     privacy: Privacy,
 }
 
 impl Agent {
-    fn new(path: &Path, run: &str) -> Result<Self> {
+    pub fn new(path: &Path, run: &str) -> Result<Self> {
         Self::of("node-1", path, run)
     }
 
@@ -71,7 +71,7 @@ impl Agent {
     }
 
     /// An object that both the verdicts and the history go by.
-    fn apply(&mut self, value: &Value, at: i64) {
+    pub fn apply(&mut self, value: &Value, at: i64) {
         let kind = value["kind"].as_str().and_then(Kind::from_name).expect("a watched kind");
         let content = watch::content(kind, value).expect("an object with a name");
         self.store.history_mut().seen(&content, t(at));
@@ -79,7 +79,7 @@ impl Agent {
     }
 
     /// An object that the verdicts go by, and that the history lacks.
-    fn judge_by(&mut self, value: &Value, at: i64) {
+    pub fn judge_by(&mut self, value: &Value, at: i64) {
         let kind = value["kind"].as_str().and_then(Kind::from_name).expect("a watched kind");
         let object = convert::object(kind, value, &Arc::from("test"));
         self.auditor.cluster_mut().apply(object, t(at));
@@ -92,18 +92,18 @@ impl Agent {
         }
     }
 
-    fn delete(&mut self, kind: Kind, name: &str, at: i64) {
+    pub fn delete(&mut self, kind: Kind, name: &str, at: i64) {
         let key = ObjectKey::new(kind, "shop", name);
         self.store.history_mut().deleted(&key, t(at));
         self.auditor.cluster_mut().delete(&key, t(at));
     }
 
-    fn ready(&mut self, at: i64) {
+    pub fn ready(&mut self, at: i64) {
         Kind::ALL.into_iter().for_each(|kind| self.store.history_mut().listed(kind, t(at)));
         self.auditor.set_ready();
     }
 
-    fn see(&mut self, seen: Observation) -> String {
+    pub fn see(&mut self, seen: Observation) -> String {
         let mut flows = Vec::new();
         match seen.folded {
             Some(_) => self.auditor.observe_folded(&[seen], seen.at, &mut flows),
@@ -119,19 +119,19 @@ impl Agent {
     }
 
     /// The pod of this UID connects.
-    fn connects(&mut self, uid: &str, from: &str, to: &str, at: i64) -> String {
+    pub fn connects(&mut self, uid: &str, from: &str, to: &str, at: i64) -> String {
         let (number, local) = (number(uid), socket(from, 40_000));
         self.see(Observation { at: t(at), socket: at as u64, ..egress(number, number, &local, to) })
     }
 
     /// The pod of this UID accepts.
-    fn accepts(&mut self, uid: &str, at_address: &str, from: &str, at: i64) -> String {
+    pub fn accepts(&mut self, uid: &str, at_address: &str, from: &str, at: i64) -> String {
         let (number, remote) = (number(uid), socket(from, 40_000));
         self.see(Observation { at: t(at), socket: at as u64, ..ingress(number, number, at_address, &remote) })
     }
 
     /// Everything until then is on the disk.
-    fn finish(mut self, until: i64) {
+    pub fn finish(mut self, until: i64) {
         self.store.tick(t(until), Lost::default());
         assert_eq!(self.store.finish(t(until), Lost::default(), Duration::from_secs(10)), 0);
         let lock = fs::File::open(self.path.join("lock")).expect("a lock");
@@ -143,7 +143,7 @@ fn number(uid: &str) -> u64 {
     u64::from(*uid.as_bytes().last().expect("a UID"))
 }
 
-fn socket(address: &str, port: u16) -> String {
+pub(crate) fn socket(address: &str, port: u16) -> String {
     let ip: IpAddr = address.parse().expect("an address");
     std::net::SocketAddr::new(ip, port).to_string()
 }
@@ -160,16 +160,16 @@ fn pod_on(node: &str, name: &str, uid: &str, ips: &[&str]) -> Value {
     })
 }
 
-fn pod(name: &str, uid: &str, ips: &[&str]) -> Value {
+pub(crate) fn pod(name: &str, uid: &str, ips: &[&str]) -> Value {
     pod_on("node-1", name, uid, ips)
 }
 
 /// Lets only pods with this label in to what is called db.
-fn policy(from: &str) -> Value {
+pub(crate) fn policy(from: &str) -> Value {
     named("db", "db", json!({"ingress": [{"from": [{"podSelector": {"matchLabels": {"app": from}}}]}]}))
 }
 
-fn named(name: &str, app: &str, more: Value) -> Value {
+pub(crate) fn named(name: &str, app: &str, more: Value) -> Value {
     let mut value = json!({
         "kind": "NetworkPolicy", "apiVersion": "networking.k8s.io/v1",
         "metadata": {"namespace": "shop", "name": name},
@@ -182,7 +182,7 @@ fn named(name: &str, app: &str, more: Value) -> Value {
 }
 
 /// What every story begins with: db, web twice, api, and a policy that lets web in to db.
-fn begin(agent: &mut Agent) {
+pub(crate) fn begin(agent: &mut Agent) {
     agent.apply(
         &json!({"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": "shop", "labels": {"team": "one"}}}),
         1,

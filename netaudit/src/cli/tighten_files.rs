@@ -135,10 +135,14 @@ pub(super) fn patch(
     Patched { patches, files }
 }
 
-/// The name of a file as differences have it.
-pub(super) fn name(path: &Path) -> String {
-    let name = path.display().to_string();
-    name.trim_start_matches("./").trim_start_matches('/').to_owned()
+/// The name of a file as differences have it: in a git repository from its top, as git has it; else as it was given.
+fn name(path: &Path) -> String {
+    let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let top = real.ancestors().skip(1).find(|it| it.join(".git").exists());
+    match top.and_then(|top| real.strip_prefix(top).ok()) {
+        Some(inside) => inside.display().to_string(),
+        None => path.display().to_string().trim_start_matches("./").trim_start_matches('/').to_owned(),
+    }
 }
 
 struct Written {

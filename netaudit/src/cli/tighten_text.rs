@@ -71,7 +71,9 @@ fn of_policy(answer: &Answer<'_>, number: usize, policy: &Policy, out: &mut impl
         writeln!(out, "  nothing is changed: {}", one_line(reason))?;
     }
     for it in made {
-        writeln!(out, "  - {} {}: {}", it.change.path(), one_line(&it.what), it.change)?;
+        let what =
+            if it.what == it.change.path() { String::new() } else { format!(" {}", one_line(&it.what)) };
+        writeln!(out, "  - {}{what}: {}", it.change.path(), it.change)?;
         writeln!(out, "      {}", one_line(&it.why))?;
     }
     for (it, reason) in kept {

@@ -333,7 +333,12 @@ pub fn insert_items(text: &str, list: &Node, after: &Node, new: &[Tree]) -> Resu
     let mut lines = String::new();
     for tree in new {
         lines.push_str(nl);
+        let is_inline = matches!(after.fields(), Some([(_, only)]) if only.form == Form::Flow);
         match after.form {
+            Form::Block if is_inline && let Tree::Object(fields) = tree => {
+                let fields = fields.iter().map(|(key, it)| format!("{key}: {}", it.flow(false)));
+                lines.push_str(&format!("{lead}{dash}{}", fields.collect::<Vec<_>>().join(", ")));
+            }
             Form::Flow => lines.push_str(&format!("{lead}{dash}{}", tree.flow(quoted))),
             _ => {
                 let inner = format!("{lead}{}", " ".repeat(dash.len()));

@@ -202,11 +202,13 @@ impl Known<'_> {
             Fate::Stays(why) => told.kept = Some(why),
             Fate::IsUsed(history, since, parts) => {
                 let mut found = Vec::new();
+                let coverage = told.coverage.unwrap_or_default();
                 for (hash, element) in &*rule.elements {
                     let place = told.elements.iter().position(|it| it.path == path(rule, element));
                     let Some(told) = place.map(|at| &mut told.elements[at]) else { continue };
                     let part = parts.iter().find(|it| it.element == Some(*hash));
-                    let of = OfElement { declared, rule, hash: *hash, element, history, since, part };
+                    let hash = *hash;
+                    let of = OfElement { declared, rule, hash, element, history, since, coverage, part };
                     match self.element(&of, &told.needs) {
                         Ok(Some(proposal)) => found.push(proposal),
                         Ok(None) => {}
@@ -229,10 +231,9 @@ impl Known<'_> {
         let history = judgement.history;
         match &judgement.finding {
             RuleFinding::Unused { .. } if needs.flows() > 0 => Fate::Stays(recorded(needs)),
-            RuleFinding::Unused { since } => Fate::Goes {
-                why: format!("nobody used it since {}", since.to_the_second()),
-                unused_since: Some(*since),
-            },
+            RuleFinding::Unused { since } => {
+                Fate::Goes { why: unused(*since, judgement.coverage), unused_since: Some(*since) }
+            }
             RuleFinding::Redundant { set } => {
                 Fate::Goes { why: self.others(&history.key, set), unused_since: None }
             }
@@ -317,11 +318,7 @@ impl Known<'_> {
                 true => Change::RemovePort { direction, rule, port: at },
                 false => Change::RemovePeer { direction, rule, peer: at },
             };
-            return propose(
-                change,
-                format!("nobody used it since {}", of.since.to_the_second()),
-                Some(of.since),
-            );
+            return propose(change, unused(of.since, of.coverage), Some(of.since));
         }
         let Some(part) = of.part else { return Ok(None) };
         let why = || format!("nothing else was used since {}", of.since.to_the_second());
@@ -413,12 +410,19 @@ pub(super) struct OfElement<'a> {
     pub element: &'a policy::Element,
     pub history: &'a History,
     pub since: Timestamp,
+    pub coverage: f64,
     /// What is too wide of it.
     pub part: Option<&'a BroadPart>,
 }
 
 fn path(rule: &policy::Rule, element: &policy::Element) -> String {
     format!("{}.{}", rule.id.path(), element.path())
+}
+
+/// What was watched is part of the evidence: where a record was lost, nothing is called unused.
+fn unused(since: Timestamp, coverage: f64) -> String {
+    let percent = (coverage * 10_000.0).floor() / 100.0;
+    format!("nobody used it since {}; {percent:.2}% watched, no record lost", since.to_the_second())
 }
 
 fn recorded(needs: &Needs) -> String {

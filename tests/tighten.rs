@@ -1,0 +1,4 @@
+//! `netaudit tighten`: what goes, what stays and why, how it is written, and the proofs.
+
+mod command;
+mod writing;
