@@ -6,7 +6,7 @@ use std::{
     io::{self, Write as _},
     ops::ControlFlow,
     path::PathBuf,
-    sync::{Arc, atomic::Ordering},
+    sync::atomic::Ordering,
 };
 
 use anyhow::{Context as _, bail, ensure};
@@ -24,13 +24,13 @@ use super::{
 };
 use crate::{
     advise::{
-        tighten::{self, Advice, Broken, Change, Names, Options, Uses},
+        tighten::{self, Advice, Change, Names, Options, Settled, Uses},
         what_if::{Candidate, Scope},
     },
     audit::usage::{Evidence, Histories as UsageHistories, Rows, histories, judge},
     cluster::Object,
     config,
-    model::{PolicyId, Timestamp},
+    model::Timestamp,
     policy::declared::NetworkPolicy,
     replay::{self, Both, Classes, Histories},
     store::flows::{ask::Columns, filter::Filter},
@@ -223,14 +223,6 @@ fn candidate(targets: &[Target], policies: &[NetworkPolicy]) -> Candidate {
     }
 }
 
-/// The changes that both proofs hold for.
-struct Settled {
-    /// Of each policy and proposal: why it is not made, where it is not.
-    refused: Vec<BTreeMap<usize, String>>,
-    patched: Patched,
-    replay: Replay,
-}
-
 /// Makes the changes that both proofs hold for: what the recorded flows need stays.
 fn settle(
     loaded: &Loaded,
@@ -238,87 +230,18 @@ fn settle(
     advice: &Advice,
     before: &Candidate,
     flows: &Recorded<'_>,
-) -> anyhow::Result<Settled> {
+) -> anyhow::Result<Settled<Patched, Replay>> {
     let known = tighten_files::namespaces(loaded);
-    let mut refused: Vec<BTreeMap<usize, String>> = advice
-        .iter()
-        .map(|it| {
-            let closed =
-                it.refused.iter().flat_map(|reason| (0..it.proposals.len()).map(|at| (at, reason.clone())));
-            closed.collect()
-        })
-        .collect();
-    loop {
-        let open: Vec<Vec<usize>> = advice
-            .iter()
-            .zip(&refused)
-            .map(|(policy, refused)| {
-                let open: Vec<usize> =
-                    (0..policy.proposals.len()).filter(|at| !refused.contains_key(at)).collect();
-                // What only makes another change safe is not made alone.
-                let is_alone =
-                    open.iter().all(|at| matches!(policy.proposals[*at].change, Change::NameTypes { .. }));
-                if is_alone { Vec::new() } else { open }
-            })
-            .collect();
-        let changes: Vec<Vec<&Change>> = advice
-            .iter()
-            .zip(&open)
-            .map(|(policy, open)| open.iter().map(|at| &policy.proposals[*at].change).collect())
-            .collect();
-        let patched = tighten_files::patch(loaded, targets, &changes, &known);
-        let mut is_less = false;
-        for (((policy, patch), open), refused) in
-            advice.iter().zip(&patched.patches).zip(&open).zip(&mut refused)
-        {
-            let mut refuse = |at: usize, reason: &str| {
-                is_less |= refused.insert(open[at], format!("cannot be written: {reason}")).is_none();
-            };
-            for (at, reason) in &patch.refused {
-                refuse(*at, reason);
-                // Without it nothing of the policy is safe.
-                if let Change::NameTypes { .. } = policy.proposals[open[*at]].change {
-                    (0..open.len()).for_each(|at| refuse(at, reason));
-                }
-            }
-        }
-        if is_less {
-            continue;
-        }
+    let write = |changes: &[Vec<&Change>]| {
+        let patched = tighten_files::patch(loaded, targets, changes, &known);
+        let refused = patched.patches.iter().map(|it| it.refused.clone()).collect();
+        (patched, refused)
+    };
+    let replay = |patched: &Patched| {
         let policies: Vec<_> = patched.patches.iter().map(|it| it.policy.clone()).collect();
-        let after = candidate(targets, &policies);
-        let replay = replayed(flows, before, &after);
-        if replay.broken.is_empty() {
-            return Ok(Settled { refused, patched, replay });
-        }
-        let worse = replay.broken.denied();
-        let reason = worse.first().map_or_else(String::new, |it| {
-            format!(
-                "recorded flows need it: {} to {}, {} {}, such as {}",
-                it.source, it.destination, it.protocol, it.port, it.example
-            )
-        });
-        for ((policy, open), refused) in advice.iter().zip(&open).zip(&mut refused) {
-            for at in open {
-                if needed(&replay.broken, &policy.id, &policy.proposals[*at].change) {
-                    is_less |= refused.insert(*at, reason.clone()).is_none();
-                }
-            }
-        }
-        ensure!(
-            is_less,
-            "recorded flows would be denied ({reason}), and no single change is what denies them: nothing is proposed; this is an \
-             error of netaudit"
-        );
-    }
-}
-
-/// Whether a change is of what flows need that it would deny.
-fn needed(broken: &Broken, policy: &Arc<PolicyId>, change: &Change) -> bool {
-    let Some((direction, rule)) = change.rule() else { return false };
-    let rule = u32::try_from(rule).unwrap_or(u32::MAX);
-    broken.rules.contains(&(policy.clone(), direction, rule))
-        || broken.policies.contains(&(policy.clone(), direction))
+        replayed(flows, before, &candidate(targets, &policies))
+    };
+    tighten::settle(advice, write, replay).map_err(anyhow::Error::msg)
 }
 
 /// Policies of the cluster that agents tell of, in namespaces of the files, and that the files have not.

@@ -22,6 +22,12 @@ pub(super) struct Replay {
     pub complete: bool,
 }
 
+impl AsRef<Broken> for Replay {
+    fn as_ref(&self) -> &Broken {
+        &self.broken
+    }
+}
+
 /// The recorded flows, and what is known of them.
 pub(super) struct Recorded<'a> {
     pub stores: &'a [Store],

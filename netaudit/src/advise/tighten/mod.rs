@@ -15,6 +15,7 @@ mod change;
 mod containment;
 mod narrow;
 mod replayed;
+mod settle;
 mod uses;
 mod write;
 
@@ -23,6 +24,7 @@ pub use self::{
     change::{Change, changed, explicit_types},
     containment::{Contained, containment, of_sets},
     replayed::{Broken, Denied},
+    settle::{Settled, settle},
     uses::{Needed, Needs, Uses},
     write::{Written, write},
 };
