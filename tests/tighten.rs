@@ -1,4 +1,5 @@
 //! `netaudit tighten`: what goes, what stays and why, how it is written, and the proofs.
 
 mod command;
+mod gitops;
 mod writing;

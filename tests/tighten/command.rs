@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Who lives in the shop: of db web may ask, and api and old, who never do.
-const DB: &str = "\
+pub(super) const DB: &str = "\
 # The database.
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -50,13 +50,13 @@ spec:
 ";
 
 /// A store, usage and policies.
-struct Scene {
+pub(super) struct Scene {
     directory: tempfile::TempDir,
 }
 
 impl Scene {
     /// The agent knows DB and watches for two hours; `act` makes the traffic.
-    fn new(policy: &str, act: impl FnOnce(&mut Agent)) -> Result<Self> {
+    pub fn new(policy: &str, act: impl FnOnce(&mut Agent)) -> Result<Self> {
         let scene = Self { directory: tempfile::tempdir()? };
         fs::create_dir(scene.policies())?;
         fs::write(scene.policies().join("db.yaml"), policy)?;
@@ -89,15 +89,15 @@ impl Scene {
         Ok(scene)
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    fn policies(&self) -> PathBuf {
+    pub fn policies(&self) -> PathBuf {
         self.path("policies")
     }
 
-    fn tighten(&self, more: &[&str]) -> Run {
+    pub fn tighten(&self, more: &[&str]) -> Run {
         let mut command = netaudit();
         command.arg("tighten").arg("-f").arg(self.policies()).arg("--usage").arg(self.path("usage.jsonl"));
         command.arg("--flow-store").arg(self.path("store"));
@@ -135,14 +135,14 @@ fn said(list: &Value, word: &str) -> Vec<String> {
 }
 
 /// What web and db need.
-fn usual(agent: &mut Agent) {
+pub(super) fn usual(agent: &mut Agent) {
     for n in 0..5 {
         agent.accepts("uid-0", "10.0.0.2:5432", "10.0.0.1", 100 + n * 40);
     }
     agent.connects("uid-0", "10.0.0.2", "10.8.3.4:443", 1_000);
 }
 
-const TIGHT: &str = "\
+pub(super) const TIGHT: &str = "\
 # The database.
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
