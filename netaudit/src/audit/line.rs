@@ -1,4 +1,4 @@
-//! A flow in words: what the flow log's line and the store's row have in common. The fields are an API, described in the README.
+//! A flow in words: what the flow log's line and the store's row have in common. The fields are an API, described in docs/flow-log.md.
 
 use std::{borrow::Cow, fmt, net::IpAddr, sync::Arc};
 

@@ -1,4 +1,4 @@
-//! A flow as one JSON object: the flow log's line. Its fields are an API, described in the README.
+//! A flow as one JSON object: the flow log's line. Its fields are an API, described in docs/flow-log.md.
 
 use crate::audit::line::Telling;
 
