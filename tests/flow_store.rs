@@ -4,6 +4,7 @@
 mod asking;
 mod bucket;
 mod bucket_history;
+mod bucket_usage;
 mod exporting;
 mod faults;
 mod privacy;

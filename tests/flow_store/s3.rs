@@ -137,7 +137,7 @@ impl S3 {
             .is_err_and(|error| format!("{error:#}").contains("NoSuchBucket")))
     }
 
-    fn make_bucket(&self, name: &str) -> Result<()> {
+    pub fn make_bucket(&self, name: &str) -> Result<()> {
         let mut shell = Command::new(&self.weed)
             .args(["shell", &format!("-master=127.0.0.1:{}.{}", self.ports[0], self.ports[1])])
             .current_dir(&self.directory)

@@ -82,7 +82,10 @@ impl Repository {
 #[track_caller]
 fn at(directory: &Path, arguments: &[&str]) -> String {
     let mut command = Command::new("git");
-    command.args(["-c", "user.name=t", "-c", "user.email=t@localhost"]).args(arguments).current_dir(directory);
+    command
+        .args(["-c", "user.name=t", "-c", "user.email=t@localhost"])
+        .args(arguments)
+        .current_dir(directory);
     let ran = run(command.env("GIT_CONFIG_NOSYSTEM", "1"));
     assert_eq!(ran.status, 0, "git {arguments:?}: {}", ran.err);
     ran.out
@@ -122,7 +125,10 @@ fn what_nobody_uses_comes_as_a_branch_until_it_is_merged() -> Result<()> {
     let ran = repository.pipeline("propose");
     assert_eq!(ran.status, 0, "{}{}", ran.out, ran.err);
     assert!(ran.err.contains("== pushing netaudit/tighten to origin: 1 commits"), "{}", ran.err);
-    assert!(fs::read_to_string(repository.scene.path("report.txt"))?.contains("- ingress[1] from app=api on any port: remove"));
+    assert!(
+        fs::read_to_string(repository.scene.path("report.txt"))?
+            .contains("- ingress[1] from app=api on any port: remove")
+    );
     assert_eq!(fs::read_to_string(repository.clone.join("policies/db.yaml"))?, "half: written");
     assert_eq!(at(&repository.remote, &["show", "netaudit/tighten:policies/db.yaml"]), TIGHT);
     let log = at(&repository.remote, &["log", "--format=%an %s", "main..netaudit/tighten"]);

@@ -23,6 +23,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::Context as _;
+
 use crate::{
     accepted::AcceptedFile,
     audit::{Auditor, Budget, Flow, Privacy, RawSocketSeen, Settings, Tuple, usage_window},
@@ -34,7 +36,7 @@ use crate::{
     model::{CgroupId, NetnsCookie, Observation, PacketDrop, Timestamp},
     policy::Warning,
     report::{FlowLog, findings},
-    store::{Directory, Found},
+    store::{Directory, Found, bucket::Bucket},
 };
 
 /// Records taken from the ring and judged at once.
@@ -152,7 +154,12 @@ impl State {
             unused_after: config.unused_after,
             window: usage_window(config.unused_after),
         };
-        let (usage_store, restored) = UsageStore::new(beginning, stored);
+        let (mut usage_store, restored) = UsageStore::new(beginning, stored);
+        if let Some(url) = &config.flow_bucket {
+            let bucket = Bucket::open(url, &config.flow_bucket_access);
+            let bucket = bucket.context("choose another with --flow-bucket")?;
+            usage_store.upload(bucket).context("starting the upload of rules' use")?;
+        }
         auditor.usage_mut().restore(restored.histories, restored.resumed);
         let watches = Kind::ALL.map(|kind| Watch {
             kind,
@@ -515,6 +522,11 @@ impl State {
             .chain(self.sinks.failing())
             .chain(self.publishing.degraded())
             .chain(self.usage_store.failing().map(|fault| format!("usage of rules is not stored: {fault}")))
+            .chain(
+                self.usage_store
+                    .not_uploaded()
+                    .map(|fault| format!("usage of rules is not uploaded: {fault}")),
+            )
             .collect()
     }
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    io,
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
@@ -18,7 +19,7 @@ use crate::{
     },
     http::UsageDocuments,
     model::Timestamp,
-    store::{Directory, Found, document},
+    store::{Directory, Found, bucket::Bucket, document, usage_upload::UsageUploads},
 };
 
 /// How often the window that goes on is written: what a crash may cost.
@@ -45,6 +46,7 @@ pub(super) struct UsageStore {
     age: Duration,
     window: Duration,
     writer: Option<Writer>,
+    uploads: Option<UsageUploads>,
     /// Without a directory: the windows of this run that have ended.
     kept: VecDeque<Rows>,
     written: Option<Timestamp>,
@@ -109,8 +111,26 @@ impl UsageStore {
         let damaged = found.damaged.len() as u64;
         let restored = restore(found.rows, &key, &run, records_go_on);
         let writer = directory.map(|(path, directory)| Writer::start(path, directory, age));
-        let store = Self { key, run, age, window, writer, kept: VecDeque::new(), written: None, damaged };
+        let store = Self {
+            key,
+            run,
+            age,
+            window,
+            writer,
+            uploads: None,
+            kept: VecDeque::new(),
+            written: None,
+            damaged,
+        };
         (store, restored)
+    }
+
+    /// Uploads what is stored, from now on.
+    pub fn upload(&mut self, bucket: Bucket) -> io::Result<()> {
+        if let Some(writer) = &self.writer {
+            self.uploads = Some(UsageUploads::start(writer.path.clone(), &self.key.node, bucket)?);
+        }
+        Ok(())
     }
 
     /// Stores what has ended, and from time to time what goes on.
@@ -183,6 +203,9 @@ impl UsageStore {
         if let Some(writer) = self.writer.take() {
             writer.finish(most);
         }
+        if let Some(uploads) = self.uploads.take() {
+            uploads.finish(most);
+        }
     }
 
     /// Why nothing is stored, where that is so.
@@ -190,10 +213,16 @@ impl UsageStore {
         self.writer.as_ref().and_then(|writer| writer.told().failing.clone())
     }
 
-    /// Writes that failed, and files that could not be read, since the start.
-    pub fn faults(&self) -> (u64, u64) {
+    /// Why nothing is uploaded, where that is so.
+    pub fn not_uploaded(&self) -> Option<String> {
+        self.uploads.as_ref().and_then(UsageUploads::failing)
+    }
+
+    /// Writes that failed, files that could not be read, and uploads that failed, since the start.
+    pub fn faults(&self) -> [(&'static str, u64); 3] {
         let failures = self.writer.as_ref().map_or(0, |writer| writer.told().failures);
-        (failures, self.damaged)
+        let uploads = self.uploads.as_ref().map_or(0, UsageUploads::failures);
+        [("write failed", failures), ("damaged", self.damaged), ("upload failed", uploads)]
     }
 }
 

@@ -24,15 +24,20 @@ pub(super) struct Reach {
     virtual_hosted: bool,
 }
 
-/// Opens what is named.
-pub(super) fn open(names: &[String], reach: &Reach) -> anyhow::Result<Vec<Store>> {
+/// Opens a bucket.
+pub(super) fn bucket(name: &str, reach: &Reach) -> anyhow::Result<Bucket> {
     let access = Access {
         endpoint: reach.endpoint.clone(),
         region: reach.region.clone(),
         virtual_hosted: reach.virtual_hosted,
     };
+    Bucket::open(name, &access).with_context(|| format!("cannot open {name}"))
+}
+
+/// Opens what is named.
+pub(super) fn open(names: &[String], reach: &Reach) -> anyhow::Result<Vec<Store>> {
     let store = |name: &String| match name.starts_with(SCHEME) {
-        true => Bucket::open(name, &access).map(Store::Bucket).with_context(|| format!("cannot open {name}")),
+        true => bucket(name, reach).map(Store::Bucket),
         false => Ok(Store::Directory(PathBuf::from(name))),
     };
     names.iter().map(store).collect()

@@ -47,7 +47,7 @@ pub(super) struct Args {
     /// The policies: YAML or JSON files, or directories of them
     #[arg(short = 'f', long = "filename", value_name = "FILE|DIR", num_args = 1.., required = true)]
     manifests: Vec<PathBuf>,
-    /// What agents know of the use of rules: agents (http://ADDRESS:PORT), their state directories, files of rows
+    /// What agents know of the use of rules: agents (http://ADDRESS:PORT), their state directories, files of rows, buckets
     #[arg(long, value_name = "URL|FILE|DIR", num_args = 1.., required = true)]
     usage: Vec<String>,
     /// Recorded flows: directories that agents' --flow-store names, copies of them, or buckets such as s3://bucket/prefix
@@ -148,7 +148,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     let targets = chosen(&args, tighten_files::targets(&loaded, &args.default_namespace))?;
     let mut rows = Rows::default();
     for source in &args.usage {
-        rows.merge(usage::read(source)?);
+        rows.merge(usage::read(source, &args.reach)?);
     }
     let usage = histories(&rows);
     ensure!(usage.told.is_some(), "the usage holds nothing: no agent has told anything yet");

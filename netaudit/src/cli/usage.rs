@@ -10,12 +10,13 @@ use clap::ValueEnum;
 
 use super::{
     Exit, agents,
+    stores::{self, Reach},
     usage_text::{json, table},
 };
 use crate::{
     audit::usage::{Evidence, Rows, Severity, histories, judge},
     config,
-    store::{self, document},
+    store::{self, bucket::SCHEME, document, usage_upload},
 };
 
 /// Which rules are used, and which could go: unused, redundant, broad, dead, or what is missing for saying so
@@ -24,9 +25,12 @@ use crate::{
 /// --fail-on names, 1 there are such, 2 failure.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Agents (http://ADDRESS:PORT), state directories, and files of rows that an agent's /usage gave
+    /// Agents (http://ADDRESS:PORT), state directories, files of rows that an agent's /usage gave, and buckets of agents' --flow-bucket
+    /// such as s3://bucket/prefix
     #[arg(value_name = "URL|FILE|DIR", default_value = "http://127.0.0.1:9464")]
     sources: Vec<String>,
+    #[command(flatten)]
+    reach: Reach,
     /// How long a rule must have been watched, such as 7d or 36h; longer than the period of any job that it is for
     #[arg(long, value_name = "DURATION", default_value = "7d")]
     window: String,
@@ -76,7 +80,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     let needs = Evidence { window: config::duration("--window", &args.window)?, coverage: args.coverage };
     let mut rows = Rows::default();
     for source in &args.sources {
-        rows.merge(read(source)?);
+        rows.merge(read(source, &args.reach)?);
     }
     if let Some(namespace) = &args.namespace {
         rows.rules.retain(|key, _| *key.rule.policy.namespace == **namespace);
@@ -104,12 +108,15 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     Ok(if is_found { Exit::Findings } else { Exit::Clean })
 }
 
-/// The rows of a URL, a file or a state directory.
+/// The rows of a URL, a bucket, a file or a state directory.
 ///
 /// # Errors
 ///
 /// What cannot be read, and why.
-pub(super) fn read(source: &str) -> anyhow::Result<Rows> {
+pub(super) fn read(source: &str, reach: &Reach) -> anyhow::Result<Rows> {
+    if source.starts_with(SCHEME) {
+        return usage_upload::read(&stores::bucket(source, reach)?);
+    }
     if source.contains("://") {
         let text = agents::ask(source, "/usage")?;
         return document::read(&text).with_context(|| format!("in the answer of {source}"));

@@ -50,7 +50,7 @@ pub struct AgentState<'a> {
     /// Sources of objects.
     pub watches: &'a [WatchState],
     /// Writes of usage that failed, and files of it that could not be read.
-    pub usage_faults: (u64, u64),
+    pub usage_faults: [(&'static str, u64); 3],
     /// What there is of the flow store, where there is one.
     pub flow_store: Option<FlowStoreState>,
     /// What became of its files that are to be in a bucket, where there is one.
@@ -406,10 +406,11 @@ fn health(state: &AgentState<'_>) -> Vec<Family> {
             ),
         Family::counter(
             "netaudit_usage_store_faults",
-            "Faults of the state directory: writes that failed, and files that could not be read and were set aside",
+            "Faults of the state directory: writes that failed, files that could not be read and were set aside, uploads that failed",
         )
-        .with(vec![("fault", "write failed".to_owned())], state.usage_faults.0 as f64)
-        .with(vec![("fault", "damaged".to_owned())], state.usage_faults.1 as f64),
+        .with_all(
+            state.usage_faults.iter().map(|(fault, count)| (vec![("fault", (*fault).to_owned())], *count as f64)),
+        ),
         Family::gauge("netaudit_hook_attached", "Whether an optional kernel hook is attached").with_all(
             state.features.iter().map(|feature| {
                 (vec![("hook", feature.name.to_owned())], f64::from(u8::from(feature.absent.is_none())))
