@@ -27,6 +27,8 @@ mod matrix;
 mod shell;
 mod source;
 mod stores;
+mod suggest;
+mod suggest_report;
 mod test;
 mod test_report;
 mod timeline;
@@ -69,6 +71,7 @@ enum Command {
     Flows(flows::Args),
     Lint(lint::Args),
     Man(shell::Man),
+    Suggest(suggest::Args),
     Test(test::Args),
     Timeline(timeline::Args),
     Uninstall(uninstall::Args),
@@ -131,6 +134,7 @@ pub fn main() -> ExitCode {
         Command::Flows(args) => flows::run(args),
         Command::Lint(args) => lint::run(args),
         Command::Man(args) => shell::man(&args, command()),
+        Command::Suggest(args) => suggest::run(args),
         Command::Test(args) => test::run(args),
         Command::Timeline(args) => timeline::run(args),
         Command::Uninstall(args) => uninstall::run(args),

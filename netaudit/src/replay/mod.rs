@@ -11,11 +11,13 @@
 //! costs to ask policies.
 
 mod classes;
+mod gather;
 mod history;
 mod sweep;
 
 pub use self::{
     classes::{COLUMNS, Classes},
+    gather::{GATHERED, Gathered, LeftOut},
     history::{Histories, History},
     sweep::{judge, judge_each},
 };
