@@ -124,9 +124,12 @@ pub(super) struct Proof {
 }
 
 impl Proof {
-    fn of(reports: &[Report]) -> Self {
+    fn of((reports, nobody): (Vec<Report>, u64)) -> Self {
         let mut proof = Self::default();
-        for report in reports {
+        if nobody > 0 {
+            proof.unreplayed.insert("nobody is known behind the Service that they went to", nobody);
+        }
+        for report in &reports {
             proof.replayed += report.replayed;
             for row in report.rows().into_iter().filter(|row| row.change.is_effective()) {
                 match row.change.after {
@@ -224,7 +227,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
         until,
         flows: gathered.flows(),
         left_out: gathered.left_out(),
-        proof: Proof::of(&gathered.judge(&candidate)),
+        proof: Proof::of(gathered.judge(&candidate)),
         doubts,
         suggestion,
         namespaces: namespaces.clone(),
@@ -289,6 +292,8 @@ fn doubts(
         .iter()
         .map(|(path, reason)| format!("{} cannot be read, its flows are missing: {reason}", path.display()))
         .collect();
+    // Files are read side by side.
+    doubts.sort();
     doubts.extend(stores.iter().filter_map(partly));
     if STOPPED.load(Ordering::Relaxed) {
         doubts.push("stopped: what came after is missing".to_owned());
@@ -310,7 +315,12 @@ fn doubts(
     }
     let nameless = gathered.nameless();
     if nameless > 0 {
-        doubts.push(format!("{nameless} flows do not say who an end was, so that no rule follows from them"));
+        doubts.push(match nameless {
+            1 => "1 flow that would count does not say who an end was, so there is no rule for it".to_owned(),
+            many => format!(
+                "{many} flows that would count do not say who an end was, so there is no rule for them"
+            ),
+        });
     }
     let recorded = until.since(from);
     if recorded < args.window {

@@ -86,7 +86,8 @@ fn proof(answer: &Answer) {
     for (reason, count) in &proof.unreplayed {
         say(&format!("{} could not be judged again: {reason}", flows(*count)));
     }
-    let judged = format!("{} that count judged again with {count}", flows(proof.replayed));
+    let counts = if proof.replayed == 1 { "counts" } else { "count" };
+    let judged = format!("{} that {counts} judged again with {count}", flows(proof.replayed));
     say(&match proof.denied.is_empty() {
         true if proof.holds() => format!("{judged}: none becomes denied"),
         true => format!("{judged}: none becomes denied, of what is known"),

@@ -177,6 +177,13 @@ impl<'a> Classes<'a> {
         taken
     }
 
+    /// Adds flows of one time.
+    pub(super) fn put(&mut self, key: Key, tally: &Tally) {
+        let id = self.id(key);
+        let slots = &mut self.counted[id].slots;
+        slots.push(Slot { cut: slots.len(), tally: tally.clone() });
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Key, &[Slot])> {
         self.keys.iter().zip(&self.counted).map(|(key, counted)| (&**key, counted.slots.as_slice()))
     }

@@ -17,7 +17,7 @@ use arrow::{
 };
 
 use super::{
-    classes::{COLUMNS, Classes},
+    classes::{COLUMNS, Classes, Key, Slot},
     history::{Histories, History, What},
     sweep::judge,
 };
@@ -111,12 +111,17 @@ impl Fate {
     }
 }
 
+/// A rule follows from these.
+const COUNTING: [Fate; 2] = [Fate::Reached, Fate::Habit];
+
 /// Flows of some namespaces.
 #[derive(Debug)]
 pub struct Gathered<'a> {
     histories: &'a Histories,
     namespaces: &'a BTreeSet<Arc<str>>,
     by_fate: BTreeMap<Fate, Classes<'a>>,
+    /// Those that count and went to a Service of which it is not known where they went.
+    to_services: Vec<(Fate, Classes<'a>)>,
     names: BTreeMap<IpAddr, BTreeSet<Arc<str>>>,
 }
 
@@ -145,7 +150,13 @@ const PORTS: usize = 10;
 impl<'a> Gathered<'a> {
     /// None yet.
     pub fn new(histories: &'a Histories, namespaces: &'a BTreeSet<Arc<str>>) -> Self {
-        Self { histories, namespaces, by_fate: BTreeMap::new(), names: BTreeMap::new() }
+        Self {
+            histories,
+            namespaces,
+            by_fate: BTreeMap::new(),
+            to_services: Vec::new(),
+            names: BTreeMap::new(),
+        }
     }
 
     /// Adds the flows of a batch that has [`GATHERED`], of which an end is in the namespaces.
@@ -222,86 +233,129 @@ impl<'a> Gathered<'a> {
 
     /// Parts datagrams that are sent as a habit from those that are not: to be called when all are there.
     pub fn settle(&mut self) {
-        let Some(sent) = self.by_fate.get_mut(&Fate::Sent) else { return };
-        let key = |class: &Class| {
-            (class.source().workload(), class.destination().single(), class.protocol, class.port)
-        };
-        let mut flows: HashMap<_, u64> = HashMap::new();
-        for (class, count) in sent.flows() {
-            *flows.entry(key(class)).or_default() += count;
+        if let Some(sent) = self.by_fate.get_mut(&Fate::Sent) {
+            let key = |class: &Class| {
+                (class.source().workload(), class.destination().single(), class.protocol, class.port)
+            };
+            let mut flows: HashMap<_, u64> = HashMap::new();
+            for (class, count) in sent.flows() {
+                *flows.entry(key(class)).or_default() += count;
+            }
+            let habit = sent.take(|class| flows.get(&key(class)).is_some_and(|flows| *flows >= HABIT));
+            self.by_fate.insert(Fate::Habit, habit);
         }
-        let habit = sent.take(|class| flows.get(&key(class)).is_some_and(|flows| *flows >= HABIT));
-        self.by_fate.insert(Fate::Habit, habit);
+        for fate in COUNTING {
+            let to_services = self
+                .by_fate
+                .get_mut(&fate)
+                .map(|classes| classes.take(|class| matches!(class.destination(), End::Service { .. })));
+            self.to_services.extend(to_services.map(|classes| (fate, classes)));
+        }
     }
 
-    fn counting(&self) -> impl Iterator<Item = (Fate, &Classes<'a>)> {
-        [Fate::Reached, Fate::Habit].into_iter().filter_map(|fate| Some((fate, self.by_fate.get(&fate)?)))
+    /// Flows that count, but for those to Services.
+    fn direct(&self) -> impl Iterator<Item = (Fate, &Classes<'a>)> {
+        COUNTING.into_iter().filter_map(|fate| Some((fate, self.by_fate.get(&fate)?)))
+    }
+
+    fn counting(&self) -> impl Iterator<Item = &Classes<'a>> {
+        self.direct().map(|(_, classes)| classes).chain(self.to_services.iter().map(|(_, classes)| classes))
     }
 
     /// How many flows count.
     pub fn flows(&self) -> u64 {
-        self.counting().flat_map(|(_, classes)| classes.flows()).map(|(_, flows)| flows).sum()
+        self.counting().flat_map(Classes::flows).map(|(_, flows)| flows).sum()
     }
 
     /// Flows that count, but for what the record does not say of them.
     pub fn nameless(&self) -> u64 {
-        self.counting().map(|(_, classes)| classes.nameless()).sum()
+        self.counting().map(Classes::nameless).sum()
     }
 
     /// Of each run that told of flows the time of the last one.
     pub fn runs(&self) -> BTreeMap<Arc<str>, Timestamp> {
         let mut runs: BTreeMap<Arc<str>, Timestamp> = BTreeMap::new();
-        for (run, last) in self.by_fate.values().flat_map(Classes::runs) {
+        let all = self.by_fate.values().chain(self.to_services.iter().map(|(_, classes)| classes));
+        for (run, last) in all.flat_map(Classes::runs) {
             let known = runs.entry(run).or_insert(last);
             *known = last.max(*known);
         }
         runs
     }
 
-    /// Flows that count, in an order that hangs on nothing but what was recorded.
-    pub fn seen(&self) -> Vec<Seen<'_>> {
-        let mut seen = Vec::new();
-        let mut to_services: BTreeMap<&str, Vec<(Timestamp, usize)>> = BTreeMap::new();
-        for (fate, classes) in self.counting() {
+    /// Flows to Services, with all ends behind each at that time.
+    fn behind(&self) -> Vec<Behind<'_>> {
+        let mut by_run: BTreeMap<&str, Vec<Behind<'_>>> = BTreeMap::new();
+        for (fate, classes) in &self.to_services {
             for (key, slots) in classes.iter() {
                 let Ok(class) = &key.class else { continue };
-                for slot in slots {
-                    if matches!(class.destination(), End::Service { .. }) {
-                        to_services.entry(&key.run).or_default().push((slot.tally.first, seen.len()));
-                    }
-                    seen.push(Seen {
-                        class,
-                        flows: slot.tally.flows,
-                        first: slot.tally.first,
-                        last: slot.tally.last,
-                        is_sent: fate == Fate::Habit,
-                        behind: Vec::new(),
-                    });
-                }
+                let behind = |slot| Behind { fate: *fate, key, class, slot, ends: Vec::new() };
+                by_run.entry(&key.run).or_default().extend(slots.iter().map(behind));
             }
         }
-        for (run, mut places) in to_services {
+        for (run, all) in &mut by_run {
             let Some(history) = self.histories.of(run) else { continue };
-            places.sort_unstable();
+            all.sort_by_key(|it| it.slot.tally.first);
             let mut then = Then::new(history);
-            for (at, place) in places {
-                then.reach(history.judged_at(at));
-                seen[place].behind = then.behind(seen[place].class, at);
+            for it in all {
+                let at = history.judged_at(it.slot.tally.first);
+                then.reach(at);
+                it.ends = then.behind(it.class, at);
             }
         }
-        seen
+        by_run.into_values().flatten().collect()
     }
 
-    /// What becomes of the flows that count with a candidate's policies.
-    pub fn judge(&self, candidate: &Candidate) -> Vec<Report> {
-        self.counting().map(|(_, classes)| judge(classes, self.histories, candidate)).collect()
+    /// Flows that count, with the ends behind Services.
+    pub fn seen(&self) -> Vec<Seen<'_>> {
+        let seen = |fate, class, slot: &Slot, behind| Seen {
+            class,
+            flows: slot.tally.flows,
+            first: slot.tally.first,
+            last: slot.tally.last,
+            is_sent: fate == Fate::Habit,
+            behind,
+        };
+        let mut all = Vec::new();
+        for (fate, classes) in self.direct() {
+            for (key, slots) in classes.iter() {
+                let Ok(class) = &key.class else { continue };
+                all.extend(slots.iter().map(|slot| seen(fate, class, slot, Vec::new())));
+            }
+        }
+        all.extend(self.behind().into_iter().map(|it| seen(it.fate, it.class, it.slot, it.ends)));
+        all
+    }
+
+    /// What becomes of the flows that count with a candidate's policies. One that went to a Service is judged as if it had gone to
+    /// each end behind it, since it may go there the next time; how many there are of which nobody is known behind it comes too.
+    pub fn judge(&self, candidate: &Candidate) -> (Vec<Report>, u64) {
+        let mut reports: Vec<Report> =
+            self.direct().map(|(_, classes)| judge(classes, self.histories, candidate)).collect();
+        let (mut classes, mut nobody, mut flows) = (Classes::new(self.histories), 0, 0);
+        for Behind { key, class, slot, ends, .. } in self.behind() {
+            if ends.is_empty() {
+                nobody += slot.tally.flows;
+                continue;
+            }
+            flows += slot.tally.flows;
+            for (end, port) in ends {
+                let class = Class { peer: end, port, ..class.clone() };
+                classes.put(Key { class: Ok(class), ..key.clone() }, &slot.tally);
+            }
+        }
+        let mut behind = judge(&classes, self.histories, candidate);
+        // However many ends there are, it was one flow.
+        behind.replayed = flows;
+        reports.push(behind);
+        (reports, nobody)
     }
 
     /// What does not count, most flows first.
     pub fn left_out(&self) -> Vec<LeftOut> {
         type Key = (Fate, String, String, Protocol);
         let mut all: BTreeMap<Key, (BTreeSet<u16>, u64)> = BTreeMap::new();
-        let others = self.by_fate.iter().filter(|(fate, _)| !matches!(fate, Fate::Reached | Fate::Habit));
+        let others = self.by_fate.iter().filter(|(fate, _)| !COUNTING.contains(fate));
         for (fate, classes) in others {
             for (class, flows) in classes.flows() {
                 let (source, destination) = (class.source().workload(), class.destination().workload());
@@ -324,6 +378,15 @@ impl<'a> Gathered<'a> {
         all.sort_by_key(|it| std::cmp::Reverse(it.flows));
         all
     }
+}
+
+/// Flows to a Service, and where it led.
+struct Behind<'a> {
+    fate: Fate,
+    key: &'a Key,
+    class: &'a Class,
+    slot: &'a Slot,
+    ends: Vec<(End, u16)>,
 }
 
 /// An index that follows a history, to know where Services led.

@@ -20,6 +20,7 @@ mod units;
 mod write;
 
 use std::{
+    cell::OnceCell,
     collections::{BTreeMap, BTreeSet},
     fmt,
     net::IpAddr,
@@ -144,8 +145,8 @@ pub struct Suggestion {
 /// Suggests policies.
 pub fn suggest(question: &Question<'_>) -> Suggestion {
     let units = Units::new(question.pods.iter().copied());
-    let may_hide = |unit: &Unit, port: Port| leads_through_nodes(question, &units, unit, port);
-    let traffic = Traffic::of(&question.seen, &units, question.namespaces, &may_hide);
+    let through_nodes = through_nodes(question, &units);
+    let traffic = Traffic::of(&question.seen, &units, question.namespaces, &through_nodes);
     let dns = Dns::new(question.services.iter().copied(), &units);
     let of_cluster = addresses(question);
     let mut suggestion = Suggestion::default();
@@ -155,6 +156,7 @@ pub fn suggest(question: &Question<'_>) -> Suggestion {
             units: &units,
             traffic: &traffic,
             dns: &dns,
+            servers: OnceCell::new(),
             of_cluster: &of_cluster,
             namespace,
         };
@@ -163,15 +165,21 @@ pub fn suggest(question: &Question<'_>) -> Suggestion {
     suggestion
 }
 
-/// Whether a Service has a port on every node that leads to this port of a unit's pods.
-fn leads_through_nodes(question: &Question<'_>, units: &Units, unit: &Unit, port: Port) -> bool {
-    question.services.iter().filter(|service| service.namespace == unit.namespace).any(|service| {
-        let on_nodes = || service.ports.iter().filter(|it| it.node_port.is_some() && it.protocol == port.0);
-        units
-            .states(unit)
-            .filter(|(labels, _)| service.selects(labels))
-            .any(|(_, named)| on_nodes().any(|it| it.target_on(named) == Some(port.1)))
-    })
+/// Ports of units' pods that a Service leads to from a port on every node: behind a node's address may be anybody who asks there.
+fn through_nodes(question: &Question<'_>, units: &Units) -> BTreeSet<(Unit, Port)> {
+    let mut found = BTreeSet::new();
+    let services =
+        question.services.iter().filter(|service| question.namespaces.contains(&service.namespace));
+    for service in services {
+        for port in service.ports.iter().filter(|port| port.node_port.is_some()) {
+            for unit in units.of_namespace(&service.namespace) {
+                let states = units.states(unit).filter(|(labels, _)| service.selects(labels));
+                let targets = states.filter_map(|(_, named)| port.target_on(named));
+                found.extend(targets.map(|target| (unit.clone(), (port.protocol, target))));
+            }
+        }
+    }
+    found
 }
 
 /// Addresses of pods, nodes and Services.
@@ -188,6 +196,8 @@ struct Namespaced<'a> {
     units: &'a Units,
     traffic: &'a Traffic,
     dns: &'a Dns,
+    /// For those who were not seen to ask any.
+    servers: OnceCell<(Servers, &'static str)>,
     of_cluster: &'a BTreeSet<IpAddr>,
     namespace: &'a Arc<str>,
 }
@@ -273,13 +283,16 @@ impl Namespaced<'_> {
         keys.filter(|key| key.namespace == *self.namespace).map(|key| key.name)
     }
 
+    fn pods_at_end(&self, unit: &Unit) -> impl Iterator<Item = &Pod> {
+        let namespaced =
+            self.question.end.pods().map(|(_, pod)| pod).filter(|pod| pod.namespace == *self.namespace);
+        namespaced.filter(move |pod| !pod.completed && self.units.of_pod(pod) == Some(unit))
+    }
+
     /// The policies of any kind that select pods of a unit at the end: those that are there, or else those that were.
     fn selected(&self, unit: &Unit) -> Selected {
         let end = self.question.end;
-        let there = end.pods().map(|(_, pod)| pod).filter(|pod| {
-            pod.namespace == unit.namespace && !pod.completed && self.units.of_pod(pod) == Some(unit)
-        });
-        let mut labels: BTreeSet<&Labels> = there.map(|pod| &pod.labels).collect();
+        let mut labels: BTreeSet<&Labels> = self.pods_at_end(unit).map(|pod| &pod.labels).collect();
         if labels.is_empty() {
             labels = self.units.states(unit).map(|(labels, _)| labels).collect();
         }
@@ -314,12 +327,12 @@ impl Namespaced<'_> {
         let mut assumed = "";
         let mut gaps = Vec::new();
         if !egress.is_empty() && self.dns.complete(&mut egress).is_empty() {
-            let (servers, why) = self.dns.instead(self.traffic, self.namespace);
-            assumed = why;
+            let (servers, why) = self.servers.get_or_init(|| self.dns.instead(self.traffic, self.namespace));
+            assumed = *why;
             if servers.is_empty() {
                 gaps.push("no DNS server is known, so that the rule for kube-dns is a guess".to_owned());
             }
-            self.add_dns(&mut egress, &servers);
+            dns::add_unseen(&mut egress, servers);
         }
         self.dns.complete_own(&group.members, &mut ingress);
         let context = |direction| Context {
@@ -355,10 +368,6 @@ impl Namespaced<'_> {
             egress: egress_rules,
             gaps,
         }
-    }
-
-    fn add_dns(&self, egress: &mut Side, servers: &Servers) {
-        dns::add_unseen(egress, servers);
     }
 
     fn declared(
@@ -423,6 +432,10 @@ impl Namespaced<'_> {
         if group.members.iter().any(|unit| *unit.kind == *"Pod") {
             header
                 .push("It is for pods without a controller: see whether they are meant to stay.".to_owned());
+        }
+        let is_there = |unit: &Unit| self.pods_at_end(unit).next().is_some();
+        if !group.members.iter().any(is_there) {
+            header.push("No pod of it was there at the end of that time.".to_owned());
         }
         if ingress.is_empty() {
             header.push("Nothing was seen to come in that needs a rule.".to_owned());

@@ -133,7 +133,7 @@ impl Context<'_> {
         for (ip, own) in &side.own_nodes {
             for (port, count) in own.ports.iter().filter(|(port, _)| ports.contains(port)) {
                 let address = addresses.entry(*ip).or_default();
-                address.node = address.node.take().or_else(|| own.node.clone());
+                address.belongs_to(own.node.as_ref());
                 address.ports.entry(*port).or_insert_with(|| count.clone());
             }
         }
@@ -183,6 +183,12 @@ impl Context<'_> {
             ));
         } else if !addresses_of.is_empty() {
             rule.why.push("the addresses behind a name may change".to_owned());
+        }
+        let in_pods = addresses.keys().filter(|ip| self.question.end.in_pod_network(**ip)).count();
+        if in_pods > 0 {
+            rule.why.push(format!(
+                "{in_pods} of them in the network of pods, though no pod is known that had them"
+            ));
         }
         self.add_ranges(&mut rule, addresses, &names);
         rule
@@ -242,11 +248,11 @@ impl Context<'_> {
     fn rule(&self, who: &str, ports: &Ports) -> Explained {
         let mut all = Count::default();
         ports.values().for_each(|count| all.join(count));
-        let unseen: BTreeSet<Protocol> = ports
-            .iter()
-            .filter(|(_, count)| count.flows() == 0)
-            .map(|((protocol, _), _)| *protocol)
-            .collect();
+        let has = |is_seen: bool| -> BTreeSet<Protocol> {
+            let ports = ports.iter().filter(|(_, count)| (count.flows() > 0) == is_seen);
+            ports.map(|((protocol, _), _)| *protocol).collect()
+        };
+        let unseen: BTreeSet<Protocol> = has(false).difference(&has(true)).copied().collect();
         let mut why = Vec::new();
         match all.flows() {
             0 => why.push(format!("{who}: DNS, {}", self.dns)),

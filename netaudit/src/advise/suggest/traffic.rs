@@ -89,6 +89,17 @@ pub struct Address {
     pub ports: Ports,
 }
 
+impl Address {
+    /// Of two that had it at different times the first by name, whatever was read first.
+    pub fn belongs_to(&mut self, node: Option<&Arc<str>>) {
+        if let Some(node) = node
+            && self.node.as_ref().is_none_or(|known| node < known)
+        {
+            self.node = Some(node.clone());
+        }
+    }
+}
+
 /// What a unit's pods sent, or received.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Side {
@@ -127,7 +138,7 @@ impl Side {
         {
             for (ip, address) in others {
                 let known = own.entry(*ip).or_default();
-                known.node = known.node.take().or_else(|| address.node.clone());
+                known.belongs_to(address.node.as_ref());
                 join(&mut known.ports, &address.ports);
             }
         }
@@ -138,7 +149,7 @@ impl Side {
 
     fn add_address(&mut self, ip: IpAddr, node: Option<&Arc<str>>, port: Port, seen: &Seen<'_>) {
         let address = self.addresses.entry(ip).or_default();
-        address.node = address.node.take().or_else(|| node.cloned());
+        address.belongs_to(node);
         address.ports.entry(port).or_default().add(seen);
     }
 }
@@ -156,16 +167,13 @@ pub struct Traffic {
     sides: BTreeMap<Unit, [Side; 2]>,
 }
 
-/// Whether a node's address may stand for anybody who asks for this port of a unit's pods.
-pub type MayHide<'a> = &'a dyn Fn(&Unit, Port) -> bool;
-
 impl Traffic {
-    /// Of all flows that count.
+    /// Of all flows that count. `through_nodes` are ports that a Service leads to from a port on every node.
     pub fn of(
         seen: &[Seen<'_>],
         units: &Units,
         namespaces: &BTreeSet<Arc<str>>,
-        may_hide: MayHide<'_>,
+        through_nodes: &BTreeSet<(Unit, Port)>,
     ) -> Self {
         let mut traffic = Self::default();
         for seen in seen {
@@ -177,6 +185,9 @@ impl Traffic {
             let behind = seen.behind.iter().map(|(end, port)| (end, *port));
             let known = (!matches!(class.destination(), End::Service { .. }))
                 .then_some((class.destination(), class.port));
+            // Where a flow went is one of several ports, or pods: it is counted once.
+            let mut counted = BTreeSet::new();
+            let again = Seen { flows: 0, behind: Vec::new(), ..seen.clone() };
             for (destination, port) in known.into_iter().chain(behind) {
                 let (source, port) = (class.source(), (class.protocol, port));
                 if is_same_pod(source, destination) {
@@ -187,8 +198,10 @@ impl Traffic {
                 {
                     if let Some(unit) = units.of(own).filter(|unit| namespaces.contains(&unit.namespace)) {
                         let side = &mut traffic.sides.entry(unit.clone()).or_default()[direction as usize];
-                        let hides = direction == Direction::Ingress && may_hide(unit, port);
-                        side.add(seen, units, (own, peer), port, hides);
+                        let hides =
+                            direction == Direction::Ingress && through_nodes.contains(&(unit.clone(), port));
+                        let is_new = counted.insert((unit, direction, units.of(peer)));
+                        side.add(if is_new { seen } else { &again }, units, (own, peer), port, hides);
                     }
                 }
             }
@@ -253,7 +266,7 @@ impl Side {
                 let node = (!name.is_empty()).then_some(name);
                 if is_own {
                     let address = self.own_nodes.entry(*ip).or_default();
-                    address.node = node.cloned();
+                    address.belongs_to(node);
                     address.ports.entry(port).or_default().add(seen);
                 }
                 // A DNS cache on the node: not every CNI takes its address for the node's.
