@@ -328,6 +328,9 @@ fn the_text_is_for_people_always_the_same_and_goes_into_files_once() -> Result<(
     );
     assert!(documents[4].ends_with("  egress: []\n"), "{}", documents[4]);
     assert_eq!(ask(directory.path(), &stores).out, ran.out, "the same bytes");
+    let first = directory.path().to_str().context("a name")?;
+    let turned = ask(Path::new(other), &["--flow-store", first, "-n", "batchivo"]);
+    assert_eq!(turned.out, ran.out, "whichever store is read first");
 
     // In files; what is there is not touched.
     let into = tempfile::tempdir()?;

@@ -226,6 +226,12 @@ impl Agent {
         self.see(Flow { direction: Direction::Egress, uid, own, peer, port, ..udp });
     }
 
+    /// It is killed: what was written by then is there, and no more.
+    pub fn killed(mut self, at: i64) {
+        self.store.tick(t(at), Lost::default());
+        std::mem::forget(self);
+    }
+
     /// Everything until then is on the disk.
     pub fn finish(mut self, until: i64) {
         self.store.tick(t(until), Lost::default());

@@ -245,3 +245,25 @@ fn files_are_only_made_inside_the_directory() -> Result<()> {
     assert_eq!(std::fs::read_dir(into.path())?.count(), 1);
     Ok(())
 }
+
+/// What an agent wrote before it was killed counts, also where the end of it is torn.
+#[test]
+fn a_killed_agent_leaves_what_it_had_written() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let mut agent = begin(directory.path(), &small())?;
+    agent.accepts("shop-db-0", "10.0.0.2", "10.0.0.1", 5432);
+    agent.asks("shop-web-0", "10.0.0.1", "10.0.9.53", 53);
+    agent.killed(100);
+    let (told, ran) = answer(directory.path(), "shop", &[])?;
+    assert_eq!(names(&told), ["default-deny-all", "db", "web"], "{}", ran.err);
+    for entry in std::fs::read_dir(files::open_directory(directory.path()))?.flatten() {
+        if entry.path().extension().is_some_and(|it| it == "arrow") {
+            let mut bytes = std::fs::read(entry.path())?;
+            bytes.extend_from_slice(&[0xff, 0xff, 0xff, 0xff, 0x40]);
+            std::fs::write(entry.path(), bytes)?;
+        }
+    }
+    let (torn, ran) = answer(directory.path(), "shop", &[])?;
+    assert_eq!(policies(&torn), policies(&told), "{}", ran.err);
+    Ok(())
+}

@@ -43,6 +43,9 @@ impl Unit {
 /// What a pod was like: all states that it had in a time.
 type States = BTreeSet<(Labels, Arc<[NamedPort]>)>;
 
+/// What pods without a lasting name have in common: namespace, kind and a label.
+type Alike<'a> = (&'a Arc<str>, &'a Arc<str>, Label);
+
 /// Namespace and name of a pod, and its UID.
 type PodName = (Arc<str>, Arc<str>, Arc<str>);
 
@@ -75,7 +78,7 @@ impl Units {
     pub fn new<'a>(pods: impl IntoIterator<Item = &'a Pod>) -> Self {
         let pods: Vec<&Pod> = pods.into_iter().filter(|pod| !pod.host_network).collect();
         let shared = |pod: &Pod| labels::best(&pod.labels).filter(|_| is_single(&pod.workload.kind));
-        let mut names: BTreeMap<(&Arc<str>, &Arc<str>, Label), BTreeSet<&Arc<str>>> = BTreeMap::new();
+        let mut names: BTreeMap<Alike<'_>, BTreeSet<&Arc<str>>> = BTreeMap::new();
         for pod in &pods {
             if let Some(label) = shared(pod) {
                 let key = (&pod.namespace, &pod.workload.kind, label);
