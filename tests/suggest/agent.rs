@@ -227,9 +227,25 @@ impl Agent {
     }
 
     /// It is killed: what was written by then is there, and no more.
-    pub fn killed(mut self, at: i64) {
+    pub fn killed(mut self, at: i64) -> Result<()> {
         self.store.tick(t(at), Lost::default());
+        let begun = std::time::Instant::now();
+        while self.store.done() < self.store.handed() {
+            assert!(begun.elapsed() < Duration::from_secs(20), "it is on the disk");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        // Until when it is complete is written down every ten seconds, for which no test waits.
+        for directory in ["open", "open-objects"] {
+            for path in fs::read_dir(self.path.join(directory))?.flatten().map(|file| file.path()) {
+                if path.extension().is_some_and(|it| it == "json") {
+                    let mut mark: Value = serde_json::from_slice(&fs::read(&path)?)?;
+                    mark["until"] = json!(t(at));
+                    fs::write(&path, mark.to_string())?;
+                }
+            }
+        }
         std::mem::forget(self);
+        Ok(())
     }
 
     /// Everything until then is on the disk.

@@ -253,7 +253,7 @@ fn a_killed_agent_leaves_what_it_had_written() -> Result<()> {
     let mut agent = begin(directory.path(), &small())?;
     agent.accepts("shop-db-0", "10.0.0.2", "10.0.0.1", 5432);
     agent.asks("shop-web-0", "10.0.0.1", "10.0.9.53", 53);
-    agent.killed(100);
+    agent.killed(100)?;
     let (told, ran) = answer(directory.path(), "shop", &[])?;
     assert_eq!(names(&told), ["default-deny-all", "db", "web"], "{}", ran.err);
     for entry in std::fs::read_dir(files::open_directory(directory.path()))?.flatten() {
