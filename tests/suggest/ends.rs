@@ -210,6 +210,32 @@ fn nodes_are_addresses_and_a_pods_own_node_needs_no_rule() -> Result<()> {
 }
 
 #[test]
+fn many_nodes_are_ranges_of_nodes() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let mut objects = shop();
+    for number in 0..24 {
+        objects.push(node(&format!("node-{}", number + 10), &format!("192.168.2.{number}")));
+    }
+    let mut agent = begin(directory.path(), &objects)?;
+    for number in 0..24 {
+        agent.connects("shop-web-0", "10.0.0.1", &format!("192.168.2.{number}"), 9100);
+    }
+    agent.finish(100);
+    let (told, ran) = answer(directory.path(), "shop", &[])?;
+    let blocks = spec(&told, "web")["egress"][0]["to"].as_array().context("blocks")?;
+    assert_eq!(blocks.len(), 8, "{}", ran.err);
+    assert!((0..24).all(|number| allowed(
+        &objects,
+        &told,
+        "shop/web-0",
+        &format!("192.168.2.{number}"),
+        9100
+    )));
+    assert!(!allowed(&objects, &told, "shop/web-0", "192.168.2.24", 9100));
+    Ok(())
+}
+
+#[test]
 fn many_addresses_become_few_ranges_and_what_changes_is_said() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let objects = shop();

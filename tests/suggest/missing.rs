@@ -165,6 +165,11 @@ fn who_has_a_policy_is_passed_over_unless_all_is_said() -> Result<()> {
     );
     let (told, ran) = answer(directory.path(), "shop", &["--all"])?;
     assert_eq!((ran.status, names(&told)), (0, vec!["default-deny-all", "db", "web"]), "{}", ran.err);
+    assert!(
+        ran.err.contains("to be deleted when these are applied: NetworkPolicy shop/web\n"),
+        "{}",
+        ran.err
+    );
 
     // It sends what no policy of its own allows: then nothing denies the rest.
     let directory = tempfile::tempdir()?;

@@ -106,6 +106,8 @@ pub(super) struct Answer {
     pub suggestion: Suggestion,
     pub left_out: Vec<LeftOut>,
     pub proof: Proof,
+    /// Policies that are taken to give way.
+    pub replaced: Vec<String>,
     /// What is missing, in sentences.
     pub doubts: Vec<String>,
 }
@@ -215,11 +217,12 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     let documents: Vec<String> = suggestion.policies.iter().map(document).collect();
     read_again(&suggestion.policies, &documents)?;
 
-    let stays = |object: &Arc<Object>| {
-        let is_own = |namespace: &str| namespaces.contains(namespace);
-        !args.all && object.may_be_policy() && object.key().is_some_and(|key| is_own(&key.namespace))
+    let is_own = |object: &Arc<Object>| {
+        object.may_be_policy() && object.key().is_some_and(|key| namespaces.contains(&key.namespace))
     };
-    let others = latest.objects_at(until).into_iter().filter(stays).map(|object| (*object).clone());
+    let there: Vec<Arc<Object>> = latest.objects_at(until).into_iter().filter(is_own).collect();
+    let (replaced, stay) = if args.all { (there, Vec::new()) } else { (Vec::new(), there) };
+    let others = stay.into_iter().map(|object| (*object).clone());
     let new = suggestion.policies.iter().map(|it| Object::NetworkPolicy(it.policy.clone()));
     let (candidate, _) = Candidate::new(new.chain(others).collect(), Scope::Namespaces(namespaces.clone()))?;
     let answer = Answer {
@@ -228,6 +231,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
         flows: gathered.flows(),
         left_out: gathered.left_out(),
         proof: Proof::of(gathered.judge(&candidate)),
+        replaced: replaced.iter().filter_map(|it| it.key()).map(|key| key.to_string()).collect(),
         doubts,
         suggestion,
         namespaces: namespaces.clone(),

@@ -33,6 +33,12 @@ pub(super) fn to_stderr(answer: &Answer) {
         let hint = if matches!(over.reason, Reason::Selected(_)) { " (--all takes it too)" } else { "" };
         say(&format!("passed over: {}: {}{hint}", over.unit, over.reason));
     }
+    if !answer.replaced.is_empty() {
+        say(&format!(
+            "taken to give way, and to be deleted when these are applied: {}",
+            answer.replaced.join(", ")
+        ));
+    }
     for (namespace, why) in &suggestion.no_default {
         say(&format!("namespace {namespace} gets no policy that denies the rest: {why}"));
     }
@@ -135,6 +141,7 @@ pub(super) fn json(answer: &Answer) -> Value {
             "not_judged": answer.proof.unreplayed,
             "holds": answer.proof.holds(),
         },
+        "replaced": answer.replaced,
         "doubts": answer.doubts,
     })
 }

@@ -125,7 +125,7 @@ impl fmt::Display for Reason {
 impl Reason {
     /// Whether something is missing, and not only done already.
     pub fn is_gap(&self) -> bool {
-        matches!(self, Self::NoLabel | Self::NoFlow)
+        !matches!(self, Self::Selected(_))
     }
 }
 

@@ -201,11 +201,15 @@ impl Context<'_> {
         addresses: &BTreeMap<IpAddr, Address>,
         names: &dyn Fn(&IpAddr) -> Vec<String>,
     ) {
-        let own: BTreeSet<IpAddr> = addresses.keys().copied().collect();
         for is_v4 in [true, false] {
-            let own: BTreeSet<IpAddr> = own.iter().filter(|ip| ip.is_ipv4() == is_v4).copied().collect();
-            let merged = ranges::merge(&own, self.question.most_addresses, self.of_cluster);
-            if merged.len() > ANYBODY.max(self.question.most_addresses) {
+            let own: BTreeSet<IpAddr> =
+                addresses.keys().filter(|ip| ip.is_ipv4() == is_v4).copied().collect();
+            let others: BTreeSet<IpAddr> = self.of_cluster.difference(&own).copied().collect();
+            let most = self.question.most_addresses;
+            let merged = ranges::merge(&own, most, &others);
+            // Nodes are not anybody, however many there are.
+            let is_outside = addresses.values().all(|address| address.node.is_none());
+            if is_outside && merged.len() > ANYBODY.max(most) {
                 self.add_anybody(rule, &own, merged.len());
                 continue;
             }
