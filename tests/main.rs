@@ -24,6 +24,7 @@ mod policy_laws;
 mod semantics;
 mod shell;
 mod sql;
+mod suggest;
 mod symbolic;
 mod tighten;
 mod usage;

@@ -28,6 +28,8 @@ mod matrix;
 mod shell;
 mod source;
 mod stores;
+mod suggest;
+mod suggest_report;
 mod test;
 mod test_report;
 mod tighten;
@@ -75,6 +77,7 @@ enum Command {
     Flows(flows::Args),
     Lint(lint::Args),
     Man(shell::Man),
+    Suggest(suggest::Args),
     Test(test::Args),
     Tighten(tighten::Args),
     Timeline(timeline::Args),
@@ -139,6 +142,7 @@ pub fn main() -> ExitCode {
         Command::Flows(args) => flows::run(args),
         Command::Lint(args) => lint::run(args),
         Command::Man(args) => shell::man(&args, command()),
+        Command::Suggest(args) => suggest::run(args),
         Command::Test(args) => test::run(args),
         Command::Tighten(args) => tighten::run(args),
         Command::Timeline(args) => timeline::run(args),

@@ -163,6 +163,27 @@ impl<'a> Classes<'a> {
         nameless.flat_map(|(_, slots)| slots).map(|slot| slot.tally.flows).sum()
     }
 
+    /// Takes out those that are wanted.
+    pub(super) fn take(&mut self, is_wanted: impl Fn(&Class) -> bool) -> Self {
+        let mut taken = Self::new(self.histories);
+        let mut kept = Self { cuts: std::mem::take(&mut self.cuts), ..Self::new(self.histories) };
+        for (key, counted) in self.keys.drain(..).zip(self.counted.drain(..)) {
+            let to = if key.class.as_ref().is_ok_and(&is_wanted) { &mut taken } else { &mut kept };
+            to.ids.insert(key.clone(), to.keys.len());
+            to.keys.push(key);
+            to.counted.push(counted);
+        }
+        *self = kept;
+        taken
+    }
+
+    /// Adds flows of one time.
+    pub(super) fn put(&mut self, key: Key, tally: &Tally) {
+        let id = self.id(key);
+        let slots = &mut self.counted[id].slots;
+        slots.push(Slot { cut: slots.len(), tally: tally.clone() });
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Key, &[Slot])> {
         self.keys.iter().zip(&self.counted).map(|(key, counted)| (&**key, counted.slots.as_slice()))
     }

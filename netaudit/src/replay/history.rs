@@ -1,7 +1,7 @@
 //! What agent runs knew, in order, and when something changed that a verdict may hang on.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     path::PathBuf,
     sync::Arc,
@@ -11,15 +11,15 @@ use serde_json::Value;
 
 use crate::{
     advise::what_if::Missing,
-    cluster::{Kind, Object, ObjectKey, Pod, REMEMBERED},
+    cluster::{Kind, Object, ObjectKey, Pod, REMEMBERED, Service},
     model::Timestamp,
     store::{
         flows::{ask::Store, segment::Mark},
         history::{
             BINDING, Verb,
-            doubts::{begins, doubts},
+            doubts::{begins, doubts, stopped},
             read::{Change, Wanted, read},
-            state::{HELD, Run, runs},
+            state::{HELD, Run, in_effect, runs},
         },
     },
     watch::convert,
@@ -134,6 +134,21 @@ impl Histories {
         self.by_run.get(run)
     }
 
+    /// All of them, in order of run.
+    pub fn all(&self) -> Vec<&History> {
+        let mut all: Vec<&History> = self.by_run.values().collect();
+        all.sort_by(|a, b| (&a.run.node, &a.run.run).cmp(&(&b.run.node, &b.run.run)));
+        all
+    }
+
+    /// That of the run that knew most at a time: one that still listened then goes before one that had stopped.
+    pub fn latest(&self, at: Timestamp) -> Option<&History> {
+        let runs: Vec<Run> = self.all().into_iter().map(|history| history.run.clone()).collect();
+        let listens = |run: &Run| stopped(&self.marks, run, at).is_none();
+        let run = in_effect(&runs, at).into_iter().max_by_key(|run| (listens(run), run.complete()))?;
+        self.of(&run.run)
+    }
+
     /// What could not be read, and why.
     pub fn unreadable(&self) -> &[(PathBuf, String)] {
         &self.unreadable
@@ -242,6 +257,47 @@ impl History {
             }
         }
         there
+    }
+
+    /// The objects that were there at a time.
+    pub fn objects_at(&self, at: Timestamp) -> Vec<Arc<Object>> {
+        let (mut there, mut nameless) = (BTreeMap::new(), Vec::new());
+        for step in self.steps.iter().take_while(|step| step.at <= at) {
+            match &step.what {
+                What::Apply(object) => match object.key() {
+                    Some(key) => drop(there.insert(key, object.clone())),
+                    None => nameless.push(object.clone()),
+                },
+                What::Delete(key) => drop(there.remove(key)),
+                What::Bind(..) | What::Unbind(..) => {}
+            }
+        }
+        there.into_values().chain(nameless).collect()
+    }
+
+    /// Every state that a pod had between two times, or not long before them.
+    pub fn pods_between(&self, from: Timestamp, until: Timestamp) -> impl Iterator<Item = &Pod> {
+        let from = from.minus(REMEMBERED);
+        self.pods.values().flat_map(move |versions| {
+            let ends = versions.iter().skip(1).map(|next| next.at).chain([Timestamp::MAX]);
+            let spans = versions.iter().zip(ends);
+            let within = spans.filter(move |(version, end)| *end >= from && version.at <= until.plus(HELD));
+            within.filter_map(|(version, _)| match version.pod.as_deref() {
+                Some(Object::Pod(pod)) => Some(pod),
+                _ => None,
+            })
+        })
+    }
+
+    /// Every state that every Service had.
+    pub fn services(&self) -> impl Iterator<Item = &Service> {
+        self.steps.iter().filter_map(|step| match &step.what {
+            What::Apply(object) => match &**object {
+                Object::Service(service) => Some(service),
+                _ => None,
+            },
+            _ => None,
+        })
     }
 
     /// The node.

@@ -11,12 +11,14 @@
 //! costs to ask policies.
 
 mod classes;
+mod gather;
 mod history;
 mod names;
 mod sweep;
 
 pub use self::{
     classes::{COLUMNS, Classes},
+    gather::{GATHERED, Gathered, LeftOut},
     history::{Histories, History},
     names::add_names,
     sweep::{Both, Flows, judge, judge_both, judge_each},
