@@ -293,7 +293,7 @@ fn scrape(auditor: &Auditor, now: Timestamp) -> String {
         dns: &[],
         lookups: None,
         watches: &[],
-        usage_faults: (0, 0),
+        usage_faults: [("write failed", 0), ("damaged", 0), ("upload failed", 0)],
         flow_store: None,
         flow_bucket: None,
         events: None,

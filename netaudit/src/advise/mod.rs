@@ -12,4 +12,13 @@ pub mod text;
 pub mod tighten;
 pub mod what_if;
 
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
 pub use self::outcome::Outcome;
+
+/// The names that addresses outside the cluster had, by address in canonical form.
+pub type Names = BTreeMap<IpAddr, BTreeSet<Arc<str>>>;

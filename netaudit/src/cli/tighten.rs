@@ -24,7 +24,8 @@ use super::{
 };
 use crate::{
     advise::{
-        tighten::{self, Advice, Change, Names, Options, Settled, Uses},
+        Names,
+        tighten::{self, Advice, Change, Options, Settled, Uses},
         what_if::{Candidate, Scope},
     },
     audit::usage::{Evidence, Histories as UsageHistories, Rows, histories, judge},

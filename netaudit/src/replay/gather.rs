@@ -19,10 +19,12 @@ use arrow::{
 use super::{
     classes::{COLUMNS, Classes, Key, Slot},
     history::{Histories, History, What},
+    names::add_names,
     sweep::judge,
 };
 use crate::{
     advise::{
+        Names,
         suggest::Seen,
         what_if::{Candidate, Class, End, Report, Workload},
     },
@@ -122,7 +124,7 @@ pub struct Gathered<'a> {
     by_fate: BTreeMap<Fate, Classes<'a>>,
     /// Those that count and went to a Service of which it is not known where they went.
     to_services: Vec<(Fate, Classes<'a>)>,
-    names: BTreeMap<IpAddr, BTreeSet<Arc<str>>>,
+    names: Names,
 }
 
 /// Flows that no rule follows from.
@@ -150,13 +152,7 @@ const PORTS: usize = 10;
 impl<'a> Gathered<'a> {
     /// None yet.
     pub fn new(histories: &'a Histories, namespaces: &'a BTreeSet<Arc<str>>) -> Self {
-        Self {
-            histories,
-            namespaces,
-            by_fate: BTreeMap::new(),
-            to_services: Vec::new(),
-            names: BTreeMap::new(),
-        }
+        Self { histories, namespaces, by_fate: BTreeMap::new(), to_services: Vec::new(), names: Names::new() }
     }
 
     /// Adds the flows of a batch that has [`GATHERED`], of which an end is in the namespaces.
@@ -170,7 +166,7 @@ impl<'a> Gathered<'a> {
             return Ok(());
         }
         let batch = filter_record_batch(batch, &own)?;
-        self.add_names(&batch)?;
+        add_names(&batch, &mut self.names)?;
         let columns = ["reach", "protocol", "verdict", "peer_verdict"];
         let [reach, protocol, verdict, peer_verdict] = columns.map(|name| words(&batch, name));
         let (reach, protocol, verdict, peer_verdict) = (reach?, protocol?, verdict?, peer_verdict?);
@@ -205,29 +201,8 @@ impl<'a> Gathered<'a> {
         Ok(own.into())
     }
 
-    /// What DNS called addresses, whether or not policies go by it.
-    fn add_names(&mut self, batch: &RecordBatch) -> anyhow::Result<()> {
-        let column = batch.column_by_name("peer_names").and_then(|it| it.as_list_opt::<i32>());
-        let names = column.and_then(|list| {
-            let fields = list.values().as_struct_opt()?;
-            Some((list, fields.column_by_name("name")?.as_string_opt::<i32>()?))
-        });
-        let (list, names) = names.context("the column peer_names is of another type")?;
-        let addresses = words(batch, "peer_ip")?;
-        for (row, place) in list.value_offsets().windows(2).enumerate().filter(|(_, it)| it[0] < it[1]) {
-            let Some(ip) = addresses.of(row).and_then(|ip| ip.parse::<IpAddr>().ok()) else { continue };
-            let known = self.names.entry(ip).or_default();
-            for name in (place[0] as usize..place[1] as usize).map(|place| names.value(place)) {
-                if !known.contains(name) {
-                    known.insert(name.into());
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// What DNS called addresses.
-    pub fn names(&self) -> &BTreeMap<IpAddr, BTreeSet<Arc<str>>> {
+    pub fn names(&self) -> &Names {
         &self.names
     }
 

@@ -8,7 +8,7 @@ use arrow::{
     datatypes::UInt32Type,
 };
 
-use crate::advise::tighten::Names;
+use crate::advise::Names;
 
 /// Adds the names of a batch that has [`COLUMNS`](super::COLUMNS).
 ///

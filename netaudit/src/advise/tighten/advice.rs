@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    net::IpAddr,
     sync::Arc,
 };
 
@@ -12,6 +11,7 @@ use super::{
     uses::{Needs, Uses},
 };
 use crate::{
+    advise::Names,
     audit::{
         RuleKey,
         usage::{
@@ -108,9 +108,6 @@ pub struct Policy {
 
 /// What is to be said of policies, in their order.
 pub type Advice = Vec<Policy>;
-
-/// Names that addresses outside had.
-pub type Names = HashMap<IpAddr, BTreeSet<Arc<str>>>;
 
 /// All that is known.
 pub(super) struct Known<'a> {

@@ -20,7 +20,7 @@ mod uses;
 mod write;
 
 pub use self::{
-    advice::{Advice, Element, Names, Options, Policy, Proposal, Rule, advise},
+    advice::{Advice, Element, Options, Policy, Proposal, Rule, advise},
     change::{Change, changed, explicit_types},
     containment::{Contained, containment, of_sets},
     replayed::{Broken, Denied},
