@@ -2,4 +2,5 @@
 
 mod command;
 mod gitops;
+mod proofs;
 mod writing;

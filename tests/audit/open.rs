@@ -65,6 +65,19 @@ fn line(world: &World, flow: &Flow) -> Value {
 }
 
 #[test]
+fn a_connection_that_goes_on_says_with_whom_its_rules_are_used_and_at_which_port() {
+    let mut world = World::new(vec![both_ways()]);
+    look(&mut world, t(40), &[told(a_to_b())]);
+    world.auditor.tick(t(50), &mut Vec::new());
+    let rows = world.auditor.usage_mut().rows();
+    let egress = rows.rules.iter().find(|(key, _)| key.rule.direction == Direction::Egress);
+    let (_, row) = egress.expect("a row of the egress rule");
+    assert_eq!(row.uses.matches, 0, "it is no flow");
+    assert!(row.touched.ports.contains(&(netaudit::model::Protocol::Tcp, 80)), "{row:?}");
+    assert_eq!(row.touched.workloads.len(), 1, "{row:?}");
+}
+
+#[test]
 fn each_end_credits_its_own_direction_for_as_long_as_it_lives_and_matches_nothing_more() {
     let mut world = World::new(vec![both_ways()]);
     let (ours, theirs) = (a_to_b(), ingress(102, 12, "10.0.0.2:80", "10.0.0.1:40000"));

@@ -459,3 +459,101 @@ fn a_policy_whose_file_names_no_namespace_is_of_the_one_that_is_said() -> Result
     );
     Ok(())
 }
+
+#[test]
+fn what_nothing_sees_and_what_is_about_other_pods_stays() -> Result<()> {
+    // Half of it is SCTP.
+    let text = DB.replace(
+        "      ports:\n        - port: 5432\n          endPort: 5500\n",
+        "      ports: [{port: 5432}, {port: 3868, protocol: SCTP}]\n",
+    );
+    let scene = Scene::new(&text, usual)?;
+    let (told, _) = scene.json(&[])?;
+    let elements = said(&told["policies"][0]["rules"][1]["elements"], "stays_because");
+    assert!(elements[1].starts_with("ingress[0].from[1]: it may be for SCTP"), "{told:#}");
+    assert!(elements[3].starts_with("ingress[0].ports[1]: it may be for SCTP"), "{told:#}");
+    assert_eq!(changes(&told)[1..], ["ingress[1]: remove", "policyTypes: write Ingress, Egress"], "{told:#}");
+    let unused = DB.replace("app: web", "app: nobody").replace(
+        "        - port: 5432\n          endPort: 5500\n",
+        "        - port: 3868\n          protocol: SCTP\n        - port: 1\n",
+    );
+    let scene = Scene::new(&unused, usual)?;
+    let (told, _) = scene.json(&[])?;
+    let kept = said(&told["policies"][0]["rules"], "stays_because");
+    assert!(kept[1].contains("ingress[0]: insufficient evidence: sensor"), "{kept:#?}");
+    // A cluster that uses SCTP says so.
+    let scene = Scene::new(DB, usual)?;
+    let (told, _) = scene.json(&["--uses-sctp"])?;
+    assert!(!changes(&told).iter().any(|it| it.starts_with("ingress[1]")), "{told:#}");
+    // Here it is said to select others than where the agents are.
+    fs::write(
+        scene.policies().join("db.yaml"),
+        DB.replace("matchLabels: {app: db}", "matchLabels: {app: web}"),
+    )?;
+    let (told, _) = scene.json(&[])?;
+    assert_eq!(
+        (changes(&told), &told["policies"][0]["closed"]),
+        (vec![], &json!("in the cluster it selects other pods than in this file"))
+    );
+    Ok(())
+}
+
+#[test]
+fn evidence_of_a_policy_that_selected_others_is_not_enough() -> Result<()> {
+    let scene = Scene::new(DB, |agent| {
+        let mut other: Value = serde_saphyr::from_str(DB).expect("a policy");
+        other["spec"]["podSelector"]["matchLabels"]["app"] = json!("api");
+        agent.apply(&other, 4_000);
+        let back: Value = serde_saphyr::from_str(DB).expect("a policy");
+        agent.apply(&back, 5_000);
+        agent.accepts("uid-0", "10.0.0.2:5432", "10.0.0.1", 5_100);
+    })?;
+    let (told, _) = scene.json(&[])?;
+    let why = "insufficient evidence: until 2026-01-01T01:23:20Z it selected other pods, and what is known is in part about those";
+    assert_eq!(told["policies"][0]["closed"], why, "{told:#}");
+    // Long ago it does not matter.
+    let (told, _) = scene.json(&["--window", "10m"])?;
+    assert_eq!(told["policies"][0]["closed"], Value::Null, "{told:#}");
+    Ok(())
+}
+
+#[test]
+fn what_is_one_object_or_is_patched_by_position_is_not_changed() -> Result<()> {
+    let scene = Scene::new(DB, usual)?;
+    fs::write(scene.policies().join("again.yaml"), DB.replace("  namespace: shop\n", "  namespace: ''\n"))?;
+    let (told, _) = scene.json(&["--default-namespace", "shop"])?;
+    let closed = [0, 1].map(|at| told["policies"][at]["closed"].to_string().contains("is the same object"));
+    assert_eq!(closed, [true, true], "{told:#}");
+    fs::remove_file(scene.policies().join("again.yaml"))?;
+    fs::write(
+        scene.policies().join("kustomization.yaml"),
+        "resources: [db.yaml]\npatches: [{target: {kind: NetworkPolicy}, patch: '[{op: remove, path: /spec/ingress/0/from/1}]'}]\n",
+    )?;
+    let (told, ran) = scene.json(&[])?;
+    assert_eq!(ran.status, 0, "{told:#}");
+    assert!(
+        told["policies"][0]["closed"].to_string().contains("a kustomization near changes what files say"),
+        "{told:#}"
+    );
+    Ok(())
+}
+
+#[test]
+fn flows_of_a_part_of_the_time_are_told_as_such() -> Result<()> {
+    let scene = Scene::new(DB, usual)?;
+    let (told, _) = scene.json(&["--since", "2026-01-01T01:50:00Z"])?;
+    let replay = &told["replay"];
+    assert_eq!((&replay["flows"], &replay["complete"]), (&json!(0), &json!(false)), "{replay:#}");
+    assert!(replay["doubts"].to_string().contains("no recorded flow was judged again"), "{replay:#}");
+    // Another node's agent tells of use, and no store of its flows.
+    let file = scene.path("usage.jsonl");
+    let mut rows = document::read(&fs::read(&file)?)?;
+    let (mut key, run) =
+        rows.runs.iter().next().map(|(key, run)| (key.clone(), run.clone())).context("a run")?;
+    key.node = "node-2".into();
+    rows.add_run(key, run);
+    fs::write(&file, document::write(&rows))?;
+    let (told, _) = scene.json(&[])?;
+    assert!(told["replay"]["doubts"].to_string().contains("no store has flows of node node-2"), "{told:#}");
+    Ok(())
+}

@@ -62,6 +62,10 @@ impl Repository {
 
     /// Runs the pipeline as a CI job does.
     fn pipeline(&self, what: &str) -> Run {
+        self.pipeline_with(what, &[])
+    }
+
+    fn pipeline_with(&self, what: &str, more: &[(&str, &str)]) -> Run {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/gitops/netaudit-gitops");
         let mut command = Command::new(script);
         command.arg(what).current_dir(&self.clone).envs([
@@ -75,7 +79,7 @@ impl Repository {
         ]);
         command.env("FLOW_STORE", self.scene.path("store")).env("USAGE", self.scene.path("usage.jsonl"));
         command.env("REPORT", self.scene.path("report.txt"));
-        run(&mut command)
+        run(command.envs(more.iter().copied()))
     }
 }
 
@@ -147,6 +151,46 @@ fn what_nobody_uses_comes_as_a_branch_until_it_is_merged() -> Result<()> {
     let ran = repository.pipeline("propose");
     assert_eq!(ran.status, 0, "{}{}", ran.out, ran.err);
     assert!(ran.err.contains("== nothing to take out: no branch"), "{}", ran.err);
+    // What was proposed before is nothing that anybody should merge now.
+    assert!(ran.err.contains("== netaudit/tighten of origin is withdrawn"), "{}", ran.err);
+    assert_eq!(at(&repository.remote, &["branch", "--list", "netaudit/tighten"]), "");
+    Ok(())
+}
+
+#[test]
+fn what_goes_wrong_has_its_status_and_pushes_nothing() -> Result<()> {
+    let repository = Repository::new(DB)?;
+    for what in ["check", "propose"] {
+        let ran = repository.pipeline_with(what, &[("BASE", "origin/none")]);
+        assert!(ran.status == 2 && ran.err.contains("there is no origin/none here"), "{what}: {}", ran.err);
+    }
+    let branches = || at(&repository.remote, &["branch", "--list", "netaudit/*"]);
+    let ran = repository.pipeline_with("propose", &[("REMOTE", "nowhere")]);
+    assert!(ran.status == 2 && ran.err.contains("nowhere does not take netaudit/tighten"), "{}", ran.err);
+    let expect = repository.scene.path("expect.yaml");
+    fs::write(
+        &expect,
+        EXPECTATIONS
+            .replace("to: shop/db-0, port: 5432}\n  - {name: a", "to: shop/db-0, port: 5433}\n  - {name: a"),
+    )?;
+    let ran = repository.pipeline_with("propose", &[("EXPECTATIONS", &expect.display().to_string())]);
+    assert!(
+        ran.status == 1 && ran.err.contains("have findings: nothing is pushed"),
+        "{}{}",
+        ran.out,
+        ran.err
+    );
+    assert_eq!(branches(), "");
+    // A name that moves with each commit means what it meant at the beginning.
+    let ran = repository.pipeline_with("propose", &[("BASE", "HEAD")]);
+    assert_eq!(ran.status, 0, "{}{}", ran.out, ran.err);
+    assert!(ran.out.contains("NetworkPolicy shop/db: shown"), "{}", ran.out);
+    assert!(ran.err.contains("1 commits") && branches().contains("netaudit/tighten"), "{}", ran.err);
+    assert_eq!(repository.git(&["worktree", "list"]).lines().count(), 1);
+    // What nobody has added yet is a change too.
+    fs::write(repository.clone.join("policies/new.yaml"), DB.replace("name: db", "name: new"))?;
+    let ran = repository.pipeline("check");
+    assert!(ran.err.contains("judged by this change"), "{}", ran.err);
     Ok(())
 }
 

@@ -265,3 +265,14 @@ fn what_is_written_for_several_places_is_refused() {
     let reason = refused(spec, Change::RemoveRule { direction: IN, rule: 0 });
     assert!(reason.contains("comment between the list and its first element"), "{reason}");
 }
+
+#[test]
+fn a_text_by_lines_ends_where_its_last_line_does() {
+    let text = "spec:\n  podSelector: {}\n  policyTypes: [Ingress]\n  ingress:\n  - from:\n    - podSelector: {}\n  - from:\n    - podSelector:\n        matchLabels:\n          app: |-\n            old\n# about the status, must stay\nstatus: {}\n";
+    let new = written(text, &[Change::RemoveRule { direction: IN, rule: 1 }]);
+    assert!(new.ends_with("    - podSelector: {}\n# about the status, must stay\nstatus: {}\n"), "{new}");
+    let ports = "spec:\n  podSelector: {}\n  policyTypes: [Egress]\n  egress:\n  - ports:\n    - port: 80\n      # up to here\n      endPort: 90\n";
+    let new =
+        written(ports, &[Change::NarrowPorts { direction: OUT, rule: 0, port: 0, ranges: vec![(80, 80)] }]);
+    assert!(new.ends_with("    - port: 80\n"), "{new}");
+}

@@ -376,9 +376,10 @@ impl Usage {
         }
     }
 
-    /// A connection with this verdict is open at `at`: what has a part in it is in use. Matches count flows, so it is none.
-    pub fn keep(&mut self, verdict: &Arc<Verdict>, at: Timestamp) {
-        self.credit(verdict, 0, at..=at, None);
+    /// A connection with this verdict is open at `at`: what has a part in it is in use, and what it is with. Matches count flows, so it
+    /// is none.
+    pub fn keep(&mut self, verdict: &Arc<Verdict>, at: Timestamp, other: Option<&OtherEnd<'_>>) {
+        self.credit(verdict, 0, at..=at, other);
     }
 
     /// Tells each rule what it was used for since the last time. What is read of rules is as of then.

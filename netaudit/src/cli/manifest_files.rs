@@ -205,5 +205,7 @@ pub(super) fn is_same(was: &Item, now: &Item) -> bool {
 pub(super) fn difference(name: &str, before: &[u8], after: &[u8]) -> String {
     let [before, after] = [before, after].map(String::from_utf8_lossy);
     let difference = similar::TextDiff::from_lines(&*before, &*after);
-    difference.unified_diff().header(&format!("a/{name}"), &format!("b/{name}")).to_string()
+    // So is it seen where a name with blanks ends.
+    let end = if name.contains(' ') { "\t" } else { "" };
+    difference.unified_diff().header(&format!("a/{name}{end}"), &format!("b/{name}{end}")).to_string()
 }

@@ -33,6 +33,7 @@ mod suggest_report;
 mod test;
 mod test_report;
 mod tighten;
+mod tighten_evidence;
 mod tighten_files;
 mod tighten_replay;
 mod tighten_text;

@@ -18,6 +18,7 @@ use super::{
     manifest_files::{self, Loaded},
     one_line,
     stores::{self, Reach},
+    tighten_evidence,
     tighten_files::{self, Patched, Target},
     tighten_replay::{Recorded, Replay, replayed},
     tighten_text, usage,
@@ -83,6 +84,9 @@ pub(super) struct Args {
     /// Write the used ports into rules that are for every port; such a rule also allows what nothing sees, such as SCTP
     #[arg(long)]
     add_ports: bool,
+    /// The cluster uses SCTP, which nothing sees: rules for every port stay, as they may be for it
+    #[arg(long, conflicts_with = "add_ports")]
+    uses_sctp: bool,
     /// Write a patch a policy into this directory, which is made or empty: each for `git am`, in their order
     #[arg(long, value_name = "DIR")]
     patches: Option<PathBuf>,
@@ -130,6 +134,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
         keep_ranges: args.keep_ranges,
         narrow_named: args.narrow_named,
         add_ports: args.add_ports,
+        uses_sctp: args.uses_sctp,
     };
     if let Some(directory) = &args.patches {
         fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
@@ -177,8 +182,22 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
         }
     });
     let judged = judge(&usage, &options.evidence);
-    let advice = tighten::advise(&policies, &usage, &judged, &uses, &names, &options);
-    let Settled { refused, patched, replay } = settle(&loaded, &targets, &advice, &before, &flows)?;
+    let mut advice = tighten::advise(&policies, &usage, &judged, &uses, &names, &options);
+    let told = usage.told.unwrap_or_default();
+    let begin = told.minus(options.evidence.window);
+    for (policy, declared) in advice.iter_mut().zip(&policies) {
+        if let Some(reason) = tighten_evidence::selected_otherwise(&recorded, declared, begin) {
+            policy.refused.get_or_insert(reason);
+        }
+    }
+    let Settled { refused, patched, mut replay } = settle(&loaded, &targets, &advice, &before, &flows)?;
+    let nodes = rows.runs.keys().map(|it| it.node.to_string()).collect();
+    replay.lacks(tighten_evidence::span(
+        &scanned.marks,
+        &nodes,
+        begin.max(args.since.unwrap_or(begin)),
+        told,
+    ));
     warnings.extend(strangers(&usage, &targets));
     let answer = Answer {
         loaded: &loaded,

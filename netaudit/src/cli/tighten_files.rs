@@ -1,6 +1,11 @@
 //! Policies in files, and what is taken out of them: a patch a policy, each on top of those before it.
 
-use std::{collections::BTreeSet, fs, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+    sync::Arc,
+};
 
 use super::manifest_files::{File, Loaded, difference, is_same};
 use crate::{
@@ -32,24 +37,52 @@ pub(super) struct Target {
 pub(super) fn targets(loaded: &Loaded, namespace: &str) -> Vec<Target> {
     let doubled: BTreeSet<usize> = lint::doubled(&loaded.manifests);
     let items = loaded.manifests.items.iter().enumerate();
-    items
+    let mut targets: Vec<Target> = items
         .filter_map(|(number, item)| {
             let declared = policy(item)?.clone();
             let file = loaded.sources[number].1;
             let mut policy = declared.clone();
-            let marks = &loaded.manifests.documents[item.document];
-            if !marks.has(&join(&item.prefix, "metadata.namespace")) {
+            if !names_namespace(loaded, item, &loaded.files[file]) {
                 policy.namespace = namespace.into();
             }
             let closed = match doubled.contains(&number) {
-                true => {
-                    Some("another document is the same object, and which of them counts is open".to_owned())
-                }
+                true => Some(TWICE.to_owned()),
+                false if loaded.is_changed && loaded.files[file].near.is_any => Some(
+                    "a kustomization near changes what files say, so that a change here may change another place: give what kubectl \
+                     kustomize prints"
+                        .to_owned(),
+                ),
                 false => closed(&loaded.files[file]),
             };
             Some(Target { item: number, file, declared, policy, closed })
         })
-        .collect()
+        .collect();
+    close_doubles(&mut targets);
+    targets
+}
+
+const TWICE: &str = "another document is the same object, and which of them counts is open";
+
+/// Closes those that are one object, in the namespaces that they have in the cluster.
+fn close_doubles(targets: &mut [Target]) {
+    let mut known: BTreeMap<(Arc<str>, Arc<str>), usize> = BTreeMap::new();
+    for target in targets.iter() {
+        *known.entry((target.policy.namespace.clone(), target.policy.name.clone())).or_default() += 1;
+    }
+    for target in targets {
+        if known[&(target.policy.namespace.clone(), target.policy.name.clone())] > 1 {
+            target.closed.get_or_insert_with(|| TWICE.to_owned());
+        }
+    }
+}
+
+/// Whether a document says which namespace its object is in: nothing, an empty text and `null` say none.
+fn names_namespace(loaded: &Loaded, item: &Item, file: &File) -> bool {
+    let found = loaded.manifests.documents[item.document].find(&join(&item.prefix, "metadata.namespace"));
+    let Some(found) = found.filter(|it| it.is_whole) else { return false };
+    let text = std::str::from_utf8(&file.bytes).map(placed::without_mark).unwrap_or_default();
+    let said = text.get(found.node.place.range()).unwrap_or_default().trim_matches(['"', '\'']);
+    !matches!(said, "" | "~" | "null" | "Null" | "NULL")
 }
 
 /// Why nothing of a file can be changed.
@@ -112,8 +145,11 @@ pub(super) fn patch(
             difference: String::new(),
             contained: Contained::ByElements,
         };
+        if changes.is_empty() {
+            patches.push(patch);
+            continue;
+        }
         match write(loaded, target, bytes, changes) {
-            _ if changes.is_empty() => {}
             Err(reason) => patch.refused = (0..changes.len()).map(|it| (it, reason.clone())).collect(),
             Ok(written) => {
                 patch.refused = written.refused;
@@ -132,16 +168,32 @@ pub(super) fn patch(
         }
         patches.push(patch);
     }
-    Patched { patches, files }
+    let mut patched = Patched { patches, files };
+    for file in verify_whole(loaded, targets, &patched) {
+        patched.files[file] = None;
+        for ((target, patch), changes) in targets.iter().zip(&mut patched.patches).zip(changes) {
+            if target.file == file {
+                patch.refused = (0..changes.len()).map(|it| (it, MISREAD.to_owned())).collect();
+                patch.made.clear();
+                patch.policy = target.policy.clone();
+            }
+        }
+    }
+    patched
 }
 
-/// The name of a file as differences have it: in a git repository from its top, as git has it; else as it was given.
+/// The name of a file as differences have it: in a git repository from its top, as git has it; else from the current
+/// directory, or where it is not below that from the root.
 fn name(path: &Path) -> String {
     let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let top = real.ancestors().skip(1).find(|it| it.join(".git").exists());
     match top.and_then(|top| real.strip_prefix(top).ok()) {
         Some(inside) => inside.display().to_string(),
-        None => path.display().to_string().trim_start_matches("./").trim_start_matches('/').to_owned(),
+        None => {
+            let here = std::env::current_dir().and_then(fs::canonicalize).unwrap_or_default();
+            let inside = real.strip_prefix(&here).unwrap_or(&real).display().to_string();
+            inside.trim_start_matches('/').to_owned()
+        }
     }
 }
 
@@ -167,37 +219,78 @@ fn write(loaded: &Loaded, target: &Target, bytes: &[u8], changes: &[&Change]) ->
     new.push_str(&whole[..whole.len() - text.len() + place.start]);
     new.push_str(&written.text);
     new.push_str(&text[place.end..]);
-    let new = new.into_bytes();
     let made: Vec<&Change> = written.made.iter().map(|it| changes[*it]).collect();
-    verify(loaded, target, bytes, &new, &made)?;
-    Ok(Written { bytes: new, made: written.made, refused: written.refused })
+    verify(file, target, item, &text[place.clone()], &written.text, &made)?;
+    Ok(Written { bytes: new.into_bytes(), made: written.made, refused: written.refused })
 }
 
-/// Reads the new content as the old one was read: all is what it was, but for the policy, which is what it was to become.
-fn verify(loaded: &Loaded, target: &Target, old: &[u8], new: &[u8], made: &[&Change]) -> Result<(), String> {
-    let file = &loaded.files[target.file];
-    let (old, new) = (file.read(old), file.read(new));
-    let misread = || "read again, the file would say something else".to_owned();
-    let unread = |it: &Placed| it.errors.len() + it.unlike.len() + it.mistyped.len() + it.passed_over.len();
-    if unread(&old) != unread(&new) || old.manifests.items.len() != new.manifests.items.len() {
-        return Err(misread());
-    }
-    let first = (0..loaded.sources.len()).find(|it| loaded.sources[*it].1 == target.file);
-    let place = target.item - first.unwrap_or(target.item);
-    for (number, (was, is)) in old.manifests.items.iter().zip(&new.manifests.items).enumerate() {
-        let is_right = match number == place {
-            false => is_same(was, is),
-            true => {
-                let expected = policy(was).map(|it| tighten::changed(it, made));
-                policy(is) == expected.as_ref() && was.prefix == is.prefix && was.ignored == is.ignored
+/// Reads the new text of a document as the old one was read: all of it is what it was, but for the policy, which is what it was to become.
+fn verify(
+    file: &File,
+    target: &Target,
+    item: &Item,
+    old: &str,
+    new: &str,
+    made: &[&Change],
+) -> Result<(), String> {
+    let (old, new) = (file.read(old.as_bytes()), file.read(new.as_bytes()));
+    is_as_expected(&old, &new, &|was, is| match was.prefix == item.prefix
+        && policy(was) == Some(&target.declared)
+    {
+        false => is_same(was, is),
+        true => {
+            let expected = tighten::changed(&target.declared, made);
+            policy(is) == Some(&expected) && was.prefix == is.prefix && was.ignored == is.ignored
+        }
+    })
+}
+
+/// Reads files as they are to be: each object is what it was, or what its policy was to become. Those of other documents may have moved.
+fn verify_whole(loaded: &Loaded, targets: &[Target], patched: &Patched) -> BTreeSet<usize> {
+    let mut wrong = BTreeSet::new();
+    for (number, new) in patched.files.iter().enumerate() {
+        let Some(new) = new else { continue };
+        let file = &loaded.files[number];
+        let (old, new) = (file.read(&file.bytes), file.read(new));
+        let policies: BTreeMap<(Arc<str>, Arc<str>), NetworkPolicy> = targets
+            .iter()
+            .zip(&patched.patches)
+            .filter(|(target, _)| target.file == number)
+            .map(|(target, patch)| {
+                let is =
+                    NetworkPolicy { namespace: target.declared.namespace.clone(), ..patch.policy.clone() };
+                ((is.namespace.clone(), is.name.clone()), is)
+            })
+            .collect();
+        let read = is_as_expected(&old, &new, &|was, is| {
+            let key = policy(was).map(|it| (it.namespace.clone(), it.name.clone()));
+            match key.and_then(|key| policies.get(&key)) {
+                Some(expected) => {
+                    policy(is) == Some(expected) && was.prefix == is.prefix && was.ignored == is.ignored
+                }
+                None => is_same(was, is),
             }
-        };
-        if !is_right {
-            return Err(misread());
+        });
+        if read.is_err() {
+            wrong.insert(number);
         }
     }
-    Ok(())
+    wrong
 }
+
+fn is_as_expected(old: &Placed, new: &Placed, is_right: &dyn Fn(&Item, &Item) -> bool) -> Result<(), String> {
+    let unread = |it: &Placed| it.errors.len() + it.unlike.len() + it.mistyped.len() + it.passed_over.len();
+    let (was, is) = (&old.manifests.items, &new.manifests.items);
+    let same = unread(old) == unread(new)
+        && was.len() == is.len()
+        && was.iter().zip(is).all(|(was, is)| is_right(was, is));
+    match same {
+        true => Ok(()),
+        false => Err(MISREAD.to_owned()),
+    }
+}
+
+const MISREAD: &str = "read again, the file would say something else";
 
 /// Namespaces that the manifests have.
 pub(super) fn namespaces(loaded: &Loaded) -> Vec<NamespaceView> {

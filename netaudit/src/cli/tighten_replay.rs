@@ -28,6 +28,14 @@ impl AsRef<Broken> for Replay {
     }
 }
 
+impl Replay {
+    /// With more that is missing.
+    pub fn lacks(&mut self, doubts: Vec<String>) {
+        self.complete &= doubts.is_empty();
+        self.doubts.splice(0..0, doubts);
+    }
+}
+
 /// The recorded flows, and what is known of them.
 pub(super) struct Recorded<'a> {
     pub stores: &'a [Store],
@@ -65,6 +73,9 @@ pub(super) fn replayed(flows: &Recorded<'_>, before: &Candidate, after: &Candida
     doubts.extend(
         missing.iter().map(|(reason, flows)| format!("{flows} flows could not be judged again: {reason}")),
     );
+    if broken.replayed == 0 {
+        doubts.push("no recorded flow was judged again".to_owned());
+    }
     let complete = doubts.is_empty() && flows.scanned.coverage.is_complete();
     doubts.extend(flows.scanned.coverage.sentences());
     Replay { broken, missing, doubts, complete }

@@ -1,12 +1,15 @@
 //! What `netaudit tighten` found, for people and programs.
 
-use std::io::{self, Write};
+use std::{
+    collections::BTreeSet,
+    io::{self, Write},
+};
 
 use serde_json::{Value, json};
 
 use super::{one_line, tighten::Answer};
 use crate::{
-    advise::tighten::{Contained, Element, Needs, Policy, Proposal, Rule},
+    advise::tighten::{Change, Contained, Element, Needs, Policy, Proposal, Rule},
     model::Timestamp,
 };
 
@@ -71,29 +74,35 @@ fn of_policy(answer: &Answer<'_>, number: usize, policy: &Policy, out: &mut impl
         writeln!(out, "  nothing is changed: {}", one_line(reason))?;
     }
     for it in made {
-        let what =
-            if it.what == it.change.path() { String::new() } else { format!(" {}", one_line(&it.what)) };
-        writeln!(out, "  - {}{what}: {}", it.change.path(), it.change)?;
+        writeln!(out, "  - {}: {}", place_and_what(it), it.change)?;
         writeln!(out, "      {}", one_line(&it.why))?;
     }
     for (it, reason) in kept {
         writeln!(out, "  ! {} {}: not changed: {}", it.change.path(), one_line(&it.what), one_line(reason))?;
     }
+    let gone = gone(answer, number);
     for rule in &policy.rules {
-        if goes(answer, number, &format!("{}[{}]", rule.direction, rule.index)) {
-            continue;
+        if !gone.contains(&format!("{}[{}]", rule.direction, rule.index)) {
+            of_rule(rule, &gone, out)?;
         }
-        of_rule(answer, number, rule, out)?;
     }
     Ok(())
 }
 
-/// Whether something is taken out.
-fn goes(answer: &Answer<'_>, number: usize, path: &str) -> bool {
-    made(answer, number).0.iter().any(|it| it.change.path() == path && it.change.to_string() == "remove")
+/// `egress[1].to[0] app=old`.
+fn place_and_what(proposal: &Proposal) -> String {
+    format!("{} {}", proposal.change.path(), one_line(&proposal.what)).trim_end().to_owned()
 }
 
-fn of_rule(answer: &Answer<'_>, number: usize, rule: &Rule, out: &mut impl Write) -> io::Result<()> {
+/// The places that are taken out.
+fn gone(answer: &Answer<'_>, number: usize) -> BTreeSet<String> {
+    let is_gone = |it: &&Proposal| {
+        matches!(it.change, Change::RemoveRule { .. } | Change::RemovePeer { .. } | Change::RemovePort { .. })
+    };
+    made(answer, number).0.into_iter().filter(is_gone).map(|it| it.change.path()).collect()
+}
+
+fn of_rule(rule: &Rule, gone: &BTreeSet<String>, out: &mut impl Write) -> io::Result<()> {
     let coverage = match rule.coverage {
         Some(ratio) => format!("; {:.2}% watched", (ratio * 10_000.0).floor() / 100.0),
         None => String::new(),
@@ -115,7 +124,7 @@ fn of_rule(answer: &Answer<'_>, number: usize, rule: &Rule, out: &mut impl Write
     if is_plain {
         return needed(&rule.needs, "      ", out);
     }
-    for element in rule.elements.iter().filter(|it| !goes(answer, number, &it.path)) {
+    for element in rule.elements.iter().filter(|it| !gone.contains(&it.path)) {
         let path = element.path.split_once('.').map_or(element.path.as_str(), |(_, it)| it);
         writeln!(out, "      {path} {}: {}", one_line(&element.what), used(element.matches, element.last))?;
         if let Some(reason) = &element.kept {
@@ -204,15 +213,7 @@ pub(super) fn patches(answer: &Answer<'_>) -> Vec<(String, String)> {
         let date = answer.told.unwrap_or_default();
         let reasons: Vec<String> = made
             .iter()
-            .map(|it| {
-                format!(
-                    "- {} {}: {}\n  ({})",
-                    it.change.path(),
-                    one_line(&it.what),
-                    it.change,
-                    one_line(&it.why)
-                )
-            })
+            .map(|it| format!("- {}: {}\n  ({})", place_and_what(it), it.change, one_line(&it.why)))
             .collect();
         let replay = &answer.replay;
         let complete = match replay.complete {
@@ -263,6 +264,7 @@ pub(super) fn json(answer: &Answer<'_>) -> Value {
         .map(|(number, policy)| {
             let patch = &answer.patched.patches[number];
             let (made, kept) = made(answer, number);
+            let gone = gone(answer, number);
             let proposal = |it: &Proposal| {
                 json!({
                     "path": it.change.path(),
@@ -287,7 +289,7 @@ pub(super) fn json(answer: &Answer<'_>) -> Value {
                 "closed": answer.targets[number].closed.as_ref().or(policy.refused.as_ref()),
                 "changes": made.iter().map(|it| proposal(it)).collect::<Vec<_>>(),
                 "not_changed": refused.collect::<Vec<_>>(),
-                "rules": policy.rules.iter().map(|it| rule_json(answer, number, it)).collect::<Vec<_>>(),
+                "rules": policy.rules.iter().map(|it| rule_json(it, &gone)).collect::<Vec<_>>(),
                 "containment": patch.contained,
                 "difference": patch.difference,
             })
@@ -312,13 +314,13 @@ pub(super) fn json(answer: &Answer<'_>) -> Value {
     })
 }
 
-fn rule_json(answer: &Answer<'_>, number: usize, rule: &Rule) -> Value {
+fn rule_json(rule: &Rule, gone: &BTreeSet<String>) -> Value {
     let path = format!("{}[{}]", rule.direction, rule.index);
     let element = |it: &Element| {
         json!({
             "path": it.path,
             "what": it.what,
-            "goes": goes(answer, number, &it.path),
+            "goes": gone.contains(&it.path),
             "matches": it.matches,
             "last": it.last.map(Timestamp::to_the_second),
             "needed_by": it.needs.most(PAIRS_IN_JSON),
@@ -329,7 +331,7 @@ fn rule_json(answer: &Answer<'_>, number: usize, rule: &Rule) -> Value {
     json!({
         "path": path,
         "summary": rule.summary,
-        "goes": goes(answer, number, &path),
+        "goes": gone.contains(&path),
         "coverage": rule.coverage,
         "observed_since": rule.observed_since.map(Timestamp::to_the_second),
         "matches": rule.matches,

@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use anyhow::ensure;
+use anyhow::{bail, ensure};
 use serde_json::{Value, json};
 
 use super::{
@@ -54,6 +54,9 @@ pub(super) struct Args {
     /// The policies after the change
     #[arg(short = 'f', long = "filename", value_name = "FILE|DIR", num_args = 1.., required = true)]
     after: Vec<PathBuf>,
+    /// The namespace of policies whose files name none, or `default`
+    #[arg(long, value_name = "NAMESPACE", default_value = DEFAULT)]
+    default_namespace: String,
     /// Recorded flows: directories that agents' --flow-store names, copies of them, or buckets such as s3://bucket/prefix
     #[arg(long, value_name = "STORE", num_args = 1.., required = true)]
     flow_store: Vec<String>,
@@ -73,6 +76,8 @@ pub(super) struct Args {
 /// A proof of one policy, or of all.
 struct Proof {
     what: String,
+    /// Those that differ.
+    policies: Vec<String>,
     contained: Contained,
 }
 
@@ -91,7 +96,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
         errors.iter().for_each(|it| eprintln!("netaudit: {}", one_line(it)));
         ensure!(errors.is_empty(), "not all of the manifests can be read: nothing can be shown");
     }
-    let [before, after] = [before, after].map(Loaded::into_objects);
+    let [before, after] = [before, after].map(|it| placed(it, &args.default_namespace));
+    let (before, after) = (before?, after?);
     ensure!(before.iter().any(Object::may_be_policy), "no policy in {from}");
     let proofs = contained(&before, &after);
 
@@ -113,7 +119,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     // A policy that is new gives way on both sides, or it would count before too where the cluster has it already.
     let before = Candidate::in_place_of(&after, before.policies().to_vec());
     let flows = Recorded { stores: &stores, histories: &recorded, classes: &classes, scanned: &scanned };
-    let replay = replayed(&flows, &before, &after);
+    let mut replay = replayed(&flows, &before, &after);
+    replay.lacks(strangers(&recorded, &proofs));
 
     let mut out = io::stdout().lock();
     match args.output {
@@ -130,6 +137,43 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     }
     let is_shown = proofs.iter().all(|it| it.contained.is_shown()) && replay.broken.is_empty();
     Ok(if is_shown && (replay.complete || !args.require_complete) { Exit::Clean } else { Exit::Findings })
+}
+
+/// The namespace of those that name none.
+const DEFAULT: &str = "default";
+
+/// The objects, each in its namespace.
+///
+/// # Errors
+/// A policy that is there twice: which of them counts is open.
+fn placed(loaded: Loaded, namespace: &str) -> anyhow::Result<Vec<Object>> {
+    let mut objects = Vec::with_capacity(loaded.documents.len());
+    let mut seen: BTreeMap<ObjectKey, String> = BTreeMap::new();
+    for (source, mut object) in loaded.documents {
+        if let Object::NetworkPolicy(policy) = &mut object
+            && *policy.namespace == *DEFAULT
+        {
+            policy.namespace = namespace.into();
+        }
+        if object.may_be_policy()
+            && let Some(key) = object.key()
+            && let Some(other) = seen.insert(key.clone(), source.to_string())
+        {
+            bail!("{key} is there twice, at {other} and at {source}: which of them counts is open");
+        }
+        objects.push(object);
+    }
+    Ok(objects)
+}
+
+/// Policies that differ and that no cluster of these stores had: of what they do the flows tell nothing.
+fn strangers(recorded: &Histories, proofs: &[Proof]) -> Vec<String> {
+    let known: BTreeSet<String> =
+        recorded.all().iter().flat_map(|it| it.policies()).map(|it| it.to_string()).collect();
+    let unknown = proofs.iter().flat_map(|it| &it.policies).filter(|it| !known.contains(*it));
+    unknown
+        .map(|it| format!("{it} was in no cluster of these stores: their flows tell nothing of it"))
+        .collect()
 }
 
 /// What can be shown of each policy that differs; where it cannot, of all together.
@@ -152,10 +196,11 @@ fn contained(before: &[Object], after: &[Object]) -> Vec<Proof> {
             (_, None) => Contained::Not("it is gone, and isolates no more".to_owned()),
         };
         is_open |= !contained.is_shown();
-        proofs.push(Proof { what: key.to_string(), contained });
+        proofs.push(Proof { what: key.to_string(), policies: vec![key.to_string()], contained });
     }
     if is_open && let Some(all) = together(before, after, &namespaces) {
-        proofs = vec![Proof { what: "all policies together".to_owned(), contained: all }];
+        let policies = proofs.into_iter().flat_map(|it| it.policies).collect();
+        proofs = vec![Proof { what: "all policies together".to_owned(), policies, contained: all }];
     }
     proofs
 }

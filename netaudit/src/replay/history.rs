@@ -259,6 +259,22 @@ impl History {
         there
     }
 
+    /// What an object was like from when on; `None` where it was gone.
+    pub fn versions(&self, key: &ObjectKey) -> Vec<(Timestamp, Option<&Arc<Object>>)> {
+        let version = |step: &'_ Step| match &step.what {
+            What::Apply(object) if object.key().as_ref() == Some(key) => Some((step.at, true)),
+            What::Delete(gone) if gone == key => Some((step.at, false)),
+            _ => None,
+        };
+        let found = self.steps.iter().filter_map(|step| Some((step, version(step)?)));
+        found
+            .map(|(step, (at, is_there))| match &step.what {
+                What::Apply(object) if is_there => (at, Some(object)),
+                _ => (at, None),
+            })
+            .collect()
+    }
+
     /// The objects that were there at a time.
     pub fn objects_at(&self, at: Timestamp) -> Vec<Arc<Object>> {
         let (mut there, mut nameless) = (BTreeMap::new(), Vec::new());

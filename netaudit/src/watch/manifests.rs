@@ -296,7 +296,7 @@ pub(super) struct Unread {
     pub is_json: bool,
 }
 
-fn is_json(path: &Path) -> bool {
+pub(super) fn is_json(path: &Path) -> bool {
     path.extension().is_some_and(|it| it.eq_ignore_ascii_case("json"))
 }
 

@@ -92,11 +92,18 @@ pub fn read(path: &Path, bytes: &[u8]) -> Placed {
 
 /// Where a document of a file's text is, by its number from 1; the text has no byte order mark.
 pub fn document(path: &Path, text: &str, number: u32) -> Option<Range<usize>> {
+    let range = |part: &str| {
+        let start = part.as_ptr() as usize - text.as_ptr() as usize;
+        start..start + part.len()
+    };
+    if !manifests::is_json(path) {
+        let place = usize::try_from(number).ok()?.checked_sub(1)?;
+        return manifests_text::split(text).into_iter().nth(place).map(|it| range(it.text));
+    }
     let mut found = None;
     manifests::each_document(&path.into(), text, |source, part, _| {
         if source.document == number {
-            let start = part.as_ptr() as usize - text.as_ptr() as usize;
-            found = Some(start..start + part.len());
+            found = Some(range(part));
         }
     });
     found

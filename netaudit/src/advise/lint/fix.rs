@@ -95,7 +95,7 @@ pub fn changed(policy: &NetworkPolicy, changes: &[&Change]) -> NetworkPolicy {
 /// Where that is not what the changes claim: nothing but the added ports, or nothing at all.
 pub fn prove(before: &NetworkPolicy, after: &NetworkPolicy, changes: &[&Change]) -> Result<(), String> {
     let [old, new] = [before, after].map(|it| [Arc::new(CompiledPolicy::compile(it))]);
-    let compared = Comparison::new(&old, &new, &[]);
+    let compared = Comparison::new(&old, &new, &[], false);
     // What was in doubt because of an invalid part is no longer: that must have been a possible meaning.
     if !compared.keeps_all() {
         return Err("it would deny what was allowed".to_owned());

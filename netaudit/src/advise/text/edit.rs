@@ -70,6 +70,12 @@ pub fn before(text: &str, at: usize) -> &str {
     &text[line_start(text, at)..at]
 }
 
+/// Where a value ends: a text by lines ends before the line break that follows it, whatever the parser says.
+fn end_of(text: &str, node: &Node) -> usize {
+    let range = node.place.range();
+    range.start + text[range].trim_end_matches([' ', '\n', '\r']).len()
+}
+
 fn line_start(text: &str, at: usize) -> usize {
     text[..at].rfind('\n').map_or(0, |it| it + 1)
 }
@@ -198,7 +204,7 @@ fn empty_block(text: &str, list: &Node, items: &[Node]) -> Result<Edit, String> 
     let key = list.key.ok_or("the list has no key")?.end.offset;
     let (first, last) = (&items[0], &items[items.len() - 1]);
     let (lead, _) = dash(text, first.place.start.offset)?;
-    let end = last.place.end.offset;
+    let end = end_of(text, last);
     only_comment_after(text, end)?;
     let (key_line, line) = (next_line(text, key), line_start(text, first.place.start.offset));
     if with_comments(text, line, lead.len(), key_line) != key_line {
@@ -229,7 +235,7 @@ fn remove_from_block(
     }
     let mut edits = Vec::new();
     for (first, last) in runs(which) {
-        let end = items[last].place.end.offset;
+        let end = end_of(text, &items[last]);
         only_comment_after(text, end)?;
         let range = match leads.get(last + 1) {
             Some(next) => leads[first]..*next,
@@ -258,7 +264,7 @@ pub fn remove_field(text: &str, object: &Node, key: &str) -> Result<Edit, String
     let at = fields.iter().position(|(name, _)| name == key).ok_or("it is not there")?;
     let node = &fields[at].1;
     let start = node.key.ok_or("it has no key")?.start.offset;
-    let end = node.place.end.offset;
+    let end = end_of(text, node);
     if fields.len() == 1 {
         return Err("nothing else is there".to_owned());
     }
@@ -284,7 +290,11 @@ pub fn remove_field(text: &str, object: &Node, key: &str) -> Result<Edit, String
             false => Err("it shares its line with something else".to_owned()),
         };
     }
-    let line = line_start(text, start);
+    // What is above the first field is said of the object.
+    let line = match at {
+        0 => line_start(text, start),
+        _ => with_comments(text, line_start(text, start), lead.len(), 0),
+    };
     let range = match text[end..].find('\n') {
         Some(_) => line..next_line(text, end),
         None => text[..line].trim_end_matches(['\r', '\n']).len()..text.len(),
@@ -316,7 +326,7 @@ pub fn set_scalar(text: &str, node: &Node, value: &str, comment: &str) -> Result
 /// # Errors
 /// Where the one does not begin a line of its own.
 pub fn insert_items(text: &str, list: &Node, after: &Node, new: &[Tree]) -> Result<Edit, String> {
-    let (start, end) = (after.place.start.offset, after.place.end.offset);
+    let (start, end) = (after.place.start.offset, end_of(text, after));
     let quoted = is_json(text, after);
     if list.form == Form::Flow {
         let lead = before(text, start);
@@ -363,7 +373,7 @@ pub fn add_field(
     let fields = object.fields().ok_or("it is no object")?;
     let named = behind.and_then(|name| fields.iter().find(|(known, _)| known == name));
     let (_, last) = named.or(fields.last()).ok_or("it is empty")?;
-    let end = last.place.end.offset;
+    let end = end_of(text, last);
     if object.form == Form::Flow {
         let quoted = is_json(text, object);
         let key = if quoted { format!("\"{key}\"") } else { key.to_owned() };

@@ -36,6 +36,8 @@ pub struct Options {
     pub narrow_named: bool,
     /// Give rules for every port the ports that were used: such a rule also allows what no sensor sees.
     pub add_ports: bool,
+    /// The cluster uses SCTP, which no sensor sees: rules for every port may be for it, and stay.
+    pub uses_sctp: bool,
 }
 
 /// A change and its reason.
@@ -115,6 +117,8 @@ pub(super) struct Known<'a> {
     pub names: &'a Names,
     histories: &'a Histories,
     judgements: HashMap<&'a RuleKey, &'a Judgement<'a>>,
+    /// The policies that may change, and the rules that they have.
+    ours: (BTreeSet<Arc<PolicyId>>, BTreeSet<RuleKey>),
     uses: &'a Uses,
     now: Timestamp,
 }
@@ -133,6 +137,7 @@ pub fn advise(
         options,
         names,
         histories,
+        ours: rules_of(policies),
         judgements: judgements.iter().map(|it| (&it.history.key, it)).collect(),
         uses,
         now: histories.told.unwrap_or_default(),
@@ -167,7 +172,7 @@ impl Known<'_> {
         {
             policy.proposals.push(Proposal {
                 change,
-                what: "policyTypes".to_owned(),
+                what: String::new(),
                 why: "without it a policy that loses its last egress rule would no longer isolate".to_owned(),
                 unused_since: None,
             });
@@ -191,7 +196,7 @@ impl Known<'_> {
             kept: None,
             elements: self.elements(rule, history),
         };
-        match self.fate(judgement, &told.needs) {
+        match self.fate(declared, judgement, &told.needs) {
             Fate::Goes { why, unused_since } => {
                 let change = Change::RemoveRule { direction, rule: index };
                 proposals.push(Proposal { change, what: rule.summary.clone(), why, unused_since });
@@ -220,20 +225,29 @@ impl Known<'_> {
     }
 
     /// What becomes of a rule as a whole.
-    fn fate<'a>(&self, judgement: Option<&'a Judgement<'a>>, needs: &Needs) -> Fate<'a> {
+    fn fate<'a>(
+        &self,
+        declared: &declared::Rule,
+        judgement: Option<&'a Judgement<'a>>,
+        needs: &Needs,
+    ) -> Fate<'a> {
         let Some(judgement) = judgement else {
             let why = "no agent that was asked knows this rule: the cluster's policy is another one, or selects pods of other nodes";
             return Fate::Stays(why.to_owned());
         };
         let history = judgement.history;
         match &judgement.finding {
+            RuleFinding::Unused { .. } | RuleFinding::Redundant { .. } if self.may_be_sctp(declared) => {
+                Fate::Stays(SCTP.to_owned())
+            }
             RuleFinding::Unused { .. } if needs.flows() > 0 => Fate::Stays(recorded(needs)),
             RuleFinding::Unused { since } => {
                 Fate::Goes { why: unused(*since, judgement.coverage), unused_since: Some(*since) }
             }
-            RuleFinding::Redundant { set } => {
-                Fate::Goes { why: self.others(&history.key, set), unused_since: None }
-            }
+            RuleFinding::Redundant { set } => match self.others(&history.key, set) {
+                Ok(why) => Fate::Goes { why, unused_since: None },
+                Err(why) => Fate::Stays(why),
+            },
             RuleFinding::Dead { why } => {
                 Fate::Stays(format!("dead rather than unused: {why}; netaudit lint may tell what was meant"))
             }
@@ -256,15 +270,39 @@ impl Known<'_> {
     }
 
     /// Which rules allow all that a redundant one does.
-    fn others(&self, key: &RuleKey, set: &[RuleKey]) -> String {
+    ///
+    /// # Errors
+    /// One of them is no longer in the files.
+    fn others(&self, key: &RuleKey, set: &[RuleKey]) -> Result<String, String> {
         let place = |key: &RuleKey| {
             let found = self.histories.rules.iter().find(|it| it.key == *key);
             found.map(|it| format!("{} {}[{}]", key.policy, key.direction, it.index))
         };
-        let with = self.histories.together.keys().filter(|it| it.contains(key)).flatten();
-        let others: BTreeSet<&RuleKey> = with.filter(|it| *it != key && !set.contains(it)).collect();
+        let mut others: BTreeSet<&RuleKey> = BTreeSet::new();
+        for together in self.histories.together.keys().filter(|it| it.contains(key)) {
+            let stay: Vec<&RuleKey> =
+                together.iter().filter(|it| !set.contains(it) && self.stands(it)).collect();
+            if stay.is_empty() {
+                return Err(
+                    "agents call it redundant, but what allows the same is not in these files any more"
+                        .to_owned(),
+                );
+            }
+            others.extend(stay);
+        }
         let names: Vec<String> = others.into_iter().take(3).filter_map(place).collect();
-        format!("every flow that it matched is allowed by others too: {}", names.join(", "))
+        Ok(format!("every flow that it matched is allowed by others too: {}", names.join(", ")))
+    }
+
+    /// Whether a rule may be for SCTP, of which nothing is seen.
+    fn may_be_sctp(&self, rule: &declared::Rule) -> bool {
+        rule.ports.iter().any(is_sctp) || rule.ports.is_empty() && self.options.uses_sctp
+    }
+
+    /// Whether a rule is there: of a policy of the files it must be in them.
+    fn stands(&self, key: &RuleKey) -> bool {
+        let (policies, rules) = &self.ours;
+        !policies.contains(&key.policy) || rules.contains(key)
     }
 
     fn elements(&self, rule: &policy::Rule, history: Option<&History>) -> Vec<Element> {
@@ -303,10 +341,16 @@ impl Known<'_> {
         let propose = |change, why, unused_since| {
             Ok(Some(Proposal { change, what: of.element.what.to_string(), why, unused_since }))
         };
+        let is_unseen = match is_port {
+            true => of.declared.ports.get(at).is_some_and(is_sctp),
+            false => self.may_be_sctp(of.declared) && (uses.last.is_none() || of.part.is_some()),
+        };
+        if is_unseen {
+            return Err(SCTP.to_owned());
+        }
         if uses.last.is_none() {
-            let is_unseen = |it: &declared::Port| it.protocol.as_deref() == Some("SCTP");
-            if is_port && of.declared.ports.get(at).is_some_and(is_unseen) {
-                return Err("nothing sees SCTP: it is unobservable, not unused".to_owned());
+            if at >= 64 {
+                return Err("of elements after the 64th agents do not count every use".to_owned());
             }
             if needs.flows() > 0 {
                 return Err(recorded(needs));
@@ -386,6 +430,21 @@ impl Known<'_> {
             }
         }
     }
+}
+
+const SCTP: &str = "it may be for SCTP, which nothing sees: it is unobservable, not unused";
+
+fn is_sctp(port: &declared::Port) -> bool {
+    port.protocol.as_deref() == Some("SCTP")
+}
+
+/// Policies by their ids, and their rules.
+fn rules_of(policies: &[NetworkPolicy]) -> (BTreeSet<Arc<PolicyId>>, BTreeSet<RuleKey>) {
+    let compiled: Vec<CompiledPolicy> = policies.iter().map(CompiledPolicy::compile).collect();
+    let ids = compiled.iter().map(|it| it.id.clone()).collect();
+    let rules =
+        compiled.iter().flat_map(|it| Direction::ALL.into_iter().flat_map(|direction| it.rules(direction)));
+    (ids, rules.map(|it| RuleKey::from(&*it.id)).collect())
 }
 
 /// What becomes of a rule.

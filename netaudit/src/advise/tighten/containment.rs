@@ -1,5 +1,7 @@
 //! Whether a policy allows nothing that another form of it did not.
 //!
+//! Whatever other policies there are: what a policy allows is what its rules allow, and a pod that it does not isolate another may.
+//!
 //! Two ways of showing it. By its elements: each new rule is within one old rule, element for element, which holds in any cluster. Where that does
 //! not show it, by what both forms allow between all pods and addresses that they tell apart.
 
@@ -54,10 +56,12 @@ pub fn of_sets(
     after: &[Arc<CompiledPolicy>],
     namespaces: &[NamespaceView],
 ) -> Contained {
-    let compared = Comparison::new(before, after, namespaces);
-    match compared.newly_allowed() {
+    // What pods may do that nothing else isolates, and what they may do where something else does: other policies of the cluster may, that are
+    // not among these.
+    let compared = [false, true].map(|is_denied| Comparison::new(before, after, namespaces, is_denied));
+    match compared.iter().find_map(Comparison::newly_allowed) {
         Some(example) => Contained::Not(example),
-        None if compared.is_complete() => Contained::ByConnections,
+        None if compared.iter().all(Comparison::is_complete) => Contained::ByConnections,
         None => Contained::InPart,
     }
 }
@@ -81,8 +85,9 @@ fn is_within(
             };
             let speaks = [old, new].map(|it| it.speaks_of(direction) == Certainty::Yes);
             match speaks {
-                // Without isolation all is allowed.
-                [false, _] => true,
+                [false, false] => true,
+                // Without isolation nothing denied, and no rule counted: another policy may isolate these pods.
+                [false, true] => rules(after).is_empty(),
                 [true, false] => false,
                 [true, true] => {
                     let old = rules(before);
@@ -146,7 +151,7 @@ fn is_port_within(new: &Port, old: &Port) -> bool {
 }
 
 /// Whether two selectors say the same, whatever the order.
-fn is_same_selector(a: &Selector, b: &Selector) -> bool {
+pub fn is_same_selector(a: &Selector, b: &Selector) -> bool {
     let sorted = |it: &Selector| -> (Vec<(String, String)>, Vec<declared::Expression>) {
         let (mut labels, mut expressions) = (it.match_labels.clone(), it.match_expressions.clone());
         labels.sort();

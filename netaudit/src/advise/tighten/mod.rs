@@ -22,7 +22,7 @@ mod write;
 pub use self::{
     advice::{Advice, Element, Options, Policy, Proposal, Rule, advise},
     change::{Change, changed, explicit_types},
-    containment::{Contained, containment, of_sets},
+    containment::{Contained, containment, is_same_selector, of_sets},
     replayed::{Broken, Denied},
     settle::{Settled, settle},
     uses::{Needed, Needs, Uses},

@@ -181,7 +181,7 @@ impl Auditor {
             return;
         }
         self.open.judged(seen.socket, seen.direction, &judged.verdict, is_found);
-        self.keep(&subject, seen.direction, &judged.verdict, open.looked);
+        self.keep(&subject, &seen, &judged, open.looked);
         let tell = match met {
             _ if is_found => Some(Open::BeforeStart),
             Met::Before(Before::Undecided) if judged.verdict.is_denied() => Some(Open::BeforeStart),

@@ -6,9 +6,9 @@ use foldhash::{HashMap, HashSet};
 
 use super::{Auditor, Flow, Gap, PeerKind, Subject, rule_facts::RuleFacts};
 use crate::{
-    audit::{ActorKind, Watched, usage::OtherEnd},
+    audit::{ActorKind, Peer, Watched, resolve::Judged, usage::OtherEnd},
     cluster::{Cluster, Pod},
-    model::{Decision, Direction, PolicyId, Timestamp, Verdict},
+    model::{Decision, Direction, Observation, PolicyId, Timestamp},
 };
 
 /// How often the pods are counted that policies select on other nodes: they are many, and no flow of theirs is seen here.
@@ -148,12 +148,7 @@ impl Auditor {
             }
             return;
         }
-        let workload = match flow.peer.kind {
-            PeerKind::Pod(id) => {
-                self.cluster.pod(id).map(|pod| (pod.namespace.clone(), pod.workload.name.clone()))
-            }
-            _ => None,
-        };
+        let workload = self.workload_of(&flow.peer);
         let other = OtherEnd {
             workload: workload.as_ref(),
             address: flow.peer.ip,
@@ -163,19 +158,26 @@ impl Auditor {
         self.usage.credit(&flow.verdict, seen.count(), seen.first()..=seen.at, Some(&other));
     }
 
+    /// Namespace and workload of a peer that is a pod.
+    fn workload_of(&self, peer: &Peer) -> Option<(Arc<str>, Arc<str>)> {
+        let PeerKind::Pod(id) = peer.kind else { return None };
+        self.cluster.pod(id).map(|pod| (pod.namespace.clone(), pod.workload.name.clone()))
+    }
+
     /// A connection of this subject is open at `at`.
-    pub(super) fn keep(
-        &mut self,
-        subject: &Subject,
-        direction: Direction,
-        verdict: &Arc<Verdict>,
-        at: Timestamp,
-    ) {
+    pub(super) fn keep(&mut self, subject: &Subject, seen: &Observation, judged: &Judged, at: Timestamp) {
         self.show(subject);
-        match &verdict.decision {
-            Decision::Unknown(gap) => self.doubt(subject, direction, gap, 1),
-            _ => self.usage.keep(verdict, at),
+        if let Decision::Unknown(gap) = judged.verdict.decision.clone() {
+            return self.doubt(subject, seen.direction, &gap, 1);
         }
+        let workload = self.workload_of(&judged.peer);
+        let other = OtherEnd {
+            workload: workload.as_ref(),
+            address: judged.peer.ip,
+            protocol: seen.protocol,
+            port: judged.port,
+        };
+        self.usage.keep(&judged.verdict, at, Some(&other));
     }
 
     /// A socket of this subject was seen in this kernel.

@@ -190,8 +190,8 @@ fn redundant(
     // One that is not known to be used any more will be called unused: it is not the one that stays.
     let is_used = |it: &&&History| it.uses.last.is_some();
     let used: BTreeSet<&RuleKey> = current.iter().filter(is_used).map(|it| &it.key).collect();
-    // Those that must stay: something needed just them, or nobody knows yet what will.
-    let stays = |it: &&&History| it.sole.last.is_some() || !is_proven(&it.key);
+    // Those that must stay: something needed just them, or nobody knows yet what will, or not all of their use is seen.
+    let stays = |it: &&&History| it.sole.last.is_some() || !is_proven(&it.key) || !it.observable;
     let staying: BTreeSet<&RuleKey> = current.iter().filter(stays).map(|it| &it.key).collect();
     let sets: Vec<BTreeSet<RuleKey>> = histories
         .together

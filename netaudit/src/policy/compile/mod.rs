@@ -92,13 +92,13 @@ pub struct Rule {
 }
 
 impl Rule {
-    /// Whether a sensor can see what the rule allows. SCTP is recorded by none, so a rule for nothing else shows no
-    /// use however much it is used; nor are all names of an address ever known. A port whose protocol is invalid may be any.
+    /// Whether a sensor can see what the rule allows. SCTP is recorded by none, so a rule that names
+    /// it shows no use however much it is used; nor are all names of an address ever known. A port whose protocol is invalid may be any.
     pub fn is_observable(&self) -> bool {
         if self.peers.iter().any(|peer| matches!(peer.matcher, Matcher::Domain(_))) {
             return false;
         }
-        self.ports.is_empty() || self.ports.iter().any(|it| it.protocol != Some(Protocol::Sctp))
+        self.ports.iter().all(|it| it.protocol != Some(Protocol::Sctp))
     }
 }
 

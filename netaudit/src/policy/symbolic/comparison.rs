@@ -2,10 +2,17 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use super::{ConnectionSet, Connections, Group, PodEnd, PortSet, Representatives, Universe};
+use super::{
+    ConnectionSet, Connections, Group, PodEnd, PortSet, Representatives, Universe,
+    representatives::named_namespaces,
+};
 use crate::{
     model::Direction,
-    policy::{CompiledPolicy, Labels, NamedPort, NamespaceView, Policies, Ruleset, compile::PortTest},
+    policy::{
+        CompiledPolicy, Labels, NamedPort, NamespaceView, Policies, Ruleset,
+        compile::PortTest,
+        declared::{self, NetworkPolicy},
+    },
 };
 
 /// What policies allow before and after a change, where nothing is known of the pods that there are.
@@ -13,6 +20,7 @@ use crate::{
 pub struct Comparison {
     universe: Arc<Universe>,
     found: Representatives,
+    is_complete: bool,
     /// What is allowed before.
     pub before: Connections,
     /// What is allowed after.
@@ -20,17 +28,35 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    /// Of both forms, with these namespaces beside those that the policies live in or name.
+    /// Of both forms. Of namespaces that the policies live in or name, and that are not among `known`, nobody knows the labels.
+    ///
+    /// With `is_denied` nothing else is allowed to the pods: every pod is isolated by a policy without rules. So it is seen what rules allow that
+    /// did not count before, as nothing isolated.
     ///
     /// Each pod has a port for each name that a rule mentions, under a number that no rule mentions: so a rule by name allows what
     /// nothing else does, whatever number the name will stand for.
     pub fn new(
         before: &[Arc<CompiledPolicy>],
         after: &[Arc<CompiledPolicy>],
-        namespaces: &[NamespaceView],
+        known: &[NamespaceView],
+        is_denied: bool,
     ) -> Self {
         let all: Vec<&CompiledPolicy> = before.iter().chain(after).map(|it| &**it).collect();
-        let found = Representatives::new(&all, &[], namespaces, true);
+        let mut namespaces = known.to_vec();
+        for name in named_namespaces(&all) {
+            if !known.iter().any(|it| it.name == name) {
+                let doubt = Some(format!("no manifest tells the labels of namespace {name}").into());
+                namespaces.push(NamespaceView { doubt, ..NamespaceView::implied(name) });
+            }
+        }
+        let found = Representatives::new(&all, &[], &namespaces, true);
+        let deny: Vec<Arc<CompiledPolicy>> = match is_denied {
+            true => found.pods.iter().map(|(name, _)| name.clone()).collect::<BTreeSet<_>>(),
+            false => BTreeSet::new(),
+        }
+        .into_iter()
+        .map(deny_all)
+        .collect();
         let rules = |policies: &[Arc<CompiledPolicy>]| -> Arc<Ruleset> {
             let mut loaded = Policies::default();
             namespaces.iter().for_each(|it| loaded.put_namespace(it));
@@ -38,10 +64,10 @@ impl Comparison {
                 let view = NamespaceView { name: name.clone(), labels: labels.clone(), doubt: None };
                 loaded.put_namespace(&view);
             }
-            policies.iter().for_each(|it| loaded.put(it.clone()));
+            policies.iter().chain(&deny).for_each(|it| loaded.put(it.clone()));
             loaded.current().clone()
         };
-        let ports = named_ports(&all);
+        let (ports, are_apart) = named_ports(&all);
         let pod = |(namespace, labels): &(Arc<str>, Labels)| PodEnd {
             namespace: namespace.clone(),
             labels: labels.clone(),
@@ -51,12 +77,12 @@ impl Comparison {
         let universe = Universe::new(&[rules(before), rules(after)], found.pods.iter().map(pod), []);
         let universe = Arc::new(universe);
         let [before, after] = [0, 1].map(|view| Connections::new(&universe, view));
-        Self { universe, found, before, after }
+        Self { universe, is_complete: found.complete && are_apart, found, before, after }
     }
 
     /// Whether every possible pod is like one that was asked about.
     pub fn is_complete(&self) -> bool {
-        self.found.complete
+        self.is_complete
     }
 
     /// Whether whatever is allowed before, for certain, is so after.
@@ -114,8 +140,22 @@ impl Comparison {
     }
 }
 
-/// A port for each name that a rule mentions.
-fn named_ports(policies: &[&CompiledPolicy]) -> Arc<[NamedPort]> {
+/// Isolates every pod of a namespace in both directions. No other policy can have its name.
+fn deny_all(namespace: Arc<str>) -> Arc<CompiledPolicy> {
+    Arc::new(CompiledPolicy::compile(&NetworkPolicy {
+        namespace,
+        name: "<deny>".into(),
+        pod_selector: declared::Selector::default(),
+        policy_types: vec!["Ingress".to_owned(), "Egress".to_owned()],
+        invalid_types: None,
+        ingress: Vec::new(),
+        egress: Vec::new(),
+        unknown_fields: Vec::new(),
+    }))
+}
+
+/// A port for each name that a rule mentions, and whether there were enough numbers that no rule mentions.
+fn named_ports(policies: &[&CompiledPolicy]) -> (Arc<[NamedPort]>, bool) {
     let rules =
         policies.iter().flat_map(|it| Direction::ALL.into_iter().flat_map(|direction| it.rules(direction)));
     let (mut names, mut ranges) = (BTreeSet::new(), Vec::new());
@@ -127,10 +167,13 @@ fn named_ports(policies: &[&CompiledPolicy]) -> Arc<[NamedPort]> {
         }
     }
     let mut free = (1..=u16::MAX).rev().filter(|port| !ranges.iter().any(|range| range.contains(port)));
-    // Where rules by number are for every port, no number tells a name apart from them.
-    let numbers = names.into_iter().map(|name| (name, free.next().unwrap_or(u16::MAX)));
-    let ports = numbers.flat_map(|(name, port)| {
-        super::PROTOCOLS.map(|protocol| NamedPort { name: name.clone(), protocol, port })
-    });
-    ports.collect()
+    let mut are_enough = true;
+    let mut ports = Vec::new();
+    for name in names {
+        let port = free.next();
+        are_enough &= port.is_some();
+        let port = port.unwrap_or(u16::MAX);
+        ports.extend(super::PROTOCOLS.map(|protocol| NamedPort { name: name.clone(), protocol, port }));
+    }
+    (ports.into(), are_enough)
 }

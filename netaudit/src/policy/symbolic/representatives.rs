@@ -55,12 +55,7 @@ impl Representatives {
         let mut complete = combined;
         let mut all: BTreeMap<Arc<str>, NamespaceView> =
             known.iter().map(|it| (it.name.clone(), it.clone())).collect();
-        let own = policies.iter().map(|it| &it.id.namespace).chain(foreign.iter().map(|it| &it.namespace));
-        let own = own.filter(|it| !it.is_empty()).cloned();
-        let named =
-            selectors.iter().flat_map(|it| it.requirements()).filter(|(key, _)| ***key == *METADATA_NAME);
-        let named = named.flat_map(|(_, test)| test.values()).cloned();
-        for name in own.chain(named) {
+        for name in namespaces(policies, foreign, &selectors) {
             all.entry(name.clone()).or_insert_with(|| NamespaceView::implied(name));
         }
         let mut added: Vec<(Arc<str>, Labels)> = vec![(OTHER_NAMESPACE.into(), Labels::default())];
@@ -96,6 +91,24 @@ impl Representatives {
         }
         Self { namespaces: added, pods: pods.into_iter().collect(), complete }
     }
+}
+
+/// The namespaces that policies live in or name.
+pub(super) fn named_namespaces(policies: &[&CompiledPolicy]) -> BTreeSet<Arc<str>> {
+    let scopes: Vec<&PodScope> = policies.iter().flat_map(|it| scopes(it)).collect();
+    let selectors: Vec<&Selector> = scopes.iter().filter_map(|it| matching(it)).collect();
+    namespaces(policies, &[], &selectors)
+}
+
+fn namespaces(
+    policies: &[&CompiledPolicy],
+    foreign: &[&CompiledForeign],
+    selectors: &[&Selector],
+) -> BTreeSet<Arc<str>> {
+    let own = policies.iter().map(|it| &it.id.namespace).chain(foreign.iter().map(|it| &it.namespace));
+    let own = own.filter(|it| !it.is_empty()).cloned();
+    let named = selectors.iter().flat_map(|it| it.requirements()).filter(|(key, _)| ***key == *METADATA_NAME);
+    own.chain(named.flat_map(|(_, test)| test.values()).cloned()).collect()
 }
 
 /// Whom a policy selects, and the pods that its rules name.
