@@ -67,6 +67,7 @@ fn line(world: &World, flow: &Flow) -> Value {
 #[test]
 fn a_connection_that_goes_on_says_with_whom_its_rules_are_used_and_at_which_port() {
     let mut world = World::new(vec![both_ways()]);
+    world.auditor.watch_rules(t(5));
     look(&mut world, t(40), &[told(a_to_b())]);
     world.auditor.tick(t(50), &mut Vec::new());
     let rows = world.auditor.usage_mut().rows();

@@ -31,7 +31,6 @@ use crate::{
     },
     audit::usage::{Evidence, Histories as UsageHistories, Rows, histories, judge},
     cluster::Object,
-    config,
     model::Timestamp,
     policy::declared::NetworkPolicy,
     replay::{self, Both, Classes, Histories},
@@ -57,12 +56,8 @@ pub(super) struct Args {
     flow_store: Vec<String>,
     #[command(flatten)]
     reach: Reach,
-    /// How long something must have been watched to be called unused; longer than the period of any job that it is for
-    #[arg(long, value_name = "DURATION", default_value = "7d")]
-    window: String,
-    /// How much of what a rule selects must have been watched, from 0 to 1
-    #[arg(long, value_name = "RATIO", default_value_t = 0.999)]
-    coverage: f64,
+    #[command(flatten)]
+    evidence: usage::EvidenceArgs,
     /// Flows that began before this time do not count: a time such as 2026-01-31T12:00:00Z, or how long ago, such as 90d
     #[arg(long, value_name = "TIME", value_parser = time)]
     since: Option<Timestamp>,
@@ -128,9 +123,8 @@ pub(super) struct Answer<'a> {
 
 /// Runs the command.
 pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
-    ensure!((0.0..=1.0).contains(&args.coverage), "--coverage is {}: it must be from 0 to 1", args.coverage);
     let options = Options {
-        evidence: Evidence { window: config::duration("--window", &args.window)?, coverage: args.coverage },
+        evidence: args.evidence.evidence()?,
         keep_ranges: args.keep_ranges,
         narrow_named: args.narrow_named,
         add_ports: args.add_ports,

@@ -5,7 +5,7 @@ use std::{
     path::Path,
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, ensure};
 use clap::ValueEnum;
 
 use super::{
@@ -31,12 +31,8 @@ pub(super) struct Args {
     sources: Vec<String>,
     #[command(flatten)]
     reach: Reach,
-    /// How long a rule must have been watched, such as 7d or 36h; longer than the period of any job that it is for
-    #[arg(long, value_name = "DURATION", default_value = "7d")]
-    window: String,
-    /// How much of what a rule selects must have been watched, from 0 to 1
-    #[arg(long, value_name = "RATIO", default_value_t = 0.999)]
-    coverage: f64,
+    #[command(flatten)]
+    evidence: EvidenceArgs,
     /// Only rules of policies in this namespace
     #[arg(long, short = 'n', value_name = "NAMESPACE")]
     namespace: Option<String>,
@@ -46,6 +42,30 @@ pub(super) struct Args {
     /// The least severity that makes the exit status 1
     #[arg(long, value_enum, default_value_t = FailOn::Warning)]
     fail_on: FailOn,
+}
+
+/// What it takes to call something unused.
+#[derive(clap::Args)]
+pub(super) struct EvidenceArgs {
+    /// How long a rule must have been watched, such as 7d or 36h; longer than the period of any job that it is for
+    #[arg(long, value_name = "DURATION", default_value = "7d")]
+    window: String,
+    /// How much of what a rule selects must have been watched, from 0 to 1
+    #[arg(long, value_name = "RATIO", default_value_t = 0.999)]
+    coverage: f64,
+}
+
+impl EvidenceArgs {
+    /// As numbers.
+    ///
+    /// # Errors
+    ///
+    /// One of them cannot be right.
+    pub fn evidence(&self) -> anyhow::Result<Evidence> {
+        let Self { window, coverage } = self;
+        ensure!((0.0..=1.0).contains(coverage), "--coverage is {coverage}: it must be from 0 to 1");
+        Ok(Evidence { window: config::duration("--window", window)?, coverage: *coverage })
+    }
 }
 
 /// How to print the answer.
@@ -74,10 +94,7 @@ enum FailOn {
 
 /// Runs the command.
 pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
-    if !(0.0..=1.0).contains(&args.coverage) {
-        bail!("--coverage is {}: it must be from 0 to 1", args.coverage);
-    }
-    let needs = Evidence { window: config::duration("--window", &args.window)?, coverage: args.coverage };
+    let needs = args.evidence.evidence()?;
     let mut rows = Rows::default();
     for source in &args.sources {
         rows.merge(read(source, &args.reach)?);
