@@ -1,6 +1,7 @@
 //! Edits of a manifest's text that touch only what they add or remove.
 //!
-//! Comments above an element or field, as far in as it is and without a blank line between, belong to it and go with it.
+//! Comments above an element or field, as far in as it is and without a blank line between, belong to it and go with it. Comments between
+//! elements that blank lines part from the one below belong to none, and stay.
 
 use std::{collections::BTreeSet, ops::Range};
 
@@ -136,6 +137,20 @@ fn with_inner_comments(text: &str, end: usize, lead: usize) -> usize {
     end
 }
 
+/// Where ends what belongs to an element that ends on a line, at the latest at `next`: a comment that stands as far out as the dash does not.
+fn own_end(text: &str, end: usize, lead: usize, next: usize) -> usize {
+    let mut at = next_line(text, end);
+    while at < next {
+        let said = &text[at..next_line(text, at)];
+        let inner = said.trim_start_matches(' ');
+        if inner.starts_with('#') && said.len() - inner.len() <= lead {
+            break;
+        }
+        at = next_line(text, at);
+    }
+    at.min(next)
+}
+
 /// What is on a line after its last value must be a comment, or somebody else's value would go.
 fn only_comment_after(text: &str, end: usize) -> Result<(), String> {
     let rest = text[end..line_end(text, end)].trim();
@@ -210,8 +225,22 @@ fn empty_block(text: &str, list: &Node, items: &[Node]) -> Result<Edit, String> 
     let behind = text[key..].find(':').map_or(key, |it| key + it + 1);
     let comment = &text[behind..line_end(text, behind)];
     let after = with_inner_comments(text, next_line(text, end), lead.len());
-    let nl = if text[..after].ends_with('\n') { line_break(text) } else { "" };
-    Ok(Edit { range: behind..after, text: format!(" []{comment}{nl}") })
+    // Between elements there may be comments that are of none of them.
+    let mut free = String::new();
+    for pair in items.windows(2) {
+        let [end, next] = [pair[0].place.end.offset, line_start(text, pair[1].place.start.offset)];
+        let next = with_comments(text, next, lead.len(), next_line(text, end));
+        let mut at = own_end(text, end, lead.len(), next);
+        while at < next {
+            let said = &text[at..next_line(text, at)];
+            if said.trim_start().starts_with('#') {
+                free.push_str(said);
+            }
+            at = next_line(text, at);
+        }
+    }
+    let nl = if text[..after].ends_with('\n') || !free.is_empty() { line_break(text) } else { "" };
+    Ok(Edit { range: behind..after, text: format!(" []{comment}{nl}{free}") })
 }
 
 fn remove_from_block(
@@ -229,22 +258,24 @@ fn remove_from_block(
     }
     let mut edits = Vec::new();
     for (first, last) in runs(which) {
-        let end = items[last].place.end.offset;
-        only_comment_after(text, end)?;
-        let range = match leads.get(last + 1) {
-            Some(next) => leads[first]..*next,
-            None => {
-                let lead = dash(text, items[last].place.start.offset)?.0.len();
-                let after = with_inner_comments(text, next_line(text, end), lead);
-                // The blank lines that parted it from the one before.
-                let kept = text[..leads[first]].trim_end_matches([' ', '\r', '\n']).len();
-                match after == text.len() && !text.ends_with('\n') {
-                    true => kept..after,
-                    false => next_line(text, kept)..after,
+        for at in first..=last {
+            let end = items[at].place.end.offset;
+            only_comment_after(text, end)?;
+            let lead = dash(text, items[at].place.start.offset)?.0.len();
+            // The blank lines that part it from the one before go with the last one.
+            let kept = text[..leads[first]].trim_end_matches([' ', '\r', '\n']).len();
+            let is_tail = last + 1 == items.len();
+            let start = if is_tail && at == first { next_line(text, kept) } else { leads[at] };
+            let range = match leads.get(at + 1) {
+                Some(next) => start..own_end(text, end, lead, *next),
+                None => {
+                    let after = with_inner_comments(text, next_line(text, end), lead);
+                    let is_cut = after == text.len() && !text.ends_with('\n') && at == first;
+                    if is_cut { kept..after } else { start..after }
                 }
-            }
-        };
-        edits.push(Edit { range, text: String::new() });
+            };
+            edits.push(Edit { range, text: String::new() });
+        }
     }
     Ok(edits)
 }
@@ -279,10 +310,16 @@ pub fn remove_field(text: &str, object: &Node, key: &str) -> Result<Edit, String
     if !lead.trim().is_empty() {
         // `- endPort: 9`, and the fields after it: they take its place behind the dash.
         let next = fields.get(at + 1).and_then(|it| it.1.key).ok_or("it shares its line with the dash")?;
-        return match before(text, next.start.offset).trim().is_empty() {
-            true => Ok(Edit { range: start..next.start.offset, text: String::new() }),
-            false => Err("it shares its line with something else".to_owned()),
-        };
+        let (first, next) = (line_start(text, start), next.start.offset);
+        if !before(text, next).trim().is_empty() {
+            return Err("it shares its line with something else".to_owned());
+        }
+        // The comments above them then stand above the dash.
+        let blanks = &lead[..lead.len() - lead.trim_start().len()];
+        let between = text[next_line(text, end)..next].split_inclusive('\n').map(str::trim_start);
+        let comments: String =
+            between.filter(|it| it.starts_with('#')).map(|it| format!("{blanks}{it}")).collect();
+        return Ok(Edit { range: first..next, text: format!("{comments}{lead}") });
     }
     let line = line_start(text, start);
     let range = match text[end..].find('\n') {
@@ -431,5 +468,50 @@ impl Tree {
             plain => format!("{key}: {}", plain.flow(false)),
         };
         fields.iter().map(field).collect::<Vec<_>>().join(&format!("{nl}{inner}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::advise::text::marks::Point;
+
+    fn marks(text: &str) -> Marks {
+        Marks::of(text, Point { offset: 0, line: 1, column: 1 })
+    }
+
+    #[track_caller]
+    fn without(text: &str, path: &str, which: &[usize]) -> String {
+        let marks = marks(text);
+        let list = node(&marks, path).expect("a list");
+        let edits = remove_items(text, list, &which.iter().copied().collect()).expect("edits");
+        let (new, made) = apply(text, &edits);
+        assert_eq!(made.len(), edits.len(), "all of them are made");
+        new
+    }
+
+    const SECTIONS: &str =
+        "list:\n- a\n\n# of b and c\n\n# of b\n- b\n\n# of none\n\n- c  # behind c\n  # below c\nafter: 1\n";
+
+    #[test]
+    fn comments_that_blank_lines_part_from_elements_stay() {
+        assert_eq!(
+            without(SECTIONS, "list", &[0]),
+            "list:\n# of b and c\n\n# of b\n- b\n\n# of none\n\n- c  # behind c\n  # below c\nafter: 1\n"
+        );
+        assert_eq!(
+            without(SECTIONS, "list", &[1]),
+            "list:\n- a\n\n# of b and c\n\n# of none\n\n- c  # behind c\n  # below c\nafter: 1\n"
+        );
+        assert_eq!(without(SECTIONS, "list", &[1, 2]), "list:\n- a\n\n# of b and c\n# of none\n\nafter: 1\n");
+        assert_eq!(without(SECTIONS, "list", &[0, 1, 2]), "list: []\n# of b and c\n# of none\nafter: 1\n");
+    }
+
+    #[test]
+    fn a_comment_above_what_takes_the_place_behind_the_dash_stays() {
+        let text = "ports:\n-   endPort: 9\n    # of port\n    port: 8  # behind\n- port: 1\n";
+        let marks = marks(text);
+        let edit = remove_field(text, node(&marks, "ports[0]").expect("it"), "endPort").expect("an edit");
+        assert_eq!(apply(text, &[edit]).0, "ports:\n# of port\n-   port: 8  # behind\n- port: 1\n");
     }
 }
