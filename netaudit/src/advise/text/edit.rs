@@ -419,6 +419,21 @@ pub fn add_field(
     Ok(Edit { range: at..at, text: format!("{nl}{indent}{key}:{value}") })
 }
 
+/// Writes elements into a list that is written as empty.
+///
+/// # Errors
+/// Where it is not in brackets.
+pub fn fill_list(text: &str, list: &Node, new: &[Tree]) -> Result<Edit, String> {
+    let is_empty = list.form == Form::Flow && list.items().is_some_and(<[Node]>::is_empty);
+    let range = list.place.range();
+    // Of a list without elements nothing tells how a text is written; most of JSON stands before it.
+    let quoted = text.trim_start().starts_with('{') && text[..range.start].trim_end().ends_with("\":");
+    match is_empty && !text[range.clone()].contains('#') {
+        true => Ok(Edit { range, text: Tree::List(new.to_vec()).flow(quoted) }),
+        false => Err("it is written, and holds nothing".to_owned()),
+    }
+}
+
 /// How much farther in than their keys the elements of lists are written, in the first list that is found.
 fn list_indent(text: &str, object: &Node) -> &'static str {
     fn find(text: &str, node: &Node) -> Option<bool> {
@@ -513,5 +528,17 @@ mod tests {
         let marks = marks(text);
         let edit = remove_field(text, node(&marks, "ports[0]").expect("it"), "endPort").expect("an edit");
         assert_eq!(apply(text, &[edit]).0, "ports:\n# of port\n-   port: 8  # behind\n- port: 1\n");
+    }
+
+    #[test]
+    fn an_empty_list_is_filled() {
+        let filled = |text: &str| {
+            let marks = marks(text);
+            let words = ["Ingress", "Egress"].map(|it| Tree::Text(it.to_owned()));
+            fill_list(text, node(&marks, "types").expect("a list"), &words).map(|it| apply(text, &[it]).0)
+        };
+        assert_eq!(filled("types: []  # why\n"), Ok("types: [Ingress, Egress]  # why\n".to_owned()));
+        assert_eq!(filled("{\"types\": [ ]}"), Ok("{\"types\": [\"Ingress\", \"Egress\"]}".to_owned()));
+        assert!(filled("types: [a]\n").is_err() && filled("types:\n").is_err());
     }
 }
