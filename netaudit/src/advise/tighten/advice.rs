@@ -194,13 +194,18 @@ impl Known<'_> {
             kept: None,
             elements: self.elements(rule, history),
         };
-        match self.fate(judgement, &told.needs) {
+        let has_sctp = declared.ports.iter().any(is_sctp);
+        let finding = judgement.map(|it| &it.finding);
+        match self.fate(judgement, &told.needs, has_sctp) {
             Fate::Goes { why, unused_since } => {
                 let change = Change::RemoveRule { direction, rule: index };
                 proposals.push(Proposal { change, what: rule.summary.clone(), why, unused_since });
             }
             Fate::Stays(why) => told.kept = Some(why),
-            Fate::IsUsed(history, since, parts) => {
+            Fate::InParts(history, since, parts) => {
+                if history.uses.last.is_none() || matches!(finding, Some(RuleFinding::Redundant { .. })) {
+                    told.kept = Some(SCTP.to_owned());
+                }
                 let mut found = Vec::new();
                 for (hash, element) in &*rule.elements {
                     let place = told.elements.iter().position(|it| it.path == path(rule, element));
@@ -221,7 +226,7 @@ impl Known<'_> {
     }
 
     /// What becomes of a rule as a whole.
-    fn fate<'a>(&self, judgement: Option<&'a Judgement<'a>>, needs: &Needs) -> Fate<'a> {
+    fn fate<'a>(&self, judgement: Option<&'a Judgement<'a>>, needs: &Needs, has_sctp: bool) -> Fate<'a> {
         let Some(judgement) = judgement else {
             let why = "no agent that was asked knows this rule: the cluster's policy is another one, or selects pods of other nodes";
             return Fate::Stays(why.to_owned());
@@ -229,22 +234,24 @@ impl Known<'_> {
         let history = judgement.history;
         match &judgement.finding {
             RuleFinding::Unused { .. } if needs.flows() > 0 => Fate::Stays(recorded(needs)),
+            // Of a rule that is for other protocols too they are unused, and it is not.
+            RuleFinding::Unused { since } if has_sctp => Fate::InParts(history, *since, &[]),
             RuleFinding::Unused { since } => Fate::Goes {
                 why: format!("nobody used it since {}", since.to_the_second()),
                 unused_since: Some(*since),
             },
-            RuleFinding::Redundant { set } => {
+            RuleFinding::Redundant { set } if !has_sctp => {
                 Fate::Goes { why: self.others(&history.key, set), unused_since: None }
             }
             RuleFinding::Dead { why } => {
                 Fate::Stays(format!("dead rather than unused: {why}; netaudit lint may tell what was meant"))
             }
             RuleFinding::Insufficient(lack) => Fate::Stays(insufficient(lack)),
-            RuleFinding::Used | RuleFinding::Broad { .. } => {
+            RuleFinding::Used | RuleFinding::Broad { .. } | RuleFinding::Redundant { .. } => {
                 let evidence = &self.options.evidence;
                 match unused_since(&history.slices, &history.schedule, evidence, self.now) {
                     Err(lack) => Fate::Stays(format!("of its elements: {}", insufficient(&lack))),
-                    Ok(since) => Fate::IsUsed(
+                    Ok(since) => Fate::InParts(
                         history,
                         since,
                         match &judgement.finding {
@@ -306,9 +313,13 @@ impl Known<'_> {
             Ok(Some(Proposal { change, what: of.element.what.to_string(), why, unused_since }))
         };
         if uses.last.is_none() {
-            let is_unseen = |it: &declared::Port| it.protocol.as_deref() == Some("SCTP");
-            if is_port && of.declared.ports.get(at).is_some_and(is_unseen) {
-                return Err("nothing sees SCTP: it is unobservable, not unused".to_owned());
+            let is_unseen = match is_port {
+                true => of.declared.ports.get(at).is_some_and(is_sctp),
+                // It may be for SCTP that it is there.
+                false => of.declared.ports.iter().any(is_sctp),
+            };
+            if is_unseen {
+                return Err(SCTP.to_owned());
             }
             if needs.flows() > 0 {
                 return Err(recorded(needs));
@@ -326,6 +337,9 @@ impl Known<'_> {
         let Some(part) = of.part else { return Ok(None) };
         let why = || format!("nothing else was used since {}", of.since.to_the_second());
         match &part.enough {
+            Enough::Networks(_) if of.declared.ports.iter().any(is_sctp) => {
+                Err(format!("wider than what was used, but {SCTP}"))
+            }
             Enough::Networks(networks) => {
                 let blocks = narrow::blocks(self, of, networks, needs)?;
                 propose(Change::NarrowBlock { direction, rule, peer: at, blocks }, why(), Some(of.since))
@@ -394,6 +408,13 @@ impl Known<'_> {
     }
 }
 
+/// Why stays what may be for SCTP.
+const SCTP: &str = "nothing sees SCTP: it is unobservable, not unused";
+
+fn is_sctp(port: &declared::Port) -> bool {
+    port.protocol.as_deref() == Some("SCTP")
+}
+
 /// What becomes of a rule.
 enum Fate<'a> {
     Goes {
@@ -402,7 +423,7 @@ enum Fate<'a> {
     },
     Stays(String),
     /// It is looked at element by element: what is not used is so since then.
-    IsUsed(&'a History, Timestamp, &'a [BroadPart]),
+    InParts(&'a History, Timestamp, &'a [BroadPart]),
 }
 
 /// An element of a rule that is used.
