@@ -349,7 +349,7 @@ impl Known<'_> {
                 Err(format!("wider than what was used; with ranges narrowed: {}", narrow::words(&ranges)))
             }
             Enough::Ports(ports) => {
-                let ranges = narrow::port_ranges(ports);
+                let ranges = narrow::ports(of, ports, needs)?;
                 propose(Change::NarrowPorts { direction, rule, port: at, ranges }, why(), Some(of.since))
             }
             Enough::PortsOf(_) | Enough::Whom(_) => {
@@ -385,12 +385,17 @@ impl Known<'_> {
         }
         for part in parts.iter().filter(|it| it.element.is_none()) {
             match &part.enough {
-                Enough::PortsOf(ports) if self.options.add_ports => found.push(Proposal {
-                    change: Change::AddPorts { direction, rule: index, ports: ports.clone() },
-                    what: part.says.clone(),
-                    why: format!("nothing else was used since {}", since.to_the_second()),
-                    unused_since: Some(since),
-                }),
+                Enough::PortsOf(ports) if self.options.add_ports => {
+                    match narrow::ports_of(ports, &told.needs) {
+                        Ok(ports) => found.push(Proposal {
+                            change: Change::AddPorts { direction, rule: index, ports },
+                            what: part.says.clone(),
+                            why: format!("nothing else was used since {}", since.to_the_second()),
+                            unused_since: Some(since),
+                        }),
+                        Err(why) => told.kept = Some(why),
+                    }
+                }
                 Enough::PortsOf(_) => {
                     let words = part.enough.words().join(", ");
                     told.kept = Some(format!(

@@ -2,13 +2,13 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{Advice, Change, Names, Options, Uses, advise};
+use super::{Advice, Change, Names, Needs, Options, Uses, advice::OfElement, advise, narrow};
 use crate::{
     audit::{
         RuleKey,
         usage::{self, Evidence, Histories, History, Schedule, Slice, Touched, judge},
     },
-    model::{Direction, Timestamp},
+    model::{Direction, Protocol, Timestamp},
     policy::{
         CompiledPolicy,
         declared::{NetworkPolicy, Peer, Port, PortRef, Rule, Selector},
@@ -126,4 +126,28 @@ fn what_may_be_for_sctp_stays() {
     plain.egress[0].ports.remove(1);
     let unused = advice(&plain, &self::histories(&plain, &[&[false; 4]]));
     assert!(matches!(unused[0].proposals[0].change, Change::RemoveRule { .. }));
+}
+
+#[test]
+fn ports_that_only_recorded_flows_went_to_stay() {
+    let rule = Rule { ports: vec![port("TCP", 1, Some(65_535))], ..Rule::default() };
+    let policy = policy(vec![rule.clone()]);
+    let (compiled, histories) = (CompiledPolicy::compile(&policy), histories(&policy, &[&[true]]));
+    let compiled = &compiled.rules(Direction::Egress)[0];
+    let (hash, element) = &compiled.elements[0];
+    let of = OfElement {
+        declared: &rule,
+        rule: compiled,
+        hash: *hash,
+        element,
+        history: &histories.rules[0],
+        since: Timestamp(0),
+        part: None,
+    };
+    let mut needs = Needs::default();
+    needs.ports.extend([(Protocol::Tcp, 81), (Protocol::Tcp, 9000)]);
+    assert_eq!(narrow::ports(&of, &[80], &needs), Ok(vec![(80, 81), (9000, 9000)]));
+    needs.ports.extend((1..=65_535).map(|it| (Protocol::Tcp, it)));
+    assert!(narrow::ports(&of, &[80], &needs).is_err());
+    assert!(narrow::ports_of(&[(Protocol::Udp, 53)], &needs).is_err());
 }

@@ -43,6 +43,8 @@ pub struct Needs {
     pub outside: BTreeSet<IpAddr>,
     /// Addresses of pods, nodes or Services.
     pub inside: BTreeSet<IpAddr>,
+    /// Ports of the destination.
+    pub ports: BTreeSet<(Protocol, u16)>,
 }
 
 type Pair = (String, String, Protocol, u16);
@@ -90,6 +92,7 @@ impl Needs {
     fn add(&mut self, class: &Class, peer: &End, is_other: usize, tally: &Tally, id: &str) {
         self.told[is_other] += tally.flows;
         self.last = self.last.max(Some(tally.last));
+        self.ports.insert((class.protocol, class.port));
         match peer {
             End::External { ip, .. } => drop(self.outside.insert(*ip)),
             End::Pod { ip: Some(ip), .. } | End::Node { ip: Some(ip), .. } | End::Service { ip, .. } => {
