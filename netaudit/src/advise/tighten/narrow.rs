@@ -8,7 +8,11 @@ use super::{
     advice::{Known, OfElement},
     uses::Needs,
 };
-use crate::{audit::usage::ranges, model::Protocol, policy::Span};
+use crate::{
+    audit::usage::ranges,
+    model::Protocol,
+    policy::{Span, parse_cidr},
+};
 
 /// Ranges that take the place of one at most.
 const MOST_RANGES: usize = 8;
@@ -30,6 +34,17 @@ pub(super) fn blocks(
     needs: &Needs,
 ) -> Result<Vec<(IpNet, String)>, String> {
     let Some(Span::Network(net)) = of.element.span else { return Err("it is no range".to_owned()) };
+    let block = of.declared.peers.get(of.element.index as usize).and_then(|it| it.ip_block.as_ref());
+    let is_mapped = |text: &String| {
+        let written = text.parse::<IpNet>().is_ok_and(|it| it.network().is_ipv6());
+        written && parse_cidr(text).is_some_and(|it| it.network().is_ipv4())
+    };
+    if block.is_some_and(|it| it.except.iter().any(is_mapped)) {
+        return Err(
+            "wider than what was used, but its exceptions are IPv4 ranges that are written as IPv6 ones"
+                .to_owned(),
+        );
+    }
     let words = |networks: &[IpNet]| networks.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let enough = words(networks);
     if known.options.keep_ranges {
