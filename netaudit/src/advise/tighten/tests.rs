@@ -1,14 +1,17 @@
 //! What goes and what stays, of one policy.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use super::{Advice, Change, Names, Needs, Options, Uses, advice::OfElement, advise, narrow};
+use super::{
+    Advice, Change, Names, Needs, Options, Uses, advice::OfElement, advise, narrow, uses::other_end,
+};
 use crate::{
+    advise::what_if::{Judged, Tally},
     audit::{
         RuleKey,
         usage::{self, Evidence, Histories, History, Schedule, Slice, Touched, judge},
     },
-    model::{Direction, Protocol, Timestamp},
+    model::{Cause, Decision, Denial, Direction, Protocol, Timestamp, Verdict},
     policy::{
         CompiledPolicy,
         declared::{NetworkPolicy, Peer, Port, PortRef, Rule, Selector},
@@ -150,4 +153,17 @@ fn ports_that_only_recorded_flows_went_to_stay() {
     needs.ports.extend((1..=65_535).map(|it| (Protocol::Tcp, it)));
     assert!(narrow::ports(&of, &[80], &needs).is_err());
     assert!(narrow::ports_of(&[(Protocol::Udp, 53)], &needs).is_err());
+}
+
+/// What a pod tries in vain needs no rule of whom it tries it with.
+#[test]
+fn a_connection_that_its_own_end_denies_needs_no_rule_of_the_other() {
+    let denied = Verdict::plain(Decision::Denied(Denial::Isolation([].into())));
+    let allowed = Arc::new(Verdict::plain(Decision::Allowed(Cause::NotIsolated)));
+    let judged = |own: &Verdict| Judged { own: Arc::new(own.clone()), other: Some(allowed.clone()) };
+    let tally = Tally { flows: 3, ..Tally::default() };
+    assert!(other_end(&judged(&denied), &tally).is_none());
+    assert!(other_end(&judged(&allowed), &tally).is_some());
+    let passed = Tally { reached: 1, ..tally };
+    assert!(other_end(&judged(&denied), &passed).is_some(), "nobody enforces it");
 }
