@@ -169,6 +169,9 @@ pub fn remove_items(text: &str, list: &Node, which: &BTreeSet<usize>) -> Result<
     if which.last().is_some_and(|last| *last >= items.len()) {
         return Err("it is not there".to_owned());
     }
+    if which.iter().any(|at| items[*at].has_anchor()) {
+        return Err("something in it has an anchor, and may be used elsewhere".to_owned());
+    }
     match (list.form, which.len() == items.len()) {
         (Form::Flow, _) => remove_from_flow(text, list, items, which),
         (_, true) => empty_block(text, list, items).map(|it| vec![it]),
@@ -288,6 +291,9 @@ pub fn remove_field(text: &str, object: &Node, key: &str) -> Result<Edit, String
     let fields = object.fields().ok_or("it is no object")?;
     let at = fields.iter().position(|(name, _)| name == key).ok_or("it is not there")?;
     let node = &fields[at].1;
+    if node.has_anchor() {
+        return Err("something in it has an anchor, and may be used elsewhere".to_owned());
+    }
     let start = node.key.ok_or("it has no key")?.start.offset;
     let end = node.place.end.offset;
     if fields.len() == 1 {
@@ -528,6 +534,15 @@ mod tests {
         let marks = marks(text);
         let edit = remove_field(text, node(&marks, "ports[0]").expect("it"), "endPort").expect("an edit");
         assert_eq!(apply(text, &[edit]).0, "ports:\n# of port\n-   port: 8  # behind\n- port: 1\n");
+    }
+
+    #[test]
+    fn what_may_be_used_elsewhere_stays() {
+        let text = "list:\n- a: &it [1]\n- b: *it\n";
+        let marks = marks(text);
+        let list = node(&marks, "list").expect("a list");
+        assert!(remove_items(text, list, &BTreeSet::from([0])).is_err());
+        assert_eq!(without(text, "list", &[1]), "list:\n- a: &it [1]\n");
     }
 
     #[test]
