@@ -3,4 +3,5 @@
 mod command;
 mod gitops;
 mod proofs;
+mod simulation;
 mod writing;

@@ -4,6 +4,7 @@
 use std::num::NonZeroU32;
 
 use netaudit::{
+    audit::usage::{Row, RowKey},
     audit::{Accepted, AcceptedFlows, Finding, Flow, Flows, Open, Tuple, UnenforcedCause},
     cluster::{Kind, Object, ObjectKey},
     model::{
@@ -70,9 +71,11 @@ fn a_connection_that_goes_on_says_with_whom_its_rules_are_used_and_at_which_port
     world.auditor.watch_rules(t(5));
     look(&mut world, t(40), &[told(a_to_b())]);
     world.auditor.tick(t(50), &mut Vec::new());
-    let rows = world.auditor.usage_mut().rows();
-    let egress = rows.rules.iter().find(|(key, _)| key.rule.direction == Direction::Egress);
-    let (_, row) = egress.expect("a row of the egress rule");
+    let usage = world.auditor.usage_mut();
+    let all = usage.take_closed().into_iter().chain([usage.rows()]).flat_map(|it| it.rules);
+    let is_it =
+        |(key, row): &(RowKey, Row)| key.rule.direction == Direction::Egress && row.uses.last.is_some();
+    let (_, row) = { all }.find(is_it).expect("a row of the egress rule, in use");
     assert_eq!(row.uses.matches, 0, "it is no flow");
     assert!(row.touched.ports.contains(&(netaudit::model::Protocol::Tcp, 80)), "{row:?}");
     assert_eq!(row.touched.workloads.len(), 1, "{row:?}");

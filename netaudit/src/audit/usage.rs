@@ -21,6 +21,7 @@ use std::{collections::BTreeSet, net::IpAddr, ops::RangeInclusive, sync::Arc, ti
 
 use foldhash::{HashMap, HashSet};
 
+pub(crate) use cover::ranges;
 use evidence::push_slice;
 pub use evidence::{Coverage, Evidence, Lack, MOST_KEPT, Missing, Schedule, Slice, coverage, unused_since};
 pub use findings::{BroadPart, Enough, Judgement, RuleFinding, Severity, judge};

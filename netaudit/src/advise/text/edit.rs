@@ -1,6 +1,7 @@
 //! Edits of a manifest's text that touch only what they add or remove.
 //!
-//! Comments above an element or field, as far in as it is and without a blank line between, belong to it and go with it.
+//! Comments above an element or field, as far in as it is and without a blank line between, belong to it and go with it. Comments between
+//! elements that blank lines part from the one below belong to none, and stay.
 
 use std::{collections::BTreeSet, ops::Range};
 
@@ -142,6 +143,20 @@ fn with_inner_comments(text: &str, end: usize, lead: usize) -> usize {
     end
 }
 
+/// Where ends what belongs to an element that ends on a line, at the latest at `next`: a comment that stands as far out as the dash does not.
+fn own_end(text: &str, end: usize, lead: usize, next: usize) -> usize {
+    let mut at = next_line(text, end);
+    while at < next {
+        let said = &text[at..next_line(text, at)];
+        let inner = said.trim_start_matches(' ');
+        if inner.starts_with('#') && said.len() - inner.len() <= lead {
+            break;
+        }
+        at = next_line(text, at);
+    }
+    at.min(next)
+}
+
 /// What is on a line after its last value must be a comment, or somebody else's value would go.
 fn only_comment_after(text: &str, end: usize) -> Result<(), String> {
     let rest = text[end..line_end(text, end)].trim();
@@ -159,6 +174,9 @@ pub fn remove_items(text: &str, list: &Node, which: &BTreeSet<usize>) -> Result<
     let items = list.items().ok_or("it is no list")?;
     if which.last().is_some_and(|last| *last >= items.len()) {
         return Err("it is not there".to_owned());
+    }
+    if which.iter().any(|at| items[*at].has_anchor()) {
+        return Err("something in it has an anchor, and may be used elsewhere".to_owned());
     }
     match (list.form, which.len() == items.len()) {
         (Form::Flow, _) => remove_from_flow(text, list, items, which),
@@ -216,8 +234,22 @@ fn empty_block(text: &str, list: &Node, items: &[Node]) -> Result<Edit, String> 
     let behind = text[key..].find(':').map_or(key, |it| key + it + 1);
     let comment = &text[behind..line_end(text, behind)];
     let after = with_inner_comments(text, next_line(text, end), lead.len());
-    let nl = if text[..after].ends_with('\n') { line_break(text) } else { "" };
-    Ok(Edit { range: behind..after, text: format!(" []{comment}{nl}") })
+    // Between elements there may be comments that are of none of them.
+    let mut free = String::new();
+    for pair in items.windows(2) {
+        let [end, next] = [end_of(text, &pair[0]), line_start(text, pair[1].place.start.offset)];
+        let next = with_comments(text, next, lead.len(), next_line(text, end));
+        let mut at = own_end(text, end, lead.len(), next);
+        while at < next {
+            let said = &text[at..next_line(text, at)];
+            if said.trim_start().starts_with('#') {
+                free.push_str(said);
+            }
+            at = next_line(text, at);
+        }
+    }
+    let nl = if text[..after].ends_with('\n') || !free.is_empty() { line_break(text) } else { "" };
+    Ok(Edit { range: behind..after, text: format!(" []{comment}{nl}{free}") })
 }
 
 fn remove_from_block(
@@ -235,22 +267,24 @@ fn remove_from_block(
     }
     let mut edits = Vec::new();
     for (first, last) in runs(which) {
-        let end = end_of(text, &items[last]);
-        only_comment_after(text, end)?;
-        let range = match leads.get(last + 1) {
-            Some(next) => leads[first]..*next,
-            None => {
-                let lead = dash(text, items[last].place.start.offset)?.0.len();
-                let after = with_inner_comments(text, next_line(text, end), lead);
-                // The blank lines that parted it from the one before.
-                let kept = text[..leads[first]].trim_end_matches([' ', '\r', '\n']).len();
-                match after == text.len() && !text.ends_with('\n') {
-                    true => kept..after,
-                    false => next_line(text, kept)..after,
+        for at in first..=last {
+            let end = end_of(text, &items[at]);
+            only_comment_after(text, end)?;
+            let lead = dash(text, items[at].place.start.offset)?.0.len();
+            // The blank lines that part it from the one before go with the last one.
+            let kept = text[..leads[first]].trim_end_matches([' ', '\r', '\n']).len();
+            let is_tail = last + 1 == items.len();
+            let start = if is_tail && at == first { next_line(text, kept) } else { leads[at] };
+            let range = match leads.get(at + 1) {
+                Some(next) => start..own_end(text, end, lead, *next),
+                None => {
+                    let after = with_inner_comments(text, next_line(text, end), lead);
+                    let is_cut = after == text.len() && !text.ends_with('\n') && at == first;
+                    if is_cut { kept..after } else { start..after }
                 }
-            }
-        };
-        edits.push(Edit { range, text: String::new() });
+            };
+            edits.push(Edit { range, text: String::new() });
+        }
     }
     Ok(edits)
 }
@@ -263,6 +297,9 @@ pub fn remove_field(text: &str, object: &Node, key: &str) -> Result<Edit, String
     let fields = object.fields().ok_or("it is no object")?;
     let at = fields.iter().position(|(name, _)| name == key).ok_or("it is not there")?;
     let node = &fields[at].1;
+    if node.has_anchor() {
+        return Err("something in it has an anchor, and may be used elsewhere".to_owned());
+    }
     let start = node.key.ok_or("it has no key")?.start.offset;
     let end = end_of(text, node);
     if fields.len() == 1 {
@@ -285,10 +322,16 @@ pub fn remove_field(text: &str, object: &Node, key: &str) -> Result<Edit, String
     if !lead.trim().is_empty() {
         // `- endPort: 9`, and the fields after it: they take its place behind the dash.
         let next = fields.get(at + 1).and_then(|it| it.1.key).ok_or("it shares its line with the dash")?;
-        return match before(text, next.start.offset).trim().is_empty() {
-            true => Ok(Edit { range: start..next.start.offset, text: String::new() }),
-            false => Err("it shares its line with something else".to_owned()),
-        };
+        let (first, next) = (line_start(text, start), next.start.offset);
+        if !before(text, next).trim().is_empty() {
+            return Err("it shares its line with something else".to_owned());
+        }
+        // The comments above them then stand above the dash.
+        let blanks = &lead[..lead.len() - lead.trim_start().len()];
+        let between = text[next_line(text, end)..next].split_inclusive('\n').map(str::trim_start);
+        let comments: String =
+            between.filter(|it| it.starts_with('#')).map(|it| format!("{blanks}{it}")).collect();
+        return Ok(Edit { range: first..next, text: format!("{comments}{lead}") });
     }
     // What is above the first field is said of the object.
     let line = match at {
@@ -397,6 +440,21 @@ pub fn add_field(
     Ok(Edit { range: at..at, text: format!("{nl}{indent}{key}:{value}") })
 }
 
+/// Writes elements into a list that is written as empty.
+///
+/// # Errors
+/// Where it is not in brackets.
+pub fn fill_list(text: &str, list: &Node, new: &[Tree]) -> Result<Edit, String> {
+    let is_empty = list.form == Form::Flow && list.items().is_some_and(<[Node]>::is_empty);
+    let range = list.place.range();
+    // Of a list without elements nothing tells how a text is written; most of JSON stands before it.
+    let quoted = text.trim_start().starts_with('{') && text[..range.start].trim_end().ends_with("\":");
+    match is_empty && !text[range.clone()].contains('#') {
+        true => Ok(Edit { range, text: Tree::List(new.to_vec()).flow(quoted) }),
+        false => Err("it is written, and holds nothing".to_owned()),
+    }
+}
+
 /// How much farther in than their keys the elements of lists are written, in the first list that is found.
 fn list_indent(text: &str, object: &Node) -> &'static str {
     fn find(text: &str, node: &Node) -> Option<bool> {
@@ -446,5 +504,71 @@ impl Tree {
             plain => format!("{key}: {}", plain.flow(false)),
         };
         fields.iter().map(field).collect::<Vec<_>>().join(&format!("{nl}{inner}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::advise::text::marks::Point;
+
+    fn marks(text: &str) -> Marks {
+        Marks::of(text, Point { offset: 0, line: 1, column: 1 })
+    }
+
+    #[track_caller]
+    fn without(text: &str, path: &str, which: &[usize]) -> String {
+        let marks = marks(text);
+        let list = node(&marks, path).expect("a list");
+        let edits = remove_items(text, list, &which.iter().copied().collect()).expect("edits");
+        let (new, made) = apply(text, &edits);
+        assert_eq!(made.len(), edits.len(), "all of them are made");
+        new
+    }
+
+    const SECTIONS: &str =
+        "list:\n- a\n\n# of b and c\n\n# of b\n- b\n\n# of none\n\n- c  # behind c\n  # below c\nafter: 1\n";
+
+    #[test]
+    fn comments_that_blank_lines_part_from_elements_stay() {
+        assert_eq!(
+            without(SECTIONS, "list", &[0]),
+            "list:\n# of b and c\n\n# of b\n- b\n\n# of none\n\n- c  # behind c\n  # below c\nafter: 1\n"
+        );
+        assert_eq!(
+            without(SECTIONS, "list", &[1]),
+            "list:\n- a\n\n# of b and c\n\n# of none\n\n- c  # behind c\n  # below c\nafter: 1\n"
+        );
+        assert_eq!(without(SECTIONS, "list", &[1, 2]), "list:\n- a\n\n# of b and c\n# of none\n\nafter: 1\n");
+        assert_eq!(without(SECTIONS, "list", &[0, 1, 2]), "list: []\n# of b and c\n# of none\nafter: 1\n");
+    }
+
+    #[test]
+    fn a_comment_above_what_takes_the_place_behind_the_dash_stays() {
+        let text = "ports:\n-   endPort: 9\n    # of port\n    port: 8  # behind\n- port: 1\n";
+        let marks = marks(text);
+        let edit = remove_field(text, node(&marks, "ports[0]").expect("it"), "endPort").expect("an edit");
+        assert_eq!(apply(text, &[edit]).0, "ports:\n# of port\n-   port: 8  # behind\n- port: 1\n");
+    }
+
+    #[test]
+    fn what_may_be_used_elsewhere_stays() {
+        let text = "list:\n- a: &it [1]\n- b: *it\n";
+        let marks = marks(text);
+        let list = node(&marks, "list").expect("a list");
+        assert!(remove_items(text, list, &BTreeSet::from([0])).is_err());
+        assert_eq!(without(text, "list", &[1]), "list:\n- a: &it [1]\n");
+    }
+
+    #[test]
+    fn an_empty_list_is_filled() {
+        let filled = |text: &str| {
+            let marks = marks(text);
+            let words = ["Ingress", "Egress"].map(|it| Tree::Text(it.to_owned()));
+            fill_list(text, node(&marks, "types").expect("a list"), &words).map(|it| apply(text, &[it]).0)
+        };
+        assert_eq!(filled("types: []  # why\n"), Ok("types: [Ingress, Egress]  # why\n".to_owned()));
+        assert_eq!(filled("{\"types\": [ ]}"), Ok("{\"types\": [\"Ingress\", \"Egress\"]}".to_owned()));
+        assert!(filled("types: [a]\n").is_err() && filled("types:\n").is_err());
     }
 }

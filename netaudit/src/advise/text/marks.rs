@@ -220,6 +220,16 @@ impl Node {
         }
     }
 
+    /// Whether it or anything in it has an anchor, by which it may be used elsewhere.
+    pub fn has_anchor(&self) -> bool {
+        self.is_anchored
+            || match &self.children {
+                Children::None => false,
+                Children::Object(fields) => fields.iter().any(|(_, it)| it.has_anchor()),
+                Children::List(items) => items.iter().any(Self::has_anchor),
+            }
+    }
+
     fn last_end(&self) -> Option<Point> {
         match &self.children {
             Children::None => None,

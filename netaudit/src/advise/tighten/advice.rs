@@ -15,7 +15,8 @@ use crate::{
     audit::{
         RuleKey,
         usage::{
-            BroadPart, Enough, Evidence, Histories, History, Judgement, Lack, RuleFinding, unused_since,
+            BroadPart, Enough, Evidence, Histories, History, Judgement, Lack, Missing, RuleFinding,
+            unused_since,
         },
     },
     model::{Direction, PolicyId, RuleId, Timestamp},
@@ -202,7 +203,10 @@ impl Known<'_> {
                 proposals.push(Proposal { change, what: rule.summary.clone(), why, unused_since });
             }
             Fate::Stays(why) => told.kept = Some(why),
-            Fate::IsUsed(history, since, parts) => {
+            Fate::InParts(history, since, parts) => {
+                if history.uses.last.is_none() {
+                    told.kept = Some(SCTP.to_owned());
+                }
                 let mut found = Vec::new();
                 let coverage = told.coverage.unwrap_or_default();
                 for (hash, element) in &*rule.elements {
@@ -236,11 +240,22 @@ impl Known<'_> {
             return Fate::Stays(why.to_owned());
         };
         let history = judgement.history;
+        let has_sctp = declared.ports.iter().any(is_sctp);
         match &judgement.finding {
-            RuleFinding::Unused { .. } | RuleFinding::Redundant { .. } if self.may_be_sctp(declared) => {
+            RuleFinding::Redundant { .. } if self.may_be_sctp(declared) => Fate::Stays(SCTP.to_owned()),
+            RuleFinding::Unused { .. } if self.may_be_sctp(declared) && !has_sctp => {
                 Fate::Stays(SCTP.to_owned())
             }
             RuleFinding::Unused { .. } if needs.flows() > 0 => Fate::Stays(recorded(needs)),
+            // Of a rule that is for other protocols too its other ports are unused, and it is not.
+            RuleFinding::Unused { since } if has_sctp => Fate::InParts(history, *since, &[]),
+            RuleFinding::Insufficient(Lack { missing: Missing::Sensor, .. }) if has_sctp => {
+                let evidence = &self.options.evidence;
+                match unused_since(&history.slices, &history.schedule, evidence, self.now) {
+                    Ok(since) => Fate::InParts(history, since, &[]),
+                    Err(lack) => Fate::Stays(insufficient(&lack)),
+                }
+            }
             RuleFinding::Unused { since } => {
                 Fate::Goes { why: unused(*since, judgement.coverage), unused_since: Some(*since) }
             }
@@ -256,7 +271,7 @@ impl Known<'_> {
                 let evidence = &self.options.evidence;
                 match unused_since(&history.slices, &history.schedule, evidence, self.now) {
                     Err(lack) => Fate::Stays(format!("of its elements: {}", insufficient(&lack))),
-                    Ok(since) => Fate::IsUsed(
+                    Ok(since) => Fate::InParts(
                         history,
                         since,
                         match &judgement.finding {
@@ -364,6 +379,9 @@ impl Known<'_> {
         let Some(part) = of.part else { return Ok(None) };
         let why = || format!("nothing else was used since {}", of.since.to_the_second());
         match &part.enough {
+            Enough::Networks(_) if of.declared.ports.iter().any(is_sctp) => {
+                Err(format!("wider than what was used, but {SCTP}"))
+            }
             Enough::Networks(networks) => {
                 let blocks = narrow::blocks(self, of, networks, needs)?;
                 propose(Change::NarrowBlock { direction, rule, peer: at, blocks }, why(), Some(of.since))
@@ -373,7 +391,7 @@ impl Known<'_> {
                 Err(format!("wider than what was used; with ranges narrowed: {}", narrow::words(&ranges)))
             }
             Enough::Ports(ports) => {
-                let ranges = narrow::port_ranges(ports);
+                let ranges = narrow::ports(of, ports, needs)?;
                 propose(Change::NarrowPorts { direction, rule, port: at, ranges }, why(), Some(of.since))
             }
             Enough::PortsOf(_) | Enough::Whom(_) => {
@@ -409,12 +427,17 @@ impl Known<'_> {
         }
         for part in parts.iter().filter(|it| it.element.is_none()) {
             match &part.enough {
-                Enough::PortsOf(ports) if self.options.add_ports => found.push(Proposal {
-                    change: Change::AddPorts { direction, rule: index, ports: ports.clone() },
-                    what: part.says.clone(),
-                    why: format!("nothing else was used since {}", since.to_the_second()),
-                    unused_since: Some(since),
-                }),
+                Enough::PortsOf(ports) if self.options.add_ports => {
+                    match narrow::ports_of(ports, &told.needs) {
+                        Ok(ports) => found.push(Proposal {
+                            change: Change::AddPorts { direction, rule: index, ports },
+                            what: part.says.clone(),
+                            why: format!("nothing else was used since {}", since.to_the_second()),
+                            unused_since: Some(since),
+                        }),
+                        Err(why) => told.kept = Some(why),
+                    }
+                }
                 Enough::PortsOf(_) => {
                     let words = part.enough.words().join(", ");
                     told.kept = Some(format!(
@@ -432,6 +455,7 @@ impl Known<'_> {
     }
 }
 
+/// Why stays what may be for SCTP.
 const SCTP: &str = "it may be for SCTP, which nothing sees: it is unobservable, not unused";
 
 fn is_sctp(port: &declared::Port) -> bool {
@@ -455,7 +479,7 @@ enum Fate<'a> {
     },
     Stays(String),
     /// It is looked at element by element: what is not used is so since then.
-    IsUsed(&'a History, Timestamp, &'a [BroadPart]),
+    InParts(&'a History, Timestamp, &'a [BroadPart]),
 }
 
 /// An element of a rule that is used.

@@ -16,6 +16,8 @@ mod containment;
 mod narrow;
 mod replayed;
 mod settle;
+#[cfg(test)]
+mod tests;
 mod uses;
 mod write;
 

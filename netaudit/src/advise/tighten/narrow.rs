@@ -8,7 +8,11 @@ use super::{
     advice::{Known, OfElement},
     uses::Needs,
 };
-use crate::policy::Span;
+use crate::{
+    audit::usage::ranges,
+    model::Protocol,
+    policy::{Span, parse_cidr},
+};
 
 /// Ranges that take the place of one at most.
 const MOST_RANGES: usize = 8;
@@ -30,12 +34,24 @@ pub(super) fn blocks(
     needs: &Needs,
 ) -> Result<Vec<(IpNet, String)>, String> {
     let Some(Span::Network(net)) = of.element.span else { return Err("it is no range".to_owned()) };
-    let enough = networks.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let block = of.declared.peers.get(of.element.index as usize).and_then(|it| it.ip_block.as_ref());
+    let is_mapped = |text: &String| {
+        let written = text.parse::<IpNet>().is_ok_and(|it| it.network().is_ipv6());
+        written && parse_cidr(text).is_some_and(|it| it.network().is_ipv4())
+    };
+    if block.is_some_and(|it| it.except.iter().any(is_mapped)) {
+        return Err(
+            "wider than what was used, but its exceptions are IPv4 ranges that are written as IPv6 ones"
+                .to_owned(),
+        );
+    }
+    let words = |networks: &[IpNet]| networks.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let enough = words(networks);
     if known.options.keep_ranges {
         return Err(format!("wider than what was used; with ranges narrowed: {enough}"));
     }
     let is_meant = |ip: &&IpAddr| net.contains(*ip) && !of.element.except.iter().any(|it| it.contains(*ip));
-    let addresses: BTreeSet<IpAddr> =
+    let mut addresses: BTreeSet<IpAddr> =
         of.history.touched.addresses.iter().map(|ip| ip.to_canonical()).filter(|ip| is_meant(&ip)).collect();
     if let Some(ip) = needs.inside.iter().find(|ip| is_meant(ip)) {
         return Err(format!(
@@ -48,6 +64,20 @@ pub(super) fn blocks(
             "wider than what was used ({enough}), but the flow stores do not tell whose address {ip} was"
         ));
     }
+    // Of what was before the usage only recorded flows tell.
+    let before: Vec<IpAddr> =
+        needs.outside.iter().filter(|ip| is_meant(ip) && !addresses.contains(*ip)).copied().collect();
+    let mut networks = networks.to_vec();
+    if !before.is_empty() {
+        addresses.extend(before);
+        networks = ranges(&addresses);
+        if networks.contains(&net) {
+            return Err(format!(
+                "wider than what agents saw used ({enough}), but recorded flows went to all parts of it"
+            ));
+        }
+    }
+    let enough = words(&networks);
     let named = addresses.iter().filter(|ip| is_public(**ip)).filter_map(|ip| known.names.get(ip));
     let names: BTreeSet<&Arc<str>> = named.flatten().collect();
     if !names.is_empty() && !known.options.narrow_named {
@@ -61,6 +91,33 @@ pub(super) fn blocks(
         some(inside.flatten().collect())
     };
     Ok(networks.iter().map(|net| (*net, comment(net))).collect())
+}
+
+/// The ranges of ports that take the place of one: those that were used, and those that recorded flows of before went to.
+///
+/// # Errors
+/// Why it stays as wide as it is.
+pub(super) fn ports(of: &OfElement<'_>, used: &[u16], needs: &Needs) -> Result<Vec<(u16, u16)>, String> {
+    let Some(Span::Ports(first, last)) = of.element.span else { return Err("it is no range".to_owned()) };
+    let before = needs.ports.iter().map(|(_, port)| *port).filter(|port| (first..=last).contains(port));
+    let all: BTreeSet<u16> = used.iter().copied().chain(before).collect();
+    let ranges = port_ranges(&all.into_iter().collect::<Vec<_>>());
+    match ranges == [(first, last)] {
+        true => Err("wider than what agents saw used, but recorded flows went to all parts of it".to_owned()),
+        false => Ok(ranges),
+    }
+}
+
+/// The ports that a rule for every port is enough for: those that were used, and those that recorded flows of before went to.
+///
+/// # Errors
+/// They are too many.
+pub(super) fn ports_of(used: &[(Protocol, u16)], needs: &Needs) -> Result<Vec<(Protocol, u16)>, String> {
+    let all: BTreeSet<(Protocol, u16)> = used.iter().chain(&needs.ports).copied().collect();
+    match all.len() > MOST_RANGES {
+        true => Err(format!("for every port, and recorded flows went to {} of them", all.len())),
+        false => Ok(all.into_iter().collect()),
+    }
 }
 
 /// Whether somebody else may answer for an address: the ranges of RFC 1918, RFC 6598 and RFC 4193, and those that never leave a link or

@@ -7,7 +7,7 @@ use std::{
 
 use serde::Serialize;
 
-use super::uses::matches;
+use super::uses::{matches, other_end};
 use crate::{
     advise::{
         Outcome,
@@ -61,7 +61,7 @@ impl Broken {
         let (first, last) = self.span.unwrap_or((tally.first, tally.last));
         self.span = Some((first.min(tally.first), last.max(tally.last)));
         self.add_end(class, run, tally, class.direction, &before.own, &after.own);
-        if let (Some(before), Some(after)) = (&before.other, &after.other) {
+        if let (Some(before), Some(after)) = (other_end(before, tally), &after.other) {
             self.add_end(class, run, tally, class.direction.opposite(), before, after);
         }
     }

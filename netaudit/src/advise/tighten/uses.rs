@@ -9,7 +9,10 @@ use std::{
 use serde::Serialize;
 
 use crate::{
-    advise::what_if::{Class, End, Judged, Tally},
+    advise::{
+        Outcome,
+        what_if::{Class, End, Judged, Tally},
+    },
     model::{Cause, Decision, Direction, PolicyId, Protocol, Timestamp, Verdict},
 };
 
@@ -43,6 +46,8 @@ pub struct Needs {
     pub outside: BTreeSet<IpAddr>,
     /// Addresses of pods, nodes or Services.
     pub inside: BTreeSet<IpAddr>,
+    /// Ports of the destination.
+    pub ports: BTreeSet<(Protocol, u16)>,
 }
 
 type Pair = (String, String, Protocol, u16);
@@ -90,6 +95,7 @@ impl Needs {
     fn add(&mut self, class: &Class, peer: &End, is_other: usize, tally: &Tally, id: &str) {
         self.told[is_other] += tally.flows;
         self.last = self.last.max(Some(tally.last));
+        self.ports.insert((class.protocol, class.port));
         match peer {
             End::External { ip, .. } => drop(self.outside.insert(*ip)),
             End::Pod { ip: Some(ip), .. } | End::Node { ip: Some(ip), .. } | End::Service { ip, .. } => {
@@ -128,7 +134,7 @@ impl Uses {
     pub fn add(&mut self, class: &Class, run: &str, tally: &Tally, judged: &Judged) {
         let id = format!("{run}-{}", tally.example);
         let own = std::iter::once((0, &judged.own, &class.peer));
-        let other = judged.other.iter().map(|it| (1, it, &class.subject));
+        let other = other_end(judged, tally).map(|it| (1, it, &class.subject));
         for (is_other, verdict, peer) in own.chain(other) {
             for found in matches(verdict) {
                 let key = (found.rule.policy.clone(), found.rule.direction, found.rule.index);
@@ -177,6 +183,12 @@ impl Uses {
     fn find(&self, policy: &Arc<PolicyId>, direction: Direction, rule: usize) -> Option<&OfRule> {
         self.rules.get(&(policy.clone(), direction, u32::try_from(rule).ok()?))
     }
+}
+
+/// What the other end's policies say, where it matters: a connection that its own end denies, and that never got there, needs none of their rules.
+pub(super) fn other_end<'a>(judged: &'a Judged, tally: &Tally) -> Option<&'a Arc<Verdict>> {
+    let is_open = Outcome::of(&judged.own) != Outcome::Denied || tally.reached > 0;
+    judged.other.as_ref().filter(|_| is_open)
 }
 
 /// The rules that allow.

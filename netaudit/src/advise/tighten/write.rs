@@ -164,27 +164,28 @@ fn make(
                 ])
             });
             let path = at(&format!("spec.{direction}[{rule}]"));
-            if marks.has(&format!("{path}.ports")) {
-                return Err(format!("{path}.ports is written, and empty"));
-            }
-            let added =
-                edit::add_field(text, node(&marks, &path)?, None, "ports", &Tree::List(ports.collect()))?;
+            let ports: Vec<Tree> = ports.collect();
+            let list = format!("{path}.ports");
+            let added = match marks.has(&list) {
+                true => edit::fill_list(text, node(&marks, &list)?, &ports)?,
+                false => edit::add_field(text, node(&marks, &path)?, None, "ports", &Tree::List(ports))?,
+            };
             all(text, &[added])
         }
         Change::NameTypes { types } => {
             let marks = Marks::of(text, START);
             let (path, spec) = (at("spec.policyTypes"), at("spec"));
             let types: Vec<Tree> = types.iter().map(|it| Tree::Text(word(*it).to_owned())).collect();
-            if marks.has(&path) {
-                return Err(format!("{path} is written, and empty"));
-            }
-            let added = edit::add_field(
-                text,
-                node(&marks, &spec)?,
-                Some("podSelector"),
-                "policyTypes",
-                &Tree::List(types),
-            )?;
+            let added = match marks.has(&path) {
+                true => edit::fill_list(text, node(&marks, &path)?, &types)?,
+                false => edit::add_field(
+                    text,
+                    node(&marks, &spec)?,
+                    Some("podSelector"),
+                    "policyTypes",
+                    &Tree::List(types),
+                )?,
+            };
             all(text, &[added])
         }
         Change::RemoveRule { .. } | Change::RemovePeer { .. } | Change::RemovePort { .. } => {

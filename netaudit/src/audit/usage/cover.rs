@@ -44,7 +44,7 @@ fn greedy<T: Ord + Clone>(sets: &[BTreeSet<T>]) -> BTreeSet<T> {
 }
 
 /// Few ranges that hold all of these addresses, each as narrow as can be.
-pub(super) fn ranges(addresses: &BTreeSet<IpAddr>) -> Vec<IpNet> {
+pub(crate) fn ranges(addresses: &BTreeSet<IpAddr>) -> Vec<IpNet> {
     let mut ranges: Vec<IpNet> = addresses.iter().map(|ip| IpNet::from(*ip)).collect();
     loop {
         let joined = ranges.windows(2).map(|pair| join(pair[0], pair[1]));
