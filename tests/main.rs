@@ -25,6 +25,7 @@ mod semantics;
 mod shell;
 mod sql;
 mod symbolic;
+mod tighten;
 mod usage;
 mod watch;
 mod what_if;

@@ -1,6 +1,6 @@
 //! Usage of rules: rows that merge, what is stored, and a simulation in which nothing that was used is called unused.
 
-mod agents;
+pub mod agents;
 mod ledger;
 mod simulation;
 mod store;

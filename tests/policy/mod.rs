@@ -6,7 +6,7 @@ mod compare;
 mod fuzz;
 pub mod generate;
 mod generate_policies;
-mod matching;
+pub mod matching;
 mod mutants;
 mod mutants_network_policy;
 mod mutants_tiers;

@@ -308,7 +308,8 @@ impl<'a> Naive<'a> {
         peers.iter().position(|it| self.is_peer(it, policy, question)).map(Some)
     }
 
-    fn is_peer(&self, peer: &'a Value, policy: &'a Value, question: &Question<'a>) -> bool {
+    /// Whether an element of `from` or `to` matches.
+    pub fn is_peer(&self, peer: &'a Value, policy: &'a Value, question: &Question<'a>) -> bool {
         let everything = Value::Object(serde_json::Map::new());
         let (pods, namespaces) = (peer.get("podSelector"), peer.get("namespaceSelector"));
         let (holds, what) = if let Some(block) = peer.get("ipBlock") {

@@ -1,5 +1,5 @@
 //! `cargo xtask fuzz`: the evaluator of policies against a plain one, on clusters made by chance, the reader of DNS
-//! answers on hostile ones, and the use of rules against what really happened, for as long as one likes.
+//! answers on hostile ones, and the use of rules and what is tightened by it against what really happened, for as long as one likes.
 
 use std::{path::Path, process::Command};
 
@@ -40,6 +40,15 @@ pub enum Task {
         #[arg(long, default_value_t = 0)]
         seed: u64,
     },
+    /// Tighten policies of clusters with traffic: nothing that is needed may go, nothing new may be allowed, nearly all else must go
+    Tighten {
+        /// Clusters
+        #[arg(long, default_value_t = 5_000)]
+        seeds: u64,
+        /// The first cluster's seed
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+    },
     /// Plant errors in a copy of the evaluator's text, and show which the comparison finds
     Mutants {
         /// How many
@@ -57,6 +66,11 @@ pub fn fuzz(root: &Path, task: &Task) -> Result<()> {
         Task::Mutants { count } => return mutate(root, *count),
         Task::Usage { seeds, seed } => {
             let mut test = long_run(root, "usage::simulation::long_run");
+            test.env("NETAUDIT_FUZZ_SEEDS", seeds.to_string());
+            return run(test.env("NETAUDIT_FUZZ_SEED", seed.to_string()));
+        }
+        Task::Tighten { seeds, seed } => {
+            let mut test = long_run(root, "tighten::simulation::long_run");
             test.env("NETAUDIT_FUZZ_SEEDS", seeds.to_string());
             return run(test.env("NETAUDIT_FUZZ_SEED", seed.to_string()));
         }
