@@ -223,13 +223,15 @@ fn probes(
         let (Some(old), Some(new)) = (old, new) else { continue };
         figures.probes += 1;
         if old.isolating != new.isolating || new.is_allowed() && !old.is_allowed() {
-            return Err(format!("{direction:?} of {connection:?} is allowed:\nwas {old:?}\nis {new:?}"));
+            return Err(format!(
+                "{direction:?} of {connection:?} is newly allowed:\nwas {old:?}\nis {new:?}"
+            ));
         }
         // A rule may be hidden behind others: each policy for itself.
         for hit in &new.hits {
             if !old.hits.iter().any(|it| it.policy == hit.policy) {
                 return Err(format!(
-                    "{} alone allows {direction:?} of {connection:?}:\nwas {old:?}\nis {new:?}",
+                    "newly allowed by {} alone, {direction:?} of {connection:?}:\nwas {old:?}\nis {new:?}",
                     hit.policy
                 ));
             }

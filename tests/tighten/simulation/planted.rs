@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use ipnet::IpNet;
 use netaudit::{
-    advise::tighten::{Advice, Change, Proposal},
+    advise::tighten::{self, Advice, Change, Proposal},
     audit::{
         RuleKey,
         usage::{Histories, Judgement, Rows, RuleFinding, Uses},
@@ -77,6 +77,17 @@ impl Planted {
         )
     }
 
+    /// What is said where it is found, and not something else.
+    pub fn shows(self) -> &'static str {
+        match self {
+            Self::Types => "policyTypes of",
+            Self::Except | Self::Emptied => "newly allowed",
+            Self::Shift => "read again",
+            Self::Comment => "the comment",
+            _ => "is denied",
+        }
+    }
+
     pub fn rows(self, past: &Past) -> Rows {
         let mut rows = past.rows.clone();
         for row in rows.rules.values_mut() {
@@ -114,17 +125,12 @@ impl Planted {
         let with = histories.together.keys().filter(|set| !set.is_disjoint(&gone));
         let all: BTreeSet<RuleKey> = with.flatten().cloned().collect();
         for history in histories.rules.iter().filter(|it| all.contains(&it.key)) {
-            for policy in
-                advice.iter_mut().filter(|it| it.id == history.key.policy && !it.proposals.is_empty())
-            {
-                let change =
-                    Change::RemoveRule { direction: history.key.direction, rule: history.index as usize };
-                if policy
-                    .rules
-                    .iter()
-                    .any(|it| (it.direction, it.index) == (history.key.direction, history.index as usize))
-                {
-                    policy.proposals.retain(|it| it.change.rule() != change.rule());
+            let place = (history.key.direction, history.index as usize);
+            let is_it = |it: &&mut tighten::Policy| it.id == history.key.policy && !it.proposals.is_empty();
+            for policy in advice.iter_mut().filter(is_it) {
+                if policy.rules.iter().any(|it| (it.direction, it.index) == place) {
+                    policy.proposals.retain(|it| it.change.rule() != Some(place));
+                    let change = Change::RemoveRule { direction: place.0, rule: place.1 };
                     let (what, why) = (String::new(), "planted".to_owned());
                     policy.proposals.push(Proposal { change, what, why, unused_since: None });
                 }
@@ -139,9 +145,10 @@ impl Planted {
                 match (&mut proposal.change, self) {
                     (Change::NarrowPorts { ranges, .. }, Self::LastPort) => {
                         let last = ranges.last_mut().expect("a range");
-                        match last.0 == last.1 {
-                            true => *last = (last.0 - 1, last.1 - 1),
-                            false => last.1 -= 1,
+                        if last.0 < last.1 {
+                            last.1 -= 1;
+                        } else if ranges.len() > 1 {
+                            ranges.pop();
                         }
                     }
                     (Change::NarrowBlock { blocks, .. }, Self::LastAddress) => {

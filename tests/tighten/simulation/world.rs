@@ -181,12 +181,14 @@ impl World {
 
     /// Neighbours, first and last ones of ranges, single ones; some of the public ones have names.
     fn outside(&mut self) {
-        let many = self.random.percent(35) || self.lean == Lean::Holes;
+        let has_holes = self.lean == Lean::Holes;
+        let many = self.random.percent(35) || has_holes;
         let mut ips: Vec<IpAddr> = Vec::new();
         for base in ["10.200.4.0", "10.200.9.17", "203.0.113.0", "192.168.7.250", "198.51.100.40"] {
-            if self.random.percent(60) {
+            if self.random.percent(60) || has_holes {
                 let base: Ipv4Addr = base.parse().expect("an address");
-                for _ in 0..self.random.between(1, if many { 9 } else { 3 }) {
+                let least = if has_holes { 7 } else { 1 };
+                for _ in 0..self.random.between(least, if many { 9 } else { 3 }) {
                     let step = self.random.below(if many { 40 } else { 6 }) as u32;
                     ips.push(Ipv4Addr::from_bits(base.to_bits() + step).into());
                 }
@@ -208,7 +210,7 @@ impl World {
         }
         ips.sort();
         ips.dedup();
-        let named = *self.random.pick(&[0, 0, 30, 100]);
+        let named = if has_holes { 0 } else { *self.random.pick(&[0, 0, 30, 100]) };
         for ip in ips {
             let mut names = Vec::new();
             while self.random.percent(named) && names.len() < 2 {
@@ -332,9 +334,13 @@ impl World {
     }
 
     fn block(&mut self) -> Value {
-        let text = *self.random.pick(&RANGES);
+        let has_holes = self.lean == Lean::Holes;
+        let text = match has_holes && self.random.percent(60) {
+            true => "10.200.0.0/16",
+            false => *self.random.pick(&RANGES),
+        };
         let mut block = json!({"cidr": text});
-        if self.random.percent(if self.lean == Lean::Holes { 90 } else { 40 }) {
+        if self.random.percent(if has_holes { 90 } else { 40 }) {
             let net = plain(text);
             let holes: Vec<String> = (0..self.random.between(0, 3))
                 .filter_map(|_| self.hole(net))
@@ -356,7 +362,8 @@ impl World {
         let ip = if near.is_empty() { net.addr() } else { *self.random.pick(&near) };
         let (least, most) = (net.prefix_len() + 1, net.max_prefix_len());
         // Small ones, so that not all goes into the hole.
-        let length = self.random.between(usize::from(least.max(most - 6)), usize::from(most)) as u8;
+        let small = if self.lean == Lean::Holes { most } else { most - 6 };
+        let length = self.random.between(usize::from(least.max(small)), usize::from(most)) as u8;
         let bits = 1 << self.random.below(4);
         let ip = match ip {
             IpAddr::V4(ip) => IpAddr::V4(Ipv4Addr::from_bits(ip.to_bits() ^ bits)),
