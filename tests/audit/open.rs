@@ -4,7 +4,6 @@
 use std::num::NonZeroU32;
 
 use netaudit::{
-    audit::usage::{Row, RowKey},
     audit::{Accepted, AcceptedFlows, Finding, Flow, Flows, Open, Tuple, UnenforcedCause},
     cluster::{Kind, Object, ObjectKey},
     model::{
@@ -22,12 +21,12 @@ fn open(seen: Observation) -> OpenConnection {
 }
 
 /// The same, told when it began.
-fn told(seen: Observation) -> OpenConnection {
+pub(super) fn told(seen: Observation) -> OpenConnection {
     OpenConnection { is_told: true, ..open(seen) }
 }
 
 /// The next look, at `at`, that finds these in this order.
-fn look(world: &mut World, at: Timestamp, all: &[OpenConnection]) -> Vec<Flow> {
+pub(super) fn look(world: &mut World, at: Timestamp, all: &[OpenConnection]) -> Vec<Flow> {
     let mut flows = Vec::new();
     world.auditor.begin_look();
     for found in all {
@@ -37,7 +36,7 @@ fn look(world: &mut World, at: Timestamp, all: &[OpenConnection]) -> Vec<Flow> {
     flows
 }
 
-fn both_ways() -> Object {
+pub(super) fn both_ways() -> Object {
     policy(
         "both",
         json!({
@@ -63,22 +62,6 @@ fn line(world: &World, flow: &Flow) -> Value {
     let mut line = Vec::new();
     flow_line(&super::telling(world, flow), &mut line);
     serde_json::from_slice(&line).expect("JSON")
-}
-
-#[test]
-fn a_connection_that_goes_on_says_with_whom_its_rules_are_used_and_at_which_port() {
-    let mut world = World::new(vec![both_ways()]);
-    world.auditor.watch_rules(t(5));
-    look(&mut world, t(40), &[told(a_to_b())]);
-    world.auditor.tick(t(50), &mut Vec::new());
-    let usage = world.auditor.usage_mut();
-    let all = usage.take_closed().into_iter().chain([usage.rows()]).flat_map(|it| it.rules);
-    let is_it =
-        |(key, row): &(RowKey, Row)| key.rule.direction == Direction::Egress && row.uses.last.is_some();
-    let (_, row) = { all }.find(is_it).expect("a row of the egress rule, in use");
-    assert_eq!(row.uses.matches, 0, "it is no flow");
-    assert!(row.touched.ports.contains(&(netaudit::model::Protocol::Tcp, 80)), "{row:?}");
-    assert_eq!(row.touched.workloads.len(), 1, "{row:?}");
 }
 
 #[test]

@@ -1,14 +1,16 @@
 //! What is counted of rules and their elements, and what is found of it.
 
 use netaudit::{
-    audit::usage::{Evidence, Missing, Rows, RuleFinding, Run, Uses, histories, judge},
+    audit::usage::{Evidence, Missing, Row, RowKey, Rows, RuleFinding, Run, Uses, histories, judge},
     cluster::Object,
-    model::Timestamp,
+    model::{Direction, Protocol, Timestamp},
 };
 use serde_json::{Value, json};
 
 use super::{
-    World, a_to_b, egress, policy, t,
+    World, a_to_b, egress,
+    open::{both_ways, look, told},
+    policy, t,
     unseen::{ENOUGH, cron_job, daily},
 };
 
@@ -354,4 +356,19 @@ fn a_policy_for_pods_that_a_cron_job_is_still_to_make_is_not_dead() {
     assert!(matches!(found, Some(RuleFinding::Insufficient(_))), "{found:?}");
     told.take(&mut world, t(2 * ENOUGH + 10));
     assert_eq!(of_report(&told), Some(RuleFinding::Dead { why: "its policy selects no pod" }));
+}
+
+#[test]
+fn a_connection_that_goes_on_says_with_whom_its_rules_are_used_and_at_which_port() {
+    let mut world = World::new(vec![both_ways()]);
+    world.auditor.watch_rules(t(5));
+    look(&mut world, t(40), &[told(a_to_b())]);
+    let mut known = Told::new();
+    known.take(&mut world, t(50));
+    let is_it =
+        |(key, row): &(&RowKey, &Row)| key.rule.direction == Direction::Egress && row.uses.last.is_some();
+    let (_, row) = known.rows.rules.iter().find(is_it).expect("a row of the egress rule, in use");
+    assert_eq!(row.uses.matches, 0, "it is no flow");
+    assert!(row.touched.ports.contains(&(Protocol::Tcp, 80)), "{row:?}");
+    assert_eq!(row.touched.workloads.len(), 1, "{row:?}");
 }

@@ -15,6 +15,7 @@ pub mod document;
 pub mod flows;
 mod guard;
 pub mod history;
+mod journal;
 pub mod usage_upload;
 
 use std::{

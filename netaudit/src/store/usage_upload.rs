@@ -4,6 +4,8 @@
 //! s3://BUCKET/PREFIX / usage / <node> / usage-<runs before>-<window>.jsonl      as in the state directory
 //! ```
 //!
+//! An agent only puts objects there: which are there it writes down in its directory (`uploaded`).
+//!
 //! Rows merge, so that a file may be there twice or in an older form without harm. The window that goes on is uploaded again from time to time,
 //! one that has ended once more. What the agent later thins for want of room stays in the bucket as it was.
 
@@ -22,7 +24,7 @@ use std::{
 
 use anyhow::Context as _;
 
-use super::{bucket::Bucket, document, is_ours, names};
+use super::{bucket::Bucket, document, is_ours, journal::Journal, names};
 use crate::audit::usage::Rows;
 
 /// How often the window that goes on is uploaded.
@@ -74,7 +76,8 @@ impl UsageUploads {
             directory,
             prefix: format!("{PREFIX}/{node}"),
             bucket,
-            known: None,
+            journal: None,
+            uploaded: BTreeMap::new(),
             told: told.clone(),
         };
         thread::Builder::new().name("usage-upload".to_owned()).spawn(move || {
@@ -107,8 +110,10 @@ struct Uploader {
     directory: PathBuf,
     prefix: String,
     bucket: Bucket,
-    /// What is in the bucket, by name: its length and when it was written, where this run uploaded it.
-    known: Option<BTreeMap<String, Option<(u64, SystemTime)>>>,
+    /// Files that are in the bucket and do not change any more.
+    journal: Option<Journal>,
+    /// Of others the length and when they were written, as they were uploaded.
+    uploaded: BTreeMap<String, (u64, SystemTime)>,
     told: Arc<Told>,
 }
 
@@ -130,33 +135,33 @@ impl Uploader {
     }
 
     fn upload(&mut self) -> anyhow::Result<()> {
-        let known = match &mut self.known {
-            Some(known) => known,
-            none => {
-                let there = self.bucket.list(std::slice::from_ref(&self.prefix))?;
-                let name = |key: String| key.rsplit('/').next().map(str::to_owned);
-                none.insert(there.into_iter().filter_map(|it| Some((name(it.key)?, None))).collect())
-            }
+        let journal = match &mut self.journal {
+            Some(journal) => journal,
+            none => none.insert(Journal::open(&self.directory, &self.bucket)?),
         };
         let names: Vec<String> = names(&self.directory)?.into_iter().filter(|name| is_ours(name)).collect();
         for (place, name) in names.iter().enumerate() {
             let may_change = place + CHANGING >= names.len();
             let file = self.directory.join(name);
+            if !may_change && journal.known.contains(name) {
+                continue;
+            }
             let now = match fs::metadata(&file) {
-                Ok(metadata) => Some((metadata.len(), metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH))),
+                Ok(metadata) => (metadata.len(), metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH)),
                 // It was old, and is removed.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => {
                     return Err(error).with_context(|| format!("cannot look at {}", file.display()));
                 }
             };
-            match known.get(name) {
-                Some(_) if !may_change => continue,
-                Some(uploaded) if *uploaded == now => continue,
-                _ => {}
+            if self.uploaded.get(name) != Some(&now) {
+                self.bucket.upload(&file, &format!("{}/{name}", self.prefix))?;
+                self.uploaded.insert(name.clone(), now);
             }
-            self.bucket.upload(&file, &format!("{}/{name}", self.prefix))?;
-            known.insert(name.clone(), now);
+            if !may_change {
+                self.uploaded.remove(name);
+                journal.note(name)?;
+            }
         }
         Ok(())
     }
