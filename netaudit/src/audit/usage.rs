@@ -363,6 +363,8 @@ impl Usage {
 
     /// So many flows were judged, the first and last of which began at these times: every rule that had a part in them was
     /// used. Of a tier with an order one rule alone counts.
+    ///
+    /// A connection that is open keeps what has a part in it in use, and is no flow: `times` is 0, `span` the time of the look.
     pub fn credit(
         &mut self,
         verdict: &Arc<Verdict>,
@@ -375,12 +377,6 @@ impl Usage {
         if names_rules && self.tallies.add(verdict, times, &span, other) {
             self.settle();
         }
-    }
-
-    /// A connection with this verdict is open at `at`: what has a part in it is in use, and what it is with. Matches count flows, so it
-    /// is none.
-    pub fn keep(&mut self, verdict: &Arc<Verdict>, at: Timestamp, other: Option<&OtherEnd<'_>>) {
-        self.credit(verdict, 0, at..=at, other);
     }
 
     /// Tells each rule what it was used for since the last time. What is read of rules is as of then.

@@ -267,16 +267,17 @@ fn text(
         None => writeln!(out, "  no flow")?,
     }
     for it in broken.denied() {
+        let between = &it.between;
         writeln!(
             out,
             "  {} → {} {} {}: {} flows, the last {} ({})\n    was {}\n    would be {}",
-            it.source,
-            it.destination,
-            it.protocol,
-            it.port,
-            it.flows,
-            it.last.to_the_second(),
-            it.example,
+            between.source,
+            between.destination,
+            between.protocol,
+            between.port,
+            between.flows,
+            between.last.to_the_second(),
+            between.example,
             one_line(&it.before),
             one_line(&it.after)
         )?;

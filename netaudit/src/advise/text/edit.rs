@@ -67,7 +67,7 @@ pub fn apply(text: &str, edits: &[Edit]) -> (String, Vec<usize>) {
 }
 
 /// The part of a place's line before it.
-pub fn before(text: &str, at: usize) -> &str {
+fn before(text: &str, at: usize) -> &str {
     &text[line_start(text, at)..at]
 }
 
@@ -82,7 +82,7 @@ fn line_start(text: &str, at: usize) -> usize {
 }
 
 /// Where the line ends that a place is on, its line break not counted.
-pub fn line_end(text: &str, at: usize) -> usize {
+fn line_end(text: &str, at: usize) -> usize {
     let end = text[at..].find('\n').map_or(text.len(), |it| at + it);
     if text[at..end].ends_with('\r') { end - 1 } else { end }
 }
@@ -93,12 +93,12 @@ fn next_line(text: &str, at: usize) -> usize {
 }
 
 /// How the lines of a text end.
-pub fn line_break(text: &str) -> &'static str {
+fn line_break(text: &str) -> &'static str {
     if text.contains("\r\n") { "\r\n" } else { "\n" }
 }
 
 /// The blanks and the dash before an element on its line: where others of its list begin.
-pub fn dash(text: &str, at: usize) -> Result<(&str, &str), String> {
+fn dash(text: &str, at: usize) -> Result<(&str, &str), String> {
     let before = before(text, at);
     let lead = &before[..before.len() - before.trim_start().len()];
     let rest = &before[lead.len()..];

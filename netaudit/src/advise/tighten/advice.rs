@@ -19,7 +19,7 @@ use crate::{
             unused_since,
         },
     },
-    model::{Direction, PolicyId, RuleId, Timestamp},
+    model::{Direction, PolicyId, Timestamp},
     policy::{
         self, CompiledPolicy,
         declared::{self, NetworkPolicy},
@@ -193,7 +193,7 @@ impl Known<'_> {
             observed_since: history.and_then(History::observed_since),
             matches: history.map_or(0, |it| it.uses.matches),
             last: history.and_then(|it| it.uses.last),
-            needs: self.uses.of_rule(&rule.id.policy, direction, index).cloned().unwrap_or_default(),
+            needs: self.uses.of_rule(&rule.id).cloned().unwrap_or_default(),
             kept: None,
             elements: self.elements(rule, history),
         };
@@ -321,15 +321,10 @@ impl Known<'_> {
     }
 
     fn elements(&self, rule: &policy::Rule, history: Option<&History>) -> Vec<Element> {
-        let RuleId { policy, direction, index, .. } = &*rule.id;
         let told = |(hash, element): &(u64, policy::Element)| {
             let uses =
                 history.and_then(|it| it.elements.get(hash)).map(|(_, uses)| *uses).unwrap_or_default();
-            let (rule_at, at) = (*index as usize, element.index as usize);
-            let needs = match element.list {
-                "ports" => self.uses.of_port(policy, *direction, rule_at, at),
-                _ => self.uses.of_peer(policy, *direction, rule_at, at),
-            };
+            let needs = self.uses.of_element(&rule.id, element.list, element.index);
             Element {
                 path: path(rule, element),
                 what: element.what.to_string(),

@@ -7,13 +7,13 @@ use std::{
 
 use serde::Serialize;
 
-use super::uses::{matches, other_end};
+use super::uses::{Needed, Pair, matches, other_end, pair};
 use crate::{
     advise::{
         Outcome,
         what_if::{Class, Judged, Tally, decided_by},
     },
-    model::{Decision, Denial, Direction, PolicyId, Protocol, Timestamp, Verdict},
+    model::{Decision, Denial, Direction, PolicyId, Timestamp, Verdict},
 };
 
 /// Flows that would fare worse.
@@ -27,27 +27,15 @@ pub struct Broken {
     pub rules: BTreeSet<(Arc<PolicyId>, Direction, u32)>,
     /// Policies that stop them, where no rule is known that let them pass.
     pub policies: BTreeSet<(Arc<PolicyId>, Direction)>,
-    denied: BTreeMap<(String, String, Protocol, u16), Denied>,
+    denied: BTreeMap<Pair, Denied>,
 }
 
 /// Flows between two workloads that would fare worse.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Denied {
-    /// Who opened them.
-    pub source: String,
-    /// Whom they were for.
-    pub destination: String,
-    /// The transport protocol.
-    pub protocol: Protocol,
-    /// The destination's port.
-    pub port: u16,
-    /// How many records tell so, of both ends.
-    pub flows: u64,
-    /// When the last began, in UTC.
-    #[serde(serialize_with = "crate::audit::line::in_words")]
-    pub last: Timestamp,
-    /// That one, for `netaudit why`.
-    pub example: String,
+    /// Whose, and how many records tell so, of both ends.
+    #[serde(flatten)]
+    pub between: Needed,
     /// What lets them pass: `egress: NetworkPolicy/shop/web egress[0]`.
     pub before: String,
     /// What stops them.
@@ -92,25 +80,13 @@ impl Broken {
         {
             self.policies.extend(denial.policies().map(|it| (it.clone(), direction)));
         }
-        let (source, destination) = (class.source().workload(), class.destination().workload());
-        let key = (source, destination, class.protocol, class.port);
-        let denied =
-            self.denied.entry(key).or_insert_with_key(|(source, destination, protocol, port)| Denied {
-                source: source.clone(),
-                destination: destination.clone(),
-                protocol: *protocol,
-                port: *port,
-                flows: 0,
-                last: Timestamp::MIN,
-                example: String::new(),
-                before: format!("{direction}: {}", decided_by(before)),
-                after: format!("{direction}: {}", decided_by(after)),
-            });
-        denied.flows += tally.flows;
-        if tally.last >= denied.last {
-            denied.last = tally.last;
-            denied.example = format!("{run}-{}", tally.example);
-        }
+        let denied = self.denied.entry(pair(class)).or_insert_with_key(|pair| Denied {
+            between: Needed::new(pair),
+            before: format!("{direction}: {}", decided_by(before)),
+            after: format!("{direction}: {}", decided_by(after)),
+        });
+        denied.between.flows += tally.flows;
+        denied.between.see(tally.last, &format!("{run}-{}", tally.example));
     }
 
     /// Whether there is none.
@@ -121,7 +97,7 @@ impl Broken {
     /// Those that would fare worse, those with most flows first.
     pub fn denied(&self) -> Vec<Denied> {
         let mut all: Vec<Denied> = self.denied.values().cloned().collect();
-        all.sort_by_key(|it| std::cmp::Reverse(it.flows));
+        all.sort_by_key(|it| std::cmp::Reverse(it.between.flows));
         all
     }
 }

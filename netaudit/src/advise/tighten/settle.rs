@@ -79,7 +79,7 @@ pub fn settle<P, R: AsRef<Broken>>(
             return Ok(Settled { refused, patched, replay });
         }
         let worse = broken.denied();
-        let reason = worse.first().map_or_else(String::new, |it| {
+        let reason = worse.first().map(|it| &it.between).map_or_else(String::new, |it| {
             format!(
                 "recorded flows need it: {} to {}, {} {}, such as {}",
                 it.source, it.destination, it.protocol, it.port, it.example

@@ -13,7 +13,7 @@ use crate::{
         Outcome,
         what_if::{Class, End, Judged, Tally},
     },
-    model::{Cause, Decision, Direction, PolicyId, Protocol, Timestamp, Verdict},
+    model::{Cause, Decision, Direction, PolicyId, Protocol, RuleId, RuleMatch, Timestamp, Verdict},
 };
 
 /// Pairs of ends that are remembered of an element; others are counted.
@@ -38,7 +38,8 @@ struct OfRule {
 pub struct Needs {
     /// By the node that told them: the end whose rule it is, and the other one.
     told: [u64; 2],
-    pairs: BTreeMap<Pair, Needed>,
+    /// With how many each end told.
+    pairs: BTreeMap<Pair, ([u64; 2], Needed)>,
     more_pairs: bool,
     /// When the last began.
     pub last: Option<Timestamp>,
@@ -50,7 +51,7 @@ pub struct Needs {
     pub ports: BTreeSet<(Protocol, u16)>,
 }
 
-type Pair = (String, String, Protocol, u16);
+pub(super) type Pair = (String, String, Protocol, u16);
 
 /// Flows between two workloads.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -63,15 +64,35 @@ pub struct Needed {
     pub protocol: Protocol,
     /// The destination's port.
     pub port: u16,
-    /// How many, by the end that told more.
+    /// How many; who counts says by which end.
     pub flows: u64,
     /// When the last began, in UTC.
     #[serde(serialize_with = "crate::audit::line::in_words")]
     pub last: Timestamp,
     /// That one, for `netaudit why`.
     pub example: String,
-    #[serde(skip)]
-    told: [u64; 2],
+}
+
+/// The ends of a class, by their workloads, and its port.
+pub(super) fn pair(class: &Class) -> Pair {
+    (class.source().workload(), class.destination().workload(), class.protocol, class.port)
+}
+
+impl Needed {
+    /// None yet.
+    pub(super) fn new((source, destination, protocol, port): &Pair) -> Self {
+        let (source, destination) = (source.clone(), destination.clone());
+        let (last, example) = (Timestamp::MIN, String::new());
+        Self { source, destination, protocol: *protocol, port: *port, flows: 0, last, example }
+    }
+
+    /// Flows that began until then, the last of which has this id.
+    pub(super) fn see(&mut self, last: Timestamp, id: &str) {
+        if last >= self.last {
+            self.last = last;
+            self.example = id.to_owned();
+        }
+    }
 }
 
 impl Needs {
@@ -82,7 +103,7 @@ impl Needs {
 
     /// Those between workloads, those with most flows first.
     pub fn most(&self, count: usize) -> Vec<Needed> {
-        let mut all: Vec<&Needed> = self.pairs.values().collect();
+        let mut all: Vec<&Needed> = self.pairs.values().map(|(_, it)| it).collect();
         all.sort_by_key(|it| std::cmp::Reverse(it.flows));
         all.into_iter().take(count).cloned().collect()
     }
@@ -103,29 +124,15 @@ impl Needs {
             }
             End::Pod { ip: None, .. } | End::Node { ip: None, .. } | End::Loopback => {}
         }
-        let (source, destination) = (class.source().workload(), class.destination().workload());
-        let pair = (source, destination, class.protocol, class.port);
+        let pair = pair(class);
         if !self.pairs.contains_key(&pair) && self.pairs.len() >= MOST_PAIRS {
             self.more_pairs = true;
             return;
         }
-        let needed =
-            self.pairs.entry(pair).or_insert_with_key(|(source, destination, protocol, port)| Needed {
-                source: source.clone(),
-                destination: destination.clone(),
-                protocol: *protocol,
-                port: *port,
-                flows: 0,
-                last: Timestamp::MIN,
-                example: String::new(),
-                told: [0; 2],
-            });
-        needed.told[is_other] += tally.flows;
-        needed.flows = needed.told[0].max(needed.told[1]);
-        if tally.last >= needed.last {
-            needed.last = tally.last;
-            needed.example = id.to_owned();
-        }
+        let (told, needed) = self.pairs.entry(pair).or_insert_with_key(|pair| ([0; 2], Needed::new(pair)));
+        told[is_other] += tally.flows;
+        needed.flows = told[0].max(told[1]);
+        needed.see(tally.last, id);
     }
 }
 
@@ -154,34 +161,18 @@ impl Uses {
     }
 
     /// Of a rule.
-    pub fn of_rule(&self, policy: &Arc<PolicyId>, direction: Direction, rule: usize) -> Option<&Needs> {
-        self.find(policy, direction, rule).map(|it| &it.all)
+    pub fn of_rule(&self, rule: &RuleId) -> Option<&Needs> {
+        self.find(rule).map(|it| &it.all)
     }
 
-    /// Of an element of its `from` or `to`.
-    pub fn of_peer(
-        &self,
-        policy: &Arc<PolicyId>,
-        direction: Direction,
-        rule: usize,
-        at: usize,
-    ) -> Option<&Needs> {
-        self.find(policy, direction, rule)?.peers.get(&u32::try_from(at).ok()?)
+    /// Of an element of it, by the list and its place there.
+    pub fn of_element(&self, rule: &RuleId, list: &str, at: u32) -> Option<&Needs> {
+        let of_rule = self.find(rule)?;
+        if list == "ports" { of_rule.ports.get(&at) } else { of_rule.peers.get(&at) }
     }
 
-    /// Of an element of its `ports`.
-    pub fn of_port(
-        &self,
-        policy: &Arc<PolicyId>,
-        direction: Direction,
-        rule: usize,
-        at: usize,
-    ) -> Option<&Needs> {
-        self.find(policy, direction, rule)?.ports.get(&u32::try_from(at).ok()?)
-    }
-
-    fn find(&self, policy: &Arc<PolicyId>, direction: Direction, rule: usize) -> Option<&OfRule> {
-        self.rules.get(&(policy.clone(), direction, u32::try_from(rule).ok()?))
+    fn find(&self, rule: &RuleId) -> Option<&OfRule> {
+        self.rules.get(&(rule.policy.clone(), rule.direction, rule.index))
     }
 }
 
@@ -192,7 +183,7 @@ pub(super) fn other_end<'a>(judged: &'a Judged, tally: &Tally) -> Option<&'a Arc
 }
 
 /// The rules that allow.
-pub(super) fn matches(verdict: &Verdict) -> &[crate::model::RuleMatch] {
+pub(super) fn matches(verdict: &Verdict) -> &[RuleMatch] {
     match &verdict.decision {
         Decision::Allowed(Cause::Rules(rules)) => rules,
         _ => &[],

@@ -1,6 +1,6 @@
 //! Which rules are watched, by how many pods, and which flows they had a part in.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
 use foldhash::{HashMap, HashSet};
 
@@ -8,7 +8,7 @@ use super::{Auditor, Flow, Gap, PeerKind, Subject, rule_facts::RuleFacts};
 use crate::{
     audit::{ActorKind, Peer, Watched, resolve::Judged, usage::OtherEnd},
     cluster::{Cluster, Pod},
-    model::{Decision, Direction, Observation, PolicyId, Timestamp},
+    model::{Decision, Direction, Observation, PolicyId, Protocol, Timestamp, Verdict},
 };
 
 /// How often the pods are counted that policies select on other nodes: they are many, and no flow of theirs is seen here.
@@ -148,36 +148,36 @@ impl Auditor {
             }
             return;
         }
-        let workload = self.workload_of(&flow.peer);
-        let other = OtherEnd {
-            workload: workload.as_ref(),
-            address: flow.peer.ip,
-            protocol: seen.protocol,
-            port: flow.port,
-        };
-        self.usage.credit(&flow.verdict, seen.count(), seen.first()..=seen.at, Some(&other));
+        let (span, other) = (seen.first()..=seen.at, (&flow.peer, seen.protocol, flow.port));
+        self.credit_with(&flow.verdict, seen.count(), span, other);
     }
 
-    /// Namespace and workload of a peer that is a pod.
-    fn workload_of(&self, peer: &Peer) -> Option<(Arc<str>, Arc<str>)> {
-        let PeerKind::Pod(id) = peer.kind else { return None };
-        self.cluster.pod(id).map(|pod| (pod.namespace.clone(), pod.workload.name.clone()))
+    /// Flows of this verdict were with this peer, at this port.
+    fn credit_with(
+        &mut self,
+        verdict: &Arc<Verdict>,
+        times: u64,
+        span: RangeInclusive<Timestamp>,
+        (peer, protocol, port): (&Peer, Protocol, u16),
+    ) {
+        let workload = match peer.kind {
+            PeerKind::Pod(id) => {
+                self.cluster.pod(id).map(|pod| (pod.namespace.clone(), pod.workload.name.clone()))
+            }
+            _ => None,
+        };
+        let other = OtherEnd { workload: workload.as_ref(), address: peer.ip, protocol, port };
+        self.usage.credit(verdict, times, span, Some(&other));
     }
 
     /// A connection of this subject is open at `at`.
     pub(super) fn keep(&mut self, subject: &Subject, seen: &Observation, judged: &Judged, at: Timestamp) {
         self.show(subject);
-        if let Decision::Unknown(gap) = judged.verdict.decision.clone() {
-            return self.doubt(subject, seen.direction, &gap, 1);
+        match &judged.verdict.decision {
+            Decision::Unknown(gap) => self.doubt(subject, seen.direction, gap, 1),
+            // It is in use, and no new match.
+            _ => self.credit_with(&judged.verdict, 0, at..=at, (&judged.peer, seen.protocol, judged.port)),
         }
-        let workload = self.workload_of(&judged.peer);
-        let other = OtherEnd {
-            workload: workload.as_ref(),
-            address: judged.peer.ip,
-            protocol: seen.protocol,
-            port: judged.port,
-        };
-        self.usage.keep(&judged.verdict, at, Some(&other));
     }
 
     /// A socket of this subject was seen in this kernel.

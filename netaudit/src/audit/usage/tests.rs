@@ -98,8 +98,8 @@ fn several_flows_at_once_count_each_and_span_their_time() {
 fn an_open_connection_keeps_its_rule_in_use_and_is_no_match() {
     let mut usage = Usage::default();
     usage.watch([Watched { observed: 2, ..watched(0xa, 0) }, watched(0xb, 1)], T(0));
-    usage.keep(&allowed(&[0xa]), T(40), None);
-    usage.keep(&allowed(&[0xa]), T(70), None);
+    usage.credit(&allowed(&[0xa]), 0, T(40)..=T(40), None);
+    usage.credit(&allowed(&[0xa]), 0, T(70)..=T(70), None);
     usage.tick(T(100));
     let found = &current(&mut usage)[0];
     assert_eq!((found.matches, found.sole_matches), (0, 0));
