@@ -52,7 +52,7 @@ pub fn dist(root: &Path, options: &Options) -> Result<()> {
     };
     let output = options.output.clone().unwrap_or_else(|| target(root).join("dist"));
     let about = About::read(root)?;
-    let built = build(root, &target(root).join("dist-build"), architecture, &about, &output)?;
+    let built = build(root, &build_directory(root), architecture, &about, &output)?;
     println!("program: {} ({} bytes)", built.program.display(), length(&built.program)?);
     println!("image:   {} ({} bytes)", built.archive.display(), length(&built.archive)?);
     println!("         {} {}", about.reference(), built.digest);
@@ -64,8 +64,7 @@ pub fn dist(root: &Path, options: &Options) -> Result<()> {
 
 /// Builds for this machine, for whoever runs the result.
 pub fn for_this_machine(root: &Path) -> Result<Built> {
-    let directory = target(root).join("dist-build");
-    build(root, &directory, host()?, &About::read(root)?, &target(root).join("dist"))
+    build(root, &build_directory(root), host()?, &About::read(root)?, &target(root).join("dist"))
 }
 
 /// The results of one build.
@@ -89,18 +88,7 @@ fn build(
     platform.check()?;
     let start = Instant::now();
     let object = build_ebpf(root)?;
-    let mut flags = remap::flags(root, || command(root, "rustc", [""; 0]))?;
-    flags.push("-Ctarget-feature=+crt-static".to_owned());
-    let mut build = cargo(
-        root,
-        ["build", "--locked", "-p", "netaudit", "--profile", PROFILE, "--target", platform.triple],
-    );
-    build
-        .env("CARGO_TARGET_DIR", directory)
-        .env("CARGO_ENCODED_RUSTFLAGS", flags.join(UNIT))
-        .env(platform.linker_variable(), platform.linker)
-        .env("NETAUDIT_BPF_OBJECT", &object);
-    run(&mut build)?;
+    run(&mut as_shipped(root, directory, &platform, &object, &["build", "-p", "netaudit"])?)?;
     println!("dist: built in {:.0} s", start.elapsed().as_secs_f64());
 
     let built = directory.join(platform.triple).join(PROFILE).join("netaudit");
@@ -116,6 +104,39 @@ fn build(
     let archive = output.join(format!("netaudit-{}-{arch}.oci.tar", about.version));
     let digest = about.image(architecture, &program)?.write_archive(&archive)?;
     Ok(Built { object, program, archive, digest })
+}
+
+/// Cargo with the profile, the target, the flags and the eBPF object of what is shipped.
+fn as_shipped(
+    root: &Path,
+    directory: &Path,
+    platform: &Platform,
+    object: &Path,
+    arguments: &[&str],
+) -> Result<Command> {
+    let mut flags = remap::flags(root, || command(root, "rustc", [""; 0]))?;
+    flags.push("-Ctarget-feature=+crt-static".to_owned());
+    let mut command = cargo(root, arguments);
+    command
+        .args(["--locked", "--profile", PROFILE, "--target", platform.triple])
+        .env("CARGO_TARGET_DIR", directory)
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join(UNIT))
+        .env(platform.linker_variable(), platform.linker)
+        .env("NETAUDIT_BPF_OBJECT", object);
+    Ok(command)
+}
+
+/// Cargo for a benchmark of what is shipped on this machine. Built for [`for_this_machine`] too, most of it is built once.
+pub fn bench_as_shipped(root: &Path, bench: &str) -> Result<Command> {
+    let platform = Platform::of(host()?);
+    platform.check()?;
+    let object = build_ebpf(root)?;
+    let arguments = ["bench", "-p", "netaudit", "--bench", bench];
+    as_shipped(root, &build_directory(root), &platform, &object, &arguments)
+}
+
+fn build_directory(root: &Path) -> PathBuf {
+    target(root).join("dist-build")
 }
 
 /// Puts a program where one may be running.

@@ -26,8 +26,7 @@ use serde_json::{Value, json};
 pub use self::load::{Load, load};
 use self::overhead::start_agent;
 use crate::{
-    build_ebpf::build_ebpf,
-    process::{cargo, run},
+    dist::{bench_as_shipped, for_this_machine},
     setup::setup,
     tools::target,
 };
@@ -111,24 +110,24 @@ pub fn bench(root: &Path, options: &Options) -> Result<()> {
     setup(root)?;
     let results = match &options.part {
         Some(Part::Overload { connections, agent }) => {
-            let agent = agent.clone().map_or_else(|| release(root), Ok)?;
+            let agent = agent.clone().map_or_else(|| shipped(root), Ok)?;
             json!({"overload": overload::overload(&agent, *connections)?})
         }
         Some(Part::Overhead { rounds, agent }) => {
-            let agent = agent.clone().map_or_else(|| release(root), Ok)?;
+            let agent = agent.clone().map_or_else(|| shipped(root), Ok)?;
             json!({"overhead": overhead::overhead(&agent, *rounds)?})
         }
         Some(Part::Dns { rounds, agent }) => {
-            let agent = agent.clone().map_or_else(|| release(root), Ok)?;
+            let agent = agent.clone().map_or_else(|| shipped(root), Ok)?;
             json!({"dns": overhead::names(&agent, *rounds)?})
         }
-        Some(Part::Idle { pods, seconds }) => json!({"idle": idle::idle(&release(root)?, *pods, *seconds)?}),
+        Some(Part::Idle { pods, seconds }) => json!({"idle": idle::idle(&shipped(root)?, *pods, *seconds)?}),
         Some(Part::Store { flows }) => json!({"store": store::store(root, *flows)?}),
         Some(Part::WhatIf { flows }) => json!({"what_if": what_if(root, *flows)?}),
         Some(Part::Accounts) => json!({"accounts": speed(root, "accounts")?}),
         Some(Part::Ring) => json!({"ring": speed(root, "ring")?}),
         _ => {
-            let overhead = overhead::overhead(&release(root)?, options.rounds)?;
+            let overhead = overhead::overhead(&shipped(root)?, options.rounds)?;
             println!("bench: the agent's own speed");
             json!({"overhead": overhead, "speed": speed(root, "pipeline")?})
         }
@@ -139,16 +138,13 @@ pub fn bench(root: &Path, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Builds the agent as it is shipped, nearly.
-fn release(root: &Path) -> Result<PathBuf> {
-    build_ebpf(root)?;
-    run(&mut cargo(root, ["build", "--release", "--locked", "-p", "netaudit"]))?;
-    Ok(target(root).join("release/netaudit"))
+/// The agent as it is shipped.
+fn shipped(root: &Path) -> Result<PathBuf> {
+    Ok(for_this_machine(root)?.program)
 }
 
 /// Runs a benchmark of the netaudit crate, which prints a table and JSON.
 fn speed(root: &Path, bench: &str) -> Result<Value> {
-    build_ebpf(root)?;
     bench_of(root, bench, &[])
 }
 
@@ -160,10 +156,8 @@ fn what_if(root: &Path, flows: u64) -> Result<Value> {
 }
 
 fn bench_of(root: &Path, bench: &str, settings: &[(&str, &str)]) -> Result<Value> {
-    let output = cargo(root, ["bench", "--locked", "-p", "netaudit", "--bench", bench])
-        .envs(settings.iter().copied())
-        .stderr(Stdio::inherit())
-        .output()?;
+    let output =
+        bench_as_shipped(root, bench)?.envs(settings.iter().copied()).stderr(Stdio::inherit()).output()?;
     ensure!(output.status.success(), "the benchmark {bench} failed");
     serde_json::from_slice(&output.stdout).with_context(|| format!("the JSON of the benchmark {bench}"))
 }

@@ -13,13 +13,13 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use super::plot;
-use crate::{process::cargo, programs, tools::target};
+use crate::{dist::bench_as_shipped, programs, tools::target};
 
 /// Measures everything.
 pub fn bench(root: &Path) -> Result<()> {
     let directory = target(root).join("bench");
     std::fs::create_dir_all(&directory)?;
-    let mut bench = cargo(root, ["bench", "--locked", "-p", "netaudit", "--bench", "policy"]);
+    let mut bench = bench_as_shipped(root, "policy")?;
     match programs::own("policy-peer", &root.join("xtask/src/bench/peer"))? {
         Some(peer) => {
             bench.env("NETAUDIT_BENCH_PEER", peer).env("NETAUDIT_BENCH_DIRECTORY", &directory);
@@ -53,9 +53,8 @@ pub fn check_instructions(root: &Path) -> Result<()> {
 
 /// Builds the benchmark, and says where it is.
 fn build(root: &Path) -> Result<PathBuf> {
-    let arguments =
-        ["bench", "--locked", "-p", "netaudit", "--bench", "policy", "--no-run", "--message-format", "json"];
-    let output = cargo(root, arguments).stderr(Stdio::inherit()).output()?;
+    let mut bench = bench_as_shipped(root, "policy")?;
+    let output = bench.args(["--no-run", "--message-format", "json"]).stderr(Stdio::inherit()).output()?;
     ensure!(output.status.success(), "building the benchmark failed");
     let messages = String::from_utf8_lossy(&output.stdout);
     let built = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::{
-    process::cargo,
+    dist::bench_as_shipped,
     tools::{target, venv},
 };
 
@@ -69,7 +69,7 @@ print(json.dumps(answers))
 /// Writes so many flows, asks, and compares.
 pub fn store(root: &Path, flows: u64) -> Result<Value> {
     let directory = target(root).join("bench/flow-store");
-    let output = cargo(root, ["bench", "--locked", "-p", "netaudit", "--bench", "store"])
+    let output = bench_as_shipped(root, "store")?
         .env("NETAUDIT_BENCH_FLOWS", flows.to_string())
         .env("NETAUDIT_BENCH_STORE", &directory)
         .stderr(Stdio::inherit())
@@ -78,7 +78,7 @@ pub fn store(root: &Path, flows: u64) -> Result<Value> {
     let ours: Value = serde_json::from_slice(&output.stdout).context("the benchmark's JSON")?;
     let text = |name: &str| ours["hour"][name].as_str().context("the hour that was asked for");
     let (from, until) = (text("from")?, text("until")?);
-    let agent = super::release(root)?;
+    let agent = super::shipped(root)?;
     let (mut mine, mut questions) = (Vec::new(), Vec::new());
     for (_, arguments, question) in QUESTIONS {
         let filled = |text: &str| text.replace("FROM", from).replace("UNTIL", until);
