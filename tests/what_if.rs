@@ -2,6 +2,7 @@
 
 mod expected;
 mod missing;
+mod random;
 mod revision;
 
 use std::{

@@ -1,14 +1,41 @@
 //! What an agent ships, and what it leaves out: each by its configuration, and none of it in anybody's way.
 
-use std::{fs, net::TcpListener, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use super::harness::{NETAUDIT, World, eventually, kernel_or_skip};
 use crate::{lab::Launch, sql::python_or_skip};
 
 const SECOND: Duration = Duration::from_secs(1);
+
+/// A receiver of OTLP on the node.
+struct Receiver {
+    /// The directory of what it got.
+    got: PathBuf,
+    port: u16,
+    launch: Launch,
+}
+
+fn receiver(world: &World, python: &Path, mode: &str, pem: Option<&Path>) -> Result<Receiver> {
+    let got = world.lab.directory().join("received");
+    fs::create_dir(&got)?;
+    fs::write(got.join("got"), "")?;
+    fs::write(got.join("mode"), mode)?;
+    // Free in the test's own namespace, and so most likely in the node's, in which few listen.
+    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/otlp/receiver.py");
+    let mut arguments = vec![script.display().to_string(), port.to_string(), got.display().to_string()];
+    arguments.extend(pem.map(|pem| pem.display().to_string()));
+    Ok(Receiver { got, port, launch: Launch::new(python, arguments) })
+}
 
 #[test]
 fn flows_are_sent_by_otlp_without_what_is_not_told() -> Result<()> {
@@ -19,15 +46,7 @@ fn flows_are_sent_by_otlp_without_what_is_not_told() -> Result<()> {
     let world = World::new("otlp")?;
     world.deny_all()?;
     let _server = world.serve()?;
-    let got = world.lab.directory().join("received");
-    fs::create_dir(&got)?;
-    fs::write(got.join("got"), "")?;
-    fs::write(got.join("mode"), "refuse")?;
-    // Free in the test's own namespace, and so most likely in the node's, in which few listen.
-    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/otlp/receiver.py");
-    let receiver =
-        Launch::new(&python, [script.display().to_string(), port.to_string(), got.display().to_string()]);
+    let Receiver { got, port, launch: receiver } = receiver(&world, &python, "refuse", None)?;
     let key = world.lab.directory().join("key");
     fs::write(&key, "0123456789abcdef0123456789abcdef")?;
     let mut arguments = world.arguments();
@@ -64,6 +83,71 @@ fn flows_are_sent_by_otlp_without_what_is_not_told() -> Result<()> {
         assert!(record["attributes"]["process.executable.name"].is_null());
     }
     eventually("the end of the fault", || degraded("flows are not sent").map(|is| !is))?;
+    agent.terminate(2 * SECOND)?;
+    receiver.terminate(2 * SECOND)?;
+    Ok(())
+}
+
+/// A certificate for loopback that is its own authority, with its key in the same file.
+fn self_signed(pem: &Path) -> Result<()> {
+    let made = Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-days",
+            "2",
+        ])
+        .args(["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"])
+        .args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout"])
+        .arg(pem)
+        .output()?;
+    ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    // The key is there already, and the certificate goes to standard output.
+    fs::write(pem, [fs::read(pem)?, made.stdout].concat())?;
+    Ok(())
+}
+
+/// Flows go to nobody whose certificate is not known, and none is lost meanwhile.
+#[test]
+fn flows_are_sent_by_otlp_over_tls_to_a_receiver_whose_certificate_is_known() -> Result<()> {
+    if !kernel_or_skip("an agent's OTLP over TLS") {
+        return Ok(());
+    }
+    let Some(python) = python_or_skip("an agent's OTLP over TLS", "opentelemetry") else { return Ok(()) };
+    let world = World::new("otlps")?;
+    let _server = world.serve()?;
+    let [pem, other] = ["receiver.pem", "other.pem"].map(|name| world.lab.directory().join(name));
+    self_signed(&pem)?;
+    self_signed(&other)?;
+    let Receiver { got, port, launch } = receiver(&world, &python, "take", Some(&pem))?;
+    let mut receiver = launch.spawn(&world.agent_place()?, &world.lab.log("receiver"))?;
+    let mut arguments = world.arguments();
+    arguments.push(format!("--otlp-endpoint=https://127.0.0.1:{port}"));
+    let agent = |trusted: &Path| {
+        let launch = Launch::new(NETAUDIT, arguments.clone());
+        world.agent_by(
+            &launch.env("SSL_CERT_FILE", trusted.display().to_string()).env("SSL_CERT_DIR", "/nonexistent"),
+        )
+    };
+    let received = || -> Result<usize> { Ok(fs::read_to_string(got.join("got"))?.lines().count()) };
+
+    let mut strict = agent(&other)?;
+    world.connect(2)?;
+    world.wait_for_flows("flows", |flows| flows.len() >= 4)?;
+    let is_told = || Ok(world.get("/readyz")?.1.contains("certificate"));
+    eventually("a refusal of the certificate", is_told)?;
+    assert_eq!(received()?, 0, "nothing was told to whom nobody vouches for");
+    strict.terminate(2 * SECOND)?;
+
+    let mut agent = agent(&pem)?;
+    world.connect(3)?;
+    eventually("the flows of both ends", || Ok(received()? >= 6))?;
+    assert!(!world.get("/readyz")?.1.contains("flows are not sent by OTLP"));
     agent.terminate(2 * SECOND)?;
     receiver.terminate(2 * SECOND)?;
     Ok(())

@@ -1,12 +1,14 @@
 """A receiver of OTLP over HTTP: parses requests with OpenTelemetry's own messages and writes what it got, a JSON object a line.
 
-receiver.py PORT DIRECTORY: writes DIRECTORY/got, and does what DIRECTORY/mode says: take, slow, busy, refuse, or part.
+receiver.py PORT DIRECTORY [PEM]: writes DIRECTORY/got, and does what DIRECTORY/mode says: take, slow, busy, refuse, or part. With a
+file of a certificate and its key it speaks TLS.
 """
 
 import gzip
 import http.server
 import json
 import pathlib
+import ssl
 import sys
 import time
 
@@ -85,4 +87,9 @@ class Receiver(http.server.BaseHTTPRequestHandler):
         pass
 
 
-http.server.ThreadingHTTPServer(("127.0.0.1", port), Receiver).serve_forever()
+server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Receiver)
+if len(sys.argv) > 3:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(sys.argv[3])
+    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+server.serve_forever()

@@ -1,5 +1,6 @@
 //! `cargo xtask fuzz`: the evaluator of policies against a plain one, on clusters made by chance, the reader of DNS
-//! answers on hostile ones, and the use of rules and what is tightened by it against what really happened, for as long as one likes.
+//! answers on hostile ones, the use of rules and what is tightened by it against what really happened, and the replay of flows, for as long
+//! as one likes.
 
 use std::{path::Path, process::Command};
 
@@ -49,6 +50,15 @@ pub enum Task {
         #[arg(long, default_value_t = 0)]
         seed: u64,
     },
+    /// Judge flows again by other policies while objects change: by classes, one by one, and by a second evaluator
+    WhatIf {
+        /// Clusters
+        #[arg(long, default_value_t = 5_000)]
+        seeds: u64,
+        /// The first cluster's seed
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+    },
     /// Plant errors in a copy of the evaluator's text, and show which the comparison finds
     Mutants {
         /// How many
@@ -64,16 +74,11 @@ pub fn fuzz(root: &Path, task: &Task) -> Result<()> {
     let (flows, seed, most) = match task {
         Task::Policy { flows, seed, most } => (flows, seed, most),
         Task::Mutants { count } => return mutate(root, *count),
-        Task::Usage { seeds, seed } => {
-            let mut test = long_run(root, "usage::simulation::long_run");
-            test.env("NETAUDIT_FUZZ_SEEDS", seeds.to_string());
-            return run(test.env("NETAUDIT_FUZZ_SEED", seed.to_string()));
-        }
+        Task::Usage { seeds, seed } => return clusters(root, "usage::simulation::long_run", *seeds, *seed),
         Task::Tighten { seeds, seed } => {
-            let mut test = long_run(root, "tighten::simulation::long_run");
-            test.env("NETAUDIT_FUZZ_SEEDS", seeds.to_string());
-            return run(test.env("NETAUDIT_FUZZ_SEED", seed.to_string()));
+            return clusters(root, "tighten::simulation::long_run", *seeds, *seed);
         }
+        Task::WhatIf { seeds, seed } => return clusters(root, "what_if::random::long_run", *seeds, *seed),
         Task::Dns { cases } => {
             let mut test = long_run(root, "dns::reading::long_run");
             return run(test.env("NETAUDIT_FUZZ_CASES", cases.to_string()));
@@ -83,6 +88,13 @@ pub fn fuzz(root: &Path, task: &Task) -> Result<()> {
     test.env("NETAUDIT_FUZZ_FLOWS", flows.to_string());
     test.env("NETAUDIT_FUZZ_SEED", seed.to_string());
     run(test.env("NETAUDIT_FUZZ_MOST", most.to_string()))
+}
+
+/// A test that makes a cluster of each seed.
+fn clusters(root: &Path, test: &str, seeds: u64, first: u64) -> Result<()> {
+    let mut test = long_run(root, test);
+    test.env("NETAUDIT_FUZZ_SEEDS", seeds.to_string());
+    run(test.env("NETAUDIT_FUZZ_SEED", first.to_string()))
 }
 
 /// A test that takes as long as one likes, in release mode.
