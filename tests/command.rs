@@ -1,7 +1,8 @@
 //! netaudit's command line as a person runs it.
 
-use std::{fs, process::Command};
+use std::{fs, path::Path, process::Command};
 
+use anyhow::{Result, ensure};
 use tempfile::TempDir;
 
 /// What a command printed, and its exit status.
@@ -34,4 +35,28 @@ pub(crate) fn folder(files: &[(&str, &str)]) -> TempDir {
         fs::write(folder.path().join(name), text).expect("written");
     }
     folder
+}
+
+/// Makes a certificate for 127.0.0.1 that is its own authority, and its key.
+pub(crate) fn self_signed(certificate: &Path, key: &Path) -> Result<()> {
+    let made = Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-days",
+            "2",
+        ])
+        .args(["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"])
+        .args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout"])
+        .arg(key)
+        .arg("-out")
+        .arg(certificate)
+        .output()?;
+    ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    Ok(())
 }

@@ -4,15 +4,14 @@ use std::{
     fs,
     net::TcpListener,
     path::{Path, PathBuf},
-    process::Command,
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use serde_json::Value;
 
 use super::harness::{NETAUDIT, World, eventually, kernel_or_skip};
-use crate::{lab::Launch, sql::python_or_skip};
+use crate::{command::self_signed, lab::Launch, sql::python_or_skip};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -24,7 +23,7 @@ struct Receiver {
     launch: Launch,
 }
 
-fn receiver(world: &World, python: &Path, mode: &str, pem: Option<&Path>) -> Result<Receiver> {
+fn receiver(world: &World, python: &Path, mode: &str, tls: &[&Path]) -> Result<Receiver> {
     let got = world.lab.directory().join("received");
     fs::create_dir(&got)?;
     fs::write(got.join("got"), "")?;
@@ -33,7 +32,7 @@ fn receiver(world: &World, python: &Path, mode: &str, pem: Option<&Path>) -> Res
     let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/otlp/receiver.py");
     let mut arguments = vec![script.display().to_string(), port.to_string(), got.display().to_string()];
-    arguments.extend(pem.map(|pem| pem.display().to_string()));
+    arguments.extend(tls.iter().map(|file| file.display().to_string()));
     Ok(Receiver { got, port, launch: Launch::new(python, arguments) })
 }
 
@@ -46,7 +45,7 @@ fn flows_are_sent_by_otlp_without_what_is_not_told() -> Result<()> {
     let world = World::new("otlp")?;
     world.deny_all()?;
     let _server = world.serve()?;
-    let Receiver { got, port, launch: receiver } = receiver(&world, &python, "refuse", None)?;
+    let Receiver { got, port, launch: receiver } = receiver(&world, &python, "refuse", &[])?;
     let key = world.lab.directory().join("key");
     fs::write(&key, "0123456789abcdef0123456789abcdef")?;
     let mut arguments = world.arguments();
@@ -88,30 +87,6 @@ fn flows_are_sent_by_otlp_without_what_is_not_told() -> Result<()> {
     Ok(())
 }
 
-/// A certificate for loopback that is its own authority, with its key in the same file.
-fn self_signed(pem: &Path) -> Result<()> {
-    let made = Command::new("openssl")
-        .args([
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-            "-days",
-            "2",
-        ])
-        .args(["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"])
-        .args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout"])
-        .arg(pem)
-        .output()?;
-    ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    // The key is there already, and the certificate goes to standard output.
-    fs::write(pem, [fs::read(pem)?, made.stdout].concat())?;
-    Ok(())
-}
-
 /// Flows go to nobody whose certificate is not known, and none is lost meanwhile.
 #[test]
 fn flows_are_sent_by_otlp_over_tls_to_a_receiver_whose_certificate_is_known() -> Result<()> {
@@ -121,10 +96,11 @@ fn flows_are_sent_by_otlp_over_tls_to_a_receiver_whose_certificate_is_known() ->
     let Some(python) = python_or_skip("an agent's OTLP over TLS", "opentelemetry") else { return Ok(()) };
     let world = World::new("otlps")?;
     let _server = world.serve()?;
-    let [pem, other] = ["receiver.pem", "other.pem"].map(|name| world.lab.directory().join(name));
-    self_signed(&pem)?;
-    self_signed(&other)?;
-    let Receiver { got, port, launch } = receiver(&world, &python, "take", Some(&pem))?;
+    let [certificate, key, other] =
+        ["cert.pem", "key.pem", "other.pem"].map(|name| world.lab.directory().join(name));
+    self_signed(&other, &key)?;
+    self_signed(&certificate, &key)?;
+    let Receiver { got, port, launch } = receiver(&world, &python, "take", &[&certificate, &key])?;
     let mut receiver = launch.spawn(&world.agent_place()?, &world.lab.log("receiver"))?;
     let mut arguments = world.arguments();
     arguments.push(format!("--otlp-endpoint=https://127.0.0.1:{port}"));
@@ -144,7 +120,7 @@ fn flows_are_sent_by_otlp_over_tls_to_a_receiver_whose_certificate_is_known() ->
     assert_eq!(received()?, 0, "nothing was told to whom nobody vouches for");
     strict.terminate(2 * SECOND)?;
 
-    let mut agent = agent(&pem)?;
+    let mut agent = agent(&certificate)?;
     world.connect(3)?;
     eventually("the flows of both ends", || Ok(received()? >= 6))?;
     assert!(!world.get("/readyz")?.1.contains("flows are not sent by OTLP"));

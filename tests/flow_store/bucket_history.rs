@@ -10,7 +10,10 @@ use super::{
     s3::{KEY, S3, SECRET, weed_or_skip},
     *,
 };
-use crate::history::{asking::story, exporting::verified};
+use crate::{
+    command::self_signed,
+    history::{asking::story, exporting::verified},
+};
 
 const URL: &str = "s3://flows/history";
 
@@ -216,27 +219,8 @@ fn a_bucket_is_asked_over_tls_and_an_unknown_certificate_is_refused() -> Result<
     let directory = tempfile::tempdir()?;
     let [certificate, key, other] =
         ["cert.pem", "key.pem", "other.pem"].map(|name| directory.path().join(name));
-    for (certificate, key) in [(&other, &key), (&certificate, &key)] {
-        let made = std::process::Command::new("openssl")
-            .args([
-                "req",
-                "-x509",
-                "-newkey",
-                "ec",
-                "-pkeyopt",
-                "ec_paramgen_curve:P-256",
-                "-nodes",
-                "-days",
-                "2",
-            ])
-            .args(["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"])
-            .args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout"])
-            .arg(key)
-            .arg("-out")
-            .arg(certificate)
-            .output()?;
-        anyhow::ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    }
+    self_signed(&other, &key)?;
+    self_signed(&certificate, &key)?;
     let server = S3::start_with(&weed, &directory.path().join("s3"), Some((certificate.clone(), key)))?;
     let store = directory.path().join("store");
     let made = Made::new(500);

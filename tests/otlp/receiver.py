@@ -1,7 +1,7 @@
 """A receiver of OTLP over HTTP: parses requests with OpenTelemetry's own messages and writes what it got, a JSON object a line.
 
-receiver.py PORT DIRECTORY [PEM]: writes DIRECTORY/got, and does what DIRECTORY/mode says: take, slow, busy, refuse, or part. With a
-file of a certificate and its key it speaks TLS.
+receiver.py PORT DIRECTORY [CERTIFICATE KEY]: writes DIRECTORY/got, and does what DIRECTORY/mode says: take, slow, busy, refuse, or
+part. With a certificate and its key it speaks TLS.
 """
 
 import gzip
@@ -90,6 +90,6 @@ class Receiver(http.server.BaseHTTPRequestHandler):
 server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Receiver)
 if len(sys.argv) > 3:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(sys.argv[3])
+    context.load_cert_chain(sys.argv[3], sys.argv[4])
     server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
 server.serve_forever()

@@ -375,7 +375,7 @@ impl World {
         Ok(())
     }
 
-    /// Starts the enforcer on every node, and waits until it blocks what the policies forbid.
+    /// Starts the enforcer on every node, and waits until it blocks what the policies forbid and lets through what they allow.
     pub fn start_enforcer(&mut self, apps: &super::batchivo::Apps) -> Result<()> {
         for node in &self.cluster.nodes {
             crate::cluster::start_kube_router(node)?;
@@ -384,6 +384,14 @@ impl World {
         for pod in [&apps.stranger, &apps.frontend, &apps.traefik] {
             self.wait("the enforcer blocks", || {
                 Ok((!self.exec(pod, &command)?.status.success()).then_some(()))
+            })?;
+        }
+        // It writes one policy after another, so that a name may not be resolved yet where a connection is blocked already.
+        for service in ["postgres:5432", "redis:6379", "minio:9000"] {
+            let command = ["curl", "-sv", "-m", "5", &format!("http://{service}")];
+            self.wait("the enforcer lets through", || {
+                let output = self.exec(&apps.backend, &command)?;
+                Ok(text_of(&output).contains("Connected to ").then_some(()))
             })?;
         }
         self.forget()
