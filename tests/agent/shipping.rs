@@ -87,7 +87,7 @@ fn flows_are_sent_by_otlp_without_what_is_not_told() -> Result<()> {
     Ok(())
 }
 
-/// Flows go to nobody whose certificate is not known, and none is lost meanwhile.
+/// Flows go to nobody whose certificate is not known.
 #[test]
 fn flows_are_sent_by_otlp_over_tls_to_a_receiver_whose_certificate_is_known() -> Result<()> {
     if !kernel_or_skip("an agent's OTLP over TLS") {

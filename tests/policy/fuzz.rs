@@ -11,6 +11,7 @@ use super::{
     generate::{self, Kinds},
     matching::Seen,
     naive::Naive,
+    random::setting,
     real::{self, Real},
 };
 
@@ -139,10 +140,6 @@ fn the_generator_makes_everything_that_the_policies_have() {
 #[test]
 #[ignore = "as long as one likes"]
 fn long_run() {
-    let setting = |name: &str, default: u64| match std::env::var(name) {
-        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name}: {text:?} is no number")),
-        Err(_) => default,
-    };
     let wanted = setting("NETAUDIT_FUZZ_FLOWS", 1_000_000);
     let first = setting("NETAUDIT_FUZZ_SEED", 0);
     let most = usize::try_from(setting("NETAUDIT_FUZZ_MOST", 1)).expect("a usize");

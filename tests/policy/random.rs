@@ -35,3 +35,11 @@ impl Random {
         &from[self.below(from.len())]
     }
 }
+
+/// The number that an environment variable of a long run has.
+pub fn setting(name: &str, otherwise: u64) -> u64 {
+    match std::env::var(name) {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name}: {text:?} is no number")),
+        Err(_) => otherwise,
+    }
+}

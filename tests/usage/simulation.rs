@@ -16,6 +16,7 @@ use netaudit::audit::{
 };
 
 use super::world::{NEEDS, PERIOD, SECOND, STEP, WINDOW, World};
+use crate::policy::random::setting;
 
 /// In every run of the tests.
 const SEEDS: u64 = 80;
@@ -317,10 +318,6 @@ fn every_planted_error_is_found() {
 #[test]
 #[ignore = "as long as one likes"]
 fn long_run() {
-    let setting = |name: &str, default: u64| match std::env::var(name) {
-        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name}: {text:?} is no number")),
-        Err(_) => default,
-    };
     let (first, seeds) = (setting("NETAUDIT_FUZZ_SEED", 0), setting("NETAUDIT_FUZZ_SEEDS", 10_000));
     let mut total = Said::default();
     let end = first + seeds;

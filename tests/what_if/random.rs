@@ -19,7 +19,7 @@ use crate::policy::{
     generate::{self, Kinds, NAMESPACES, OUTSIDE},
     matching::text,
     naive::{Naive, name_of},
-    random::Random,
+    random::{Random, setting},
 };
 
 const SEEDS: u64 = 12;
@@ -330,10 +330,7 @@ fn classes_fare_as_each_of_their_flows_does_and_as_the_plain_evaluator_says() ->
 #[test]
 #[ignore = "takes as long as one likes: cargo xtask fuzz what-if"]
 fn long_run() -> Result<()> {
-    let number = |name: &str, otherwise: u64| {
-        std::env::var(name).map_or(Ok(otherwise), |text| text.parse()).context("a number")
-    };
-    let (first, seeds) = (number("NETAUDIT_FUZZ_SEED", 0)?, number("NETAUDIT_FUZZ_SEEDS", 200)?);
+    let (first, seeds) = (setting("NETAUDIT_FUZZ_SEED", 0), setting("NETAUDIT_FUZZ_SEEDS", 5_000));
     let mut compared = Compared::default();
     for seed in first..first + seeds {
         compare(seed, &mut compared)?;

@@ -10,10 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::{
-    dist::bench_as_shipped,
-    tools::{target, venv},
-};
+use crate::tools::{target, venv};
 
 /// What is asked: by `netaudit flows` with these arguments, and by DuckDB with this text.
 const QUESTIONS: [(&str, &[&str], &str); 3] = [
@@ -69,13 +66,9 @@ print(json.dumps(answers))
 /// Writes so many flows, asks, and compares.
 pub fn store(root: &Path, flows: u64) -> Result<Value> {
     let directory = target(root).join("bench/flow-store");
-    let output = bench_as_shipped(root, "store")?
-        .env("NETAUDIT_BENCH_FLOWS", flows.to_string())
-        .env("NETAUDIT_BENCH_STORE", &directory)
-        .stderr(Stdio::inherit())
-        .output()?;
-    ensure!(output.status.success(), "the benchmark failed");
-    let ours: Value = serde_json::from_slice(&output.stdout).context("the benchmark's JSON")?;
+    let store = directory.to_str().context("the target directory's name is no UTF-8")?;
+    let settings = [("NETAUDIT_BENCH_FLOWS", &*flows.to_string()), ("NETAUDIT_BENCH_STORE", store)];
+    let ours = super::bench_of(root, "store", &settings)?;
     let text = |name: &str| ours["hour"][name].as_str().context("the hour that was asked for");
     let (from, until) = (text("from")?, text("until")?);
     let agent = super::shipped(root)?;
