@@ -1,5 +1,6 @@
 //! `netaudit what-if` on stores that an agent wrote: what changes is found and grouped, and what cannot be judged again is said.
 
+mod cuts;
 mod expected;
 mod missing;
 mod random;

@@ -313,11 +313,13 @@ fn what_a_pod_redirects_on_its_way_in_is_judged_by_the_port_that_was_asked_for()
         let own = ingress(102, 12, "127.0.0.1:15006", "127.0.0.1:999");
         assert_eq!(exemption(&world.one(own)), Some(Exemption::Loopback));
     }
-    // Where no policy isolates, the port makes no difference.
+    // Where no policy isolates, the port makes no difference, until there are other policies.
     let mut world = World::new(vec![]);
     world.observe(egress(101, 11, "10.0.0.1:40000", "10.0.0.2:8080"));
     world.observe(ingress(102, 12, "10.0.0.2:15006", "10.0.0.1:40000"));
-    assert!(world.one(ingress(102, 12, "10.0.0.2:15006", "203.0.113.7:555")).verdict.is_allowed());
+    let flow = world.one(ingress(102, 12, "10.0.0.2:15006", "203.0.113.7:555"));
+    assert!(flow.verdict.is_allowed());
+    assert_eq!(flow.translation, Some(Translation::Redirect));
 }
 
 #[test]

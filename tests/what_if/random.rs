@@ -1,7 +1,9 @@
 //! Histories made by chance: flows that are judged by classes fare as each of them does at its own time, and as an evaluator says that
 //! shares nothing with the one that is asked.
 
-use std::{ops::ControlFlow, slice};
+mod services;
+
+use std::{net::SocketAddr, ops::ControlFlow, slice};
 
 use netaudit::{
     advise::what_if::{Candidate, Class, Scope},
@@ -23,7 +25,7 @@ use crate::policy::{
 };
 
 const SEEDS: u64 = 12;
-const STEPS: usize = 70;
+const STEPS: usize = 100;
 const RUN: &str = "run-a";
 /// The last byte of a UID is the pod's number, and a UID is hexadecimal.
 const LETTERS: &[u8] = b"0123456789abcdefABCDEF";
@@ -59,6 +61,11 @@ fn key(object: &Value) -> (String, String) {
     (object["kind"].to_string(), name_of(object))
 }
 
+/// What its cgroup and namespace are known by.
+fn number_of(pod: &Value) -> u64 {
+    number(pod["metadata"]["uid"].as_str().unwrap_or_default())
+}
+
 /// Namespace and name.
 fn names(object: &Value) -> (&str, &str) {
     let metadata = &object["metadata"];
@@ -91,6 +98,7 @@ impl Story {
         for object in rest.chain(policies(&first)).cloned().collect::<Vec<_>>() {
             if object["kind"] == "Pod" { story.put_pod(object) } else { story.put(object) }
         }
+        story.begin_services();
         story.agent.ready(2);
         Ok(story)
     }
@@ -207,9 +215,9 @@ impl Story {
         if subject.0.is_ipv4() != peer.0.is_ipv4() {
             return false;
         }
-        let number = number(pod["metadata"]["uid"].as_str().unwrap_or_default());
-        let own = std::net::SocketAddr::new(subject.0, own_port).to_string();
-        let other = std::net::SocketAddr::new(peer.0, peer_port).to_string();
+        let number = number_of(pod);
+        let own = SocketAddr::new(subject.0, own_port).to_string();
+        let other = SocketAddr::new(peer.0, peer_port).to_string();
         let (seen, outcome) = match is_accepted {
             true => (ingress(number, number, &own, &other), received),
             false => (egress(number, number, &own, &other), sent),
@@ -220,6 +228,7 @@ impl Story {
         let case = Case { name, objects: self.objects.clone(), flows: vec![flow], dns: None };
         self.tried.push((at, case, is_plain));
         self.agent.see(Observation { at, socket: self.at as u64, protocol, outcome, handshake, ..seen });
+        self.learn();
         true
     }
 }
@@ -261,9 +270,11 @@ fn compare(seed: u64, compared: &mut Compared) -> Result<()> {
     for _ in 0..STEPS {
         // Soon after a change, and after what is gone is forgotten.
         story.at += *story.random.pick(&[31, 40, 95, 700]);
-        match story.random.percent(35) {
-            true => story.change(),
-            false => drop((0..20).find(|_| story.connect())),
+        match story.random.below(100) {
+            0..25 => story.change(),
+            25..40 => story.change_services(),
+            40..80 => drop((0..20).find(|_| story.connect())),
+            _ => drop((0..20).find(|_| story.connect_to_service())),
         }
     }
     let (tried, until) = (story.tried, story.at + 60);

@@ -254,14 +254,16 @@ fn judge_service(
 }
 
 impl Judged {
-    /// As a connection that may have been addressed to another port of the subject, unless that makes no difference.
+    /// As a connection that may have been addressed to another port of the subject. Whoever judges it again by other policies has to
+    /// know that, also where it makes no difference now.
     pub fn at_hidden_port(self) -> Self {
+        let hidden = Self { translation: Some(Translation::Redirect), ..self };
         let same_for_all =
-            matches!(self.verdict.decision, Decision::Allowed(Cause::NotIsolated | Cause::Exempt(_)));
-        if same_for_all || matches!(self.verdict.decision, Decision::Unknown(_)) {
-            return self;
+            matches!(hidden.verdict.decision, Decision::Allowed(Cause::NotIsolated | Cause::Exempt(_)));
+        if same_for_all || matches!(hidden.verdict.decision, Decision::Unknown(_)) {
+            return hidden;
         }
-        Self { verdict: Verdict::unknown(Gap::PortTranslated).into(), other_end: None, ..self }
+        Self { verdict: Verdict::unknown(Gap::PortTranslated).into(), other_end: None, ..hidden }
     }
 
     /// As the way to a proxy in the subject's own namespace: no policy sees it.

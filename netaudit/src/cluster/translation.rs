@@ -7,8 +7,8 @@ use crate::model::{Protocol, Timestamp};
 
 impl Cluster {
     /// The port of a service that a flow went to of which `port` was recorded: that is the endpoints' own where they all have the same,
-    /// and else the service's. `family_of` is the address that was asked for, where that is known: behind it are only endpoints of its
-    /// family.
+    /// and else the one that was asked for, the service's or, at a node's address, its node port. `family_of` is the address that was
+    /// asked for, where that is known: behind it are only endpoints of its family.
     pub fn recorded_port<'a>(
         &self,
         service: &'a Service,
@@ -23,7 +23,13 @@ impl Cluster {
             let mut all = self.backends(service, of, at).into_iter().filter(is_family).peekable();
             all.peek().is_some() && all.all(|backend| backend.port == port)
         };
-        ports().find(leads_to_it).or_else(|| ports().find(|it| it.port == port))
+        let own = || ports().find(|it| it.port == port);
+        let of_nodes = || ports().find(|it| it.node_port == Some(port));
+        let is_own = family_of.is_none_or(|ip| service.ips.contains(&ip.to_canonical()));
+        ports().find(leads_to_it).or_else(|| match is_own {
+            true => own().or_else(of_nodes),
+            false => of_nodes().or_else(own),
+        })
     }
 
     /// Whether traffic to this port of a pod may have come through a port on a node's address, so that the node's address

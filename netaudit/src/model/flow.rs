@@ -264,6 +264,9 @@ pub enum Translation {
     Destination,
     /// It was redirected to a proxy in the subject's own namespace, whose connections to others are flows of their own.
     Proxy,
+    /// It is not known: the subject's own namespace redirects connections to the port that accepted it, so that it may have been
+    /// addressed to another one.
+    Redirect,
 }
 
 impl Translation {
@@ -275,6 +278,7 @@ impl Translation {
             Self::Conntrack => "conntrack",
             Self::Destination => "destination",
             Self::Proxy => "proxy",
+            Self::Redirect => "redirect",
         }
     }
 }

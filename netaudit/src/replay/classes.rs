@@ -11,18 +11,18 @@ use arrow::{
     datatypes::{ArrowPrimitiveType, TimestampMicrosecondType, UInt16Type, UInt32Type, UInt64Type},
 };
 
-use super::history::{Histories, Part};
+use super::{cuts::Part, history::Histories};
 use crate::{
     advise::{
         Outcome,
         what_if::{Class, End, Hidden, Missing, Tally, Workload},
     },
     audit::privacy::key_of,
-    model::{Direction, Gap, Timestamp},
+    model::{Direction, Gap, Timestamp, Translation},
 };
 
 /// Columns of words that tell classes apart, in the order of the schema.
-const WORDS: [&str; 22] = [
+const WORDS: [&str; 23] = [
     "run",
     "direction",
     "subject_kind",
@@ -45,6 +45,7 @@ const WORDS: [&str; 22] = [
     "protocol",
     "verdict",
     "reason",
+    "translation",
 ];
 
 /// Columns that tell of single flows of a class, or of what is no word.
@@ -304,11 +305,13 @@ fn parts(class: &Class) -> Vec<Part> {
                 parts.push(Part::Pod(namespace.clone(), name.clone()));
             }
             End::Node { name, .. } => parts.push(Part::Node(name.clone())),
-            End::Service { namespace, .. } => {
+            End::Service { namespace, name, .. } => {
                 parts.push(Part::Namespace(namespace.clone()));
                 parts.push(Part::Services(namespace.clone()));
                 parts.push(Part::Pods(namespace.clone()));
+                parts.push(Part::Behind(namespace.clone(), name.clone()));
             }
+            // Who had an address is not asked again: that is in the record.
             End::Loopback | End::External { .. } => {}
         }
     }
@@ -488,6 +491,8 @@ impl<'a> Rows<'a> {
         let hidden = match self.word("reason", row) {
             Some(reason) if reason == Gap::SourceTranslated.reason() => Some(Hidden::Source),
             Some(reason) if reason == Gap::PortTranslated.reason() => Some(Hidden::Port),
+            // Where nothing isolated, which port it was made no difference then.
+            _ if self.word("translation", row) == Some(Translation::Redirect.as_str()) => Some(Hidden::Port),
             _ => None,
         };
         let peer = self.peer(row)?;

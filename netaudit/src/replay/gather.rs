@@ -18,6 +18,7 @@ use arrow::{
 
 use super::{
     classes::{COLUMNS, Classes, Key, Slot},
+    follow::Follower,
     history::{Histories, History, What},
     names::add_names,
     sweep::judge,
@@ -28,7 +29,7 @@ use crate::{
         suggest::Seen,
         what_if::{Candidate, Class, End, Report, Workload},
     },
-    cluster::{Cluster, Pod, PodId},
+    cluster::{Pod, PodId},
     model::{Protocol, Timestamp},
 };
 
@@ -364,28 +365,25 @@ struct Behind<'a> {
     ends: Vec<(End, u16)>,
 }
 
-/// An index that follows a history, to know where Services led.
+/// An index that follows a history without its policies, to know where Services led.
 struct Then<'a> {
     history: &'a History,
-    cluster: Cluster,
+    follower: Follower,
     done: usize,
 }
 
 impl<'a> Then<'a> {
     fn new(history: &'a History) -> Self {
-        Self { history, cluster: Cluster::new(), done: 0 }
+        Self { history, follower: Follower::new(&[]), done: 0 }
     }
 
     fn reach(&mut self, at: Timestamp) {
         let steps = self.history.steps();
         while let Some(step) = steps.get(self.done).filter(|step| step.at <= at) {
             self.done += 1;
-            match &step.what {
-                What::Apply(object) if !object.may_be_policy() => {
-                    self.cluster.apply((**object).clone(), step.at);
-                }
-                What::Delete(key) => self.cluster.delete(key, step.at),
-                What::Apply(_) | What::Bind(..) | What::Unbind(..) => {}
+            let is_policy = matches!(&step.what, What::Apply(object) if object.may_be_policy());
+            if !is_policy {
+                self.follower.step(&step.what, step.at);
             }
         }
     }
@@ -393,17 +391,17 @@ impl<'a> Then<'a> {
     /// All ends behind the Service that a class went to, each with its target port: its endpoints, and the pods that it selects.
     fn behind(&self, class: &Class, at: Timestamp) -> Vec<(End, u16)> {
         let End::Service { namespace, name, ip } = class.destination() else { return Vec::new() };
-        let Some(service) = self.cluster.service(namespace, name) else { return Vec::new() };
-        let Some(port) = self.cluster.recorded_port(service, class.protocol, class.port, Some(*ip), at)
-        else {
+        let cluster = &self.follower.cluster;
+        let Some(service) = cluster.service(namespace, name) else { return Vec::new() };
+        let Some(port) = cluster.recorded_port(service, class.protocol, class.port, Some(*ip), at) else {
             return Vec::new();
         };
         let mut behind: BTreeMap<(Option<PodId>, Option<IpAddr>, u16), End> = BTreeMap::new();
-        for backend in self.cluster.backends(service, port, at) {
+        for backend in cluster.backends(service, port, at) {
             if backend.ip.is_ipv4() != ip.is_ipv4() {
                 continue;
             }
-            let end = match backend.pod.and_then(|pod| self.cluster.pod(pod)) {
+            let end = match backend.pod.and_then(|pod| cluster.pod(pod)) {
                 Some(pod) => end(pod, Some(backend.ip)),
                 None => self.address(backend.ip),
             };
@@ -411,8 +409,8 @@ impl<'a> Then<'a> {
             let address = backend.pod.is_none().then_some(backend.ip);
             behind.insert((backend.pod, address, backend.port), end);
         }
-        for (pod, port) in self.cluster.selected_backends(service, port) {
-            let (Some(state), Some(port)) = (self.cluster.pod(pod), port) else { continue };
+        for (pod, port) in cluster.selected_backends(service, port) {
+            let (Some(state), Some(port)) = (cluster.pod(pod), port) else { continue };
             if !state.host_network {
                 behind.entry((Some(pod), None, port)).or_insert_with(|| end(state, None));
             }
@@ -421,9 +419,10 @@ impl<'a> Then<'a> {
     }
 
     fn address(&self, ip: IpAddr) -> End {
-        let node = self.cluster.nodes().find(|node| node.ips.contains(&ip)).map(|node| node.name.clone());
+        let cluster = &self.follower.cluster;
+        let node = cluster.nodes().find(|node| node.ips.contains(&ip)).map(|node| node.name.clone());
         let host = || {
-            let mut pods = self.cluster.pods().map(|(_, pod)| pod);
+            let mut pods = cluster.pods().map(|(_, pod)| pod);
             pods.find(|pod| pod.host_network && pod.ips.contains(&ip))?.node.clone()
         };
         match node.or_else(host) {

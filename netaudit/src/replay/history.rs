@@ -9,6 +9,7 @@ use std::{
 
 use serde_json::Value;
 
+use super::cuts::{Cuts, Name, Part};
 use crate::{
     advise::what_if::Missing,
     cluster::{Kind, Object, ObjectKey, Pod, REMEMBERED, Service},
@@ -42,12 +43,9 @@ pub struct History {
     /// From when on its node's history says everything.
     begins: Option<Timestamp>,
     steps: Vec<Step>,
-    cuts: HashMap<Part, Vec<Timestamp>>,
-    pods: HashMap<PodName, Vec<Version>>,
+    cuts: Cuts,
+    pods: HashMap<Name, Vec<Version>>,
 }
-
-/// Namespace and name.
-type PodName = (Arc<str>, Arc<str>);
 
 /// A change.
 #[derive(Clone, Debug)]
@@ -73,23 +71,6 @@ pub(super) enum What {
 struct Version {
     at: Timestamp,
     pod: Option<Arc<Object>>,
-}
-
-/// Objects that a verdict may hang on together.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub(super) enum Part {
-    /// Cluster-wide policies.
-    Cluster,
-    /// A namespace, and the policies in it.
-    Namespace(Arc<str>),
-    /// A pod.
-    Pod(Arc<str>, Arc<str>),
-    /// All pods of a namespace.
-    Pods(Arc<str>),
-    /// Services of a namespace, and where they lead.
-    Services(Arc<str>),
-    /// A node.
-    Node(Arc<str>),
 }
 
 impl Histories {
@@ -187,54 +168,10 @@ impl History {
     fn new(run: Run, marks: &[Mark], mut steps: Vec<Step>) -> Self {
         steps.sort_by_key(|step| (step.at, step.sequence));
         steps.dedup_by_key(|step| step.sequence);
+        drop_overtaken(&mut steps);
         let (complete, begins) = (run.complete(), begins(marks, &run));
-        let mut history = Self { run, complete, begins, steps, cuts: HashMap::new(), pods: HashMap::new() };
-        history.cut();
-        history
-    }
-
-    /// Finds the times at which a verdict may change, and what pods were like when.
-    fn cut(&mut self) {
-        let mut known: HashMap<ObjectKey, Arc<Object>> = HashMap::new();
-        for step in &self.steps {
-            let (key, object) = match &step.what {
-                What::Apply(object) => (object.key(), Some(object)),
-                What::Delete(key) => (Some(key.clone()), None),
-                What::Bind(..) | What::Unbind(..) => continue,
-            };
-            let Some(key) = key else {
-                self.cuts.entry(Part::Cluster).or_default().push(step.at);
-                continue;
-            };
-            let before = match object {
-                Some(object) => known.insert(key.clone(), object.clone()),
-                None => known.remove(&key),
-            };
-            let same = match (&before, object) {
-                (Some(before), Some(object)) => is_alike(before, object),
-                (None, None) => true,
-                _ => false,
-            };
-            if key.kind == Kind::Pod {
-                let versions = self.pods.entry((key.namespace.clone(), key.name.clone())).or_default();
-                versions.push(Version { at: step.at, pod: object.cloned() });
-            }
-            if same {
-                continue;
-            }
-            for part in parts_of(&key) {
-                let cuts = self.cuts.entry(part.clone()).or_default();
-                cuts.push(step.at);
-                if let Part::Pod(..) = part {
-                    // Some seconds before it is known, and some minutes after it has gone, it counts all the same.
-                    cuts.extend([step.at.minus(HELD), step.at.plus(REMEMBERED)]);
-                }
-            }
-        }
-        for cuts in self.cuts.values_mut() {
-            cuts.sort_unstable();
-            cuts.dedup();
-        }
+        let (cuts, pods) = (Cuts::of(&steps), versions_of_pods(&steps));
+        Self { run, complete, begins, steps, cuts, pods }
     }
 
     /// The policies that there were at the end of what was read.
@@ -342,8 +279,7 @@ impl History {
 
     /// The times at which a verdict may change that hangs on these.
     pub(super) fn cuts(&self, parts: &[Part]) -> Arc<[Timestamp]> {
-        let mut all: Vec<Timestamp> =
-            parts.iter().filter_map(|part| self.cuts.get(part)).flatten().copied().collect();
+        let mut all = self.cuts.times(parts);
         // What was before everything was known is judged by what was known then.
         if let Some(complete) = self.complete {
             all.retain(|cut| *cut > complete);
@@ -381,29 +317,36 @@ impl History {
     }
 }
 
-/// What an object's change may change with it.
-fn parts_of(key: &ObjectKey) -> Vec<Part> {
-    let (namespace, name) = (key.namespace.clone(), key.name.clone());
-    match key.kind {
-        Kind::Namespace => vec![Part::Namespace(name)],
-        Kind::Pod => vec![Part::Pod(namespace.clone(), name), Part::Pods(namespace)],
-        Kind::Node => vec![Part::Node(name)],
-        Kind::Service | Kind::EndpointSlice => vec![Part::Services(namespace)],
-        kind if kind.is_policy() && !namespace.is_empty() => vec![Part::Namespace(namespace)],
-        _ => vec![Part::Cluster],
-    }
+/// Leaves out what is older than what is told of the same object at the same time or before: where a clock was set back, the times of
+/// changes are in another order than the changes were.
+fn drop_overtaken(steps: &mut Vec<Step>) {
+    let mut newest: HashMap<ObjectKey, u64> = HashMap::new();
+    steps.retain(|step| {
+        let key = match &step.what {
+            What::Apply(object) => object.key(),
+            What::Delete(key) => Some(key.clone()),
+            // Records of the kernel come late: of bindings the times are right.
+            What::Bind(..) | What::Unbind(..) => None,
+        };
+        let Some(key) = key else { return true };
+        let newest = newest.entry(key).or_insert(step.sequence);
+        *newest = step.sequence.max(*newest);
+        *newest == step.sequence
+    });
 }
 
-/// Whether policies see the same. Most of what changes in a pod is nothing to them.
-fn is_alike(before: &Object, after: &Object) -> bool {
-    match (before, after) {
-        (Object::Pod(before), Object::Pod(after)) => {
-            let seen = |pod: &Pod| {
-                let is = (pod.uid.clone(), pod.labels.clone(), pod.ports.clone(), pod.node.clone());
-                (is, pod.ips.clone(), pod.host_network, pod.completed)
-            };
-            seen(before) == seen(after)
+/// What pods were like when.
+fn versions_of_pods(steps: &[Step]) -> HashMap<Name, Vec<Version>> {
+    let mut pods: HashMap<Name, Vec<Version>> = HashMap::new();
+    for step in steps {
+        let (key, pod) = match &step.what {
+            What::Apply(object) => (object.key(), Some(object.clone())),
+            What::Delete(key) => (Some(key.clone()), None),
+            What::Bind(..) | What::Unbind(..) => continue,
+        };
+        if let Some(key) = key.filter(|key| key.kind == Kind::Pod) {
+            pods.entry((key.namespace, key.name)).or_default().push(Version { at: step.at, pod });
         }
-        (before, after) => before == after,
     }
+    pods
 }

@@ -11,6 +11,8 @@
 //! costs to ask policies.
 
 mod classes;
+mod cuts;
+mod follow;
 mod gather;
 mod history;
 mod names;

@@ -1,9 +1,10 @@
 //! Two indexes that go through a history side by side: one as it was, or with some policies, and one with the candidate's.
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
 use super::{
     classes::{Classes, Key, Slot},
+    follow::Follower,
     history::{Histories, History, What},
 };
 use crate::{
@@ -11,69 +12,9 @@ use crate::{
         Outcome,
         what_if::{self, Candidate, Class, End, Judged, Missing, Report, Tally},
     },
-    cluster::{Cluster, Object, PodId},
+    cluster::Object,
     model::Timestamp,
 };
-
-/// An index that follows a history.
-struct Follower {
-    cluster: Cluster,
-    /// Addresses that the kernel showed, by pod: it may show them before the pod's object comes.
-    bound: HashMap<Arc<str>, Vec<(IpAddr, Timestamp)>>,
-    expired: Timestamp,
-}
-
-/// How often what is long gone is forgotten.
-const EXPIRE_EVERY: std::time::Duration = std::time::Duration::from_secs(3_600);
-
-impl Follower {
-    fn new(policies: &[Object]) -> Self {
-        let mut cluster = Cluster::new();
-        cluster.reset_all(policies.to_vec(), Timestamp::MIN);
-        Self { cluster, bound: HashMap::new(), expired: Timestamp::MIN }
-    }
-
-    fn step(&mut self, what: &What, at: Timestamp) {
-        match what {
-            What::Apply(object) => {
-                self.cluster.apply((**object).clone(), at);
-                if let Object::Pod(pod) = &**object
-                    && let Some(bound) = self.bound.get(&pod.uid)
-                    && let Some(id) = self.cluster.pod_by_uid(&pod.uid)
-                {
-                    for (ip, since) in bound {
-                        self.cluster.bind(*ip, id, *since);
-                    }
-                }
-            }
-            What::Delete(key) => self.cluster.delete(key, at),
-            What::Bind(ip, uid) => {
-                self.bound.entry(uid.clone()).or_default().push((*ip, at));
-                if let Some(id) = self.cluster.pod_by_uid(uid) {
-                    self.cluster.bind(*ip, id, at);
-                }
-            }
-            What::Unbind(ip, uid) => {
-                if let Some(bound) = self.bound.get_mut(uid) {
-                    bound.retain(|(known, _)| known != ip);
-                }
-            }
-        }
-        if at.since(self.expired) > EXPIRE_EVERY {
-            self.cluster.expire(at);
-            self.expired = at;
-        }
-    }
-
-    /// The pod of this index, which is told of it where it is to come in some seconds.
-    fn pod(&mut self, object: &Arc<Object>, at: Timestamp) -> Option<PodId> {
-        let Object::Pod(pod) = &**object else { return None };
-        self.cluster.pod_by_uid(&pod.uid).or_else(|| {
-            self.cluster.apply((**object).clone(), at);
-            self.cluster.pod_by_uid(&pod.uid)
-        })
-    }
-}
 
 /// Both indexes, at one time of a history.
 struct Pair<'a> {

@@ -23,10 +23,14 @@ impl Judged {
         Self { own: own.into(), other: None }
     }
 
+    /// What the other end makes of the connection: where it is no pod, nothing stops it there.
+    fn at_other(&self) -> Outcome {
+        self.other.as_deref().map_or(Outcome::Allowed, Outcome::of)
+    }
+
     /// What becomes of the connection.
     pub fn outcome(&self) -> Outcome {
-        let other = self.other.as_deref().map_or(Outcome::Allowed, Outcome::of);
-        Outcome::both(Outcome::of(&self.own), other)
+        Outcome::both(Outcome::of(&self.own), self.at_other())
     }
 }
 
@@ -179,9 +183,7 @@ fn of_service(
             Some(known) if !known.own.agrees_with(&judged.own) => {
                 return Judged::own(Verdict::unknown(Gap::EndpointsDisagree));
             }
-            Some(known)
-                if known.other.as_deref().map(Outcome::of) != judged.other.as_deref().map(Outcome::of) =>
-            {
+            Some(known) if known.at_other() != judged.at_other() => {
                 known.other = Some(Verdict::unknown(Gap::EndpointsDisagree).into());
             }
             Some(_) => {}
