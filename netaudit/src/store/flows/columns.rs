@@ -1,23 +1,23 @@
 //! Flows on their way into columns.
 //!
-//! Most of a flow's words come in groups that repeat: who an end is, what a verdict says. Each group is put into words once for
-//! all flows of a batch that share it; a flow keeps its number.
+//! Most of a flow's words come in groups that repeat: who an end is, what a verdict says. See [`Group`].
 
-use std::{hash::Hash, net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc};
 
 use arrow::{
     array::{
-        ArrayRef, BooleanArray, BooleanBuilder, DictionaryArray, GenericListBuilder, ListBuilder,
-        PrimitiveArray, RecordBatch, StringArray, StringBuilder, StructBuilder, TimestampMicrosecondArray,
-        TimestampMicrosecondBuilder, UInt16Array, UInt32Array, UInt64Array,
+        ArrayRef, BooleanArray, BooleanBuilder, DictionaryArray, ListBuilder, PrimitiveArray, RecordBatch,
+        StringArray, StringBuilder, StructBuilder, TimestampMicrosecondArray, TimestampMicrosecondBuilder,
+        UInt16Array, UInt32Array, UInt64Array,
     },
-    compute::take,
     datatypes::{DataType, Field, UInt32Type},
     error::ArrowError,
 };
-use foldhash::HashMap;
 
-use super::schema::{END, SAID, ZONE, name_fields, schema};
+use super::{
+    group::{Group, Place},
+    schema::{END, SAID, ZONE, name_fields, schema},
+};
 use crate::{
     audit::{
         Open, PeerKind, Subject,
@@ -27,104 +27,61 @@ use crate::{
     model::{Comm, Timestamp, Verdict},
 };
 
-/// Stands for no word.
-const NONE: u32 = u32::MAX;
-
-/// Words that flows share.
-#[derive(Debug)]
-struct Group<K, V> {
-    ids: HashMap<K, u32>,
-    values: Vec<V>,
-    keys: Vec<u32>,
-}
-
-impl<K, V> Default for Group<K, V> {
-    fn default() -> Self {
-        Self { ids: HashMap::default(), values: Vec::new(), keys: Vec::new() }
-    }
-}
-
-impl<K: Hash + Eq, V> Group<K, V> {
-    fn push(&mut self, key: K, value: impl FnOnce(&K) -> V) {
-        let next = u32::try_from(self.values.len()).unwrap_or(NONE);
-        let values = &mut self.values;
-        let id = *self.ids.entry(key).or_insert_with_key(|key| {
-            values.push(value(key));
-            next
-        });
-        self.keys.push(id);
-    }
-
-    fn push_none(&mut self) {
-        self.keys.push(NONE);
-    }
-
-    /// A column of the words that `word` finds in each value.
-    fn words(&self, word: impl Fn(&V) -> Option<&str>) -> Result<ArrayRef, ArrowError> {
-        let mut ids: HashMap<&str, u32> = HashMap::default();
-        let mut words: Vec<&str> = Vec::new();
-        let of_value: Vec<u32> = self
-            .values
-            .iter()
-            .map(|value| {
-                word(value).map_or(NONE, |word| {
-                    *ids.entry(word).or_insert_with(|| {
-                        words.push(word);
-                        words.len() as u32 - 1
-                    })
-                })
-            })
-            .collect();
-        let key = |key: &u32| Some(*of_value.get(*key as usize)?).filter(|id| *id != NONE);
-        let keys: UInt32Array = self.keys.iter().map(key).collect();
-        let words = StringArray::from_iter_values(words);
-        Ok(Arc::new(DictionaryArray::<UInt32Type>::try_new(keys, Arc::new(words))?))
-    }
-
-    /// A column of the lists that `list` finds in each value; empty where a flow has none.
-    fn lists(&self, list: impl Fn(&V) -> &[std::borrow::Cow<'static, str>]) -> Result<ArrayRef, ArrowError> {
-        let mut lists = strings();
-        for value in &self.values {
-            lists.append_value(list(value).iter().map(|word| Some(&**word)));
-        }
-        lists.append_value(std::iter::empty::<Option<&str>>());
-        let none = self.values.len() as u32;
-        let keys: UInt32Array =
-            self.keys.iter().map(|key| if *key == NONE { none } else { *key }).collect::<Vec<_>>().into();
-        take(&lists.finish(), &keys, None)
-    }
-}
-
-fn strings() -> GenericListBuilder<i32, StringBuilder> {
-    ListBuilder::new(StringBuilder::new()).with_field(Field::new("item", DataType::Utf8, false))
-}
+type Words = Group<Place, &'static str>;
+type Texts = Group<Place, Arc<str>>;
+type Ends = Group<EndKey, EndWords>;
+type Verdicts = Group<Place, Kept>;
+type Services = Group<[Place; 2], ServiceName>;
+/// By address, and whether it is hashed.
+type Addresses = Group<(IpAddr, bool), String>;
 
 /// Who an end is, as it is found again.
-#[derive(PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 enum EndKey {
     Pod(PodId),
-    Word(&'static str),
-    /// A node's name, or the UID of a pod that nobody knows.
-    Named(&'static str, Arc<str>),
+    /// One that is like all others of its kind.
+    Kind(Place),
+    /// By its node's name.
+    Node(Place),
+    /// A pod that nobody knows, by its UID.
+    Unknown(Place),
 }
 
-/// An end's words, in the order of [`END`].
-type EndWords = [Option<String>; END.len()];
-
-fn end_words(end: &End<'_>) -> EndWords {
-    [Some(end.kind), end.namespace, end.pod, end.uid, end.workload, end.workload_kind, end.node]
-        .map(|word| word.map(str::to_owned))
+/// An end in words.
+#[derive(Debug)]
+struct EndWords {
+    /// So that nothing else comes to be at its place.
+    _named: Option<Arc<str>>,
+    /// In the order of [`END`].
+    words: [Option<String>; END.len()],
 }
 
-/// A verdict by its place, which is kept as long as its words are needed.
+impl EndWords {
+    fn new(end: &End<'_>, named: Option<&Arc<str>>) -> Self {
+        let words =
+            [Some(end.kind), end.namespace, end.pod, end.uid, end.workload, end.workload_kind, end.node];
+        Self { _named: named.cloned(), words: words.map(|word| word.map(str::to_owned)) }
+    }
+}
+
+/// A verdict in words.
 #[derive(Debug)]
 struct Kept {
-    _place: Arc<Verdict>,
+    /// So that nothing else comes to be at its place.
+    _verdict: Arc<Verdict>,
     said: Said<'static>,
 }
 
+/// A Service in words.
+#[derive(Debug)]
+struct ServiceName {
+    /// So that nothing else comes to be at their places.
+    _parts: (Arc<str>, Arc<str>),
+    name: String,
+}
+
 fn keep(verdict: &Arc<Verdict>) -> Kept {
-    Kept { _place: verdict.clone(), said: owned(line::said(verdict)) }
+    Kept { _verdict: verdict.clone(), said: owned(line::said(verdict)) }
 }
 
 fn owned(said: Said<'_>) -> Said<'static> {
@@ -148,17 +105,12 @@ fn owned(said: Said<'_>) -> Said<'static> {
     }
 }
 
-type Words = Group<&'static str, &'static str>;
-type Texts = Group<Arc<str>, Arc<str>>;
-type Ends = Group<EndKey, EndWords>;
-type Verdicts = Group<usize, Kept>;
-/// By address, and whether it is hashed.
-type Addresses = Group<(IpAddr, bool), String>;
-
 /// Flows that are to become one batch of columns.
 #[derive(Debug)]
 pub struct Columns {
     node: Arc<str>,
+    /// How many flows the last batch had: most likely the next one has as many.
+    expected: usize,
     times: Vec<i64>,
     last_times: Vec<Option<i64>>,
     runs: Texts,
@@ -178,7 +130,7 @@ pub struct Columns {
     pids: Vec<u32>,
     comm: Group<Comm, String>,
     peer: Ends,
-    service: Group<(Arc<str>, Arc<str>), String>,
+    service: Services,
     peer_ip: Addresses,
     peer_ports: Vec<u16>,
     names: ListBuilder<StructBuilder>,
@@ -202,47 +154,53 @@ pub struct Columns {
 impl Columns {
     /// No flow yet, of this node's agent.
     pub fn new(node: Arc<str>) -> Self {
+        Self::with_room(node, 0)
+    }
+
+    /// The same with room for so many flows: what grows is copied time and again.
+    fn with_room(node: Arc<str>, flows: usize) -> Self {
         let item = Field::new("item", DataType::Struct(name_fields()), false);
         Self {
             node,
-            times: Vec::new(),
-            last_times: Vec::new(),
-            runs: Group::default(),
-            sequences: Vec::new(),
-            maybe_repeated: Vec::new(),
-            folded: Vec::new(),
-            counts: Vec::new(),
-            open_before_start: Vec::new(),
-            open_since: Vec::new(),
-            direction: Group::default(),
-            subject: Group::default(),
-            subject_ip: Group::default(),
-            actor_kind: Group::default(),
-            visitor: Group::default(),
-            actor_pod_uid: Group::default(),
-            actor_container: Group::default(),
-            pids: Vec::new(),
-            comm: Group::default(),
-            peer: Group::default(),
-            service: Group::default(),
-            peer_ip: Group::default(),
-            peer_ports: Vec::new(),
+            expected: 0,
+            times: Vec::with_capacity(flows),
+            last_times: Vec::with_capacity(flows),
+            runs: Group::with_room(flows),
+            sequences: Vec::with_capacity(flows),
+            maybe_repeated: Vec::with_capacity(flows),
+            folded: Vec::with_capacity(flows),
+            counts: Vec::with_capacity(flows),
+            open_before_start: Vec::with_capacity(flows),
+            open_since: Vec::with_capacity(flows),
+            direction: Group::with_room(flows),
+            subject: Group::with_room(flows),
+            subject_ip: Group::with_room(flows),
+            actor_kind: Group::with_room(flows),
+            visitor: Group::with_room(flows),
+            actor_pod_uid: Group::with_room(flows),
+            actor_container: Group::with_room(flows),
+            pids: Vec::with_capacity(flows),
+            comm: Group::with_room(flows),
+            peer: Group::with_room(flows),
+            service: Group::with_room(flows),
+            peer_ip: Group::with_room(flows),
+            peer_ports: Vec::with_capacity(flows),
             names: ListBuilder::new(StructBuilder::from_fields(name_fields(), 0)).with_field(item),
-            protocol: Group::default(),
-            ports: Vec::new(),
-            requested_ip: Group::default(),
-            requested_ports: Vec::new(),
-            translation: Group::default(),
-            outcome: Group::default(),
-            errno: Group::default(),
-            reach: Group::default(),
-            drop_reason: Group::default(),
-            closed_port: Vec::new(),
-            waited: Vec::new(),
-            verdict: Group::default(),
-            peer_verdict: Group::default(),
-            finding: Group::default(),
-            cause: Group::default(),
+            protocol: Group::with_room(flows),
+            ports: Vec::with_capacity(flows),
+            requested_ip: Group::with_room(flows),
+            requested_ports: Vec::with_capacity(flows),
+            translation: Group::with_room(flows),
+            outcome: Group::with_room(flows),
+            errno: Group::with_room(flows),
+            reach: Group::with_room(flows),
+            drop_reason: Group::with_room(flows),
+            closed_port: Vec::with_capacity(flows),
+            waited: Vec::with_capacity(flows),
+            verdict: Group::with_room(flows),
+            peer_verdict: Group::with_room(flows),
+            finding: Group::with_room(flows),
+            cause: Group::with_room(flows),
         }
     }
 
@@ -258,11 +216,14 @@ impl Columns {
 
     /// Adds a flow.
     pub fn push(&mut self, telling: &Telling<'_>) {
+        if self.is_empty() && self.expected > 0 {
+            *self = Self::with_room(self.node.clone(), self.expected);
+        }
         let (flow, seen) = (telling.flow, &telling.flow.observation);
         let micros = |time: Timestamp| telling.wall(time).0.div_euclid(1_000);
         self.times.push(micros(seen.first()));
         self.last_times.push(seen.folded.map(|_| micros(seen.at)));
-        self.runs.push(flow.id.run.clone(), Arc::clone);
+        push_text(&mut self.runs, Some(&flow.id.run));
         self.sequences.push(flow.id.sequence);
         self.maybe_repeated.push(seen.maybe_repeated);
         self.folded.push(seen.folded.is_some());
@@ -292,9 +253,9 @@ impl Columns {
         push_word(&mut self.drop_reason, flow.stopped_by.map(|reason| reason.0));
         self.closed_port.push(flow.closed_port);
         self.waited.push(u64::try_from(seen.waited.as_micros()).unwrap_or(u64::MAX));
-        self.verdict.push(Arc::as_ptr(&flow.verdict).addr(), |_| keep(&flow.verdict));
+        self.verdict.push(Place::of(&*flow.verdict), |_| keep(&flow.verdict));
         match &flow.other_end {
-            Some(verdict) => self.peer_verdict.push(Arc::as_ptr(verdict).addr(), |_| keep(verdict)),
+            Some(verdict) => self.peer_verdict.push(Place::of(&**verdict), |_| keep(verdict)),
             None => self.peer_verdict.push_none(),
         }
         push_word(&mut self.finding, flow.finding.map(|finding| finding.as_str()));
@@ -302,28 +263,28 @@ impl Columns {
     }
 
     fn push_ends(&mut self, telling: &Telling<'_>) {
-        let subject = match &telling.flow.subject {
-            Subject::Pod(id) => EndKey::Pod(*id),
-            Subject::Node => EndKey::Word("node"),
-            Subject::Unknown { uid: Some(uid) } => EndKey::Named("unknown", uid.clone()),
-            Subject::Unknown { uid: None } => EndKey::Word("unknown"),
+        let (subject, named) = match &telling.flow.subject {
+            Subject::Pod(id) => (EndKey::Pod(*id), None),
+            Subject::Node => (EndKey::Kind(Place::of("node")), None),
+            Subject::Unknown { uid: Some(uid) } => (EndKey::Unknown(Place::of(&**uid)), Some(uid)),
+            Subject::Unknown { uid: None } => (EndKey::Kind(Place::of("unknown")), None),
         };
-        self.subject.push(subject, |_| end_words(&telling.subject()));
+        self.subject.push(subject, |_| EndWords::new(&telling.subject(), named));
         match telling.subject_ip() {
             // A pod's, or the node's: never one that is outside.
             Some(ip) => push_address(&mut self.subject_ip, telling, ip, false),
             None => self.subject_ip.push_none(),
         }
-        let peer = match &telling.flow.peer.kind {
-            PeerKind::Pod(id) => EndKey::Pod(*id),
-            PeerKind::Node(Some(name)) => EndKey::Named("node", name.clone()),
-            PeerKind::Node(None) => EndKey::Word("node"),
-            PeerKind::Service => EndKey::Word("service"),
-            PeerKind::Loopback => EndKey::Word("loopback"),
-            PeerKind::External => EndKey::Word("external"),
-            PeerKind::Unknown => EndKey::Word("unknown"),
+        let (peer, named) = match &telling.flow.peer.kind {
+            PeerKind::Pod(id) => (EndKey::Pod(*id), None),
+            PeerKind::Node(Some(name)) => (EndKey::Node(Place::of(&**name)), Some(name)),
+            PeerKind::Node(None) => (EndKey::Kind(Place::of("node")), None),
+            PeerKind::Service => (EndKey::Kind(Place::of("service")), None),
+            PeerKind::Loopback => (EndKey::Kind(Place::of("loopback")), None),
+            PeerKind::External => (EndKey::Kind(Place::of("external")), None),
+            PeerKind::Unknown => (EndKey::Kind(Place::of("unknown")), None),
         };
-        self.peer.push(peer, |_| end_words(&telling.peer()));
+        self.peer.push(peer, |_| EndWords::new(&telling.peer(), named));
     }
 
     fn push_actor(&mut self, telling: &Telling<'_>) {
@@ -342,13 +303,19 @@ impl Columns {
         push_text(&mut self.actor_container, flow.actor_container.as_ref());
         let (pid, comm) = telling.process();
         self.pids.push(pid);
-        self.comm.push(comm, Comm::to_string);
+        self.comm.push(comm, |comm| comm.to_string());
     }
 
     fn push_peer(&mut self, telling: &Telling<'_>) {
         let flow = telling.flow;
         match &flow.peer.service {
-            Some(service) => self.service.push(service.clone(), line::service_name),
+            Some(service) => {
+                let places = [Place::of(&*service.0), Place::of(&*service.1)];
+                self.service.push(places, |_| ServiceName {
+                    _parts: service.clone(),
+                    name: line::service_name(service),
+                });
+            }
             None => self.service.push_none(),
         }
         push_address(&mut self.peer_ip, telling, flow.peer.ip, telling.hashes_peer());
@@ -375,9 +342,9 @@ impl Columns {
     ///
     /// None, as long as these columns are those of [`schema`].
     pub fn finish(&mut self) -> Result<RecordBatch, ArrowError> {
-        let new = Self::new(self.node.clone());
+        let rows = self.len();
+        let new = Self { expected: rows, ..Self::new(self.node.clone()) };
         let all = std::mem::replace(self, new);
-        let rows = all.len();
         let mut columns: Vec<ArrayRef> = vec![
             times(all.times.into()),
             times(all.last_times.into()),
@@ -405,7 +372,7 @@ impl Columns {
         columns.push(Arc::new(UInt32Array::from(all.pids)));
         columns.push(all.comm.words(|comm| Some(comm))?);
         push_end(&mut columns, &all.peer)?;
-        columns.push(all.service.words(|service| Some(service))?);
+        columns.push(all.service.words(|service| Some(&service.name))?);
         columns.push(all.peer_ip.words(|ip| Some(ip))?);
         columns.push(Arc::new(UInt16Array::from(all.peer_ports)));
         let mut names = all.names;
@@ -431,18 +398,18 @@ impl Columns {
 
 fn push_word(group: &mut Words, word: Option<&'static str>) {
     match word {
-        Some(word) => group.push(word, |word| word),
+        Some(word) => group.push(Place::of(word), |_| word),
         None => group.push_none(),
     }
 }
 
 fn push_address(group: &mut Addresses, telling: &Telling<'_>, ip: IpAddr, hashes: bool) {
-    group.push((ip, hashes), |(ip, hashes)| telling.address(*ip, *hashes).to_string());
+    group.push((ip, hashes), |(ip, hashes)| telling.address(ip, hashes).to_string());
 }
 
 fn push_text(group: &mut Texts, text: Option<&Arc<str>>) {
     match text {
-        Some(text) => group.push(text.clone(), Arc::clone),
+        Some(text) => group.push(Place::of(&**text), |_| text.clone()),
         None => group.push_none(),
     }
 }
@@ -469,14 +436,14 @@ fn words(group: &Words) -> Result<ArrayRef, ArrowError> {
 
 fn push_end(columns: &mut Vec<ArrayRef>, ends: &Ends) -> Result<(), ArrowError> {
     for place in 0..END.len() {
-        columns.push(ends.words(|end| end[place].as_deref())?);
+        columns.push(ends.words(|end| end.words[place].as_deref())?);
     }
     Ok(())
 }
 
 /// In the order of [`SAID`].
 fn push_said(columns: &mut Vec<ArrayRef>, verdicts: &Verdicts) -> Result<(), ArrowError> {
-    let generations = verdicts.keys.iter().map(|key| verdicts.values.get(*key as usize)?.said.generation);
+    let generations = verdicts.each().map(|kept| kept?.said.generation);
     let said: [ArrayRef; SAID.len()] = [
         verdicts.words(|kept| Some(kept.said.verdict))?,
         verdicts.lists(|kept| &kept.said.rules)?,

@@ -14,6 +14,7 @@ mod columns;
 mod coverage;
 pub mod files;
 pub mod filter;
+mod group;
 pub(in crate::store) mod log;
 mod look;
 mod read;

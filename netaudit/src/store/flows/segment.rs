@@ -142,14 +142,18 @@ impl Segment {
     }
 
     fn append(&mut self) -> anyhow::Result<()> {
-        let bytes = std::mem::take(self.stream.get_mut());
+        let bytes = self.stream.get_mut();
         self.is_dirty = true;
-        if let Err(error) = self.file.write_all(&bytes) {
+        let written = self.file.write_all(bytes);
+        let length = bytes.len() as u64;
+        // A batch is about as long as the one before it.
+        bytes.clear();
+        if let Err(error) = written {
             // No torn batch stays behind for a reader to trip over.
             let _ = self.file.set_len(self.length);
             return Err(error).with_context(|| format!("cannot write {}", self.path.display()));
         }
-        self.length += bytes.len() as u64;
+        self.length += length;
         Ok(())
     }
 

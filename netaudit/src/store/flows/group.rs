@@ -1,0 +1,134 @@
+//! Words that flows share: each is put into words once for all flows of a batch that have it, and a flow keeps its number.
+
+use std::{borrow::Cow, hash::Hash, sync::Arc};
+
+use arrow::{
+    array::{ArrayRef, DictionaryArray, ListArray, StringArray, UInt32Array},
+    buffer::{BooleanBuffer, NullBuffer, OffsetBuffer, ScalarBuffer},
+    datatypes::{Field, UInt32Type},
+    error::ArrowError,
+};
+use foldhash::HashMap;
+
+/// Stands for no word.
+const NONE: u32 = u32::MAX;
+
+/// Where something is in memory, and how long it is. Two things that are there at once have different ones, unless they are the same.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Place(usize, usize);
+
+impl Place {
+    /// Of this. Whoever goes by it has to keep it where it is.
+    pub fn of<T: ?Sized>(it: &T) -> Self {
+        Self(std::ptr::from_ref(it).addr(), size_of_val(it))
+    }
+}
+
+/// Words that flows share.
+#[derive(Debug)]
+pub(super) struct Group<K, V> {
+    ids: HashMap<K, u32>,
+    values: Vec<V>,
+    /// Of each flow its word's number, or [`NONE`].
+    keys: Vec<u32>,
+    lacks_some: bool,
+    /// The one that came last: most often it comes again.
+    last: Option<(K, u32)>,
+}
+
+impl<K: Copy + Hash + Eq, V> Group<K, V> {
+    /// None yet, with room for so many flows.
+    pub fn with_room(flows: usize) -> Self {
+        Self {
+            ids: HashMap::default(),
+            values: Vec::new(),
+            keys: Vec::with_capacity(flows),
+            lacks_some: false,
+            last: None,
+        }
+    }
+
+    /// A flow that has this one.
+    pub fn push(&mut self, key: K, value: impl FnOnce(K) -> V) {
+        if let Some((last, id)) = self.last
+            && last == key
+        {
+            return self.keys.push(id);
+        }
+        let values = &mut self.values;
+        let id = *self.ids.entry(key).or_insert_with(|| {
+            values.push(value(key));
+            values.len() as u32 - 1
+        });
+        self.last = Some((key, id));
+        self.keys.push(id);
+    }
+
+    /// A flow that has none.
+    pub fn push_none(&mut self) {
+        self.lacks_some = true;
+        self.keys.push(NONE);
+    }
+
+    /// What each flow has.
+    pub fn each(&self) -> impl Iterator<Item = Option<&V>> {
+        self.keys.iter().map(|key| self.values.get(*key as usize))
+    }
+
+    /// A column of the words that `word` finds in each value.
+    pub fn words(&self, word: impl Fn(&V) -> Option<&str>) -> Result<ArrayRef, ArrowError> {
+        let mut ids: HashMap<&str, u32> = HashMap::default();
+        let mut words: Vec<&str> = Vec::new();
+        let mut lacks_some = self.lacks_some;
+        let mut of_value: Vec<u32> = Vec::with_capacity(self.values.len());
+        for value in &self.values {
+            of_value.push(match word(value) {
+                Some(word) => *ids.entry(word).or_insert_with(|| {
+                    words.push(word);
+                    words.len() as u32 - 1
+                }),
+                None => {
+                    lacks_some = true;
+                    NONE
+                }
+            });
+        }
+        let keys = match (lacks_some, words.is_empty()) {
+            (true, true) => UInt32Array::new_null(self.keys.len()),
+            (true, false) => {
+                let id = |key: &u32| of_value.get(*key as usize).copied().unwrap_or(NONE);
+                let mut ids: Vec<u32> = self.keys.iter().map(id).collect();
+                let has_one = BooleanBuffer::collect_bool(ids.len(), |row| ids[row] != NONE);
+                ids.iter_mut().filter(|id| **id == NONE).for_each(|id| *id = 0);
+                UInt32Array::new(ids.into(), Some(NullBuffer::new(has_one)))
+            }
+            (false, _) if words.len() == self.values.len() => self.keys.clone().into(),
+            (false, _) => self.keys.iter().map(|key| of_value[*key as usize]).collect::<Vec<_>>().into(),
+        };
+        let words = StringArray::from_iter_values(words);
+        Ok(Arc::new(DictionaryArray::<UInt32Type>::try_new(keys, Arc::new(words))?))
+    }
+
+    /// A column of the lists that `list` finds in each value; empty where a flow has none.
+    pub fn lists(&self, list: impl Fn(&V) -> &[Cow<'static, str>]) -> Result<ArrayRef, ArrowError> {
+        let lists: Vec<&[Cow<'static, str>]> = self.values.iter().map(list).collect();
+        // Most say nothing at all.
+        let is_needed = lists.iter().any(|list| !list.is_empty());
+        let (mut ends, mut word_ends, mut bytes) = (vec![0_i32], vec![0_i32], Vec::new());
+        ends.resize(self.keys.len() + 1, 0);
+        if is_needed {
+            let too_long = || ArrowError::InvalidArgumentError("lists of more than 2 GiB".to_owned());
+            for (key, end) in self.keys.iter().zip(&mut ends[1..]) {
+                for word in lists.get(*key as usize).copied().unwrap_or_default() {
+                    bytes.extend_from_slice(word.as_bytes());
+                    word_ends.push(i32::try_from(bytes.len()).map_err(|_| too_long())?);
+                }
+                *end = word_ends.len() as i32 - 1;
+            }
+        }
+        let offsets = |ends: Vec<i32>| OffsetBuffer::new(ScalarBuffer::from(ends));
+        let words = StringArray::try_new(offsets(word_ends), bytes.into(), None)?;
+        let field = Field::new("item", arrow::datatypes::DataType::Utf8, false);
+        Ok(Arc::new(ListArray::try_new(Arc::new(field), offsets(ends), Arc::new(words), None)?))
+    }
+}
