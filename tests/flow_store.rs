@@ -35,7 +35,15 @@ use netaudit::{
 };
 use serde_json::Value;
 
-use crate::audit::{World, a_to_b, deny_egress, egress, ingress, t};
+use crate::{
+    alerts::tool_or_skip,
+    audit::{World, a_to_b, deny_egress, egress, ingress, t},
+};
+
+/// The S3 server's program, where it is there. Says so where not, and fails instead where it must be.
+fn weed_or_skip(test: &str) -> Option<PathBuf> {
+    tool_or_skip(test, "weed", "SeaweedFS")
+}
 
 /// A world, and flows of it that differ in everything that a flow can have.
 struct Made {
@@ -274,5 +282,24 @@ fn every_field_comes_back_from_the_log_and_from_files() -> Result<()> {
     let (of_files, scanned) = found(store, &Filter::default())?;
     assert_same(&of_files, &made.lines()?, "files");
     assert!(scanned.coverage.is_complete(), "{scanned:?}");
+    Ok(())
+}
+
+/// Until version 0.1.0 lists were in the log as files have them. What an agent has left so when it was replaced is not lost.
+#[test]
+fn a_log_with_lists_as_files_have_them_is_read_and_rolled_too() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let store = directory.path();
+    let made = Made::new(100);
+    let segments = made.segments(store, 100)?;
+    let batch = FLOWS.for_file(&made.batch(&made.flows)?)?;
+    let file = std::fs::File::create(&segments[0].path)?;
+    arrow::ipc::writer::StreamWriter::try_new(file, &batch.schema())?.write(&batch)?;
+    let (of_log, scanned) = found(store, &Filter::default())?;
+    assert_same(&of_log, &made.lines()?, "the log");
+    assert!(scanned.unreadable.is_empty(), "{scanned:?}");
+    rolled(store, segments)?.commit()?;
+    let (of_files, _) = found(store, &Filter::default())?;
+    assert_same(&of_files, &made.lines()?, "files");
     Ok(())
 }

@@ -2,14 +2,20 @@
 //!
 //! Flows are those of a node's pods, made by the auditor from records; each is then given a time, ports, a process and a
 //! waiting time of its own, with a day's 100 million as pace. Prints a table on stderr and JSON on stdout. Started by
-//! `cargo xtask bench store`, which asks DuckDB the same. `$NETAUDIT_BENCH_FLOWS` says how many, `$NETAUDIT_BENCH_STORE` where.
+//! `cargo xtask bench store`, which asks DuckDB the same. `$NETAUDIT_BENCH_FLOWS` says how many, `$NETAUDIT_BENCH_STORE` where, and
+//! `$NETAUDIT_BENCH_WEED` which program the S3 server is.
 
+#[path = "store/agents.rs"]
+mod agents;
 #[path = "store/flows.rs"]
 #[allow(dead_code, reason = "another benchmark uses more of it")]
 mod flows;
 #[path = "policy/heap.rs"]
 #[allow(dead_code, reason = "another benchmark counts calls as well")]
 mod heap;
+#[path = "../../tests/flow_store/s3.rs"]
+#[allow(dead_code, reason = "tests use more of it")]
+mod s3;
 
 use std::{
     hint::black_box,
@@ -39,8 +45,11 @@ use self::flows::{BEGIN, Chance, PACE_NS, templates, vary};
 #[global_allocator]
 static HEAP: heap::Counting = heap::Counting;
 
-const BATCH: usize = 8_192;
+/// What an agent puts into columns at once.
+const BATCH: usize = 4_096;
 const SEGMENT: u64 = 32_768;
+/// Flows of which some files are made, in the store that an agent has.
+const AGENTS_FLOWS: u64 = 2_000_000;
 
 fn main() {
     let flows = setting("NETAUDIT_BENCH_FLOWS").and_then(|text| text.parse().ok()).unwrap_or(4_000_000_u64);
@@ -51,7 +60,13 @@ fn main() {
     for directory in [files::open_directory(&store), files::flows_directory(&store)] {
         std::fs::create_dir_all(directory).expect("a directory for the store");
     }
-    let mut said = write(&store, flows);
+    let mut said = agents::as_an_agent(
+        &store.join("agents"),
+        flows.min(AGENTS_FLOWS),
+        setting("NETAUDIT_BENCH_WEED").map(PathBuf::from).as_deref(),
+    );
+    std::fs::remove_dir_all(store.join("agents")).expect("what was just made");
+    said.extend(write(&store, flows));
     said.extend(ask(&store, flows));
     let (from, until) = hour(flows);
     let hour = json!({"from": from.to_string(), "until": until.to_string()});
@@ -139,7 +154,7 @@ fn write(store: &Path, count: u64) -> Vec<Value> {
         say("files", files.len() as f64, ""),
         say("bytes a flow (goal 12)", bytes as f64 / made as f64, ""),
         say("into columns, one core", rate(to_columns), "flows/s"),
-        say("into the log, each 8,192 synced", rate(to_log), "flows/s"),
+        say("into the log, each 4,096 synced", rate(to_log), "flows/s"),
         say("into columns and the log (goal 500,000)", rate(to_columns + to_log), "flows/s"),
         say("from the log into files, another core", rate(to_files), "flows/s"),
         say("heap at most (goal 32)", most as f64 / f64::from(1 << 20), "MiB"),

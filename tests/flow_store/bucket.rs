@@ -13,7 +13,7 @@ use netaudit::store::{
 };
 
 use super::{
-    s3::{KEY, Mode, S3, SECRET, Way, weed_or_skip},
+    s3::{KEY, Mode, S3, SECRET, Way},
     *,
 };
 

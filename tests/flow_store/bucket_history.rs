@@ -7,7 +7,7 @@ use tar::Archive;
 
 use super::{
     bucket::{netaudit, said, uploads},
-    s3::{KEY, S3, SECRET, weed_or_skip},
+    s3::{KEY, S3, SECRET},
     *,
 };
 use crate::{

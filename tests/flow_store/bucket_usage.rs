@@ -14,7 +14,7 @@ use netaudit::{
 
 use super::{
     bucket::{netaudit, said},
-    s3::{KEY, S3, SECRET, weed_or_skip},
+    s3::{KEY, S3, SECRET},
     *,
 };
 

@@ -17,16 +17,9 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use netaudit::store::bucket::{Access, Bucket};
 
-use crate::alerts::tool_or_skip;
-
 /// Who may do everything there.
 pub(super) const KEY: &str = "netaudit";
 pub(super) const SECRET: &str = "the-secret-of-netaudit";
-
-/// The server's program, where it is there. Says so where not, and fails instead where it must be.
-pub(super) fn weed_or_skip(test: &str) -> Option<PathBuf> {
-    tool_or_skip(test, "weed", "SeaweedFS")
-}
 
 /// The server.
 pub(super) struct S3 {

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::tools::{target, venv};
+use crate::tools::{Tools, target, venv};
 
 /// What is asked: by `netaudit flows` with these arguments, and by DuckDB with this text.
 const QUESTIONS: [(&str, &[&str], &str); 3] = [
@@ -67,7 +67,13 @@ print(json.dumps(answers))
 pub fn store(root: &Path, flows: u64) -> Result<Value> {
     let directory = target(root).join("bench/flow-store");
     let store = directory.to_str().context("the target directory's name is no UTF-8")?;
-    let settings = [("NETAUDIT_BENCH_FLOWS", &*flows.to_string()), ("NETAUDIT_BENCH_STORE", store)];
+    let weed = Tools::find(root)?.weed;
+    let weed = weed.to_str().context("the target directory's name is no UTF-8")?;
+    let settings = [
+        ("NETAUDIT_BENCH_FLOWS", &*flows.to_string()),
+        ("NETAUDIT_BENCH_STORE", store),
+        ("NETAUDIT_BENCH_WEED", weed),
+    ];
     let ours = super::bench_of(root, "store", &settings)?;
     let text = |name: &str| ours["hour"][name].as_str().context("the hour that was asked for");
     let (from, until) = (text("from")?, text("until")?);

@@ -16,7 +16,7 @@ use arrow::{
 
 use super::{
     group::{Group, Place},
-    schema::{END, SAID, ZONE, name_fields, schema},
+    schema::{END, SAID, ZONE, log_schema, name_fields},
 };
 use crate::{
     audit::{
@@ -340,7 +340,7 @@ impl Columns {
     ///
     /// # Errors
     ///
-    /// None, as long as these columns are those of [`schema`].
+    /// None, as long as these columns are those of [`log_schema`].
     pub fn finish(&mut self) -> Result<RecordBatch, ArrowError> {
         let rows = self.len();
         let new = Self { expected: rows, ..Self::new(self.node.clone()) };
@@ -392,7 +392,7 @@ impl Columns {
         push_said(&mut columns, &all.peer_verdict)?;
         columns.push(words(&all.finding)?);
         columns.push(words(&all.cause)?);
-        RecordBatch::try_new(schema(), columns)
+        RecordBatch::try_new(log_schema(), columns)
     }
 }
 

@@ -5,10 +5,13 @@ use std::{borrow::Cow, hash::Hash, sync::Arc};
 use arrow::{
     array::{ArrayRef, DictionaryArray, ListArray, StringArray, UInt32Array},
     buffer::{BooleanBuffer, NullBuffer, OffsetBuffer, ScalarBuffer},
-    datatypes::{Field, UInt32Type},
+    datatypes::UInt32Type,
     error::ArrowError,
 };
 use foldhash::HashMap;
+use smallvec::SmallVec;
+
+use super::schema::words_item;
 
 /// Stands for no word.
 const NONE: u32 = u32::MAX;
@@ -111,24 +114,28 @@ impl<K: Copy + Hash + Eq, V> Group<K, V> {
 
     /// A column of the lists that `list` finds in each value; empty where a flow has none.
     pub fn lists(&self, list: impl Fn(&V) -> &[Cow<'static, str>]) -> Result<ArrayRef, ArrowError> {
-        let lists: Vec<&[Cow<'static, str>]> = self.values.iter().map(list).collect();
-        // Most say nothing at all.
-        let is_needed = lists.iter().any(|list| !list.is_empty());
-        let (mut ends, mut word_ends, mut bytes) = (vec![0_i32], vec![0_i32], Vec::new());
-        ends.resize(self.keys.len() + 1, 0);
-        if is_needed {
-            let too_long = || ArrowError::InvalidArgumentError("lists of more than 2 GiB".to_owned());
+        let mut ids: HashMap<&str, u32> = HashMap::default();
+        let mut words: Vec<&str> = Vec::new();
+        let mut number = |word| {
+            *ids.entry(word).or_insert_with(|| {
+                words.push(word);
+                words.len() as u32 - 1
+            })
+        };
+        let numbers = |value| list(value).iter().map(|word| number(word)).collect();
+        let of_value: Vec<SmallVec<[u32; 2]>> = self.values.iter().map(numbers).collect();
+        let mut items: Vec<u32> = Vec::new();
+        let mut ends = vec![0; self.keys.len() + 1];
+        // Most columns have no word at all.
+        if !words.is_empty() {
             for (key, end) in self.keys.iter().zip(&mut ends[1..]) {
-                for word in lists.get(*key as usize).copied().unwrap_or_default() {
-                    bytes.extend_from_slice(word.as_bytes());
-                    word_ends.push(i32::try_from(bytes.len()).map_err(|_| too_long())?);
-                }
-                *end = word_ends.len() as i32 - 1;
+                items.extend(of_value.get(*key as usize).into_iter().flatten());
+                *end = i32::try_from(items.len()).unwrap_or(i32::MAX);
             }
         }
-        let offsets = |ends: Vec<i32>| OffsetBuffer::new(ScalarBuffer::from(ends));
-        let words = StringArray::try_new(offsets(word_ends), bytes.into(), None)?;
-        let field = Field::new("item", arrow::datatypes::DataType::Utf8, false);
-        Ok(Arc::new(ListArray::try_new(Arc::new(field), offsets(ends), Arc::new(words), None)?))
+        let words = Arc::new(StringArray::from_iter_values(words));
+        let items = DictionaryArray::<UInt32Type>::try_new(items.into(), words)?;
+        let ends = OffsetBuffer::new(ScalarBuffer::from(ends));
+        Ok(Arc::new(ListArray::try_new(words_item(), ends, Arc::new(items), None)?))
     }
 }

@@ -56,10 +56,10 @@ use super::{bucket::Bucket, history::History};
 use crate::{audit::line::Telling, model::Timestamp};
 
 /// Flows of one batch at most: what is put into columns at once.
-const BATCH_ROWS: usize = 8_192;
+const BATCH_ROWS: usize = 4_096;
 
 /// Batches that may wait for the log thread: some 8 MiB.
-const MOST_WAITING: usize = 4;
+const MOST_WAITING: usize = 6;
 
 /// A flow store that an agent run writes.
 #[derive(Debug)]

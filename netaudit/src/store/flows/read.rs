@@ -55,6 +55,7 @@ pub(super) fn read_segment(
     let places = places(&schema(), &names);
     let mut read = Read::default();
     for batch in guarded(|| segment::read(path, &FLOWS))?.batches {
+        let batch = FLOWS.for_file(&batch)?;
         if !filter.addresses.is_empty() {
             read.keys.extend(keys_of(&batch));
         }

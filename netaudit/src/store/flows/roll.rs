@@ -38,7 +38,10 @@ use super::{
 pub const ROWS_AT_ONCE: u64 = 32_768;
 
 /// Rows that are put in order at once.
-const ROWS_OF_STEP: usize = 8_192;
+const ROWS_OF_STEP: usize = 4_096;
+
+/// Rows of one page: what is not in a page yet takes eight bytes in each column. More pages make files larger.
+const ROWS_OF_PAGE: usize = (ROWS_AT_ONCE as usize).div_ceil(4);
 
 /// Flows of one file, above which it is ended.
 const ROWS_OF_FILE: u64 = 2_097_152;
@@ -123,6 +126,7 @@ impl Roller {
         let content = segment::read(&closed.path, self.table)
             .with_context(|| format!("cannot read {}", closed.path.display()))?;
         let batches: Vec<&RecordBatch> = content.batches.iter().collect();
+        let starts = starts(&batches);
         for (hour, rows) in sorted(&content.batches, self.table)? {
             let part = match self.parts.entry(hour) {
                 std::collections::btree_map::Entry::Occupied(part) => part.into_mut(),
@@ -131,7 +135,9 @@ impl Roller {
                 }
             };
             for rows in rows.chunks(ROWS_OF_STEP) {
-                part.writer.write(&interleave_record_batch(&batches, rows)?).context("a row group")?;
+                let places: Vec<(usize, usize)> = rows.iter().map(|row| place(&starts, *row)).collect();
+                let rows = interleave_record_batch(&batches, &places)?;
+                part.writer.write(&self.table.for_file(&rows)?).context("a row group")?;
             }
             part.writer.flush().context("a row group")?;
         }
@@ -243,12 +249,25 @@ fn sync_directory(of: &Path) -> anyhow::Result<()> {
         .with_context(|| format!("cannot sync {}", directory.display()))
 }
 
-/// (batch, row in it).
-type Place = (usize, usize);
+/// The number of each batch's first row, where the rows of all are numbered.
+fn starts(batches: &[&RecordBatch]) -> Vec<usize> {
+    let start = |rows: &mut usize, batch: &&RecordBatch| {
+        *rows += batch.num_rows();
+        Some(*rows - batch.num_rows())
+    };
+    batches.iter().scan(0, start).collect()
+}
 
-/// The rows of all batches by hour, each in the order of the table and of time: flows of one pair have most of their words in
+/// In which batch a row is, and where in it.
+fn place(starts: &[usize], row: u32) -> (usize, usize) {
+    let row = row as usize;
+    let batch = starts.partition_point(|start| *start <= row) - 1;
+    (batch, row - starts[batch])
+}
+
+/// The numbers of the rows of all batches by hour, each in the order of the table and of time: flows of one pair have most of their words in
 /// common, and so take little room beside one another.
-fn sorted(batches: &[RecordBatch], table: &Table) -> anyhow::Result<BTreeMap<i64, Vec<Place>>> {
+fn sorted(batches: &[RecordBatch], table: &Table) -> anyhow::Result<BTreeMap<i64, Vec<u32>>> {
     if batches.iter().all(|batch| batch.num_rows() == 0) {
         return Ok(BTreeMap::new());
     }
@@ -265,16 +284,10 @@ fn sorted(batches: &[RecordBatch], table: &Table) -> anyhow::Result<BTreeMap<i64
     let mut keys = keys.collect::<anyhow::Result<Vec<_>>>()?;
     keys.push(by(times.clone()));
     let order = lexsort_to_indices(&keys, None)?;
-    let places: Vec<Place> = batches
-        .iter()
-        .enumerate()
-        .flat_map(|(number, batch)| (0..batch.num_rows()).map(move |row| (number, row)))
-        .collect();
     let times = times.as_primitive::<TimestampMicrosecondType>();
-    let mut hours: BTreeMap<i64, Vec<Place>> = BTreeMap::new();
+    let mut hours: BTreeMap<i64, Vec<u32>> = BTreeMap::new();
     for row in order.values() {
-        let row = *row as usize;
-        hours.entry(files::hour_of_micros(times.value(row))).or_default().push(places[row]);
+        hours.entry(files::hour_of_micros(times.value(*row as usize))).or_default().push(*row);
     }
     Ok(hours)
 }
@@ -285,6 +298,9 @@ pub fn properties(table: &Table) -> WriterProperties {
         .set_created_by(concat!("netaudit ", env!("CARGO_PKG_VERSION")).to_owned())
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(3).unwrap_or_default()))
         .set_statistics_enabled(EnabledStatistics::Chunk)
+        // Row groups are so small that nobody looks for pages in them.
+        .set_offset_index_disabled(true)
+        .set_data_page_row_count_limit(ROWS_OF_PAGE)
         .set_max_row_group_row_count(Some(ROWS_AT_ONCE as usize));
     for column in table.deltas {
         let column = ColumnPath::from(*column);

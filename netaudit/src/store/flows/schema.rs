@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, LazyLock};
 
-use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef, TimeUnit};
 
 /// The version of the columns. Files of another one are refused, by name.
 pub const VERSION: u32 = 2;
@@ -41,6 +41,16 @@ pub fn list() -> DataType {
     DataType::List(Arc::new(Field::new("item", DataType::Utf8, false)))
 }
 
+/// A list of strings of which there are few different ones.
+pub fn list_of_words() -> DataType {
+    DataType::List(words_item())
+}
+
+/// An item of it.
+pub fn words_item() -> FieldRef {
+    Arc::new(Field::new("item", words(), false))
+}
+
 /// A name of an address.
 pub fn name_fields() -> Fields {
     Fields::from(vec![
@@ -56,6 +66,19 @@ pub fn name_fields() -> Fields {
 /// All columns, in order.
 pub fn schema() -> SchemaRef {
     static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| Arc::new(Schema::new(fields())));
+    SCHEMA.clone()
+}
+
+/// The same columns as they are in memory and in the log: lists have their words by number too. Written out in each row, as files
+/// have them for whoever reads them, they are a third of it.
+pub fn log_schema() -> SchemaRef {
+    static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
+        let by_number = |field: Field| match field.data_type() == &list() {
+            true => field.with_data_type(list_of_words()),
+            false => field,
+        };
+        Arc::new(Schema::new(fields().into_iter().map(by_number).collect::<Vec<_>>()))
+    });
     SCHEMA.clone()
 }
 

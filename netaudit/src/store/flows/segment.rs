@@ -119,7 +119,7 @@ impl Segment {
             .open(&path)
             .with_context(|| format!("cannot make {}", path.display()))?;
         let stream =
-            StreamWriter::try_new(Vec::new(), &(table.schema)()).context("the columns of a table")?;
+            StreamWriter::try_new(Vec::new(), &(table.log_schema)()).context("the columns of a table")?;
         let mut segment = Self { path, file, length: 0, stream, mark, rows: 0, is_dirty: false, table };
         segment.append().and_then(|()| segment.write_mark()).inspect_err(|_| {
             // Nothing is in it: it would only be found as a damaged one.
@@ -268,8 +268,9 @@ pub fn read(path: &Path, table: &Table) -> anyhow::Result<Content> {
         return Ok(Content { batches: Vec::new(), is_torn: false });
     }
     let stream = StreamReader::try_new(BufReader::new(file), None).context("no Arrow stream")?;
+    // Those of a file were those of the log once.
     anyhow::ensure!(
-        *stream.schema() == *(table.schema)(),
+        [(table.log_schema)(), (table.schema)()].contains(&stream.schema()),
         "its columns are not those of version {}: read it with the netaudit that wrote it",
         table.version
     );

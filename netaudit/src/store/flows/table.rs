@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use arrow::datatypes::SchemaRef;
+use arrow::{array::RecordBatch, compute::cast, datatypes::SchemaRef, error::ArrowError};
 
 use super::schema;
 
@@ -17,6 +17,8 @@ pub struct Table {
     pub version: u32,
     /// Its columns.
     pub schema: fn() -> SchemaRef,
+    /// The same columns in the log, of which some may have another type.
+    pub log_schema: fn() -> SchemaRef,
     /// What rows of a file are in order of, before time.
     pub order: &'static [&'static str],
     /// Columns with ever new numbers: differences to the one before are smaller than places in a dictionary.
@@ -37,6 +39,7 @@ pub static FLOWS: Table = Table {
     open: "open",
     version: schema::VERSION,
     schema: schema::schema,
+    log_schema: schema::log_schema,
     order: &["subject_namespace", "subject_pod", "direction", "peer_ip", "port"],
     deltas: &["time", "last_time", "open_since", "sequence", "waited_us", "peer_port"],
     blooms: &["subject_pod", "peer_pod", "subject_ip", "peer_ip"],
@@ -51,6 +54,7 @@ pub static OBJECTS: Table = Table {
     open: "open-objects",
     version: crate::store::history::VERSION,
     schema: crate::store::history::schema,
+    log_schema: crate::store::history::schema,
     order: &["kind", "namespace", "name", "address"],
     deltas: &["time", "sequence"],
     blooms: &["name", "address"],
@@ -63,6 +67,21 @@ impl Table {
     /// The directory of its segments.
     pub fn open_directory(&self, store: &Path) -> PathBuf {
         store.join(self.open)
+    }
+
+    /// A batch of the log with the columns of files.
+    ///
+    /// # Errors
+    ///
+    /// It is no batch of this table.
+    pub fn for_file(&self, batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+        let schema = (self.schema)();
+        let columns = schema.fields().iter().zip(batch.columns());
+        let columns = columns.map(|(field, column)| match column.data_type() == field.data_type() {
+            true => Ok(column.clone()),
+            false => cast(column, field.data_type()),
+        });
+        RecordBatch::try_new(schema.clone(), columns.collect::<Result<_, _>>()?)
     }
 
     /// The directory of its Parquet files.
