@@ -1,6 +1,7 @@
 //! How `netaudit flows` counts flows.
 
 use std::{
+    borrow::Cow,
     io::{self, Write},
     str::FromStr,
 };
@@ -108,22 +109,15 @@ impl Top {
         }
         let columns: Vec<Vec<Ids<'_>>> =
             self.fields.iter().map(|field| ids(batch, field)).collect::<anyhow::Result<_>>()?;
-        let flat: Vec<&Ids<'_>> = columns.iter().flatten().collect();
+        let numbers: Vec<Cow<'_, [u32]>> = columns.iter().flatten().map(Ids::of_rows).collect();
         let mut of_batch: HashMap<Key, u64> = HashMap::default();
         // Flows of a subject stand beside one another: most are counted with the one before.
-        let mut run: (Key, u64) = (Key::new(), 0);
-        for (row, count) in counts.values().iter().enumerate() {
-            self.total += count;
-            if run.1 > 0 && flat.iter().zip(&run.0).all(|(ids, id)| ids.id(row) == *id) {
-                run.1 += count;
-                continue;
-            }
-            let key = flat.iter().map(|ids| ids.id(row)).collect();
-            let (before, flows) = std::mem::replace(&mut run, (key, *count));
-            *of_batch.entry(before).or_default() += flows;
+        let begins = begins(&numbers, batch.num_rows());
+        for (from, until) in begins.iter().zip(begins.iter().skip(1).chain([&batch.num_rows()])) {
+            let flows: u64 = counts.values()[*from..*until].iter().sum();
+            self.total += flows;
+            *of_batch.entry(numbers.iter().map(|ids| ids[*from]).collect()).or_default() += flows;
         }
-        *of_batch.entry(run.0).or_default() += run.1;
-        of_batch.retain(|_, flows| *flows > 0);
         for (key, count) in of_batch {
             let mut rest = key.as_slice();
             let words = self.fields.iter().zip(&columns).map(|(field, columns)| {
@@ -190,12 +184,30 @@ enum Ids<'a> {
     Ports(&'a arrow::array::UInt16Array),
 }
 
+/// Rows that differ from the one before them, and the first one.
+fn begins(numbers: &[Cow<'_, [u32]>], rows: usize) -> Vec<usize> {
+    if rows == 0 {
+        return Vec::new();
+    }
+    // Of every row but the first. Nothing but slices: a processor compares many at once.
+    let mut differs = vec![0_u32; rows - 1];
+    for ids in numbers {
+        for ((differs, before), id) in differs.iter_mut().zip(&ids[..rows - 1]).zip(&ids[1..rows]) {
+            *differs |= before ^ id;
+        }
+    }
+    let mut begins = vec![0];
+    begins.extend(differs.iter().enumerate().filter(|(_, differs)| **differs != 0).map(|(row, _)| row + 1));
+    begins
+}
+
 impl<'a> Ids<'a> {
-    fn id(&self, row: usize) -> u32 {
+    /// Of each row.
+    fn of_rows(&self) -> Cow<'a, [u32]> {
         match self {
-            Self::Words(keys, _) if keys.is_null(row) => u32::MAX,
-            Self::Words(keys, _) => keys.value(row),
-            Self::Ports(ports) => u32::from(ports.value(row)),
+            Self::Words(keys, _) if keys.null_count() == 0 => Cow::Borrowed(keys.values()),
+            Self::Words(keys, _) => keys.iter().map(|key| key.unwrap_or(u32::MAX)).collect(),
+            Self::Ports(ports) => ports.values().iter().map(|port| u32::from(*port)).collect(),
         }
     }
 
