@@ -1,13 +1,17 @@
 //! Flows of a store judged again by another set of policies: how fast, and how much faster than one by one.
 //!
 //! Flows are those of the benchmark of the store. While they happen a policy changes every hour and a pod's labels every minute, which
-//! the history has. Prints a table on stderr and JSON on stdout. Started by `cargo xtask bench what-if`. `$NETAUDIT_BENCH_FLOWS` says how
+//! the history has. Then the same of flows of which each goes to another address outside, and what memory that takes. Prints a table on stderr and JSON on stdout. Started by `cargo xtask bench what-if`. `$NETAUDIT_BENCH_FLOWS` says how
 //! many, `$NETAUDIT_BENCH_STORE` where.
 
 #[path = "store/flows.rs"]
 mod flows;
+#[path = "policy/heap.rs"]
+#[allow(dead_code, reason = "another benchmark counts calls as well")]
+mod heap;
 
 use std::{
+    net::Ipv4Addr,
     ops::ControlFlow,
     path::{Path, PathBuf},
     sync::Arc,
@@ -16,10 +20,10 @@ use std::{
 
 use netaudit::{
     advise::what_if::{Candidate, Class, Report, Scope},
-    audit::{Privacy, line::Telling},
+    audit::{Flow, PeerKind, Privacy, line::Telling},
     cluster::{Kind, Object},
     model::Timestamp,
-    replay::{COLUMNS, Classes, Histories, judge, judge_each},
+    replay::{COLUMNS, Classes, Histories, Replay, Replayed, judge_each},
     store::flows::{
         Beginning, Columns, FlowStore, Retention, Roller,
         ask::{Among, Columns as Wanted, scan},
@@ -35,10 +39,15 @@ use serde_json::{Value, json};
 
 use self::flows::{BEGIN, Chance, PACE_NS, PODS, RUN, WORKLOADS};
 
+#[global_allocator]
+static HEAP: heap::Counting = heap::Counting;
+
 const BATCH: u64 = 8_192;
 const SEGMENT: u64 = 32_768;
 const HOUR: i64 = 3_600_000_000_000;
 const MINUTE: i64 = HOUR / 60;
+/// Flows to as many addresses outside the cluster.
+const OUTSIDE: u64 = 4_000_000;
 /// Flows that are judged one by one.
 const ONE_BY_ONE: u64 = 1_000_000;
 
@@ -52,7 +61,7 @@ fn main() {
     std::fs::create_dir_all(&store).expect("a directory for the store");
     let length = (count * PACE_NS) as i64;
     write_history(&store, length);
-    write_flows(&store, count);
+    write_flows(&store, count, &|_, _| ());
 
     let mut said = Vec::new();
     let (whole, took) = replay(&store, &Filter::default());
@@ -82,6 +91,8 @@ fn main() {
     assert_eq!((each, changed), (classes.report.replayed, classes.report.changed), "both say the same");
     said.push(say("one by one, with remembered verdicts", one_by_one, "flows/s"));
     said.push(say("ratio", rate / one_by_one, "times"));
+    let _ = std::fs::remove_dir_all(&store);
+    said.extend(outside(&store, OUTSIDE.min(count)));
     println!("{}", json!({"flows": count, "results": said}));
     let _ = std::fs::remove_dir_all(&store);
 }
@@ -91,7 +102,29 @@ fn say(what: &str, value: f64, unit: &str) -> Value {
     json!({"what": what, "value": value, "unit": unit})
 }
 
-struct Replayed {
+/// Each flow is to or from another address outside the cluster: the most classes that there can be.
+fn outside(store: &Path, count: u64) -> Vec<Value> {
+    write_history(store, HOUR);
+    write_flows(store, count, &|flow, number| {
+        flow.peer.kind = PeerKind::External;
+        flow.peer.service = None;
+        flow.peer.ip = Ipv4Addr::from_bits(0x0b00_0000 + number as u32).into();
+        flow.other_end = None;
+    });
+    let before = heap::live();
+    heap::take_peak();
+    let (replayed, took) = replay(store, &Filter::default());
+    let most = heap::take_peak().saturating_sub(before);
+    assert_eq!(replayed.report.replayed, count.div_ceil(BATCH) * BATCH, "{:?}", replayed.report.unreplayed());
+    vec![
+        say("flows, each with another address outside", replayed.report.replayed as f64, ""),
+        say("  classes", replayed.classes as f64, ""),
+        say("  by classes", count as f64 / took.as_secs_f64(), "flows/s"),
+        say("  heap at most", most as f64 / f64::from(1 << 20), "MiB"),
+    ]
+}
+
+struct Timed {
     report: Report,
     classes: usize,
     history: Duration,
@@ -99,18 +132,18 @@ struct Replayed {
     judge: Duration,
 }
 
-fn replay(store: &Path, filter: &Filter) -> (Replayed, Duration) {
+fn replay(store: &Path, filter: &Filter) -> (Timed, Duration) {
     let candidate = candidate();
     let begun = Instant::now();
     let histories = Histories::read(&[store.to_owned().into()], filter.until).expect("a history");
     let history = begun.elapsed();
-    let mut classes = Classes::new(&histories);
-    scan_all(store, filter, &mut |batch| classes.add(batch).expect("columns"));
+    let mut replay = Replay::new(&histories, &candidate);
+    scan_all(store, filter, &mut |batch| replay.add(batch).expect("columns"));
     let scan = begun.elapsed() - history;
-    let report = judge(&classes, &histories, &candidate);
+    let Replayed { report, classes, .. } = replay.finish();
     let took = begun.elapsed();
     let judge = took - history - scan;
-    (Replayed { report, classes: classes.len(), history, scan, judge }, took)
+    (Timed { report, classes, history, scan, judge }, took)
 }
 
 /// How many, and how many fare otherwise.
@@ -181,7 +214,7 @@ fn write_history(store: &Path, length: i64) {
     assert_eq!(writer.finish(end, Lost::default(), Duration::from_secs(60)), 0, "nothing is lost");
 }
 
-fn write_flows(store: &Path, count: u64) {
+fn write_flows(store: &Path, count: u64, change: &dyn Fn(&mut Flow, u64)) {
     let (auditor, templates) = flows::templates();
     let node: Arc<str> = "node-1".into();
     let mut chance = Chance(0x9e37_79b9_7f4a_7c15);
@@ -211,7 +244,8 @@ fn write_flows(store: &Path, count: u64) {
                 made += 1;
                 at += chance.below(2 * PACE_NS) as i64;
                 let template = &templates[chance.skewed(templates.len() as u64) as usize];
-                let flow = flows::vary(template, at, made, &mut chance);
+                let mut flow = flows::vary(template, at, made, &mut chance);
+                change(&mut flow, made);
                 let (cluster, privacy) = (auditor.cluster(), Privacy::TELLS_ALL);
                 columns.push(&Telling { flow: &flow, cluster, node: &node, correction: 0, privacy });
             }

@@ -182,7 +182,7 @@ fn who_has_a_policy_is_passed_over_unless_all_is_said() -> Result<()> {
     assert!(told["no_default_deny"]["shop"].as_str().context("why")?.contains("Deployment db"), "{told:#}");
     assert_eq!(told["proof"]["denied"], json!([]));
 
-    // A policy of another kind selects as well.
+    // A cluster-wide policy takes the place of none.
     let mut objects = small();
     objects.push(json!({"kind": "ClusterNetworkPolicy", "apiVersion": "policy.networking.k8s.io/v1alpha2", "metadata": {"name": "guard"},
         "spec": {"tier": "Admin", "priority": 1, "subject": {"namespaces": {}},
@@ -190,8 +190,20 @@ fn who_has_a_policy_is_passed_over_unless_all_is_said() -> Result<()> {
     let directory = tempfile::tempdir()?;
     written(directory.path(), &objects)?;
     let (told, ran) = answer(directory.path(), "shop", &[])?;
+    assert_eq!((ran.status, names(&told)), (0, vec!["default-deny-all", "db", "web"]), "{}", ran.err);
+    let ran = ask(directory.path(), &["--namespace", "shop"]);
+    let stays = "# ClusterNetworkPolicy/guard stays and selects it too: what that denies was left out.";
+    assert_eq!(ran.out.matches(stays).count(), 2, "{}", ran.out);
+
+    // Of another CNI's nobody knows that.
+    let mut objects = small();
+    objects.push(json!({"kind": "CiliumNetworkPolicy", "apiVersion": "cilium.io/v2", "metadata": {"namespace": "shop", "name": "theirs"},
+        "spec": {"endpointSelector": {}, "egress": [{"toEntities": ["world"]}]}}));
+    let directory = tempfile::tempdir()?;
+    written(directory.path(), &objects)?;
+    let (told, ran) = answer(directory.path(), "shop", &[])?;
     assert_eq!(names(&told), [""; 0]);
-    assert!(ran.err.contains("ClusterNetworkPolicy/guard selects it"), "{}", ran.err);
+    assert!(ran.err.contains("theirs selects it"), "{}", ran.err);
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use std::{net::SocketAddr, ops::ControlFlow, slice};
 use netaudit::{
     advise::what_if::{Candidate, Class, Scope},
     model::{Outcome, Protocol},
-    replay::{COLUMNS, Classes, Histories, History, judge, judge_each},
+    replay::{COLUMNS, Classes, Histories, History, Replay, Replayed, judge, judge_each},
     store::flows::{
         ask::{Among, Columns, scan},
         filter::Filter,
@@ -290,15 +290,21 @@ fn compare(seed: u64, compared: &mut Compared) -> Result<()> {
 
     let stores = [directory.path().to_owned().into()];
     let histories = Histories::read(&stores, None)?;
-    let (mut classes, mut each) = (Classes::new(&histories), Vec::new());
+    let (mut classes, mut each, mut batches) = (Classes::new(&histories), Vec::new(), Vec::new());
     scan(&stores, Among::All, &Filter::default(), Columns::Some(&COLUMNS), &|_, _| {}, &mut |batch| {
         if let Some(batch) = batch {
             classes.add(&batch)?;
             each.extend(Classes::each(&batch)?);
+            batches.extend((0..batch.num_rows()).map(|row| batch.slice(row, 1)));
         }
         Ok(ControlFlow::Continue(()))
     })?;
     let report = judge(&classes, &histories, &candidate);
+    // Judged in several goes they fare the same.
+    let mut replay = Replay::within(3, &histories, &candidate);
+    batches.iter().try_for_each(|batch| replay.add(batch))?;
+    let Replayed { report: in_goes, .. } = replay.finish();
+    assert_eq!((in_goes.rows(), in_goes.replayed), (report.rows(), report.replayed), "seed {seed}");
     let history = histories.of(RUN).context("the run's history")?;
     assert_eq!(report.doubts(), [], "seed {seed}: they were recorded as they are judged");
     assert_eq!(report.unreplayed(), [], "seed {seed}");

@@ -28,7 +28,7 @@ use crate::{
     },
     cluster::ObjectKey,
     model::Timestamp,
-    replay::{self, Classes, Histories},
+    replay::{self, Histories, Replay, Replayed},
     store::{
         bundle::partly,
         flows::ask::{Columns, Scanned, Store},
@@ -145,14 +145,14 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     on_interrupt()?;
     let stores = stores::open(&args.flow_store, &args.reach)?;
     let histories = Histories::read(&stores, filter.until)?;
-    let mut classes = Classes::new(&histories);
+    let mut replay = Replay::new(&histories, &tried.candidate);
     let scanned = scan_stores(&stores, &filter, Columns::Some(&replay::COLUMNS), &mut |batch| {
         if let Some(batch) = batch {
-            classes.add(&batch)?;
+            replay.add(&batch)?;
         }
         Ok(ControlFlow::Continue(()))
     })?;
-    let report = replay::judge(&classes, &histories, &tried.candidate);
+    let Replayed { report, classes, runs } = replay.finish();
 
     let mut compared = Compared {
         candidate: tried.from,
@@ -165,7 +165,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     let mut nodes = BTreeSet::new();
     let mut doubts = missing(&args, &stores, &filter, &scanned);
     doubts.extend(histories.unreadable().iter().map(cannot_be_read));
-    for (run, last) in classes.runs() {
+    for (run, last) in runs {
         doubts.extend(histories.doubts(&run, last).into_iter().map(|doubt| format!("run {run}: {doubt}")));
         let Some(history) = histories.of(&run) else { continue };
         compared.nodes.insert(history.node().to_owned());
@@ -202,7 +202,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     let (changes, one_end_only) = report.rows().into_iter().partition(|row| row.change.is_effective());
     let answer = Answer {
         compared,
-        classes: classes.len(),
+        classes,
         changes,
         one_end_only,
         enforcement,

@@ -3,7 +3,11 @@
 //! Most columns of a flow are words by number. Rows that have the same numbers are alike, so that a row costs little more than to
 //! compare its numbers with those of the row before: files are sorted by ends.
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use anyhow::Context as _;
 use arrow::{
@@ -111,6 +115,22 @@ pub struct Classes<'a> {
     counted: Vec<Counted>,
     /// By run and what verdicts hang on.
     cuts: HashMap<(Arc<str>, Vec<Part>), Cuts>,
+    texts: Texts,
+}
+
+/// Words of classes, each once: most are of many.
+#[derive(Debug, Default)]
+struct Texts(HashSet<Arc<str>, foldhash::fast::RandomState>);
+
+impl Texts {
+    fn get(&mut self, word: &str) -> Arc<str> {
+        if let Some(known) = self.0.get(word) {
+            return known.clone();
+        }
+        let new: Arc<str> = word.into();
+        self.0.insert(new.clone());
+        new
+    }
 }
 
 /// Times at which a verdict may change.
@@ -125,6 +145,7 @@ impl<'a> Classes<'a> {
             keys: Vec::new(),
             counted: Vec::new(),
             cuts: HashMap::new(),
+            texts: Texts::default(),
         }
     }
 
@@ -206,7 +227,8 @@ impl<'a> Classes<'a> {
                 _ => match known.get(&numbers) {
                     Some(id) => *id,
                     None => {
-                        let id = self.id(rows.key(row));
+                        let key = rows.key(row, &mut self.texts);
+                        let id = self.id(key);
                         known.insert(numbers, id);
                         id
                     }
@@ -225,7 +247,9 @@ impl<'a> Classes<'a> {
     /// A column is missing or of another type.
     pub fn each(batch: &RecordBatch) -> anyhow::Result<Vec<(Class, Timestamp)>> {
         let rows = Rows::of(batch)?;
-        let flow = |row| Some((rows.key(row).class.ok()?, Timestamp(rows.times.value(row) * 1_000)));
+        let mut texts = Texts::default();
+        let flow =
+            |row| Some((rows.key(row, &mut texts).class.ok()?, Timestamp(rows.times.value(row) * 1_000)));
         Ok((0..batch.num_rows()).filter_map(flow).collect())
     }
 
@@ -256,6 +280,10 @@ impl<'a> Classes<'a> {
         let is_recent = slots.get(counted.recent).is_some_and(|slot| slot.cut == cut);
         if !is_recent {
             counted.recent = slots.binary_search_by_key(&cut, |slot| slot.cut).unwrap_or_else(|place| {
+                if slots.is_empty() {
+                    // Many have one only.
+                    slots.reserve_exact(1);
+                }
                 slots.insert(place, Slot { cut, tally: Tally::default() });
                 place
             });
@@ -464,15 +492,15 @@ impl<'a> Rows<'a> {
         self.words[place].word(row)
     }
 
-    fn key(&self, row: usize) -> Key {
+    fn key(&self, row: usize, texts: &mut Texts) -> Key {
         Key {
-            run: self.word("run", row).unwrap_or_default().into(),
-            class: self.class(row),
+            run: texts.get(self.word("run", row).unwrap_or_default()),
+            class: self.class(row, texts),
             recorded: Outcome::from_word(self.word("verdict", row).unwrap_or_default()),
         }
     }
 
-    fn class(&self, row: usize) -> Result<Class, Missing> {
+    fn class(&self, row: usize, texts: &mut Texts) -> Result<Class, Missing> {
         let damaged = |what: &str| Missing::Damaged(what.into());
         let direction = match self.word("direction", row) {
             Some("egress") => Direction::Egress,
@@ -484,8 +512,8 @@ impl<'a> Rows<'a> {
         let subject_ip = self.word("subject_ip", row).map(str::parse::<IpAddr>).transpose();
         let subject_ip = subject_ip.map_err(|_| damaged("subject_ip"))?;
         let subject = match self.word("subject_kind", row) {
-            Some("pod") => self.pod("subject", row, subject_ip).ok_or(Missing::Subject)?,
-            Some("node") => End::Node { name: self.text("subject_node", row), ip: subject_ip },
+            Some("pod") => self.pod("subject", row, subject_ip, texts).ok_or(Missing::Subject)?,
+            Some("node") => End::Node { name: self.text("subject_node", row, texts), ip: subject_ip },
             _ => return Err(Missing::Subject),
         };
         let hidden = match self.word("reason", row) {
@@ -495,11 +523,11 @@ impl<'a> Rows<'a> {
             _ if self.word("translation", row) == Some(Translation::Redirect.as_str()) => Some(Hidden::Port),
             _ => None,
         };
-        let peer = self.peer(row)?;
+        let peer = self.peer(row, texts)?;
         Ok(Class { direction, subject, peer, protocol, port: self.ports.value(row), hidden })
     }
 
-    fn peer(&self, row: usize) -> Result<End, Missing> {
+    fn peer(&self, row: usize, texts: &mut Texts) -> Result<End, Missing> {
         let kind = self.word("peer_kind", row).unwrap_or_default();
         if kind == "loopback" {
             return Ok(End::Loopback);
@@ -510,38 +538,37 @@ impl<'a> Rows<'a> {
         }
         let ip: IpAddr = text.parse().map_err(|_| Missing::Damaged("peer_ip".into()))?;
         match kind {
-            "pod" => self.pod("peer", row, Some(ip)).ok_or(Missing::Peer),
-            "node" => Ok(End::Node { name: self.text("peer_node", row), ip: Some(ip) }),
+            "pod" => self.pod("peer", row, Some(ip), texts).ok_or(Missing::Peer),
+            "node" => Ok(End::Node { name: self.text("peer_node", row, texts), ip: Some(ip) }),
             "service" => {
                 let service = self.word("peer_service", row).and_then(|name| name.split_once('/'));
                 let (namespace, name) = service.ok_or(Missing::Peer)?;
-                Ok(End::Service { namespace: namespace.into(), name: name.into(), ip })
+                Ok(End::Service { namespace: texts.get(namespace), name: texts.get(name), ip })
             }
-            "external" => {
-                Ok(End::External { ip, names: self.names(row).into_iter().map(Arc::from).collect() })
-            }
+            "external" => Ok(End::External {
+                ip,
+                names: self.names(row).into_iter().map(|name| texts.get(name)).collect(),
+            }),
             _ => Err(Missing::Peer),
         }
     }
 
-    fn pod(&self, of: &str, row: usize, ip: Option<IpAddr>) -> Option<End> {
+    fn pod(&self, of: &str, row: usize, ip: Option<IpAddr>, texts: &mut Texts) -> Option<End> {
         let word = |name: &str| self.word(&format!("{of}_{name}"), row);
-        let text = |name: &str| Arc::from(word(name).unwrap_or_default());
-        let name: Arc<str> = word("pod")?.into();
+        let (namespace, name) = (word("namespace")?, word("pod")?);
+        let mut text = |name: &str| texts.get(word(name).unwrap_or_default());
+        let (kind, uid, node) = (text("workload_kind"), text("uid"), text("node"));
         Some(End::Pod {
-            namespace: word("namespace")?.into(),
-            workload: Workload {
-                kind: text("workload_kind"),
-                name: word("workload").map_or_else(|| name.clone(), Arc::from),
-            },
-            name,
-            uid: text("uid"),
-            node: text("node"),
+            namespace: texts.get(namespace),
+            workload: Workload { kind, name: texts.get(word("workload").unwrap_or(name)) },
+            name: texts.get(name),
+            uid,
+            node,
             ip,
         })
     }
 
-    fn text(&self, name: &str, row: usize) -> Arc<str> {
-        self.word(name, row).unwrap_or_default().into()
+    fn text(&self, name: &str, row: usize, texts: &mut Texts) -> Arc<str> {
+        texts.get(self.word(name, row).unwrap_or_default())
     }
 }

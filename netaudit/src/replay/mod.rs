@@ -23,5 +23,5 @@ pub use self::{
     gather::{GATHERED, Gathered, LeftOut},
     history::{Histories, History},
     names::add_names,
-    sweep::{Both, Flows, judge, judge_both, judge_each},
+    sweep::{Both, Flows, Replay, Replayed, judge, judge_both, judge_each},
 };

@@ -1,6 +1,11 @@
 //! Two indexes that go through a history side by side: one as it was, or with some policies, and one with the candidate's.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use arrow::array::RecordBatch;
 
 use super::{
     classes::{Classes, Key, Slot},
@@ -70,16 +75,97 @@ impl<'a> Pair<'a> {
     }
 }
 
+/// Classes that are in memory at once: some 300 MiB.
+const MOST_CLASSES: usize = 500_000;
+
+/// Flows on their way into a report. They are counted by class, and judged whenever there are so many classes that more would not
+/// fit into memory: clients outside the cluster can be very many.
+#[derive(Debug)]
+pub struct Replay<'a> {
+    histories: &'a Histories,
+    candidate: &'a Candidate,
+    most: usize,
+    classes: Classes<'a>,
+    judged: usize,
+    runs: BTreeMap<Arc<str>, Timestamp>,
+    report: Report,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Replayed {
+    /// What changes.
+    pub report: Report,
+    /// How many classes were judged; one that came again after it had been judged counts again.
+    pub classes: usize,
+    /// Of each run that told of flows the time of the last one.
+    pub runs: BTreeMap<Arc<str>, Timestamp>,
+}
+
+impl<'a> Replay<'a> {
+    /// No flow yet.
+    pub fn new(histories: &'a Histories, candidate: &'a Candidate) -> Self {
+        Self::within(MOST_CLASSES, histories, candidate)
+    }
+
+    /// The same, with at most so many classes and those of one batch in memory.
+    pub fn within(most: usize, histories: &'a Histories, candidate: &'a Candidate) -> Self {
+        Self {
+            histories,
+            candidate,
+            most,
+            classes: Classes::new(histories),
+            judged: 0,
+            runs: BTreeMap::new(),
+            report: Report::default(),
+        }
+    }
+
+    /// Adds the flows of a batch that has [`COLUMNS`](super::COLUMNS).
+    ///
+    /// # Errors
+    ///
+    /// A column is missing or of another type.
+    pub fn add(&mut self, batch: &RecordBatch) -> anyhow::Result<()> {
+        self.classes.add(batch)?;
+        if self.classes.len() > self.most {
+            self.judge();
+        }
+        Ok(())
+    }
+
+    /// Judges what there is.
+    fn judge(&mut self) {
+        let classes = std::mem::replace(&mut self.classes, Classes::new(self.histories));
+        judge_into(&classes, self.histories, self.candidate, &mut self.report);
+        self.judged += classes.len();
+        for (run, last) in classes.runs() {
+            let known = self.runs.entry(run).or_insert(last);
+            *known = last.max(*known);
+        }
+    }
+
+    /// Judges the rest.
+    pub fn finish(mut self) -> Replayed {
+        self.judge();
+        Replayed { report: self.report, classes: self.judged, runs: self.runs }
+    }
+}
+
 /// Judges all classes by the policies of then and by a candidate's.
 pub fn judge(classes: &Classes<'_>, histories: &Histories, candidate: &Candidate) -> Report {
     let mut report = Report::default();
+    judge_into(classes, histories, candidate, &mut report);
+    report
+}
+
+fn judge_into(classes: &Classes<'_>, histories: &Histories, candidate: &Candidate, report: &mut Report) {
     judge_both(classes, histories, [None, Some(candidate)], &mut |flows| match flows.judged {
         Ok(Both { class, before, after }) => {
             report.add((class, flows.run), flows.recorded, flows.tally, &before, &after);
         }
         Err(missing) => report.add_missing(flows.run, flows.tally, &missing),
     });
-    report
 }
 
 /// Flows of one class and one state of the objects.

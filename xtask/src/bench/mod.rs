@@ -2,7 +2,7 @@
 //!
 //! Overhead: the same load watched by nobody, by the agent, and by other tools that watch connections, interleaved round by round
 //! in one run, as ratios of the medians with the quartiles of the rounds' own ratios, since a machine that others use too is noisy. Speed: the pipeline benchmark of the netaudit
-//! crate. Both as a table, and as JSON in `target/bench.json`. `cargo xtask bench overhead` is the first of the two, `policy` is about
+//! crate. Both as a table, and as JSON in `target/bench.json`. `cargo xtask bench overhead` is the first of the two, `pipeline` the second, `policy` is about
 //! the evaluator alone, `overload` about bursts, `ring` about the way out of the kernel, `dns` about names, `idle` about a node where nothing happens, `accounts` about memory, `store` about the flow store, `what-if` about flows that are judged again.
 
 mod idle;
@@ -75,6 +75,8 @@ enum Part {
         #[arg(long, value_name = "FILE")]
         agent: Option<PathBuf>,
     },
+    /// The agent's own speed on one core, from the kernel's records to judged flows, and what it costs to tell them
+    Pipeline,
     /// What the agent remembers at its bounds: 100,000 rules, 10,000 workloads that are soon gone, a scan of all ports
     Accounts,
     /// The flow store: how fast flows go in, how much room they take, and answers, beside DuckDB's
@@ -124,12 +126,13 @@ pub fn bench(root: &Path, options: &Options) -> Result<()> {
         Some(Part::Idle { pods, seconds }) => json!({"idle": idle::idle(&shipped(root)?, *pods, *seconds)?}),
         Some(Part::Store { flows }) => json!({"store": store::store(root, *flows)?}),
         Some(Part::WhatIf { flows }) => json!({"what_if": what_if(root, *flows)?}),
-        Some(Part::Accounts) => json!({"accounts": speed(root, "accounts")?}),
-        Some(Part::Ring) => json!({"ring": speed(root, "ring")?}),
+        Some(Part::Pipeline) => json!({"speed": bench_of(root, "pipeline", &[])?}),
+        Some(Part::Accounts) => json!({"accounts": bench_of(root, "accounts", &[])?}),
+        Some(Part::Ring) => json!({"ring": bench_of(root, "ring", &[])?}),
         _ => {
             let overhead = overhead::overhead(&shipped(root)?, options.rounds)?;
             println!("bench: the agent's own speed");
-            json!({"overhead": overhead, "speed": speed(root, "pipeline")?})
+            json!({"overhead": overhead, "speed": bench_of(root, "pipeline", &[])?})
         }
     };
     let path = target(root).join("bench.json");
@@ -143,11 +146,6 @@ fn shipped(root: &Path) -> Result<PathBuf> {
     Ok(for_this_machine(root)?.program)
 }
 
-/// Runs a benchmark of the netaudit crate, which prints a table and JSON.
-fn speed(root: &Path, bench: &str) -> Result<Value> {
-    bench_of(root, bench, &[])
-}
-
 /// So many flows, in a store that is removed afterwards.
 fn what_if(root: &Path, flows: u64) -> Result<Value> {
     let (flows, store) = (flows.to_string(), target(root).join("bench/what-if"));
@@ -155,6 +153,7 @@ fn what_if(root: &Path, flows: u64) -> Result<Value> {
     bench_of(root, "what_if", &[("NETAUDIT_BENCH_FLOWS", &flows), ("NETAUDIT_BENCH_STORE", store)])
 }
 
+/// Runs a benchmark of the netaudit crate, which prints a table and JSON.
 fn bench_of(root: &Path, bench: &str, settings: &[(&str, &str)]) -> Result<Value> {
     let output =
         bench_as_shipped(root, bench)?.envs(settings.iter().copied()).stderr(Stdio::inherit()).output()?;

@@ -205,7 +205,9 @@ struct Namespaced<'a> {
 /// Policies that select pods.
 #[derive(Default)]
 struct Selected {
+    /// Those of the namespace, and those of other CNIs, of which nobody knows what they take the place of.
     names: BTreeSet<String>,
+    cluster_wide: BTreeSet<String>,
     /// Whether all of the pods are isolated, by [`Direction`].
     isolated: [bool; 2],
 }
@@ -303,7 +305,12 @@ impl Namespaced<'_> {
         for labels in labels {
             let mut isolated = [false; 2];
             for policy in end.policies().filter(|it| it.selects(&view, labels) != Certainty::No) {
-                selected.names.insert(policy.id.to_string());
+                // A cluster-wide one speaks beside the namespace's own: it takes the place of none.
+                let names = match policy.tier {
+                    Tier::NetworkPolicy => &mut selected.names,
+                    _ => &mut selected.cluster_wide,
+                };
+                names.insert(policy.id.to_string());
                 for direction in Direction::ALL {
                     let is_certain = policy.selects(&view, labels).and(policy.speaks_of(direction));
                     isolated[direction as usize] |=
@@ -445,6 +452,15 @@ impl Namespaced<'_> {
         }
         if !ingress.own_nodes.is_empty() || !egress.own_nodes.is_empty() {
             header.push("A pod and its own node (probes of the kubelet) need no rule.".to_owned());
+        }
+        let cluster_wide: BTreeSet<String> =
+            group.members.iter().flat_map(|unit| self.selected(unit).cluster_wide).collect();
+        if !cluster_wide.is_empty() {
+            let names: Vec<String> = cluster_wide.into_iter().collect();
+            header.push(format!(
+                "{} stays and selects it too: what that denies was left out.",
+                names.join(", ")
+            ));
         }
         header.extend(gaps.iter().map(|gap| format!("MISSING: {gap}.")));
         header

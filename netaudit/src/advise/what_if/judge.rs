@@ -186,7 +186,7 @@ fn of_service(
             Some(known) if known.at_other() != judged.at_other() => {
                 known.other = Some(Verdict::unknown(Gap::EndpointsDisagree).into());
             }
-            Some(_) => {}
+            Some(known) => known.other = known.other.take().or(judged.other),
         }
     }
     all.unwrap_or_else(|| Judged::own(Verdict::unknown(Gap::NoEndpoints)))

@@ -1,6 +1,9 @@
 //! What changes, grouped so that a person can read it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    hash::BuildHasher as _,
+};
 
 use serde::Serialize;
 
@@ -181,14 +184,25 @@ struct Rows {
     by_source: u64,
     by_destination: u64,
     reached: u64,
-    sources: BTreeSet<String>,
-    destinations: BTreeSet<String>,
+    sources: Distinct,
+    destinations: Distinct,
+    /// The first [`ADDRESSES`] of them, in order.
     addresses: BTreeSet<String>,
     first: Option<Timestamp>,
     last: Option<(Timestamp, String)>,
     before: BTreeMap<String, u64>,
     after: BTreeMap<String, u64>,
     otherwise: u64,
+}
+
+/// How many different ones there are. They may be very many: what is kept of each is a number that no two of them are likely to share.
+#[derive(Default, Debug)]
+struct Distinct(HashSet<u64, foldhash::fast::FixedState>);
+
+impl Distinct {
+    fn add(&mut self, name: &str) {
+        self.0.insert(self.0.hasher().hash_one(name));
+    }
 }
 
 #[derive(Default, Debug)]
@@ -370,11 +384,14 @@ impl Rows {
             Direction::Egress => self.by_source += flows,
             Direction::Ingress => self.by_destination += flows,
         }
-        self.sources.insert(class.source().single());
-        self.destinations.insert(class.destination().single());
+        self.sources.add(&class.source().single());
+        self.destinations.add(&class.destination().single());
         for end in [class.source(), class.destination()] {
-            if let End::External { ip, .. } = end {
-                self.addresses.insert(ip.to_string());
+            if let End::External { ip, .. } = end
+                && self.addresses.insert(ip.to_string())
+                && self.addresses.len() > ADDRESSES
+            {
+                self.addresses.pop_last();
             }
         }
         self.first = Some(self.first.map_or(tally.first, |first| first.min(tally.first)));
@@ -400,9 +417,9 @@ impl Rows {
             flows_told_by_source: self.by_source,
             flows_told_by_destination: self.by_destination,
             reached: self.reached,
-            sources: self.sources.len(),
-            destinations: self.destinations.len(),
-            addresses: self.addresses.iter().take(ADDRESSES).cloned().collect(),
+            sources: self.sources.0.len(),
+            destinations: self.destinations.0.len(),
+            addresses: self.addresses.iter().cloned().collect(),
             first: self.first.unwrap_or_default(),
             last,
             before_by: whys(&self.before),
