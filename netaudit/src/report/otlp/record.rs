@@ -8,10 +8,7 @@ use opentelemetry_proto::tonic::{
 };
 use serde_json::Value;
 
-use crate::audit::{
-    FlowSeverity,
-    line::{End, Line, Telling},
-};
+use crate::audit::{FlowSeverity, line::Telling};
 
 /// What a record of a flow is called.
 const EVENT: &str = "netaudit.flow";
@@ -27,42 +24,75 @@ pub(super) fn resource(node: &str) -> Resource {
     Resource { attributes, ..Resource::default() }
 }
 
+/// What is told of a record beside its line.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Head {
+    /// When the flow began, in nanoseconds since the epoch.
+    time: u64,
+    severity: Option<FlowSeverity>,
+    /// When it was told, in the same; 0 where that is not said.
+    observed: u64,
+}
+
+impl Head {
+    pub fn new(telling: &Telling<'_>, observed: u64) -> Self {
+        let flow = telling.flow;
+        Self {
+            time: u64::try_from(telling.wall(flow.observation.first()).0).unwrap_or(0),
+            severity: flow.finding.map(|finding| FlowSeverity::of_finding(finding, flow.cause)),
+            observed,
+        }
+    }
+}
+
 /// A flow as a log record, but for when it was sent.
 pub fn record(telling: &Telling<'_>) -> LogRecord {
-    let line = telling.line();
-    let severity = telling.flow.finding.map(|finding| FlowSeverity::of_finding(finding, telling.flow.cause));
-    let (number, word) = match severity {
+    // A line always is an object.
+    of_line(&Head::new(telling, 0), serde_json::to_value(telling.line()).unwrap_or_default())
+}
+
+/// A line of the flow log as a log record.
+pub(super) fn of_line(head: &Head, line: Value) -> LogRecord {
+    let (number, word) = match head.severity {
         None | Some(FlowSeverity::Info) => (SeverityNumber::Info, "INFO"),
         Some(FlowSeverity::Warning) => (SeverityNumber::Warn, "WARN"),
         Some(FlowSeverity::Critical) => (SeverityNumber::Error, "ERROR"),
     };
     LogRecord {
-        time_unix_nano: u64::try_from(line.time.0).unwrap_or(0),
+        time_unix_nano: head.time,
+        observed_time_unix_nano: head.observed,
         severity_number: number.into(),
         severity_text: word.to_owned(),
         body: Some(string(&sentence(&line))),
-        attributes: attributes(&line),
+        attributes: attributes(line),
         event_name: EVENT.to_owned(),
         ..LogRecord::default()
     }
 }
 
+fn word<'a>(of: &'a Value, name: &str) -> Option<&'a str> {
+    of.get(name)?.as_str()
+}
+
 /// For people.
-fn sentence(line: &Line<'_>) -> String {
-    let name = |end: &End<'_>| match (end.namespace, end.pod, end.node) {
+fn sentence(line: &Value) -> String {
+    let (subject, peer) = (&line["subject"], &line["peer"]);
+    let kind = |end| word(end, "kind").unwrap_or_default();
+    let name = |end| match (word(end, "namespace"), word(end, "pod"), word(end, "node")) {
         (Some(namespace), Some(pod), _) => format!("{namespace}/{pod}"),
-        (_, _, Some(node)) => format!("{} {node}", end.kind),
-        _ => end.kind.to_owned(),
+        (_, _, Some(node)) => format!("{} {node}", kind(end)),
+        _ => kind(end).to_owned(),
     };
-    let subject = name(&line.subject.end);
-    let peer = match line.peer.end.kind {
-        "pod" | "node" => name(&line.peer.end),
-        kind => format!("{kind} {}", line.peer.ip),
+    let other = match kind(peer) {
+        "pod" | "node" => name(peer),
+        kind => format!("{kind} {}", word(peer, "ip").unwrap_or_default()),
     };
-    let (from, to) = if line.direction == "egress" { (subject, peer) } else { (peer, subject) };
-    let finding = line.finding.map(|finding| format!(", {finding}")).unwrap_or_default();
-    let Line { protocol, port, direction, outcome, .. } = line;
-    format!("{from} to {to} {protocol}/{port} ({direction}): {outcome}, {}{finding}", line.verdict.verdict)
+    let field = |name| word(line, name).unwrap_or_default();
+    let direction = field("direction");
+    let (from, to) = if direction == "egress" { (name(subject), other) } else { (other, name(subject)) };
+    let finding = word(line, "finding").map(|finding| format!(", {finding}")).unwrap_or_default();
+    let (protocol, port, outcome) = (field("protocol"), &line["port"], field("outcome"));
+    format!("{from} to {to} {protocol}/{port} ({direction}): {outcome}, {}{finding}", field("verdict"))
 }
 
 /// Names in the flow log, and those of the semantic conventions.
@@ -87,21 +117,21 @@ const WORKLOADS: [(&str, &str); 6] = [
     ("CronJob", "k8s.cronjob.name"),
 ];
 
-fn attributes(line: &Line<'_>) -> Vec<KeyValue> {
+fn attributes(line: Value) -> Vec<KeyValue> {
     let mut attributes = Vec::with_capacity(48);
-    let (subject_address, peer_address, is_ingress) = match line.direction {
-        "egress" => ("source.address", "destination.address", false),
+    let (subject_address, peer_address, is_ingress) = match word(&line, "direction") {
+        Some("egress") => ("source.address", "destination.address", false),
         _ => ("destination.address", "source.address", true),
     };
-    attributes.push(text("network.transport", &line.protocol.to_ascii_lowercase()));
-    let subject = &line.subject.end;
-    let workload = subject.workload_kind.and_then(|kind| WORKLOADS.iter().find(|(of, _)| *of == kind));
-    if let Some(((_, name), workload)) = workload.zip(subject.workload) {
+    let protocol = word(&line, "protocol").unwrap_or_default();
+    attributes.push(text("network.transport", &protocol.to_ascii_lowercase()));
+    let subject = &line["subject"];
+    let workload =
+        word(subject, "workload_kind").and_then(|kind| WORKLOADS.iter().find(|(of, _)| *of == kind));
+    if let Some(((_, name), workload)) = workload.zip(word(subject, "workload")) {
         attributes.push(text(name, workload));
     }
-    // A line always is an object.
-    let whole = serde_json::to_value(line).unwrap_or_default();
-    flatten(String::new(), whole, &mut |name, value| {
+    flatten(String::new(), line, &mut |name, value| {
         let conventional = match name.as_str() {
             // Told above, or as the record's own time.
             "time" | "protocol" => return,

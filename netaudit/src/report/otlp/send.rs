@@ -20,10 +20,10 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
-use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceResponse;
+use opentelemetry_proto::tonic::{collector::logs::v1::ExportLogsServiceResponse, resource::v1::Resource};
 use prost::Message as _;
 
-use super::{Batch, Settings, Shared};
+use super::{Batch, Settings, Shared, record};
 use crate::causes::with_causes;
 
 /// Where receivers take logs.
@@ -45,6 +45,7 @@ const LOOK: Duration = Duration::from_millis(20);
 pub(super) struct Sender {
     to: Uri,
     headers: Option<PathBuf>,
+    resource: Resource,
     clients: Clients,
     runtime: tokio::runtime::Runtime,
 }
@@ -66,7 +67,7 @@ enum Answer {
 
 impl Sender {
     pub fn new(settings: &Settings) -> anyhow::Result<Self> {
-        let Settings { endpoint, headers, .. } = settings;
+        let Settings { endpoint, headers, node, .. } = settings;
         let base = endpoint.trim_end_matches('/');
         let whole = if base.ends_with(PATH) { base.to_owned() } else { format!("{base}{PATH}") };
         let wrong = || format!("{endpoint:?} is no endpoint: give one such as http://collector:4318");
@@ -87,7 +88,8 @@ impl Sender {
             read_headers(file)?;
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        Ok(Self { to, headers: headers.clone(), clients, runtime })
+        let resource = record::resource(node);
+        Ok(Self { to, headers: headers.clone(), resource, clients, runtime })
     }
 
     fn send(&self, body: Bytes) -> Answer {
@@ -142,9 +144,9 @@ fn answered(to: &Uri, status: StatusCode, headers: &HeaderMap, body: Bytes) -> A
 
 /// Sends what comes, until nothing comes any more.
 pub(super) fn run(sender: &Sender, batches: &mpsc::Receiver<Batch>, shared: &Shared) {
-    for Batch { body, records } in batches {
-        let bytes = body.len();
-        let body = Bytes::from(body);
+    for batch in batches {
+        let (records, bytes) = (batch.records.len() as u64, batch.lines.len());
+        let body = Bytes::from(batch.into_body(&sender.resource));
         let mut pause = FIRST_PAUSE;
         let was_sent = loop {
             match sender.send(body.clone()) {
