@@ -320,6 +320,9 @@ fn what_a_pod_redirects_on_its_way_in_is_judged_by_the_port_that_was_asked_for()
     let flow = world.one(ingress(102, 12, "10.0.0.2:15006", "203.0.113.7:555"));
     assert!(flow.verdict.is_allowed());
     assert_eq!(flow.translation, Some(Translation::Redirect));
+    // Policies never apply to what it sends itself, whatever its port.
+    let own = world.one(ingress(102, 12, "10.0.0.2:15006", "10.0.0.2:999"));
+    assert_eq!((exemption(&own), own.translation), (Some(Exemption::SelfTraffic), None));
 }
 
 #[test]

@@ -182,20 +182,32 @@ fn who_has_a_policy_is_passed_over_unless_all_is_said() -> Result<()> {
     assert!(told["no_default_deny"]["shop"].as_str().context("why")?.contains("Deployment db"), "{told:#}");
     assert_eq!(told["proof"]["denied"], json!([]));
 
-    // A cluster-wide policy takes the place of none.
+    // A cluster-wide policy that comes first is in nobody's way.
+    let guard = |tier| {
+        json!({"kind": "ClusterNetworkPolicy", "apiVersion": "policy.networking.k8s.io/v1alpha2", "metadata": {"name": "guard"},
+               "spec": {"tier": tier, "priority": 1, "subject": {"namespaces": {}},
+                        "egress": [{"name": "no", "action": "Deny", "to": [{"networks": ["169.254.169.254/32"]}]}]}})
+    };
     let mut objects = small();
-    objects.push(json!({"kind": "ClusterNetworkPolicy", "apiVersion": "policy.networking.k8s.io/v1alpha2", "metadata": {"name": "guard"},
-        "spec": {"tier": "Admin", "priority": 1, "subject": {"namespaces": {}},
-                 "egress": [{"name": "no", "action": "Deny", "to": [{"networks": ["169.254.169.254/32"]}]}]}}));
+    objects.push(guard("Admin"));
     let directory = tempfile::tempdir()?;
     written(directory.path(), &objects)?;
     let (told, ran) = answer(directory.path(), "shop", &[])?;
     assert_eq!((ran.status, names(&told)), (0, vec!["default-deny-all", "db", "web"]), "{}", ran.err);
     let ran = ask(directory.path(), &["--namespace", "shop"]);
-    let stays = "# ClusterNetworkPolicy/guard stays and selects it too: what that denies was left out.";
+    let stays = "# ClusterNetworkPolicy/guard stays and comes first: what that denies stays denied.";
     assert_eq!(ran.out.matches(stays).count(), 2, "{}", ran.out);
 
-    // Of another CNI's nobody knows that.
+    // A baseline would no longer be asked.
+    let mut objects = small();
+    objects.push(guard("Baseline"));
+    let directory = tempfile::tempdir()?;
+    written(directory.path(), &objects)?;
+    let (told, ran) = answer(directory.path(), "shop", &[])?;
+    assert_eq!(names(&told), [""; 0]);
+    assert!(ran.err.contains("ClusterNetworkPolicy/guard selects it"), "{}", ran.err);
+
+    // What another CNI's does nobody knows.
     let mut objects = small();
     objects.push(json!({"kind": "CiliumNetworkPolicy", "apiVersion": "cilium.io/v2", "metadata": {"namespace": "shop", "name": "theirs"},
         "spec": {"endpointSelector": {}, "egress": [{"toEntities": ["world"]}]}}));

@@ -48,6 +48,18 @@ fn only_to(namespaces: Value, pods: Value) -> Value {
     named("web", "web", json!({"policyTypes": ["Egress"], "egress": [{"to": [peer]}]}))
 }
 
+/// Lets everybody out to nodes like these only.
+fn only_nodes(selector: Value) -> Value {
+    json!({
+        "kind": "ClusterNetworkPolicy", "apiVersion": "policy.networking.k8s.io/v1alpha2",
+        "metadata": {"name": "nodes"},
+        "spec": {"tier": "Admin", "priority": 1, "subject": {"namespaces": {}}, "egress": [
+            {"name": "nodes", "action": "Accept", "to": [{"nodes": selector}]},
+            {"name": "others", "action": "Deny", "to": [{"networks": ["0.0.0.0/0"]}]},
+        ]},
+    })
+}
+
 #[test]
 fn pods_and_namespaces_behind_a_service_that_selects_nobody() -> Result<()> {
     let directory = tempfile::tempdir()?;
@@ -119,17 +131,43 @@ fn a_node_gets_an_address_that_is_behind_a_service() -> Result<()> {
     agent.connects("uid-1", "10.0.0.1", "10.96.0.2:80", 140);
     agent.finish(200);
 
-    let nodes_only = json!({
-        "kind": "ClusterNetworkPolicy", "apiVersion": "policy.networking.k8s.io/v1alpha2",
-        "metadata": {"name": "nodes"},
-        "spec": {"tier": "Admin", "priority": 1, "subject": {"namespaces": {}}, "egress": [
-            {"name": "nodes", "action": "Accept", "to": [{"nodes": {}}]},
-            {"name": "others", "action": "Deny", "to": [{"networks": ["0.0.0.0/0"]}]},
-        ]},
-    });
-    let (told, _) = answer(store, &[nodes_only], &[])?;
+    let (told, _) = answer(store, &[only_nodes(json!({}))], &[])?;
     assert_eq!(changes(&told), ["allowed→unknown shop/web→service shop/far 6443 egress 1"], "{told:#}");
     assert_eq!(told["changes"][0]["example"], *before);
+    Ok(())
+}
+
+#[test]
+fn the_label_of_a_node_behind_a_service_of_which_nobody_says_where_it_leads() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let store = directory.path();
+    let mut agent = Agent::new(store, "run-a")?;
+    begin(&mut agent);
+    let node_in = |name: &str, ip: &str, zone: &str| {
+        let mut node = node(name, ip);
+        node["metadata"]["labels"] = json!({"zone": zone});
+        node
+    };
+    for (number, node) in ["node-2", "node-3"].into_iter().enumerate() {
+        let (name, ip) = (format!("host-{number}"), format!("192.168.0.{}", number + 2));
+        agent.apply(&node_in(node, &ip, "x"), 3);
+        let mut pod = pod_on(node, &name, &format!("uid-host-{number}"), &[&ip]);
+        pod["spec"]["hostNetwork"] = true.into();
+        agent.apply(&pod, 3);
+    }
+    agent.apply(
+        &json!({"kind": "Service", "apiVersion": "v1", "metadata": {"namespace": "shop", "name": "hosts"},
+                "spec": {"clusterIP": "10.96.0.3", "selector": {"app": "host"}, "ports": [{"port": 80}]}}),
+        3,
+    );
+    agent.connects("uid-1", "10.0.0.1", "10.96.0.3:80", 40);
+    agent.apply(&node_in("node-3", "192.168.0.3", "y"), 100);
+    let disagree = agent.connects("uid-1", "10.0.0.1", "10.96.0.3:80", 140);
+    agent.finish(200);
+
+    let (told, _) = answer(store, &[only_nodes(json!({"matchLabels": {"zone": "x"}}))], &[])?;
+    assert_eq!(changes(&told), ["allowed→unknown shop/web→service shop/hosts 80 egress 1"], "{told:#}");
+    assert_eq!(told["changes"][0]["example"], *disagree);
     Ok(())
 }
 
@@ -156,20 +194,25 @@ fn a_node_port_whose_endpoints_disagree_is_judged_again_by_them() -> Result<()> 
     Ok(())
 }
 
+/// The end that connects shows that api's own namespace redirects.
+fn redirects(agent: &mut Agent) -> Result<()> {
+    let (web, api) = (number("uid-1"), number("uid-3"));
+    let mut flows = Vec::new();
+    let made = Observation { at: t(40), ..egress(web, web, "10.0.0.1:40000", "10.0.0.3:8080") };
+    let accepted = Observation { at: t(40), ..ingress(api, api, "10.0.0.3:15006", "10.0.0.1:40000") };
+    agent.auditor.observe(&made, t(40), &mut flows);
+    agent.auditor.observe(&accepted, t(40), &mut flows);
+    ensure!(flows.len() == 2, "{flows:?}");
+    Ok(())
+}
+
 #[test]
 fn a_port_that_a_redirect_hid_while_no_policy_was_in_the_way() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let store = directory.path();
     let mut agent = Agent::new(store, "run-a")?;
     begin(&mut agent);
-    let (web, api) = (number("uid-1"), number("uid-3"));
-    // The end that connects shows that api's own namespace redirects.
-    let mut flows = Vec::new();
-    let made = Observation { at: t(40), ..egress(web, web, "10.0.0.1:40000", "10.0.0.3:8080") };
-    let accepted = Observation { at: t(40), ..ingress(api, api, "10.0.0.3:15006", "10.0.0.1:40000") };
-    agent.auditor.observe(&made, t(40), &mut flows);
-    agent.auditor.observe(&accepted, t(40), &mut flows);
-    assert_eq!(flows.len(), 2);
+    redirects(&mut agent)?;
     let hidden = agent.accepts("uid-3", "10.0.0.3:15006", "203.0.113.9", 50);
     agent.finish(100);
 
@@ -182,6 +225,29 @@ fn a_port_that_a_redirect_hid_while_no_policy_was_in_the_way() -> Result<()> {
     assert_eq!(changes(&told), ["allowed→denied external→shop/api 15006 ingress 1"], "{told:#}");
     let (told, ran) = answer(store, &[only_8080(json!({"policyTypes": ["Egress"]}))], &[])?;
     assert_eq!((changes(&told), ran.status), (vec![], 0), "{told:#}");
+    Ok(())
+}
+
+#[test]
+fn where_a_port_is_hidden_the_other_end_may_be_certain_all_the_same() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let store = directory.path();
+    let mut agent = Agent::new(store, "run-a")?;
+    begin(&mut agent);
+    agent.apply(&namespace("far", "one"), 3);
+    agent.apply(&far("x", "good", "10.0.1.5"), 3);
+    redirects(&mut agent)?;
+    agent.accepts("uid-3", "10.0.0.3:15006", "10.0.1.5", 50);
+    agent.finish(100);
+    let egress = |rules| {
+        let mut policy = named("x", "good", json!({"policyTypes": ["Egress"], "egress": rules}));
+        policy["metadata"]["namespace"] = "far".into();
+        policy
+    };
+    let (told, _) = answer(store, &[egress(json!([]))], &[])?;
+    assert_eq!(changes(&told), ["allowed→denied far/x→shop/api 15006 egress 1"], "{told:#}");
+    let (told, _) = answer(store, &[egress(json!([{"ports": [{"port": 8080}]}]))], &[])?;
+    assert_eq!(changes(&told), ["allowed→unknown far/x→shop/api 15006 egress 1"], "{told:#}");
     Ok(())
 }
 

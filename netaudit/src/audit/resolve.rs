@@ -255,15 +255,17 @@ fn judge_service(
 
 impl Judged {
     /// As a connection that may have been addressed to another port of the subject. Whoever judges it again by other policies has to
-    /// know that, also where it makes no difference now.
+    /// know that, also where it makes no difference now; where no policy applies it never does.
     pub fn at_hidden_port(self) -> Self {
-        let hidden = Self { translation: Some(Translation::Redirect), ..self };
-        let same_for_all =
-            matches!(hidden.verdict.decision, Decision::Allowed(Cause::NotIsolated | Cause::Exempt(_)));
-        if same_for_all || matches!(hidden.verdict.decision, Decision::Unknown(_)) {
-            return hidden;
+        let hidden = |of: Self| Self { translation: Some(Translation::Redirect), ..of };
+        match self.verdict.decision {
+            Decision::Allowed(Cause::Exempt(_)) => self,
+            Decision::Allowed(Cause::NotIsolated) | Decision::Unknown(_) => hidden(self),
+            _ => {
+                let verdict = Verdict::unknown(Gap::PortTranslated).into();
+                hidden(Self { verdict, other_end: None, ..self })
+            }
         }
-        Self { verdict: Verdict::unknown(Gap::PortTranslated).into(), other_end: None, ..hidden }
     }
 
     /// As the way to a proxy in the subject's own namespace: no policy sees it.

@@ -15,7 +15,10 @@ use arrow::{
     datatypes::{ArrowPrimitiveType, TimestampMicrosecondType, UInt16Type, UInt32Type, UInt64Type},
 };
 
-use super::{cuts::Part, history::Histories};
+use super::{
+    cuts::{Cut, Part, Span},
+    history::Histories,
+};
 use crate::{
     advise::{
         Outcome,
@@ -93,17 +96,18 @@ pub(super) struct Key {
 /// Flows of a class between two changes of what it hangs on.
 #[derive(Debug)]
 pub(super) struct Slot {
-    cut: usize,
+    /// The number of its span.
+    span: usize,
     pub tally: Tally,
 }
 
 #[derive(Debug)]
 struct Counted {
-    cuts: Cuts,
+    cut: Cut,
     /// In order.
     slots: Vec<Slot>,
-    /// The one that was last counted into.
-    recent: usize,
+    /// The one that was last counted into, and its span.
+    recent: Option<(usize, Span)>,
 }
 
 /// Flows by class.
@@ -113,8 +117,10 @@ pub struct Classes<'a> {
     ids: HashMap<Arc<Key>, usize, foldhash::fast::RandomState>,
     keys: Vec<Arc<Key>>,
     counted: Vec<Counted>,
+    /// Of all of them.
+    slots: usize,
     /// By run and what verdicts hang on.
-    cuts: HashMap<(Arc<str>, Vec<Part>), Cuts>,
+    cuts: HashMap<(Arc<str>, Vec<Part>), Cut>,
     texts: Texts,
 }
 
@@ -133,9 +139,6 @@ impl Texts {
     }
 }
 
-/// Times at which a verdict may change.
-type Cuts = Arc<[Timestamp]>;
-
 impl<'a> Classes<'a> {
     /// None yet, of runs of which these are the histories.
     pub fn new(histories: &'a Histories) -> Self {
@@ -144,6 +147,7 @@ impl<'a> Classes<'a> {
             ids: HashMap::default(),
             keys: Vec::new(),
             counted: Vec::new(),
+            slots: 0,
             cuts: HashMap::new(),
             texts: Texts::default(),
         }
@@ -152,6 +156,11 @@ impl<'a> Classes<'a> {
     /// How many there are.
     pub fn len(&self) -> usize {
         self.keys.len()
+    }
+
+    /// How many there are by the times between cuts: that many are judged.
+    pub(super) fn slots(&self) -> usize {
+        self.slots
     }
 
     /// Whether there is none.
@@ -193,6 +202,7 @@ impl<'a> Classes<'a> {
             let to = if key.class.as_ref().is_ok_and(&is_wanted) { &mut taken } else { &mut kept };
             to.ids.insert(key.clone(), to.keys.len());
             to.keys.push(key);
+            to.slots += counted.slots.len();
             to.counted.push(counted);
         }
         *self = kept;
@@ -203,7 +213,8 @@ impl<'a> Classes<'a> {
     pub(super) fn put(&mut self, key: Key, tally: &Tally) {
         let id = self.id(key);
         let slots = &mut self.counted[id].slots;
-        slots.push(Slot { cut: slots.len(), tally: tally.clone() });
+        slots.push(Slot { span: slots.len(), tally: tally.clone() });
+        self.slots += 1;
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Key, &[Slot])> {
@@ -257,16 +268,18 @@ impl<'a> Classes<'a> {
         if let Some(id) = self.ids.get(&key) {
             return *id;
         }
-        let cuts = self.cuts_of(&key);
+        let cut = self.cut_of(&key);
         let (id, key) = (self.keys.len(), Arc::new(key));
         self.ids.insert(key.clone(), id);
         self.keys.push(key);
-        self.counted.push(Counted { cuts, slots: Vec::new(), recent: 0 });
+        self.counted.push(Counted { cut, slots: Vec::new(), recent: None });
         id
     }
 
-    fn cuts_of(&mut self, key: &Key) -> Cuts {
-        let (Some(history), Ok(class)) = (self.histories.of(&key.run), &key.class) else { return [].into() };
+    fn cut_of(&mut self, key: &Key) -> Cut {
+        let (Some(history), Ok(class)) = (self.histories.of(&key.run), &key.class) else {
+            return Cut::new(std::iter::empty());
+        };
         let parts = parts(class);
         let cuts = self.cuts.entry((key.run.clone(), parts));
         cuts.or_insert_with_key(|(_, parts)| history.cuts(parts)).clone()
@@ -275,20 +288,24 @@ impl<'a> Classes<'a> {
     fn count(&mut self, id: usize, rows: &Rows<'_>, row: usize) {
         let time = Timestamp(rows.times.value(row).saturating_mul(1_000));
         let counted = &mut self.counted[id];
-        let cut = counted.cuts.partition_point(|cut| *cut <= time);
         let slots = &mut counted.slots;
-        let is_recent = slots.get(counted.recent).is_some_and(|slot| slot.cut == cut);
-        if !is_recent {
-            counted.recent = slots.binary_search_by_key(&cut, |slot| slot.cut).unwrap_or_else(|place| {
-                if slots.is_empty() {
-                    // Many have one only.
-                    slots.reserve_exact(1);
-                }
-                slots.insert(place, Slot { cut, tally: Tally::default() });
-                place
-            });
-        }
-        let found = counted.recent;
+        let (found, span) = match counted.recent {
+            Some(recent) if recent.1.holds(time) => recent,
+            _ => {
+                let span = counted.cut.span(time);
+                let found = slots.binary_search_by_key(&span.number, |slot| slot.span);
+                let found = found.unwrap_or_else(|place| {
+                    if slots.is_empty() {
+                        // Many have one only.
+                        slots.reserve_exact(1);
+                    }
+                    slots.insert(place, Slot { span: span.number, tally: Tally::default() });
+                    self.slots += 1;
+                    place
+                });
+                *counted.recent.insert((found, span))
+            }
+        };
         let tally = &mut slots[found].tally;
         let flows = rows.counts.value(row);
         tally.records += 1;
@@ -299,7 +316,7 @@ impl<'a> Classes<'a> {
                 true => time,
                 false => Timestamp(rows.last_times.value(row).saturating_mul(1_000)),
             };
-            if counted.cuts.get(cut).is_some_and(|next| *next <= until) {
+            if until >= span.until {
                 tally.spanning += flows;
             }
             tally.last = tally.last.max(until);

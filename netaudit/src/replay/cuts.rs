@@ -35,13 +35,24 @@ pub(super) enum Part {
     Node(Arc<str>),
 }
 
+/// Times in order, shared by all whose verdicts hang on the same.
+pub(super) type Times = Arc<[Timestamp]>;
+
 /// The times at which something changed, by what a verdict may hang on.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Cuts {
+    by_part: HashMap<Part, Times>,
+}
+
+/// The same while a history is gone through.
+#[derive(Debug, Default)]
+struct Found {
     by_part: HashMap<Part, Vec<Timestamp>>,
     addresses: HashMap<IpAddr, Address>,
     /// The addresses that a Service ever led to.
     behind: HashMap<Name, BTreeSet<IpAddr>>,
+    /// Those of pods on their node's network, by namespace: a Service of which nobody says where it leads may lead there.
+    hosts: HashMap<Arc<str>, BTreeSet<IpAddr>>,
 }
 
 /// An address of anything in the cluster.
@@ -64,8 +75,27 @@ impl Address {
 }
 
 impl Cuts {
-    /// Those of a history, in its order.
-    pub fn of(steps: &[Step]) -> Self {
+    /// Those of a history in its order. Nothing before `complete` is a cut: it is judged by what was known then.
+    pub fn of(steps: &[Step], complete: Option<Timestamp>) -> Self {
+        let mut found = Found::of(steps);
+        found.add_behind();
+        let times = |(part, mut times): (Part, Vec<Timestamp>)| {
+            times.retain(|at| complete.is_none_or(|complete| *at > complete));
+            times.sort_unstable();
+            times.dedup();
+            (part, times.into())
+        };
+        Self { by_part: found.by_part.into_iter().map(times).collect() }
+    }
+
+    /// The times at which a verdict may change that hangs on this.
+    pub fn times(&self, part: &Part) -> Option<&Times> {
+        self.by_part.get(part)
+    }
+}
+
+impl Found {
+    fn of(steps: &[Step]) -> Self {
         let mut cuts = Self::default();
         let mut known: HashMap<ObjectKey, &Object> = HashMap::new();
         let mut names: HashMap<&str, Name> = HashMap::new();
@@ -105,10 +135,6 @@ impl Cuts {
                 }
             }
         }
-        for times in cuts.by_part.values_mut() {
-            times.sort_unstable();
-            times.dedup();
-        }
         cuts
     }
 
@@ -131,29 +157,80 @@ impl Cuts {
                 address.moved.extend([at.minus(HELD), at]);
                 address.had_by(owners.iter().cloned());
             }
+            if let Object::Pod(pod) = object
+                && pod.host_network
+            {
+                self.hosts.entry(pod.namespace.clone()).or_default().extend(&pod.ips);
+            }
             if let Object::EndpointSlice(slice) = object
                 && let Some(service) = &slice.service
             {
                 let behind = self.behind.entry((slice.namespace.clone(), service.clone())).or_default();
                 behind.extend(slice.endpoints.iter().flat_map(|it| it.ips.iter().copied()));
             }
+            if let Object::Service(service) = object {
+                self.behind.entry((service.namespace.clone(), service.name.clone())).or_default();
+            }
         }
     }
 
-    /// The times at which a verdict may change that hangs on these, in no order.
-    pub fn times(&self, parts: &[Part]) -> Vec<Timestamp> {
-        let mut all: BTreeSet<&Part> = parts.iter().collect();
-        let mut times = Vec::new();
-        for part in parts {
-            let Part::Behind(namespace, name) = part else { continue };
-            let behind = self.behind.get(&(namespace.clone(), name.clone())).into_iter().flatten();
-            for address in behind.filter_map(|ip| self.addresses.get(ip)) {
-                times.extend(&address.moved);
-                all.extend(&address.owners);
-            }
+    /// Adds to each Service what changes with whoever has the addresses that it leads to.
+    fn add_behind(&mut self) {
+        for ((namespace, name), addresses) in &self.behind {
+            let hosts = self.hosts.get(namespace).into_iter().flatten();
+            let addresses: BTreeSet<&IpAddr> = addresses.iter().chain(hosts).collect();
+            let addresses: Vec<&Address> =
+                addresses.into_iter().filter_map(|ip| self.addresses.get(ip)).collect();
+            let owners: BTreeSet<&Part> = addresses.iter().flat_map(|address| &address.owners).collect();
+            let mut times: Vec<Timestamp> =
+                owners.into_iter().filter_map(|part| self.by_part.get(part)).flatten().copied().collect();
+            times.extend(addresses.iter().flat_map(|address| &address.moved));
+            self.by_part.insert(Part::Behind(namespace.clone(), name.clone()), times);
         }
-        times.extend(all.into_iter().filter_map(|part| self.by_part.get(part)).flatten());
-        times
+    }
+}
+
+/// All the times that cut a class of flows, in lists that it shares with others.
+#[derive(Clone, Debug)]
+pub(super) struct Cut(Arc<[Times]>);
+
+/// What lies between two cuts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Span {
+    /// How many cuts are before it, by list: no two spans have the same.
+    pub number: usize,
+    /// Included.
+    pub from: Timestamp,
+    /// Not included.
+    pub until: Timestamp,
+}
+
+impl Span {
+    /// All the time that there is.
+    const ALL: Self = Self { number: 0, from: Timestamp::MIN, until: Timestamp::MAX };
+
+    /// Whether a time is in it.
+    pub fn holds(&self, at: Timestamp) -> bool {
+        self.from <= at && at < self.until
+    }
+}
+
+impl Cut {
+    pub fn new(times: impl Iterator<Item = Times>) -> Self {
+        Self(times.filter(|times| !times.is_empty()).collect())
+    }
+
+    /// What a time is in.
+    pub fn span(&self, at: Timestamp) -> Span {
+        self.0.iter().fold(Span::ALL, |span, times| {
+            let before = times.partition_point(|cut| *cut <= at);
+            let (from, until) = (before.checked_sub(1).map(|last| times[last]), times.get(before));
+            Span {
+                number: span.number + before,
+                from: span.from.max(from.unwrap_or(span.from)),
+                until: span.until.min(until.copied().unwrap_or(span.until)),
+            }
+        })
     }
 }
 

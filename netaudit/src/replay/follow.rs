@@ -16,6 +16,8 @@ pub(super) struct Follower {
     pub cluster: Cluster,
     /// Addresses that the kernel showed, by pod: it may show them before the pod's object comes.
     bound: HashMap<Arc<str>, Vec<(IpAddr, Timestamp)>>,
+    /// Who was shown with an address last.
+    holders: HashMap<IpAddr, Arc<str>>,
     expired: Timestamp,
 }
 
@@ -24,7 +26,7 @@ impl Follower {
     pub fn new(policies: &[Object]) -> Self {
         let mut cluster = Cluster::new();
         cluster.reset_all(policies.to_vec(), Timestamp::MIN);
-        Self { cluster, bound: HashMap::new(), expired: Timestamp::MIN }
+        Self { cluster, bound: HashMap::new(), holders: HashMap::new(), expired: Timestamp::MIN }
     }
 
     /// Takes a change.
@@ -33,20 +35,25 @@ impl Follower {
             What::Apply(object) => self.apply(object, at),
             What::Delete(key) => self.cluster.delete(key, at),
             What::Bind(ip, uid) => {
+                if let Some(before) = self.holders.insert(*ip, uid.clone()).filter(|before| before != uid) {
+                    self.unbind(*ip, &before);
+                }
                 self.bound.entry(uid.clone()).or_default().push((*ip, at));
                 if let Some(id) = self.cluster.pod_by_uid(uid) {
                     self.cluster.bind(*ip, id, at);
                 }
             }
-            What::Unbind(ip, uid) => {
-                if let Some(bound) = self.bound.get_mut(uid) {
-                    bound.retain(|(known, _)| known != ip);
-                }
-            }
+            What::Unbind(ip, uid) => self.unbind(*ip, uid),
         }
         if at.since(self.expired) > EXPIRE_EVERY {
             self.cluster.expire(at);
             self.expired = at;
+        }
+    }
+
+    fn unbind(&mut self, ip: IpAddr, uid: &str) {
+        if let Some(bound) = self.bound.get_mut(uid) {
+            bound.retain(|(known, _)| *known != ip);
         }
     }
 

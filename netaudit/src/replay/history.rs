@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::cuts::{Cuts, Name, Part};
+use super::cuts::{Cut, Cuts, Name, Part};
 use crate::{
     advise::what_if::Missing,
     cluster::{Kind, Object, ObjectKey, Pod, REMEMBERED, Service},
@@ -170,7 +170,7 @@ impl History {
         steps.dedup_by_key(|step| step.sequence);
         drop_overtaken(&mut steps);
         let (complete, begins) = (run.complete(), begins(marks, &run));
-        let (cuts, pods) = (Cuts::of(&steps), versions_of_pods(&steps));
+        let (cuts, pods) = (Cuts::of(&steps, complete), versions_of_pods(&steps));
         Self { run, complete, begins, steps, cuts, pods }
     }
 
@@ -277,17 +277,10 @@ impl History {
         &self.steps
     }
 
-    /// The times at which a verdict may change that hangs on these.
-    pub(super) fn cuts(&self, parts: &[Part]) -> Arc<[Timestamp]> {
-        let mut all = self.cuts.times(parts);
-        // What was before everything was known is judged by what was known then.
-        if let Some(complete) = self.complete {
-            all.retain(|cut| *cut > complete);
-        }
-        all.extend(self.begins);
-        all.sort_unstable();
-        all.dedup();
-        all.into()
+    /// The times at which a verdict may change that hangs on these, and that from which on the history says everything.
+    pub(super) fn cuts(&self, parts: &[Part]) -> Cut {
+        let times = parts.iter().filter_map(|part| self.cuts.times(part));
+        Cut::new(times.cloned().chain(self.begins.map(|begins| [begins].into())))
     }
 
     /// What the pod of a flow was like: at that time, or else when it had just gone, or when its object came soon after.

@@ -3,6 +3,7 @@
 //! ```text
 //! history of objects ──Histories::read──▶ by agent run: what changed when, and where a verdict may change with it (cuts)
 //! flow stores ──scan──▶ Classes::add ──▶ classes × cuts, counted                 a hash for each flow, and no policy is asked
+//!              (Replay judges what there is whenever that is half a million)
 //! both ──judge──▶ two indexes go through the history side by side, one with the candidate's policies; each class is asked once
 //!                 for each state of the objects that matter to it ──▶ advise::what_if::Report
 //! ```

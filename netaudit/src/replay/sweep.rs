@@ -75,8 +75,8 @@ impl<'a> Pair<'a> {
     }
 }
 
-/// Classes that are in memory at once: some 300 MiB.
-const MOST_CLASSES: usize = 500_000;
+/// Classes by the times between cuts that are in memory at once: some 300 MiB.
+const MOST: usize = 500_000;
 
 /// Flows on their way into a report. They are counted by class, and judged whenever there are so many classes that more would not
 /// fit into memory: clients outside the cluster can be very many.
@@ -105,10 +105,10 @@ pub struct Replayed {
 impl<'a> Replay<'a> {
     /// No flow yet.
     pub fn new(histories: &'a Histories, candidate: &'a Candidate) -> Self {
-        Self::within(MOST_CLASSES, histories, candidate)
+        Self::within(MOST, histories, candidate)
     }
 
-    /// The same, with at most so many classes and those of one batch in memory.
+    /// The same, with at most so many, and those of one batch, in memory.
     pub fn within(most: usize, histories: &'a Histories, candidate: &'a Candidate) -> Self {
         Self {
             histories,
@@ -128,7 +128,7 @@ impl<'a> Replay<'a> {
     /// A column is missing or of another type.
     pub fn add(&mut self, batch: &RecordBatch) -> anyhow::Result<()> {
         self.classes.add(batch)?;
-        if self.classes.len() > self.most {
+        if self.classes.slots() > self.most {
             self.judge();
         }
         Ok(())

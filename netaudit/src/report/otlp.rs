@@ -77,6 +77,11 @@ struct Batch {
 }
 
 impl Batch {
+    /// What it takes.
+    fn bytes(&self) -> usize {
+        self.lines.capacity() + self.records.capacity() * size_of::<(usize, Head)>()
+    }
+
     /// What is sent.
     fn into_body(self, resource: &Resource) -> Vec<u8> {
         let mut from = 0;
@@ -164,11 +169,12 @@ impl Otlp {
 
     /// A second passed: hands over what there is. What has no room in the queue is lost, counted.
     pub fn tick(&mut self) {
-        let batch = std::mem::take(&mut self.batch);
-        let (count, bytes) = (batch.records.len() as u64, batch.lines.len());
-        if count == 0 {
+        if self.batch.records.is_empty() {
             return;
         }
+        let mut batch = std::mem::take(&mut self.batch);
+        batch.lines.shrink_to_fit();
+        let (count, bytes) = (batch.records.len() as u64, batch.bytes());
         self.shared.queued_records.fetch_add(count, Ordering::Relaxed);
         let is_full = self.shared.queued.fetch_add(bytes, Ordering::Relaxed) + bytes > QUEUE_BYTES;
         if is_full || self.queue.send(batch).is_err() {

@@ -205,9 +205,10 @@ struct Namespaced<'a> {
 /// Policies that select pods.
 #[derive(Default)]
 struct Selected {
-    /// Those of the namespace, and those of other CNIs, of which nobody knows what they take the place of.
+    /// Those that a new one may take the place of: of the namespace, a baseline, and those of other CNIs, of which nobody knows.
     names: BTreeSet<String>,
-    cluster_wide: BTreeSet<String>,
+    /// Cluster-wide ones that come before it.
+    before: BTreeSet<String>,
     /// Whether all of the pods are isolated, by [`Direction`].
     isolated: [bool; 2],
 }
@@ -305,10 +306,11 @@ impl Namespaced<'_> {
         for labels in labels {
             let mut isolated = [false; 2];
             for policy in end.policies().filter(|it| it.selects(&view, labels) != Certainty::No) {
-                // A cluster-wide one speaks beside the namespace's own: it takes the place of none.
+                // One that comes before the namespace's own takes the place of none. A baseline speaks of pods only that no policy of
+                // their namespace isolates: a new one would take its place.
                 let names = match policy.tier {
-                    Tier::NetworkPolicy => &mut selected.names,
-                    _ => &mut selected.cluster_wide,
+                    Tier::Admin => &mut selected.before,
+                    _ => &mut selected.names,
                 };
                 names.insert(policy.id.to_string());
                 for direction in Direction::ALL {
@@ -453,14 +455,11 @@ impl Namespaced<'_> {
         if !ingress.own_nodes.is_empty() || !egress.own_nodes.is_empty() {
             header.push("A pod and its own node (probes of the kubelet) need no rule.".to_owned());
         }
-        let cluster_wide: BTreeSet<String> =
-            group.members.iter().flat_map(|unit| self.selected(unit).cluster_wide).collect();
-        if !cluster_wide.is_empty() {
-            let names: Vec<String> = cluster_wide.into_iter().collect();
-            header.push(format!(
-                "{} stays and selects it too: what that denies was left out.",
-                names.join(", ")
-            ));
+        let before = group.members.iter().flat_map(|unit| self.selected(unit).before);
+        let before: Vec<String> = before.collect::<BTreeSet<_>>().into_iter().collect();
+        if !before.is_empty() {
+            header
+                .push(format!("{} stays and comes first: what that denies stays denied.", before.join(", ")));
         }
         header.extend(gaps.iter().map(|gap| format!("MISSING: {gap}.")));
         header

@@ -50,16 +50,25 @@ pub fn judge(
         }
         None => return of_node(cluster, class, peer),
     };
-    let denies_all = |subject| denies_everybody(cluster, subject, class.direction, &judged.own);
-    match class.hidden {
-        Some(_) if subject.is_some_and(denies_all) => Judged { other: None, ..judged },
-        Some(hidden) if !is_same_for_all(&judged.own) => Judged::own(Verdict::unknown(match hidden {
+    let Some(hidden) = class.hidden else { return judged };
+    let gap = || {
+        Verdict::unknown(match hidden {
             Hidden::Source => Gap::SourceTranslated,
             Hidden::Port => Gap::PortTranslated,
-        })),
-        Some(_) => Judged { other: None, ..judged },
-        None => judged,
+        })
+    };
+    // What a policy says of an end, where that is the same whatever was hidden.
+    let is_certain = |pod: Option<PodId>, direction, verdict: &Verdict| {
+        is_same_for_all(verdict) || pod.is_some_and(|pod| denies_everybody(cluster, pod, direction, verdict))
+    };
+    if !is_certain(subject, class.direction, &judged.own) {
+        return Judged::own(gap());
     }
+    let other = judged
+        .other
+        .filter(|_| hidden == Hidden::Port)
+        .map(|other| if is_certain(peer, class.direction.opposite(), &other) { other } else { gap().into() });
+    Judged { other, ..judged }
 }
 
 /// Whether no address and no port would be judged otherwise.
@@ -112,7 +121,7 @@ fn of_pod(
             let own_node = cluster.pod(subject).and_then(|pod| pod.node.clone());
             let ip = match (ip, own_node) {
                 // Behind it may be anybody, whatever policies there are: that is what was recorded.
-                (_, Some(own)) if own == *name && class.hidden.is_some() => {
+                (_, Some(own)) if own == *name && class.hidden == Some(Hidden::Source) => {
                     return Judged::own(Verdict::unknown(Gap::SourceTranslated));
                 }
                 (_, Some(own)) if own == *name => {

@@ -145,7 +145,7 @@ fn answered(to: &Uri, status: StatusCode, headers: &HeaderMap, body: Bytes) -> A
 /// Sends what comes, until nothing comes any more.
 pub(super) fn run(sender: &Sender, batches: &mpsc::Receiver<Batch>, shared: &Shared) {
     for batch in batches {
-        let (records, bytes) = (batch.records.len() as u64, batch.lines.len());
+        let (records, bytes) = (batch.records.len() as u64, batch.bytes());
         let body = Bytes::from(batch.into_body(&sender.resource));
         let mut pause = FIRST_PAUSE;
         let was_sent = loop {
