@@ -17,10 +17,11 @@ use arrow::{
 };
 
 use super::{
-    classes::{COLUMNS, Classes, Key, Slot},
+    classes::{Classes, Key, Slot},
     follow::Follower,
     history::{Histories, History, What},
     names::add_names,
+    rows::COLUMNS,
     sweep::judge,
 };
 use crate::{

@@ -17,12 +17,14 @@ mod follow;
 mod gather;
 mod history;
 mod names;
+mod rows;
 mod sweep;
 
 pub use self::{
-    classes::{COLUMNS, Classes},
+    classes::Classes,
     gather::{GATHERED, Gathered, LeftOut},
     history::{Histories, History},
     names::add_names,
+    rows::COLUMNS,
     sweep::{Both, Flows, Replay, Replayed, judge, judge_both, judge_each},
 };
