@@ -436,10 +436,20 @@ fn an_address_rewritten_at_the_socket_is_judged_as_it_was_carried() {
 #[test]
 fn own_node_loopback_and_self_are_exempt() {
     let deny = policy("deny", json!({"podSelector": {}, "policyTypes": ["Egress", "Ingress"]}));
-    let mut world = World::new(vec![deny]);
+    // Only a pod on its network tells that an address is the node's, also where a Service leads there.
+    let host = object(json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "shop", "name": "host", "uid": "u-host"},
+        "spec": {"nodeName": NODE, "hostNetwork": true},
+        "status": {"phase": "Running", "podIP": "172.20.0.7", "podIPs": [{"ip": "172.20.0.7"}]},
+    }));
+    let mut objects = vec![deny, host];
+    objects.extend(service("host", "10.96.0.7", &[("host", "172.20.0.7")], 80));
+    let mut world = World::new(objects);
     for (remote, expected) in [
         ("192.168.0.1:6443", Exemption::OwnNode),
         ("10.0.0.254:53", Exemption::OwnNode),
+        ("172.20.0.7:80", Exemption::OwnNode),
+        ("10.96.0.7:80", Exemption::OwnNode),
         ("127.0.0.1:80", Exemption::Loopback),
         ("[::ffff:127.0.0.1]:80", Exemption::Loopback),
         ("10.0.0.1:80", Exemption::SelfTraffic),

@@ -130,22 +130,26 @@ fn judge_as_addressed(cluster: &mut Cluster, pod: PodId, seen: &Observation, nod
         Direction::Egress => at_node_port(cluster, seen, node, ip),
         Direction::Ingress => None,
     };
-    if endpoint.is_none() && node.own_addresses.contains(&ip) {
-        let translated = seen.direction == Direction::Ingress && !node.paired_with_host;
-        let verdict = match translated {
-            true => Verdict::unknown(Gap::SourceTranslated).into(),
-            false => verdict(cluster, seen, pod, Party::OwnNode, port),
-        };
-        return judged(PeerKind::Node(Some(node.name.clone())), verdict);
-    }
-    let endpoint =
-        endpoint.unwrap_or_else(|| cluster.resolve(ip, seen.remote.port(), seen.protocol, seen.at));
+    let is_own = endpoint.is_none() && node.own_addresses.contains(&ip);
+    let endpoint = match is_own {
+        true => Endpoint::Node(node.name.clone()),
+        false => endpoint.unwrap_or_else(|| cluster.resolve(ip, seen.remote.port(), seen.protocol, seen.at)),
+    };
     match endpoint {
         Endpoint::Pod(peer) => {
             let verdict = verdict(cluster, seen, pod, Party::PodAt(peer, ip), port);
             let mut judged = judged(PeerKind::Pod(peer), verdict);
             judged.other_end = Some(other_end(cluster, seen, pod, peer, port));
             judged
+        }
+        // Also where only a pod on its network tells that the address is its own.
+        Endpoint::Node(name) if name == *node.name => {
+            let translated = seen.direction == Direction::Ingress && !node.paired_with_host;
+            let verdict = match translated {
+                true => Verdict::unknown(Gap::SourceTranslated).into(),
+                false => verdict(cluster, seen, pod, Party::OwnNode, port),
+            };
+            judged(PeerKind::Node(Some(name)), verdict)
         }
         Endpoint::Node(name) => judged(PeerKind::Node(Some(name)), other_node(cluster, seen, pod, ip)),
         Endpoint::External => match cluster.pod_network_node(ip).cloned() {
@@ -216,7 +220,7 @@ fn judge_service(
     for (n, backend) in backends.iter().enumerate() {
         let party = match backend.pod {
             Some(peer) => Party::PodAt(peer, backend.ip),
-            None if node.own_addresses.contains(&backend.ip) => Party::OwnNode,
+            None if is_own_node(cluster, seen, node, backend) => Party::OwnNode,
             None => Party::Ip(backend.ip),
         };
         all.awaits_endpoint |= matches!(party, Party::Ip(ip) if cluster.in_pod_network(ip));
@@ -251,6 +255,15 @@ fn judge_service(
         all.translation = Some(Translation::Endpoints);
     }
     all
+}
+
+/// Whether an endpoint that is no pod is this node: by its interfaces, its object, or a pod on its network.
+fn is_own_node(cluster: &Cluster, seen: &Observation, node: &NodeView<'_>, backend: &Backend) -> bool {
+    node.own_addresses.contains(&backend.ip)
+        || matches!(
+            cluster.resolve(backend.ip, backend.port, seen.protocol, seen.at),
+            Endpoint::Node(name) if name == *node.name
+        )
 }
 
 impl Judged {

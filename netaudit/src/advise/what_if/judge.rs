@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 use super::class::{Class, End, Hidden};
 use crate::{
     advise::Outcome,
-    cluster::{Backend, Cluster, Party, PodId},
+    cluster::{Backend, Cluster, Endpoint, Party, PodId},
     model::{Cause, Decision, Denial, Direction, Exemption, Gap, RuleMatch, Timestamp, Verdict},
 };
 
@@ -176,12 +176,13 @@ fn of_service(
     let own_node = cluster.pod(subject).and_then(|pod| pod.node.clone());
     let mut all: Option<Judged> = None;
     for backend in backends {
-        let is_own_node = |node: &Arc<str>| {
-            cluster.nodes().any(|it| it.name == *node && it.ips.contains(&backend.ip.to_canonical()))
+        let node = || match cluster.resolve(backend.ip, backend.port, class.protocol, at) {
+            Endpoint::Node(name) => Some(name),
+            _ => None,
         };
         let party = match backend.pod {
             Some(peer) => Party::PodAt(peer, backend.ip),
-            None if own_node.as_ref().is_some_and(is_own_node) => Party::OwnNode,
+            None if own_node.is_some() && node() == own_node => Party::OwnNode,
             None => Party::Ip(backend.ip),
         };
         let own = cluster.verdict(class.direction, subject, party, class.protocol, backend.port);
