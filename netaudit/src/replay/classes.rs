@@ -143,7 +143,7 @@ impl<'a> Classes<'a> {
         self.keys.iter().zip(&self.counted).map(|(key, counted)| (&**key, counted.slots.as_slice()))
     }
 
-    /// Counts the flows of a batch that has [`COLUMNS`].
+    /// Counts the flows of a batch that has [`COLUMNS`](super::COLUMNS).
     ///
     /// # Errors
     ///

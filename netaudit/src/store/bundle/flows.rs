@@ -4,16 +4,19 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Context as _;
 use arrow::{
-    array::{AsArray as _, RecordBatch, UInt32Array},
-    compute::{SortColumn, concat_batches, lexsort_to_indices, take_record_batch},
+    array::{AsArray as _, RecordBatch},
+    compute::{SortColumn, interleave_record_batch, lexsort_to_indices, take_record_batch},
     datatypes::TimestampMicrosecondType,
 };
 
 use super::{stretches::stretches, write::Bundle};
 use crate::{
     model::Timestamp,
-    store::flows::{Coverage, files, row::Rows, schema, segment::Mark, table::FLOWS},
+    store::flows::{Coverage, files, row::Rows, segment::Mark, table::FLOWS},
 };
+
+/// What the flows of a file have in common: hour, node, agent run.
+type Of<'a> = (i64, &'a str, &'a str);
 
 /// Takes flows in as a scan gives them. In memory are those of one hour.
 #[derive(Debug, Default)]
@@ -52,19 +55,23 @@ impl Flows {
     }
 
     fn write(&mut self, bundle: &mut Bundle) -> anyhow::Result<()> {
-        let all = concat_batches(&schema::schema(), &std::mem::take(&mut self.hour))?;
-        let rows = Rows::new(&all);
-        let times =
-            all.column_by_name("time").and_then(|it| it.as_primitive_opt::<TimestampMicrosecondType>());
-        let times = times.context("the column time")?;
-        let mut files: BTreeMap<(i64, &str, &str), Vec<u32>> = BTreeMap::new();
-        for row in 0..all.num_rows() {
-            let word = |name| rows.word(name, row).unwrap_or_default();
-            let key = (files::hour_of_micros(times.value(row)), word("node"), word("run"));
-            files.entry(key).or_default().push(u32::try_from(row)?);
+        let hour = std::mem::take(&mut self.hour);
+        let batches: Vec<&RecordBatch> = hour.iter().collect();
+        let mut files: BTreeMap<Of<'_>, Vec<(usize, usize)>> = BTreeMap::new();
+        for (number, batch) in hour.iter().enumerate() {
+            let rows = Rows::new(batch);
+            let times =
+                batch.column_by_name("time").and_then(|it| it.as_primitive_opt::<TimestampMicrosecondType>());
+            let times = times.context("the column time")?;
+            for row in 0..batch.num_rows() {
+                let word = |name| rows.word(name, row).unwrap_or_default();
+                let key = (files::hour_of_micros(times.value(row)), word("node"), word("run"));
+                files.entry(key).or_default().push((number, row));
+            }
         }
         for ((hour, node, run), places) in files {
-            let batch = sorted(&take_record_batch(&all, &UInt32Array::from(places))?)?;
+            // One run's at a time: all of them once more would be twice the hour.
+            let batch = sorted(&interleave_record_batch(&batches, &places)?)?;
             // Of what time they are complete is told by files of their own, when all that is known of it is.
             let first = times_of(&batch)?.0;
             let mark = Mark::first(&FLOWS, node, run, first);
