@@ -7,7 +7,10 @@ use netaudit::{
         RunKey,
         usage::{Rows as Usage, Run},
     },
-    store::document,
+    store::{
+        bundle::{Asked, Bundle, Flows, add_history},
+        document,
+    },
 };
 
 use super::*;
@@ -63,6 +66,46 @@ fn a_bundle_has_every_field_of_every_flow() -> Result<()> {
     let (lines, _) = found(&unpacked, &denied)?;
     assert_same(&lines, &expected, "filtered");
     assert!(!lines.is_empty());
+    Ok(())
+}
+
+/// A bundle of a store of which some hundred flows are in memory at once.
+fn in_parts(store: &Path, bundle: &Path, window: (Timestamp, Timestamp)) -> Result<String> {
+    let stores = [store.to_owned().into()];
+    let filter = Filter { from: Some(window.0), until: Some(window.1), ..Filter::default() };
+    let (mut bundle, mut flows) = (Bundle::create(bundle)?, Flows::within(100));
+    let scanned = ask::scan_in_order(&stores, &filter, ask::Columns::All, &|_, _| {}, &mut |batch| {
+        flows.take(&mut bundle, batch)?;
+        Ok(ControlFlow::Continue(()))
+    })?;
+    let flows = flows.finish(&mut bundle, &scanned.marks, window)?;
+    let history = add_history(&mut bundle, &stores, window, &flows)?;
+    let (since, until) = window;
+    let asked = Asked { incident: "INC-8".into(), since, until, filter, stores: Vec::new(), now: t(0) };
+    Ok(bundle.finish(asked, &scanned, flows, history)?.1)
+}
+
+#[test]
+fn an_hour_that_does_not_fit_into_memory_is_packed_in_parts_and_always_the_same() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let store = directory.path().join("store");
+    let made = Made::new(1_000);
+    let segments = made.segments(&store, 300)?;
+    let window = (made.flows[0].observation.at, Timestamp(segments[3].mark.until.0 + 1_000));
+    let [one, other] = ["one.tar", "other.tar"].map(|name| directory.path().join(name));
+    assert_eq!(in_parts(&store, &one, window)?, in_parts(&store, &other, window)?, "the same seal");
+    let whole = directory.path().join("whole.tar");
+    assert_eq!(export(&store, window.0, window.1, &whole, &[]).status, 0);
+    assert_eq!(verified(&one, &[]).status, 0);
+    let files = |bundle: &Path, to: &str| -> Result<usize> {
+        let to = directory.path().join(to);
+        unpack(bundle, &to)?;
+        let (lines, scanned) = found(&to, &Filter::default())?;
+        assert_same(&lines, &made.lines()?, "unpacked");
+        assert!(scanned.unreadable.is_empty(), "{scanned:?}");
+        Ok(parquet_files(&to)?.len())
+    };
+    assert!(files(&one, "parts")? > files(&whole, "at once")?, "it was written in parts");
     Ok(())
 }
 

@@ -14,7 +14,7 @@ use serde_json::json;
 use super::{
     Exit, cannot_be_read,
     flow_filter::Filters,
-    flows::{STOPPED, now, on_interrupt, scan_stores, time},
+    flows::{STOPPED, now, on_interrupt, scan_stores_in_order, time},
     one_line,
     stores::{self, Reach},
 };
@@ -92,7 +92,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     let mut bundle = Bundle::create(&args.out)?;
     let mut flows = Flows::default();
     let stores = stores::open(&args.stores, &args.reach)?;
-    let scanned = scan_stores(&stores, &filter, Columns::All, &mut |batch| {
+    let scanned = scan_stores_in_order(&stores, &filter, Columns::All, &mut |batch| {
         flows.take(&mut bundle, batch)?;
         Ok(ControlFlow::Continue(()))
     })?;

@@ -29,7 +29,7 @@ use crate::{
     store::{
         bundle::partly,
         flows::{
-            ask::{Among, Columns, Follower, Scanned, Store, scan},
+            ask::{Among, Columns, Follower, Progress, Scanned, Store, scan, scan_in_order},
             filter::Filter,
             row::Rows,
             schema, words,
@@ -265,7 +265,28 @@ pub(super) fn scan_stores(
     stores: &[Store],
     filter: &Filter,
     columns: Columns<'_>,
-    each: &mut dyn FnMut(Option<RecordBatch>) -> anyhow::Result<ControlFlow<()>>,
+    each: &mut Each<'_>,
+) -> anyhow::Result<Scanned> {
+    with_progress(each, &mut |progress, each| scan(stores, Among::All, filter, columns, progress, each))
+}
+
+/// As [`scan_stores`], but the batches of an hour come in the same order each time.
+pub(super) fn scan_stores_in_order(
+    stores: &[Store],
+    filter: &Filter,
+    columns: Columns<'_>,
+    each: &mut Each<'_>,
+) -> anyhow::Result<Scanned> {
+    with_progress(each, &mut |progress, each| scan_in_order(stores, filter, columns, progress, each))
+}
+
+/// What is done with each batch, and at the end of an hour.
+type Each<'a> = dyn FnMut(Option<RecordBatch>) -> anyhow::Result<ControlFlow<()>> + 'a;
+
+/// Shows how far a scan is, and ends it where somebody asks for that.
+fn with_progress(
+    each: &mut Each<'_>,
+    scan: &mut dyn FnMut(Progress<'_>, &mut Each<'_>) -> anyhow::Result<Scanned>,
 ) -> anyhow::Result<Scanned> {
     let (begun, shows) = (Instant::now(), io::stderr().is_terminal());
     let shown = AtomicBool::new(false);
@@ -275,7 +296,7 @@ pub(super) fn scan_stores(
             eprint!("\r{done} of {all} files ");
         }
     };
-    let result = scan(stores, Among::All, filter, columns, &progress, &mut |batch| {
+    let result = scan(&progress, &mut |batch| {
         if STOPPED.load(Ordering::Relaxed) {
             return Ok(ControlFlow::Break(()));
         }

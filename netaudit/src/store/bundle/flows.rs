@@ -18,10 +18,16 @@ use crate::{
 /// What the flows of a file have in common: hour, node, agent run.
 type Of<'a> = (i64, &'a str, &'a str);
 
-/// Takes flows in as a scan gives them. In memory are those of one hour.
-#[derive(Debug, Default)]
+/// Flows that are in memory at once: some 300 MiB.
+const MOST: usize = 500_000;
+
+/// Takes flows in as a scan gives them. In memory are those of one hour, or a part of it; which part depends on the order in which
+/// they come.
+#[derive(Debug)]
 pub struct Flows {
     hour: Vec<RecordBatch>,
+    waiting: usize,
+    most: usize,
     /// Agent runs that told any.
     runs: BTreeSet<String>,
     rows: u64,
@@ -40,7 +46,18 @@ pub struct Told {
     pub coverage: Coverage,
 }
 
+impl Default for Flows {
+    fn default() -> Self {
+        Self::within(MOST)
+    }
+}
+
 impl Flows {
+    /// None yet, with so many in memory and those of one batch.
+    pub fn within(most: usize) -> Self {
+        Self { hour: Vec::new(), waiting: 0, most, runs: BTreeSet::new(), rows: 0, marks: Vec::new() }
+    }
+
     /// A batch, or the end of an hour.
     ///
     /// # Errors
@@ -48,14 +65,18 @@ impl Flows {
     /// They cannot be written.
     pub fn take(&mut self, bundle: &mut Bundle, batch: Option<RecordBatch>) -> anyhow::Result<()> {
         match batch {
-            Some(batch) => self.hour.push(batch),
-            None => self.write(bundle)?,
+            Some(batch) => {
+                self.waiting += batch.num_rows();
+                self.hour.push(batch);
+                if self.waiting >= self.most { self.write(bundle) } else { Ok(()) }
+            }
+            None => self.write(bundle),
         }
-        Ok(())
     }
 
     fn write(&mut self, bundle: &mut Bundle) -> anyhow::Result<()> {
         let hour = std::mem::take(&mut self.hour);
+        self.waiting = 0;
         let batches: Vec<&RecordBatch> = hour.iter().collect();
         let mut files: BTreeMap<Of<'_>, Vec<(usize, usize)>> = BTreeMap::new();
         for (number, batch) in hour.iter().enumerate() {

@@ -146,6 +146,21 @@ pub fn scan(
     scan_within(usize::MAX, FOOTERS, stores, among, filter, columns, progress, each)
 }
 
+/// As [`scan`], but part after part: the batches of an hour come in the same order each time.
+///
+/// # Errors
+///
+/// As [`scan`].
+pub fn scan_in_order(
+    stores: &[Store],
+    filter: &Filter,
+    columns: Columns<'_>,
+    progress: Progress<'_>,
+    each: &mut dyn FnMut(Option<RecordBatch>) -> anyhow::Result<ControlFlow<()>>,
+) -> anyhow::Result<Scanned> {
+    scan_within(1, FOOTERS, stores, Among::All, filter, columns, progress, each)
+}
+
 /// As [`scan`], with at most so many threads and so many bytes of footers in memory.
 ///
 /// # Errors
