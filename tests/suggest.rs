@@ -26,7 +26,7 @@ fn namespace(name: &str) -> Value {
     json!({"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": name, "labels": {"kubernetes.io/metadata.name": name}}})
 }
 
-fn node(name: &str, ip: &str) -> Value {
+pub(crate) fn node(name: &str, ip: &str) -> Value {
     json!({"kind": "Node", "apiVersion": "v1", "metadata": {"name": name},
            "status": {"addresses": [{"type": "InternalIP", "address": ip}]}})
 }

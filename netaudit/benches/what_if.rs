@@ -1,8 +1,9 @@
 //! Flows of a store judged again by another set of policies: how fast, and how much faster than one by one.
 //!
 //! Flows are those of the benchmark of the store. While they happen a policy changes every hour and a pod's labels every minute, which
-//! the history has. Then the same of flows of which each goes to another address outside, and what memory that takes. Prints a table on stderr and JSON on stdout. Started by `cargo xtask bench what-if`. `$NETAUDIT_BENCH_FLOWS` says how
-//! many, `$NETAUDIT_BENCH_STORE` where.
+//! the history has. Then the same of flows of which each goes to another address outside, and what memory that takes. Prints a table on
+//! stderr and JSON on stdout. Started by `cargo xtask bench what-if`. `$NETAUDIT_BENCH_FLOWS` says how many, `$NETAUDIT_BENCH_STORE`
+//! where.
 
 #[path = "store/flows.rs"]
 mod flows;
@@ -21,11 +22,11 @@ use std::{
 use netaudit::{
     advise::what_if::{Candidate, Class, Report, Scope},
     audit::{Flow, PeerKind, Privacy, line::Telling},
-    cluster::{Kind, Object},
+    cluster::Kind,
     model::Timestamp,
     replay::{COLUMNS, Classes, Histories, Replay, Replayed, judge_each},
     store::flows::{
-        Beginning, Columns, FlowStore, Retention, Roller,
+        Columns, Roller,
         ask::{Among, Columns as Wanted, scan},
         files,
         filter::Filter,
@@ -33,7 +34,6 @@ use netaudit::{
         segment::{Lost, Mark, Segment},
         table::FLOWS,
     },
-    watch::{self, convert},
 };
 use serde_json::{Value, json};
 
@@ -169,36 +169,17 @@ fn scan_all(store: &Path, filter: &Filter, each: &mut dyn FnMut(&arrow::array::R
     assert!(scanned.expect("a scan").unreadable.is_empty());
 }
 
-fn object(value: &Value) -> Object {
-    convert::object(kind(value), value, &"bench".into())
-}
-
-fn kind(value: &Value) -> Kind {
-    value["kind"].as_str().and_then(Kind::from_name).expect("a watched kind")
-}
-
 /// Of every second workload the policy lets nobody in at its own port.
 fn candidate() -> Candidate {
     let port = |workload: u32| if workload.is_multiple_of(2) { 5_432 } else { 5_433 };
-    let policies = (0..WORKLOADS).map(|it| object(&flows::policy(it, port(it)))).collect();
+    let policies = (0..WORKLOADS).map(|it| flows::object(&flows::policy(it, port(it)))).collect();
     Candidate::new(policies, Scope::All).expect("policies of any namespace").0
 }
 
 fn write_history(store: &Path, length: i64) {
-    let begin = Beginning {
-        node: "node-1".into(),
-        run: RUN.into(),
-        from: Timestamp(BEGIN),
-        lost: Lost::default(),
-        goes_on: false,
-    };
-    let forever = Retention { age: Duration::from_secs(1 << 32), bytes: u64::MAX };
-    let mut writer = FlowStore::open(store, forever, None, &begin).expect("a store");
+    let mut writer = flows::open(store, None);
     let history = writer.history_mut();
-    let content = |value: &Value| watch::content(kind(value), value).expect("a name");
-    for value in flows::values() {
-        history.seen(&content(&value), Timestamp(BEGIN));
-    }
+    flows::values().iter().for_each(|value| flows::tell(history, value, BEGIN));
     Kind::ALL.into_iter().for_each(|kind| history.listed(kind, Timestamp(BEGIN)));
     for minute in 1..=length / MINUTE {
         let (at, number) = (BEGIN + minute * MINUTE, minute as u32);
@@ -206,9 +187,7 @@ fn write_history(store: &Path, length: i64) {
         if minute % 60 == 0 {
             changed.push(flows::policy(number / 60 % WORKLOADS, 5_434));
         }
-        for value in changed {
-            history.seen(&content(&value), Timestamp(at));
-        }
+        changed.iter().for_each(|value| flows::tell(history, value, at));
     }
     let end = Timestamp(BEGIN + length);
     assert_eq!(writer.finish(end, Lost::default(), Duration::from_secs(60)), 0, "nothing is lost");

@@ -9,20 +9,17 @@ use std::{
 
 use netaudit::{
     audit::{Privacy, line::Telling},
-    cluster::Kind,
     model::Timestamp,
     store::{
         bucket::Bucket,
-        flows::{Beginning, FlowStore, Lost, Retention},
-        history::History,
+        flows::{FlowStore, Lost},
     },
-    watch,
 };
 use serde_json::Value;
 
 use super::{
     BATCH,
-    flows::{self, BEGIN, Chance, PACE_NS, RUN, templates, vary},
+    flows::{self, BEGIN, Chance, PACE_NS, tell, templates, vary},
     heap,
     s3::S3,
     say,
@@ -55,28 +52,15 @@ pub fn as_an_agent(store: &Path, flows: u64, weed: Option<&Path>) -> Vec<Value> 
     said
 }
 
-fn tell(history: &mut History, value: &Value, at: i64) {
-    let kind = value["kind"].as_str().and_then(Kind::from_name).expect("a watched kind");
-    history.seen(&watch::content(kind, value).expect("an object with a name"), Timestamp(at));
-}
-
 /// In MiB, beside what is handed over.
 fn most(directory: &Path, count: u64, bucket: Option<Bucket>) -> f64 {
     let (auditor, templates) = templates();
     let mut chance = Chance(0x9e37_79b9_7f4a_7c15);
     let mut flows = Vec::with_capacity(FLOWS);
     let has_bucket = bucket.is_some();
-    let begin = Beginning {
-        node: "node-1".into(),
-        run: RUN.into(),
-        from: Timestamp(BEGIN),
-        lost: Lost::default(),
-        goes_on: false,
-    };
-    let forever = Retention { age: Duration::from_secs(100 * 365 * 86_400), bytes: u64::MAX };
     let before = heap::live();
     heap::take_peak();
-    let mut store = FlowStore::open(directory, forever, bucket, &begin).expect("a store");
+    let mut store = flows::open(directory, bucket);
     let (mut at, mut made, mut version) = (BEGIN, 0, 0);
     for value in flows::values() {
         tell(store.history_mut(), &value, at);

@@ -1,14 +1,19 @@
 //! Flows of a node's pods with one another, with DNS and with addresses outside, as the auditor judges them: what benchmarks of the
 //! flow store write.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::Path, time::Duration};
 
 use netaudit::{
     audit::{Auditor, Budget, Flow, Settings},
     cluster::{Kind, Object},
     kernel::{Clock, Event, abi, decode, encode},
     model::{CgroupId, Direction, NetnsCookie, Protocol, Timestamp},
-    watch::convert,
+    store::{
+        bucket::Bucket,
+        flows::{Beginning, FlowStore, Lost, Retention},
+        history::History,
+    },
+    watch::{self, convert},
 };
 use serde_json::{Value, json};
 
@@ -41,6 +46,28 @@ impl Chance {
         let [a, b, c] = [self.below(limit), self.below(limit), self.below(limit)];
         a.min(b).min(c)
     }
+}
+
+/// The node's store, of which nothing is removed.
+pub fn open(store: &Path, bucket: Option<Bucket>) -> FlowStore {
+    let begin = Beginning {
+        node: "node-1".into(),
+        run: RUN.into(),
+        from: Timestamp(BEGIN),
+        lost: Lost::default(),
+        goes_on: false,
+    };
+    let forever = Retention { age: Duration::from_secs(1 << 32), bytes: u64::MAX };
+    FlowStore::open(store, forever, bucket, &begin).expect("a store")
+}
+
+/// Tells the history what an object is like.
+pub fn tell(history: &mut History, value: &Value, at: i64) {
+    history.seen(&watch::content(kind(value), value).expect("an object with a name"), Timestamp(at));
+}
+
+fn kind(value: &Value) -> Kind {
+    value["kind"].as_str().and_then(Kind::from_name).expect("a watched kind")
 }
 
 /// The same flow at another time, of another connection.
@@ -139,9 +166,8 @@ fn record(number: u32, chance: &mut Chance) -> abi::FlowRecord {
     }
 }
 
-fn object(value: &Value) -> Object {
-    let kind = value["kind"].as_str().and_then(Kind::from_name).expect("a watched kind");
-    convert::object(kind, value, &"bench".into())
+pub fn object(value: &Value) -> Object {
+    convert::object(kind(value), value, &"bench".into())
 }
 
 fn objects() -> Vec<Object> {

@@ -130,11 +130,7 @@ fn judge_as_addressed(cluster: &mut Cluster, pod: PodId, seen: &Observation, nod
         Direction::Egress => at_node_port(cluster, seen, node, ip),
         Direction::Ingress => None,
     };
-    let is_own = endpoint.is_none() && node.own_addresses.contains(&ip);
-    let endpoint = match is_own {
-        true => Endpoint::Node(node.name.clone()),
-        false => endpoint.unwrap_or_else(|| cluster.resolve(ip, seen.remote.port(), seen.protocol, seen.at)),
-    };
+    let endpoint = endpoint.unwrap_or_else(|| seen_from(cluster, seen, node, (ip, seen.remote.port())));
     match endpoint {
         Endpoint::Pod(peer) => {
             let verdict = verdict(cluster, seen, pod, Party::PodAt(peer, ip), port);
@@ -192,9 +188,21 @@ pub(super) fn backends(
 /// The Service behind a port of a node's address, if that is what `seen` asked for.
 fn at_node_port(cluster: &Cluster, seen: &Observation, node: &NodeView<'_>, ip: IpAddr) -> Option<Endpoint> {
     let behind = cluster.node_port(seen.remote.port(), seen.protocol, ip, seen.at)?;
-    let is_node = node.own_addresses.contains(&ip)
-        || matches!(cluster.resolve(ip, seen.remote.port(), seen.protocol, seen.at), Endpoint::Node(_));
+    let is_node = matches!(seen_from(cluster, seen, node, (ip, seen.remote.port())), Endpoint::Node(_));
     is_node.then_some(behind)
+}
+
+/// What an address is as this node sees it: one of its own is the node, whatever objects say.
+fn seen_from(
+    cluster: &Cluster,
+    seen: &Observation,
+    node: &NodeView<'_>,
+    (ip, port): (IpAddr, u16),
+) -> Endpoint {
+    match node.own_addresses.contains(&ip) {
+        true => Endpoint::Node(node.name.clone()),
+        false => cluster.resolve(ip, port, seen.protocol, seen.at),
+    }
 }
 
 /// The verdict on an address of another node. A hostNetwork pod there is an ordinary source; but where a port on the nodes
@@ -259,11 +267,8 @@ fn judge_service(
 
 /// Whether an endpoint that is no pod is this node: by its interfaces, its object, or a pod on its network.
 fn is_own_node(cluster: &Cluster, seen: &Observation, node: &NodeView<'_>, backend: &Backend) -> bool {
-    node.own_addresses.contains(&backend.ip)
-        || matches!(
-            cluster.resolve(backend.ip, backend.port, seen.protocol, seen.at),
-            Endpoint::Node(name) if name == *node.name
-        )
+    let endpoint = seen_from(cluster, seen, node, (backend.ip, backend.port));
+    matches!(endpoint, Endpoint::Node(name) if name == *node.name)
 }
 
 impl Judged {
@@ -296,10 +301,7 @@ fn backend_kind(cluster: &Cluster, seen: &Observation, node: &NodeView<'_>, back
     if let Some(pod) = backend.pod {
         return PeerKind::Pod(pod);
     }
-    if node.own_addresses.contains(&backend.ip) {
-        return PeerKind::Node(Some(node.name.clone()));
-    }
-    match cluster.resolve(backend.ip, backend.port, seen.protocol, seen.at) {
+    match seen_from(cluster, seen, node, (backend.ip, backend.port)) {
         Endpoint::Node(name) => PeerKind::Node(Some(name)),
         _ => PeerKind::External,
     }

@@ -100,11 +100,8 @@ impl Found {
         let mut known: HashMap<ObjectKey, &Object> = HashMap::new();
         let mut names: HashMap<&str, Name> = HashMap::new();
         for step in steps {
-            let (key, after) = match &step.what {
-                What::Apply(object) => (object.key(), Some(&**object)),
-                What::Delete(key) => (Some(key.clone()), None),
-                What::Bind(..) | What::Unbind(..) => continue,
-            };
+            let Some((key, after)) = step.what.object() else { continue };
+            let after = after.map(|object| &**object);
             let Some(key) = key else {
                 cuts.add(Part::Cluster, [step.at]);
                 continue;

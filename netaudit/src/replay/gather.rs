@@ -379,9 +379,7 @@ impl<'a> Then<'a> {
     }
 
     fn reach(&mut self, at: Timestamp) {
-        let steps = self.history.steps();
-        while let Some(step) = steps.get(self.done).filter(|step| step.at <= at) {
-            self.done += 1;
+        for step in self.history.steps_until(at, &mut self.done) {
             let is_policy = matches!(&step.what, What::Apply(object) if object.may_be_policy());
             if !is_policy {
                 self.follower.step(&step.what, step.at);

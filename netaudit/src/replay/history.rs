@@ -66,6 +66,17 @@ pub(super) enum What {
     Unbind(IpAddr, Arc<str>),
 }
 
+impl What {
+    /// Of an object: which, unless nobody can tell, and what it is like now, unless it is gone.
+    pub fn object(&self) -> Option<(Option<ObjectKey>, Option<&Arc<Object>>)> {
+        match self {
+            Self::Apply(object) => Some((object.key(), Some(object))),
+            Self::Delete(key) => Some((Some(key.clone()), None)),
+            Self::Bind(..) | Self::Unbind(..) => None,
+        }
+    }
+}
+
 /// What a pod was like from a time on; `None` where it was gone.
 #[derive(Clone, Debug)]
 struct Version {
@@ -273,8 +284,12 @@ impl History {
         before.then(|| Missing::Before(self.run.node.as_str().into()))
     }
 
-    pub(super) fn steps(&self) -> &[Step] {
-        &self.steps
+    /// The changes until a time, of which the first ones are `done` already, and now all are.
+    pub(super) fn steps_until(&self, at: Timestamp, done: &mut usize) -> &[Step] {
+        let left = &self.steps[*done..];
+        let steps = &left[..left.partition_point(|step| step.at <= at)];
+        *done += steps.len();
+        steps
     }
 
     /// The times at which a verdict may change that hangs on these, and that from which on the history says everything.
@@ -315,13 +330,8 @@ impl History {
 fn drop_overtaken(steps: &mut Vec<Step>) {
     let mut newest: HashMap<ObjectKey, u64> = HashMap::new();
     steps.retain(|step| {
-        let key = match &step.what {
-            What::Apply(object) => object.key(),
-            What::Delete(key) => Some(key.clone()),
-            // Records of the kernel come late: of bindings the times are right.
-            What::Bind(..) | What::Unbind(..) => None,
-        };
-        let Some(key) = key else { return true };
+        // Records of the kernel come late: of bindings the times are right.
+        let Some((Some(key), _)) = step.what.object() else { return true };
         let newest = newest.entry(key).or_insert(step.sequence);
         *newest = step.sequence.max(*newest);
         *newest == step.sequence
@@ -332,13 +342,11 @@ fn drop_overtaken(steps: &mut Vec<Step>) {
 fn versions_of_pods(steps: &[Step]) -> HashMap<Name, Vec<Version>> {
     let mut pods: HashMap<Name, Vec<Version>> = HashMap::new();
     for step in steps {
-        let (key, pod) = match &step.what {
-            What::Apply(object) => (object.key(), Some(object.clone())),
-            What::Delete(key) => (Some(key.clone()), None),
-            What::Bind(..) | What::Unbind(..) => continue,
-        };
-        if let Some(key) = key.filter(|key| key.kind == Kind::Pod) {
-            pods.entry((key.namespace, key.name)).or_default().push(Version { at: step.at, pod });
+        if let Some((Some(key), pod)) = step.what.object()
+            && key.kind == Kind::Pod
+        {
+            let version = Version { at: step.at, pod: pod.cloned() };
+            pods.entry((key.namespace, key.name)).or_default().push(version);
         }
     }
     pods

@@ -38,9 +38,7 @@ impl<'a> Pair<'a> {
 
     /// Goes on until then.
     fn reach(&mut self, at: Timestamp) {
-        let steps = self.history.steps();
-        while let Some(step) = steps.get(self.done).filter(|step| step.at <= at) {
-            self.done += 1;
+        for step in self.history.steps_until(at, &mut self.done) {
             for (candidate, follower) in self.candidates.iter().zip(&mut self.followers) {
                 let gives_way = candidate.is_some_and(|candidate| match &step.what {
                     What::Apply(object) => candidate.replaces(object),

@@ -264,7 +264,8 @@ impl Namespaced<'_> {
                 suggestion.passed_over.push(PassedOver { unit: unit.clone(), reason });
             }
             if !is_passed_over && let Some(selector) = &group.selector {
-                policies.push(self.policy(&group, selector, sides, &mut taken));
+                let before = selected.into_iter().flat_map(|it| it.before).collect();
+                policies.push(self.policy(&group, selector, sides, (&before, &mut taken)));
             }
         }
         if !breaks.is_empty() {
@@ -331,7 +332,7 @@ impl Namespaced<'_> {
         group: &Group,
         selector: &[labels::Label],
         [mut egress, mut ingress]: [Side; 2],
-        taken: &mut BTreeSet<Arc<str>>,
+        (before, taken): (&BTreeSet<String>, &mut BTreeSet<Arc<str>>),
     ) -> Suggested {
         let mut assumed = "";
         let mut gaps = Vec::new();
@@ -366,7 +367,7 @@ impl Namespaced<'_> {
             rules[0].push(guessed_dns());
         }
         let [egress_rules, ingress_rules] = rules;
-        let header = self.policy_header(group, [&egress, &ingress], &gaps);
+        let header = self.policy_header(group, [&egress, &ingress], before, &gaps);
         let name = free_name(&name_of(&group.members), taken);
         Suggested {
             policy: self.declared(name, selector, &ingress_rules, &egress_rules),
@@ -425,7 +426,13 @@ impl Namespaced<'_> {
         gaps
     }
 
-    fn policy_header(&self, group: &Group, [egress, ingress]: [&Side; 2], gaps: &[String]) -> Vec<String> {
+    fn policy_header(
+        &self,
+        group: &Group,
+        [egress, ingress]: [&Side; 2],
+        before: &BTreeSet<String>,
+        gaps: &[String],
+    ) -> Vec<String> {
         let names: Vec<String> = group.members.iter().map(|unit| unit.within(self.namespace)).collect();
         let mut header =
             vec![format!("What {} of namespace {} was seen to do.", names.join(", "), self.namespace)];
@@ -455,11 +462,9 @@ impl Namespaced<'_> {
         if !ingress.own_nodes.is_empty() || !egress.own_nodes.is_empty() {
             header.push("A pod and its own node (probes of the kubelet) need no rule.".to_owned());
         }
-        let before = group.members.iter().flat_map(|unit| self.selected(unit).before);
-        let before: Vec<String> = before.collect::<BTreeSet<_>>().into_iter().collect();
         if !before.is_empty() {
-            header
-                .push(format!("{} stays and comes first: what that denies stays denied.", before.join(", ")));
+            let names = before.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+            header.push(format!("{names} stays and comes first: what that denies stays denied."));
         }
         header.extend(gaps.iter().map(|gap| format!("MISSING: {gap}.")));
         header

@@ -27,6 +27,27 @@ impl Place {
     }
 }
 
+/// The words of a column, each once.
+#[derive(Default)]
+struct Dictionary<'a> {
+    numbers: HashMap<&'a str, u32>,
+    words: Vec<&'a str>,
+}
+
+impl<'a> Dictionary<'a> {
+    fn number(&mut self, word: &'a str) -> u32 {
+        let words = &mut self.words;
+        *self.numbers.entry(word).or_insert_with(|| {
+            words.push(word);
+            words.len() as u32 - 1
+        })
+    }
+
+    fn column(self, keys: UInt32Array) -> Result<DictionaryArray<UInt32Type>, ArrowError> {
+        DictionaryArray::try_new(keys, Arc::new(StringArray::from_iter_values(self.words)))
+    }
+}
+
 /// Words that flows share.
 #[derive(Debug)]
 pub(super) struct Group<K, V> {
@@ -80,23 +101,19 @@ impl<K: Copy + Hash + Eq, V> Group<K, V> {
 
     /// A column of the words that `word` finds in each value.
     pub fn words(&self, word: impl Fn(&V) -> Option<&str>) -> Result<ArrayRef, ArrowError> {
-        let mut ids: HashMap<&str, u32> = HashMap::default();
-        let mut words: Vec<&str> = Vec::new();
+        let mut dictionary = Dictionary::default();
         let mut lacks_some = self.lacks_some;
         let mut of_value: Vec<u32> = Vec::with_capacity(self.values.len());
         for value in &self.values {
             of_value.push(match word(value) {
-                Some(word) => *ids.entry(word).or_insert_with(|| {
-                    words.push(word);
-                    words.len() as u32 - 1
-                }),
+                Some(word) => dictionary.number(word),
                 None => {
                     lacks_some = true;
                     NONE
                 }
             });
         }
-        let keys = match (lacks_some, words.is_empty()) {
+        let keys = match (lacks_some, dictionary.words.is_empty()) {
             (true, true) => UInt32Array::new_null(self.keys.len()),
             (true, false) => {
                 let id = |key: &u32| of_value.get(*key as usize).copied().unwrap_or(NONE);
@@ -105,36 +122,27 @@ impl<K: Copy + Hash + Eq, V> Group<K, V> {
                 ids.iter_mut().filter(|id| **id == NONE).for_each(|id| *id = 0);
                 UInt32Array::new(ids.into(), Some(NullBuffer::new(has_one)))
             }
-            (false, _) if words.len() == self.values.len() => self.keys.clone().into(),
+            (false, _) if dictionary.words.len() == self.values.len() => self.keys.clone().into(),
             (false, _) => self.keys.iter().map(|key| of_value[*key as usize]).collect::<Vec<_>>().into(),
         };
-        let words = StringArray::from_iter_values(words);
-        Ok(Arc::new(DictionaryArray::<UInt32Type>::try_new(keys, Arc::new(words))?))
+        Ok(Arc::new(dictionary.column(keys)?))
     }
 
     /// A column of the lists that `list` finds in each value; empty where a flow has none.
     pub fn lists(&self, list: impl Fn(&V) -> &[Cow<'static, str>]) -> Result<ArrayRef, ArrowError> {
-        let mut ids: HashMap<&str, u32> = HashMap::default();
-        let mut words: Vec<&str> = Vec::new();
-        let mut number = |word| {
-            *ids.entry(word).or_insert_with(|| {
-                words.push(word);
-                words.len() as u32 - 1
-            })
-        };
-        let numbers = |value| list(value).iter().map(|word| number(word)).collect();
+        let mut dictionary = Dictionary::default();
+        let numbers = |value| list(value).iter().map(|word| dictionary.number(word)).collect();
         let of_value: Vec<SmallVec<[u32; 2]>> = self.values.iter().map(numbers).collect();
         let mut items: Vec<u32> = Vec::new();
         let mut ends = vec![0; self.keys.len() + 1];
         // Most columns have no word at all.
-        if !words.is_empty() {
+        if !dictionary.words.is_empty() {
             for (key, end) in self.keys.iter().zip(&mut ends[1..]) {
                 items.extend(of_value.get(*key as usize).into_iter().flatten());
                 *end = i32::try_from(items.len()).unwrap_or(i32::MAX);
             }
         }
-        let words = Arc::new(StringArray::from_iter_values(words));
-        let items = DictionaryArray::<UInt32Type>::try_new(items.into(), words)?;
+        let items = dictionary.column(items.into())?;
         let ends = OffsetBuffer::new(ScalarBuffer::from(ends));
         Ok(Arc::new(ListArray::try_new(words_item(), ends, Arc::new(items), None)?))
     }
