@@ -9,6 +9,7 @@ mod exporting;
 mod faults;
 mod privacy;
 mod s3;
+mod snapshots;
 
 use std::{
     net::SocketAddr,

@@ -19,6 +19,7 @@ use netaudit::{
         flows::{Beginning, FlowStore, Lost, Retention, files, segment, table::OBJECTS},
         history::{
             Bound, Verb,
+            parts::Parts,
             read::{Change, Wanted, read},
             state::{Run, State, in_effect, runs},
         },
@@ -139,10 +140,14 @@ impl Writer {
     }
 }
 
+fn parts(store: &Path) -> Result<Parts> {
+    Parts::all(&[store.to_owned().into()])
+}
+
 /// All changes of a store, of each run in order.
 pub(crate) fn all(store: &Path) -> Result<Vec<Change>> {
     let mut found = Vec::new();
-    let read = read(&[store.to_owned().into()], Wanted::default(), &mut |change| {
+    let read = read(&parts(store)?, Wanted::default(), &mut |change| {
         found.push(change);
         Ok(())
     })?;
@@ -171,12 +176,12 @@ fn parquet_files(store: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn run_of(store: &Path, name: &str) -> Result<Run> {
-    let (runs, _) = runs(&[store.to_owned().into()])?;
+    let (runs, _) = runs(&parts(store)?)?;
     runs.into_iter().find(|run| run.run == name).with_context(|| format!("no run {name}"))
 }
 
 fn state(store: &Path, run: &str, at: i64) -> Result<State> {
-    State::of(&[store.to_owned().into()], &run_of(store, run)?, t(at), &[])
+    State::of(&parts(store)?, &run_of(store, run)?, t(at), &[])
 }
 
 fn names(state: &State) -> Vec<String> {
@@ -246,7 +251,7 @@ fn what_was_told_comes_back_from_the_log_and_from_files() -> Result<()> {
     let known = state(store, "run-a", 6)?;
     let gone: Vec<_> = known.gone(Duration::from_secs(600)).map(|(it, at)| (it.kind.as_str(), at)).collect();
     assert_eq!(gone, [("Binding", t(5)), ("Pod", t(5))]);
-    let (runs, _) = runs(&[store.to_owned().into()])?;
+    let (runs, _) = runs(&parts(store)?)?;
     let chosen = |at| in_effect(&runs, t(at)).iter().map(|run| run.run.clone()).collect::<Vec<_>>();
     assert_eq!(
         [chosen(1), chosen(2), chosen(11), chosen(12)],
@@ -289,7 +294,7 @@ fn a_torn_log_keeps_what_is_whole() -> Result<()> {
     for length in (0..=whole.len()).step_by(97).chain([whole.len()]) {
         fs::write(&torn, &whole[..length])?;
         let mut rows = 0;
-        let read = read(&[copy.clone().into()], Wanted::default(), &mut |_| {
+        let read = read(&parts(&copy)?, Wanted::default(), &mut |_| {
             rows += 1;
             Ok(())
         })?;

@@ -135,7 +135,8 @@ struct Timed {
 fn replay(store: &Path, filter: &Filter) -> (Timed, Duration) {
     let candidate = candidate();
     let begun = Instant::now();
-    let histories = Histories::read(&[store.to_owned().into()], filter.until).expect("a history");
+    let histories =
+        Histories::read(&[store.to_owned().into()], filter.from, filter.until).expect("a history");
     let history = begun.elapsed();
     let mut replay = Replay::new(&histories, &candidate);
     scan_all(store, filter, &mut |batch| replay.add(batch).expect("columns"));
@@ -149,7 +150,8 @@ fn replay(store: &Path, filter: &Filter) -> (Timed, Duration) {
 /// How many, and how many fare otherwise.
 fn one_by_one(store: &Path, filter: &Filter) -> (u64, u64) {
     let candidate = candidate();
-    let histories = Histories::read(&[store.to_owned().into()], filter.until).expect("a history");
+    let histories =
+        Histories::read(&[store.to_owned().into()], filter.from, filter.until).expect("a history");
     let mut all: Vec<(Class, Timestamp)> = Vec::new();
     scan_all(store, filter, &mut |batch| all.extend(Classes::each(batch).expect("columns")));
     all.sort_by_key(|(_, time)| *time);

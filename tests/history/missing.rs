@@ -181,7 +181,7 @@ fn a_hole_outlives_its_hour_and_ends_with_the_run() -> Result<()> {
 /// Reads everything, as those who ask do. Returns how much could not be read.
 fn read_all(store: &Path) -> Result<usize> {
     let stores = [Store::Directory(store.to_owned())];
-    let history = read(&stores, Wanted::default(), &mut |_| Ok(()))?;
+    let history = read(&Parts::all(&stores)?, Wanted::default(), &mut |_| Ok(()))?;
     // With conditions, so that statistics and bloom filters are read as well.
     let filters = [
         Filter::default(),

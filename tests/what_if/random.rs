@@ -291,7 +291,7 @@ fn compare(seed: u64, compared: &mut Compared) -> Result<()> {
     let (candidate, _) = Candidate::new(objects.collect(), scope.clone()).expect("policies of any namespace");
 
     let stores = [directory.path().to_owned().into()];
-    let histories = Histories::read(&stores, None)?;
+    let histories = Histories::read(&stores, None, None)?;
     let (mut classes, mut each, mut batches) = (Classes::new(&histories), Vec::new(), Vec::new());
     scan(&stores, Among::All, &Filter::default(), Columns::Some(&COLUMNS), &|_, _| {}, &mut |batch| {
         if let Some(batch) = batch {

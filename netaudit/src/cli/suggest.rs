@@ -177,7 +177,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     let namespaces: BTreeSet<Arc<str>> = args.namespace.iter().map(|name| name.as_str().into()).collect();
     on_interrupt()?;
     let stores = stores::open(&args.flow_store, &args.reach)?;
-    let histories = Histories::read(&stores, args.until)?;
+    let histories = Histories::read(&stores, args.since, args.until)?;
     let filter = Filter { from: args.since, until: args.until, ..Filter::default() };
     let mut gathered = Gathered::new(&histories, &namespaces);
     // All flows are looked at: of those to a Service no column has the namespace of the pods behind it.

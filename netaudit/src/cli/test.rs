@@ -36,6 +36,7 @@ use crate::{
         flows::{ask::Columns, filter::Filter},
         history::{
             doubts::stopped,
+            parts::{Parts, Span},
             state::{Run, State, in_effect, runs},
         },
     },
@@ -167,7 +168,8 @@ fn load(args: &Args) -> anyhow::Result<Cluster> {
     }
     let stores = stores::open(&args.flow_store, &args.reach)?;
     let at = args.at.or(args.until).unwrap_or_else(now);
-    let (known, read) = runs(&stores)?;
+    let parts = Parts::find(&stores, Span::at(at))?;
+    let (known, read) = runs(&parts)?;
     // One that goes on to listen knows more than one that has stopped.
     let listens = |run: &Run| stopped(&read.marks, run, at).is_none();
     let run = in_effect(&known, at).into_iter().max_by_key(|run| (listens(run), run.complete()));
@@ -182,7 +184,7 @@ fn load(args: &Args) -> anyhow::Result<Cluster> {
             None => bail!("the stores hold no whole history of objects"),
         }
     };
-    let state = State::of(&stores, run, at, &[])?;
+    let state = State::of(&parts, run, at, &[])?;
     if let Some(begins) = state.begins(run).filter(|begins| at < *begins) {
         bail!("the history of {} begins at {}", run.node, microsecond(begins));
     }

@@ -154,7 +154,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     ensure!(usage.told.is_some(), "the usage holds nothing: no agent has told anything yet");
     on_interrupt()?;
     let stores = stores::open(&args.flow_store, &args.reach)?;
-    let recorded = Histories::read(&stores, None)?;
+    // All of it: whom a policy selected while its use was told may have changed before the first flow that is asked for.
+    let recorded = Histories::read(&stores, None, None)?;
     let mut classes = Classes::new(&recorded);
     let mut names = Names::new();
     let filter = Filter { from: args.since, ..Filter::default() };

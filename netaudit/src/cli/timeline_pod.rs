@@ -19,6 +19,7 @@ use crate::{
     store::history::{
         BINDING, Verb,
         doubts::begins,
+        parts::{Parts, Span},
         read::{Change, Key, Read, Wanted, read},
         state::{Run, runs},
     },
@@ -46,7 +47,8 @@ pub(super) fn changes(
     since: Option<Timestamp>,
     until: Option<Timestamp>,
 ) -> anyhow::Result<Told> {
-    let (known, _) = runs(stores)?;
+    let parts = Parts::find(stores, Span::between(since, until))?;
+    let (known, _) = runs(&parts)?;
     let order: BTreeMap<&str, usize> =
         known.iter().enumerate().map(|(place, run)| (run.run.as_str(), place)).collect();
     let mut all: Vec<Change> = Vec::new();
@@ -61,7 +63,7 @@ pub(super) fn changes(
     };
     let mut kinds: Vec<&str> = asked_kinds().map(Kind::as_str).collect();
     kinds.push(BINDING);
-    let found = read(stores, Wanted { kinds: &kinds, ..Wanted::default() }, &mut |change| {
+    let found = read(&parts, Wanted { kinds: &kinds, ..Wanted::default() }, &mut |change| {
         if is_asked(&change) && until.is_none_or(|until| change.time < until) {
             all.push(change);
         }

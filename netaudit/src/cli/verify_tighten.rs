@@ -103,7 +103,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
 
     on_interrupt()?;
     let stores = stores::open(&args.flow_store, &args.reach)?;
-    let recorded = Histories::read(&stores, None)?;
+    let recorded = Histories::read(&stores, args.since, None)?;
     let mut classes = Classes::new(&recorded);
     let filter = Filter { from: args.since, ..Filter::default() };
     let scanned = scan_stores(&stores, &filter, Columns::Some(&replay::COLUMNS), &mut |batch| {

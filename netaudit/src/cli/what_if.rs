@@ -144,7 +144,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     }
     on_interrupt()?;
     let stores = stores::open(&args.flow_store, &args.reach)?;
-    let histories = Histories::read(&stores, filter.until)?;
+    let histories = Histories::read(&stores, filter.from, filter.until)?;
     let mut replay = Replay::new(&histories, &tried.candidate);
     let scanned = scan_stores(&stores, &filter, Columns::Some(&replay::COLUMNS), &mut |batch| {
         if let Some(batch) = batch {

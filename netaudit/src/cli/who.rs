@@ -24,7 +24,8 @@ use crate::{
     store::history::{
         BINDING,
         doubts::{begins, stopped},
-        read::Change,
+        parts::{Parts, Span},
+        read::{Change, Read},
         state::{Run, State, in_effect, runs},
     },
 };
@@ -121,7 +122,8 @@ impl Evidence {
 pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     let ip = args.address.to_canonical();
     let stores = stores::open(&args.flow_store, &args.reach)?;
-    let (known, read) = runs(&stores)?;
+    let parts = Parts::find(&stores, Span::at(args.at))?;
+    let (known, read) = runs(&parts)?;
     for (path, reason) in &read.unreadable {
         eprintln!("netaudit: {} cannot be read, its history is missing: {reason}", path.display());
     }
@@ -130,13 +132,13 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
         .filter(|run| begins(&read.marks, run).is_none_or(|begins| args.at >= begins))
         .collect();
     if asked.is_empty() {
-        let first = known.iter().filter_map(|run| {
-            let complete = run.complete()?;
-            Some(begins(&read.marks, run).map_or(complete, |begins| begins.max(complete)))
-        });
-        let begins = match first.min() {
+        let begins = match first_known(&known, &read) {
             Some(first) => format!("the history begins at {}", microsecond(first)),
-            None => "the stores hold no history with a list of all objects".to_owned(),
+            // Of a bucket nothing was read that came later.
+            None => match Parts::first_hour(&stores)?.filter(|hour| *hour > args.at) {
+                Some(hour) => format!("the history begins in the hour of {}", hour.to_the_second()),
+                None => "the stores hold no history with a list of all objects".to_owned(),
+            },
         };
         anyhow::bail!("nothing is known of {}: {begins}", microsecond(args.at));
     }
@@ -144,7 +146,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     let mut doubts: Vec<String> = read.unreadable.iter().map(cannot_be_read).collect();
     for run in asked {
         let kinds = [Kind::Pod.as_str(), Kind::Node.as_str(), Kind::Service.as_str(), BINDING];
-        let state = State::of(&stores, run, args.at, &kinds)?;
+        let state = State::of(&parts, run, args.at, &kinds)?;
         doubts.extend(state.doubts(run));
         let heard_until = stopped(&read.marks, run, args.at).map(|until| until.to_string());
         are_all_silent &= heard_until.is_some();
@@ -170,6 +172,15 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
         Output::Yaml => write!(out, "{}", serde_saphyr::to_string(&answer)?)?,
     }
     Ok(Exit::Clean)
+}
+
+/// When everything was known first.
+fn first_known(known: &[Run], read: &Read) -> Option<Timestamp> {
+    let first = known.iter().filter_map(|run| {
+        let complete = run.complete()?;
+        Some(begins(&read.marks, run).map_or(complete, |begins| begins.max(complete)))
+    });
+    first.min()
 }
 
 /// What a change says of the address.

@@ -1,6 +1,6 @@
 //! A flow judged again by what the history says that policies and labels were then.
 
-use std::{collections::BTreeSet, fmt::Write as _};
+use std::{collections::BTreeSet, fmt::Write as _, time::Duration};
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
@@ -16,10 +16,14 @@ use crate::{
     model::Timestamp,
     store::flows::ask::Store,
     store::history::{
+        parts::{Parts, Span},
         read::Change,
         state::{HELD, Run, State, runs},
     },
 };
+
+/// How long an agent may take to list all objects.
+const KNOWS_ALL: Duration = Duration::from_secs(86_400);
 
 /// What the objects of then say.
 pub(super) struct Then {
@@ -39,7 +43,10 @@ impl Then {
 pub(super) fn judge_then(id: &str, line: &Line, stores: &[Store]) -> anyhow::Result<Then> {
     let time = time(&line.time)?;
     let name = id.rsplit_once('-').map_or(id, |(run, _)| run);
-    let (known, read) = runs(stores)?;
+    // A flow that came before its run knew all objects is judged by those: until then it may take a while.
+    let until = time.plus(KNOWS_ALL);
+    let parts = Parts::find(stores, Span { run: Some(name), ..Span::between(Some(time), Some(until)) })?;
+    let (known, read) = runs(&parts)?;
     for (path, reason) in &read.unreadable {
         eprintln!("netaudit: {} cannot be read, its history is missing: {reason}", path.display());
     }
@@ -52,7 +59,7 @@ pub(super) fn judge_then(id: &str, line: &Line, stores: &[Store]) -> anyhow::Res
         return Ok(Then::unknown(&why));
     };
     let at = time.max(complete);
-    let state = State::of(stores, run, at, &[])?;
+    let state = State::of(&parts, run, at, &[])?;
     if let Some(begins) = state.begins(run).filter(|begins| at < *begins) {
         let why = format!("the history of {} begins at {}", run.node, microsecond(begins));
         return Ok(Then::unknown(&why));
@@ -64,7 +71,7 @@ pub(super) fn judge_then(id: &str, line: &Line, stores: &[Store]) -> anyhow::Res
     }
     let mut instead = Vec::new();
     for end in [&line.subject, &line.peer] {
-        instead.extend(of_its_time(end, &state, run, stores, &mut notes)?);
+        instead.extend(of_its_time(end, &state, run, &parts, &mut notes)?);
     }
     let cluster = rebuild(&state, &instead);
     match judge(line, cluster, &Than::RECORDED) {
@@ -78,7 +85,7 @@ fn of_its_time(
     end: &LineEnd,
     state: &State,
     run: &Run,
-    stores: &[Store],
+    parts: &Parts,
     notes: &mut Vec<String>,
 ) -> anyhow::Result<Option<Change>> {
     let (Some(namespace), Some(pod)) = (&end.namespace, &end.pod) else { return Ok(None) };
@@ -93,7 +100,7 @@ fn of_its_time(
         notes.push(format!("{namespace}/{pod} was deleted at {}, before the flow", microsecond(at)));
         return Ok(Some(change.clone()));
     }
-    let later = State::of(stores, run, state.at.plus(HELD), &[Kind::Pod.as_str()])?;
+    let later = State::of(parts, run, state.at.plus(HELD), &[Kind::Pod.as_str()])?;
     let found = later.get(&key).filter(|change| is_it(change)).cloned();
     if let Some(change) = &found {
         notes.push(format!(

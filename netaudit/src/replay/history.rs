@@ -19,6 +19,7 @@ use crate::{
         history::{
             BINDING, Verb,
             doubts::{begins, doubts, stopped},
+            parts::{Parts, Span},
             read::{Change, Wanted, read},
             state::{HELD, Run, in_effect, runs},
         },
@@ -85,13 +86,18 @@ struct Version {
 }
 
 impl Histories {
-    /// Reads what stores tell of the time until then, or of all. Equal objects are kept once, whoever told of them.
+    /// Reads what stores tell of the time between two times, or of all. Equal objects are kept once, whoever told of them.
     ///
     /// # Errors
     ///
     /// A store cannot be listed.
-    pub fn read(stores: &[Store], until: Option<Timestamp>) -> anyhow::Result<Self> {
-        let (known, bare) = runs(stores)?;
+    pub fn read(
+        stores: &[Store],
+        since: Option<Timestamp>,
+        until: Option<Timestamp>,
+    ) -> anyhow::Result<Self> {
+        let parts = Parts::find(stores, Span::between(since, until))?;
+        let (known, bare) = runs(&parts)?;
         let mut objects: HashMap<(Kind, Arc<str>), Arc<Object>> = HashMap::new();
         let mut steps: HashMap<String, Vec<Step>> = HashMap::new();
         // A flow from before its run knew all is judged by what that knew then; and a pod's object may come after its flow.
@@ -100,7 +106,7 @@ impl Histories {
             began.filter_map(Run::complete).fold(until, Timestamp::max).plus(HELD)
         };
         let wanted = Wanted { until: until.map(end), ..Wanted::default() };
-        let found = read(stores, wanted, &mut |change| {
+        let found = read(&parts, wanted, &mut |change| {
             if let Some(what) = what(&change, &mut objects) {
                 let step = Step { at: change.time, sequence: change.sequence, what };
                 match steps.get_mut(&change.run) {

@@ -3,6 +3,7 @@
 //! ```text
 //! s3://BUCKET/PREFIX / flows / date=2026-01-31 / hour=07 / <run>-<first>-<last>.parquet    as in the directory of a flow store
 //!                    / objects / date=2026-01-31 / hour=07 / …                             its history, of which nothing is folded
+//!                    / snapshots / date=2026-01-31 / hour=07 / …                           of which these tell what still held
 //!                    / usage / <node> / usage-….jsonl                                       the use of rules, as in a state directory
 //! ```
 //!

@@ -20,6 +20,7 @@ use crate::{
         history::{
             Verb,
             doubts::{begins, gaps, missing, stopped},
+            parts::{Parts, Span},
             read::{Change, Key, Wanted, batches, changes_of, read},
             state::{HELD, Run, in_effect, runs},
         },
@@ -50,7 +51,8 @@ pub fn add(
     (since, until): (Timestamp, Timestamp),
     flows: &Told,
 ) -> anyhow::Result<History> {
-    let (known, read) = runs(stores)?;
+    let parts = Parts::find(stores, Span::between(Some(since), Some(until)))?;
+    let (known, read) = runs(&parts)?;
     let mut history = History { unreadable: read.unreadable, ..History::default() };
     let before: Vec<&str> = in_effect(&known, since).into_iter().map(|run| &*run.run).collect();
     let is_wanted = |run: &&Run| {
@@ -77,7 +79,7 @@ pub fn add(
     for run in wanted {
         let window = Window { begin: since.minus(REMEMBERED), since, until, marks: &read.marks };
         let is_last = last.get(&*run.node).is_some_and(|last| last.run == run.run);
-        let told = window.add(bundle, stores, run, is_last, &mut policies, &mut history.unreadable)?;
+        let told = window.add(bundle, &parts, run, is_last, &mut policies, &mut history.unreadable)?;
         history.missing.extend(window.missing(run));
         history.runs.push(told);
     }
@@ -119,7 +121,7 @@ impl Window<'_> {
     fn add(
         &self,
         bundle: &mut Bundle,
-        stores: &[Store],
+        parts: &Parts,
         run: &Run,
         is_last: bool,
         policies: &mut Policies,
@@ -128,7 +130,7 @@ impl Window<'_> {
         let folded = begins(self.marks, run);
         let from = self.begin.max(folded.unwrap_or(Timestamp::MIN));
         let has_earlier = run.first <= from;
-        let kept = if has_earlier { self.at_begin(stores, run, unreadable)? } else { HashSet::new() };
+        let kept = if has_earlier { self.at_begin(parts, run, unreadable)? } else { HashSet::new() };
         // A flow before the run knew all objects is judged by those.
         let end = self.until.max(run.complete().unwrap_or(Timestamp::MIN)).plus(HELD);
         let begin_hour = files::hour_of(from);
@@ -136,7 +138,7 @@ impl Window<'_> {
         let mut written = HashSet::new();
         let mut of_run: BTreeMap<Key, Change> = BTreeMap::new();
         let wanted = Wanted { until: Some(end), run: Some(&run.run), ..Wanted::default() };
-        let read = batches(stores, wanted, &mut |batch| {
+        let read = batches(parts, wanted, &mut |batch| {
             // In which file each row belongs: of what was before, or of its hour.
             let mut places: Vec<Option<(bool, i64)>> = Vec::with_capacity(batch.num_rows());
             changes_of(batch, Wanted::default(), &mut |change| {
@@ -207,13 +209,13 @@ impl Window<'_> {
     /// The numbers of the rows that say what there was at the begin.
     fn at_begin(
         &self,
-        stores: &[Store],
+        parts: &Parts,
         run: &Run,
         unreadable: &mut Vec<(PathBuf, String)>,
     ) -> anyhow::Result<HashSet<u64>> {
         let mut last: HashMap<Key, ((Timestamp, u64), u64, bool)> = HashMap::new();
         let wanted = Wanted { until: Some(self.begin), run: Some(&run.run), is_bare: true, kinds: &[] };
-        let read = read(stores, wanted, &mut |change| {
+        let read = read(parts, wanted, &mut |change| {
             if change.verb != Verb::Listed && change.node == run.node {
                 let (order, sequence) = (change.order(), change.sequence);
                 let row = (order, sequence, change.verb == Verb::Deleted);

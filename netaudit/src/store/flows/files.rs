@@ -190,6 +190,26 @@ impl Told {
     }
 }
 
+/// What the [name](Told::file_name) of a file says; folded ones have other names.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::store) struct Named<'a> {
+    /// The agent run.
+    pub run: &'a str,
+    /// The number of the first segment, or 0 where it stands for all until the last.
+    pub first: u64,
+    /// The number of the last one.
+    pub last: u64,
+}
+
+impl<'a> Named<'a> {
+    /// Of a path or a key.
+    pub fn of(path: &'a Path) -> Option<Self> {
+        let mut parts = path.file_name()?.to_str()?.strip_suffix(".parquet")?.rsplitn(3, '-');
+        let (last, first, run) = (parts.next()?, parts.next()?, parts.next()?);
+        Some(Self { run, first: first.parse().ok()?, last: last.parse().ok()? })
+    }
+}
+
 /// Opens a Parquet file of a table and reads what it says of itself.
 ///
 /// # Errors

@@ -12,21 +12,15 @@ use super::{
     ask::{Among, Scanned, Store},
     files::{self, FlowFile, Told},
     filter::Filter,
+    hours::Hours,
     segment::Mark,
     source::{Place, Source, TAIL},
     table::FLOWS,
 };
-use crate::{
-    model::Timestamp,
-    store::bucket::{Bucket, Object},
-};
+use crate::store::bucket::{Bucket, Object};
 
 /// Bytes of footers that are kept until their files are read; beyond that a footer is read twice.
 pub(super) const FOOTERS: usize = 128 << 20;
-
-/// Hours and days that are listed one by one; more are listed as one.
-const MOST_HOURS: i64 = 48;
-const MOST_DAYS: i64 = 400;
 
 /// A part of a store that holds flows of one hour.
 #[derive(Clone, Debug)]
@@ -52,36 +46,6 @@ pub(super) struct Found {
     pub marks: Vec<Mark>,
     footers: usize,
     most_footers: usize,
-}
-
-/// Hours since 1970, both included.
-#[derive(Clone, Copy)]
-struct Hours {
-    from: i64,
-    until: i64,
-}
-
-impl Hours {
-    fn of(filter: &Filter) -> Self {
-        Self {
-            from: filter.from.map_or(i64::MIN, files::hour_of),
-            until: filter
-                .until
-                .map_or(i64::MAX, |until| files::hour_of(Timestamp(until.0.saturating_sub(1_000)))),
-        }
-    }
-
-    /// With those whose files tell of these.
-    fn wider(self) -> Self {
-        Self {
-            from: self.from.saturating_sub(files::BEFORE_AND_AFTER),
-            until: self.until.saturating_add(files::BEFORE_AND_AFTER),
-        }
-    }
-
-    fn has(self, hour: i64) -> bool {
-        (self.from..=self.until).contains(&hour)
-    }
 }
 
 impl Found {
@@ -143,7 +107,7 @@ impl Found {
         // Nothing begins later, however clocks differ.
         let latest = i64::try_from(now.as_secs() / 3_600).unwrap_or(i64::MAX).saturating_add(24);
         let listed = Hours { until: hours.until.min(latest), ..hours };
-        let objects = bucket.list(&prefixes(listed.wider()))?;
+        let objects = bucket.list(&listed.wider().prefixes(&FLOWS))?;
         let files = objects.into_iter().filter_map(|object| Some((files::hour_of_key(&object.key)?, object)));
         let files: Vec<(i64, Object)> = files.filter(|(hour, _)| hours.wider().has(*hour)).collect();
         // So many at once that their tails take little room.
@@ -185,41 +149,5 @@ impl Found {
             self.parts.entry(hour).or_default().push(Part::File(place, has_room.then_some(footer)));
         }
         Some(told)
-    }
-}
-
-/// What is listed of a bucket for these hours.
-fn prefixes(hours: Hours) -> Vec<String> {
-    let all = || vec![FLOWS.name.to_owned()];
-    let count = hours.until.saturating_sub(hours.from).saturating_add(1);
-    let partitions = || (hours.from..=hours.until).map(files::partition);
-    if count > MOST_DAYS * 24 {
-        return all();
-    }
-    let mut names: Vec<String> = partitions()
-        .filter_map(|partition| {
-            let partition = if count > MOST_HOURS { partition.parent()?.to_owned() } else { partition };
-            Some(format!("{}/{}", FLOWS.name, partition.to_str()?))
-        })
-        .collect();
-    names.dedup();
-    names
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_partitions_that_are_asked_for_are_listed() {
-        let prefixes = |from, until| prefixes(Hours { from, until });
-        let hour = 491_000;
-        assert_eq!(
-            prefixes(hour + 7, hour + 8),
-            ["flows/date=2026-01-05/hour=15", "flows/date=2026-01-05/hour=16"]
-        );
-        assert_eq!(prefixes(hour, hour + 72).len(), 4, "days");
-        assert_eq!(prefixes(i64::MIN, i64::MAX), ["flows"]);
-        assert_eq!(prefixes(hour, i64::MAX), ["flows"]);
     }
 }

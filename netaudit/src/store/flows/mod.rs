@@ -15,6 +15,7 @@ mod coverage;
 pub mod files;
 pub mod filter;
 mod group;
+pub(in crate::store) mod hours;
 pub(in crate::store) mod log;
 mod look;
 mod read;

@@ -49,19 +49,26 @@ pub static FLOWS: Table = Table {
 };
 
 /// What changed in the objects that flows were judged by.
-pub static OBJECTS: Table = Table {
-    name: "objects",
-    open: "open-objects",
-    version: crate::store::history::VERSION,
-    schema: crate::store::history::schema,
-    log_schema: crate::store::history::schema,
-    order: &["kind", "namespace", "name", "address"],
-    deltas: &["time", "sequence"],
-    blooms: &["name", "address"],
-    segment_bytes: 2 << 20,
-    rows: "changes of objects",
-    threads: ["history", "history-roll"],
-};
+pub static OBJECTS: Table = of_objects("objects");
+
+/// Of those the rows that held at a time, see [`history`](crate::store::history): it has no segments of its own.
+pub static SNAPSHOTS: Table = of_objects("snapshots");
+
+const fn of_objects(name: &'static str) -> Table {
+    Table {
+        name,
+        open: "open-objects",
+        version: crate::store::history::VERSION,
+        schema: crate::store::history::schema,
+        log_schema: crate::store::history::schema,
+        order: &["kind", "namespace", "name", "address"],
+        deltas: &["time", "sequence"],
+        blooms: &["name", "address"],
+        segment_bytes: 2 << 20,
+        rows: "changes of objects",
+        threads: ["history", "history-roll"],
+    }
+}
 
 impl Table {
     /// The directory of its segments.

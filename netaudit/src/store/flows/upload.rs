@@ -9,8 +9,8 @@
 //! What waits stays in the directory as long as there is room, whatever its age; where the room runs out it is removed, and its flows
 //! are counted as lost. A file that was there already when the agent was killed is uploaded again under the same name.
 //!
-//! Of the history what was folded stays here: in the bucket is all of what it was made from. Only what had been folded before there
-//! was a bucket goes there as it is.
+//! Of the history what was folded stays here: in the bucket is all of what it was made from, and snapshots of it. Only what had been
+//! folded before there was a bucket goes there as it is.
 
 use std::{
     io,
@@ -27,7 +27,7 @@ use std::{
 use super::{
     begins, ends,
     files::{self, FlowFile},
-    table::{FLOWS, OBJECTS, Table},
+    table::{FLOWS, OBJECTS, SNAPSHOTS, Table},
 };
 use crate::store::{bucket::Bucket, journal::Journal};
 
@@ -129,7 +129,7 @@ fn key_of(store: &Path, file: &Path) -> Option<String> {
 /// # Errors
 ///
 /// What is known of earlier uploads cannot be read or written.
-pub(super) fn start(store: &Path, bucket: Bucket) -> anyhow::Result<Uploading> {
+pub(in crate::store) fn start(store: &Path, bucket: Bucket) -> anyhow::Result<Uploading> {
     let uploads = Arc::new(Uploads {
         store: store.to_owned(),
         journal: Mutex::new(Journal::open(store, &bucket)?),
@@ -229,7 +229,7 @@ impl Uploader {
                 Vec::new()
             })
         };
-        let files = [&OBJECTS, &FLOWS].into_iter().flat_map(of_table);
+        let files = [&OBJECTS, &SNAPSHOTS, &FLOWS].into_iter().flat_map(of_table);
         let files = files.filter_map(|file| Some((key_of(store, &file.path)?, file)));
         let mut waiting: Vec<(String, FlowFile)> = {
             let journal = self.uploads.journal();

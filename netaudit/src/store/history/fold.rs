@@ -8,40 +8,28 @@
 //! one reading and writing of what there is, an hour at most, and in memory a number for each object.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
-    fs::{self, File},
+    collections::HashSet,
+    fs,
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
 };
 
-use anyhow::Context as _;
-use arrow::{
-    array::{BooleanArray, RecordBatch},
-    compute::filter_record_batch,
-};
-use parquet::arrow::{ArrowWriter, arrow_reader::ArrowReaderMetadata};
-
 use super::{
-    Verb, digest,
     doubts::gaps,
-    read::{Change, Key, Wanted, changes_of, reader},
-    schema,
+    holding::{Input, Run, Runs, Survey, write},
+    read::Change,
+    snapshot::Snapshots,
 };
 use crate::{
     model::Timestamp,
-    store::{
-        flows::{
-            Shared,
-            files::{self, FlowFile, Told},
-            lost,
-            retention::{Bounds, Keeps, remove_file},
-            roll::{ROWS_AT_ONCE, properties},
-            segment::Mark,
-            source::Source,
-            table::OBJECTS,
-            upload::{Uploading, Uploads},
-        },
-        guard::next_batch,
+    store::flows::{
+        Shared,
+        files::{self, FlowFile, Told},
+        lost,
+        retention::{Bounds, Keeps, remove_file},
+        segment::Mark,
+        table::OBJECTS,
+        upload::{Uploading, Uploads},
     },
 };
 
@@ -56,30 +44,48 @@ pub(super) struct Folded {
     is_failing: bool,
     /// Which of them are in a bucket, where they are to be, and who is told of new ones.
     uploads: Option<Uploading>,
+    /// What is made for the bucket.
+    snapshots: Option<Snapshots>,
 }
 
 impl Folded {
-    pub fn new(store: &Path, bounds: Arc<Bounds>, uploads: Option<Uploading>) -> Self {
+    /// `run` is the agent run that goes on.
+    pub fn new(store: &Path, run: &str, bounds: Arc<Bounds>, uploads: Option<Uploading>) -> Self {
         let files = files::list(store, &OBJECTS).unwrap_or_else(|error| {
             tracing::error!("{error:#}: what is there of the history is kept until the next start");
             Vec::new()
         });
-        let mut folded =
-            Self { store: store.to_owned(), bounds, files, removed: 0, is_failing: false, uploads };
+        let snapshots = Snapshots::open(store, run, uploads.as_ref().map(|(uploads, _)| uploads.clone()));
+        let mut folded = Self {
+            store: store.to_owned(),
+            bounds,
+            files,
+            removed: 0,
+            is_failing: false,
+            uploads,
+            snapshots,
+        };
         folded.prune();
         folded
     }
 
     fn measure(&self) {
-        let bytes = self.files.iter().map(|file| file.bytes).sum();
+        let bytes: u64 = self.files.iter().map(|file| file.bytes).sum();
+        let bytes = bytes + self.snapshots.as_ref().map_or(0, Snapshots::bytes);
         self.bounds.history_bytes.store(bytes, Ordering::Relaxed);
     }
 }
 
 impl Keeps for Folded {
     fn add(&mut self, files: Vec<FlowFile>) {
+        if let Some(snapshots) = &mut self.snapshots {
+            snapshots.add(&files);
+        }
         self.files.extend(files);
         self.files.sort();
+        if let Some(snapshots) = &mut self.snapshots {
+            snapshots.make_if_due(&self.store, &self.files);
+        }
         self.measure();
         if let Some((_, news)) = &self.uploads {
             // The thread has ended: told where it did.
@@ -90,6 +96,9 @@ impl Keeps for Folded {
     fn prune(&mut self) {
         let first = self.bounds.first_hour.load(Ordering::Relaxed);
         if self.files.first().is_some_and(|file| file.hour < first) {
+            if let Some(snapshots) = &mut self.snapshots {
+                snapshots.make_before(first, &self.store, &self.files);
+            }
             match fold(&self.store, &self.files, first, self.uploads.as_ref().map(|(uploads, _)| &**uploads))
             {
                 Ok(done) => {
@@ -124,26 +133,6 @@ struct Done {
     removed: HashSet<PathBuf>,
 }
 
-/// A file that is folded.
-struct Input {
-    path: PathBuf,
-    metadata: ArrowReaderMetadata,
-    told: Told,
-}
-
-/// Of a thing the last row.
-struct Last {
-    order: (Timestamp, u64),
-    sequence: u64,
-    is_deleted: bool,
-}
-
-/// What a run has told.
-struct Run {
-    first: Timestamp,
-    listed: BTreeSet<String>,
-}
-
 /// Puts what still holds of the files before an hour into one of that hour.
 ///
 /// A crash before the new file has its name changes nothing. One after it leaves files that are folded again: the new file is
@@ -152,8 +141,8 @@ fn fold(store: &Path, all: &[FlowFile], hour: i64, uploads: Option<&Uploads>) ->
     let mut inputs = Vec::new();
     let mut is_damaged = false;
     for file in all.iter().filter(|file| file.hour < hour || (file.hour == hour && is_folded(&file.path))) {
-        match files::open(&file.path, &OBJECTS) {
-            Ok((_, metadata, told)) => inputs.push(Input { path: file.path.clone(), metadata, told }),
+        match Input::open(&file.path) {
+            Ok(input) => inputs.push(input),
             Err(error) if files::is_gone(&error) => {}
             // For people: it counts no more, and is not in the way.
             Err(error) => {
@@ -168,14 +157,11 @@ fn fold(store: &Path, all: &[FlowFile], hour: i64, uploads: Option<&Uploads>) ->
     else {
         return Ok(Done::default());
     };
-    let (last, runs) = survey(&inputs)?;
-    let superseded = superseded(&runs);
+    let survey = Survey::of(&inputs)?;
+    let superseded = superseded(&survey.runs);
     let holds = |change: &Change| {
         let of_run = (change.node.clone(), change.run.clone());
-        !superseded.contains(&of_run)
-            && last
-                .get(&thing(change))
-                .is_some_and(|last| !last.is_deleted && last.sequence == change.sequence)
+        !superseded.contains(&of_run) && survey.holds(change)
     };
     let begin = Timestamp(hour.saturating_mul(3_600_000_000_000));
     // Of runs of which nothing holds it does not matter any more what was lost.
@@ -197,7 +183,8 @@ fn fold(store: &Path, all: &[FlowFile], hour: i64, uploads: Option<&Uploads>) ->
         holes: is_damaged || marks.iter().any(|mark| mark.holes || has_gap(mark)),
         ..latest
     };
-    let made = write(store, hour, &inputs, &Told { mark, last: 0 }, &holds)?;
+    let name = format!("{}{FOLDED}", mark.run);
+    let made = write(store, (&OBJECTS, hour, &name), &inputs, &Told { mark, last: 0 }, &holds)?;
     let mut done = Done { made, removed: HashSet::new() };
     if let Some((uploads, made)) = uploads.zip(done.made.as_ref()) {
         uploads.is_there(&made.path);
@@ -217,7 +204,7 @@ fn fold(store: &Path, all: &[FlowFile], hour: i64, uploads: Option<&Uploads>) ->
     Ok(done)
 }
 
-fn is_folded(path: &Path) -> bool {
+pub(super) fn is_folded(path: &Path) -> bool {
     path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.ends_with(FOLDED))
 }
 
@@ -229,54 +216,6 @@ fn is_of_run(path: &Path, run: &str) -> bool {
 /// How the names of folded files end.
 const FOLDED: &str = "-folded.parquet";
 
-/// A thing of a run, as a number that no other has.
-fn thing(change: &Change) -> u128 {
-    let (kind, namespace, name): Key = change.key();
-    digest([&*change.node, &change.run, &kind, &namespace, &name])
-}
-
-fn of_each(
-    input: &Input,
-    is_bare: bool,
-    each: &mut dyn FnMut(&RecordBatch) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
-    let source = Source::of_file(&input.path)?;
-    let mut reader = reader(source, input.metadata.clone(), is_bare)?;
-    while let Some(batch) = next_batch(&mut reader).with_context(|| format!("in {}", input.path.display()))? {
-        each(&batch)?;
-    }
-    Ok(())
-}
-
-type Runs = HashMap<(String, String), Run>;
-
-/// The last row of each thing, and what each run has told.
-fn survey(inputs: &[Input]) -> anyhow::Result<(HashMap<u128, Last>, Runs)> {
-    let mut last: HashMap<u128, Last> = HashMap::new();
-    let mut runs = Runs::new();
-    for input in inputs {
-        of_each(input, true, &mut |batch| {
-            changes_of(batch, Wanted::default(), &mut |change| {
-                let run = runs
-                    .entry((change.node.clone(), change.run.clone()))
-                    .or_insert_with(|| Run { first: change.time, listed: BTreeSet::new() });
-                run.first = run.first.min(change.time);
-                let (order, sequence) = (change.order(), change.sequence);
-                let this = Last { order, sequence, is_deleted: change.verb == Verb::Deleted };
-                let thing = thing(&change);
-                if last.get(&thing).is_none_or(|known| order >= known.order) {
-                    last.insert(thing, this);
-                }
-                if change.verb == Verb::Listed {
-                    run.listed.insert(change.kind);
-                }
-                Ok(())
-            })
-        })?;
-    }
-    Ok((last, runs))
-}
-
 /// Runs of which nothing holds any more: a later one of the same node has listed all that they have.
 fn superseded(runs: &Runs) -> HashSet<(String, String)> {
     let is_over = |((node, _), run): &(&(String, String), &Run)| {
@@ -287,49 +226,122 @@ fn superseded(runs: &Runs) -> HashSet<(String, String)> {
     runs.iter().filter(is_over).map(|(key, _)| key.clone()).collect()
 }
 
-/// Writes the rows that hold; no file where none does.
-fn write(
-    store: &Path,
-    hour: i64,
-    inputs: &[Input],
-    told: &Told,
-    holds: &dyn Fn(&Change) -> bool,
-) -> anyhow::Result<Option<FlowFile>> {
-    let name = format!("{}{FOLDED}", told.mark.run);
-    let part = OBJECTS.open_directory(store).join(format!("{name}.part"));
-    let file = File::create(&part).with_context(|| format!("cannot make {}", part.display()))?;
-    let mut writer = ArrowWriter::try_new(file, schema(), Some(properties(&OBJECTS)))?;
-    let (mut rows, mut written) = (0, HashSet::new());
-    for input in inputs {
-        of_each(input, false, &mut |batch| {
-            let mut kept = Vec::with_capacity(batch.num_rows());
-            changes_of(batch, Wanted::default(), &mut |change| {
-                kept.push(holds(&change) && written.insert((thing(&change), change.sequence)));
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        cluster::Kind,
+        store::{
+            bucket::{Access, Bucket},
+            flows::{Beginning, FlowStore, Lost, Retention, table::SNAPSHOTS, upload},
+        },
+        watch,
+    };
+
+    const KEPT: Retention = Retention { age: Duration::from_secs(u32::MAX as u64), bytes: u64::MAX };
+
+    fn at(hour: i64) -> Timestamp {
+        Timestamp::from_seconds((490_000 + hour) * 3_600)
+    }
+
+    /// Files of a run in which an object changes each hour, and another one never.
+    fn files_of_hours(store: &Path, hours: i64) -> anyhow::Result<Vec<FlowFile>> {
+        let begin = |run: &str| Beginning {
+            node: "node".into(),
+            run: run.into(),
+            from: at(0),
+            lost: Lost::default(),
+            goes_on: false,
+        };
+        let mut open = FlowStore::open(store, KEPT, None, &begin("run"))?;
+        let service = |name: &str, version: i64| {
+            let value = json!({"metadata": {"namespace": "a", "name": name, "labels": {"v": version.to_string()}},
+                "spec": {"ports": [{"port": version + 1}]}});
+            watch::content(Kind::Service, &value)
+        };
+        let mut seen = |content: Option<_>, hour| {
+            content.into_iter().for_each(|content| open.history_mut().seen(&content, at(hour)));
+            open.tick(at(hour), Lost::default());
+        };
+        seen(service("always", 0), 0);
+        (0..hours).for_each(|hour| seen(service("changes", hour), hour));
+        open.finish(at(hours), Lost::default(), Duration::from_secs(20));
+        let until = std::time::Instant::now() + Duration::from_secs(60);
+        let again = loop {
+            match FlowStore::open(store, KEPT, None, &begin("next")) {
+                Err(_) if std::time::Instant::now() < until => std::thread::sleep(Duration::from_millis(20)),
+                opened => break opened?,
+            }
+        };
+        loop {
+            let files = files::list(store, &OBJECTS)?;
+            if files.len() as i64 >= hours || std::time::Instant::now() > until {
+                drop(again);
+                return Ok(files);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn versions(path: &Path) -> anyhow::Result<Vec<String>> {
+        let input = Input::open(path)?;
+        let mut found = Vec::new();
+        let source = crate::store::flows::source::Source::of_file(&input.path)?;
+        let mut reader = super::super::read::reader(source, input.metadata, false)?;
+        while let Some(batch) = crate::store::guard::next_batch(&mut reader)? {
+            super::super::read::changes_of(&batch, Default::default(), &mut |change| {
+                let content: serde_json::Value = serde_json::from_str(&change.content.unwrap_or_default())?;
+                found.push(format!("{} {}", change.name, content["spec"]["ports"][0]["port"]));
                 Ok(())
             })?;
-            let batch = filter_record_batch(batch, &BooleanArray::from(kept))?;
-            rows += batch.num_rows();
-            writer.write(&batch)?;
-            if writer.in_progress_size() as u64 >= OBJECTS.segment_bytes
-                || writer.in_progress_rows() as u64 >= ROWS_AT_ONCE
-            {
-                writer.flush()?;
-            }
-            Ok(())
-        })?;
+        }
+        found.sort();
+        Ok(found)
     }
-    writer.append_key_value_metadata(told.key_value()?);
-    let file = writer.into_inner().context("the end of a Parquet file")?;
-    if rows == 0 {
-        fs::remove_file(&part)?;
-        return Ok(None);
+
+    /// What is folded has been in the bucket, or is in a snapshot: so the next one needs no more than it.
+    #[test]
+    fn what_is_about_to_be_folded_is_in_a_snapshot_first() -> anyhow::Result<()> {
+        let directory = tempfile::tempdir()?;
+        let store = directory.path().join("store");
+        let all = files_of_hours(&store, 6)?;
+        assert_eq!(all.len(), 6, "{all:?}");
+        let access = Access { endpoint: Some("http://127.0.0.1:1".to_owned()), ..Access::default() };
+        let nowhere =
+            Bucket::open_with("s3://nowhere", &access, Duration::from_millis(50), Some(("key", "secret")))?;
+        let uploading = upload::start(&store, nowhere)?;
+        let bounds = Arc::new(Bounds::default());
+        let mut folded = Folded::new(&store, "run", bounds.clone(), Some(uploading));
+        folded.files.clear();
+        let made = || anyhow::Ok(files::list(&store, &SNAPSHOTS)?);
+        folded.add(all[..3].to_vec());
+        assert_eq!(made()?, [], "so few files are read as fast");
+        bounds.first_hour.store(490_002, Ordering::Relaxed);
+        folded.prune();
+        let [first] = &made()?[..] else { panic!("{:?}", made()?) };
+        assert_eq!(versions(&first.path)?, ["always 1", "changes 3"]);
+        let left: Vec<i64> = files::list(&store, &OBJECTS)?.iter().map(|file| file.hour - 490_000).collect();
+        assert_eq!(left, [2, 2, 3, 4, 5], "a folded one, and those after it");
+
+        folded.add(all[3..5].to_vec());
+        bounds.first_hour.store(490_004, Ordering::Relaxed);
+        folded.prune();
+        let [second] = &made()?[..] else { panic!("{:?}", made()?) };
+        assert_eq!(versions(&second.path)?, ["always 1", "changes 5"]);
+        let told = Input::open(&second.path)?.told;
+        assert_eq!((told.is_folded(), told.mark.holes, told.mark.from), (true, false, at(5)));
+
+        // Where the last one cannot be read, all that is there is: what was folded holds what is older.
+        fs::write(&second.path, "damaged")?;
+        folded.add(all[5..].to_vec());
+        bounds.first_hour.store(490_006, Ordering::Relaxed);
+        folded.prune();
+        let [third] = &made()?[..] else { panic!("{:?}", made()?) };
+        assert_eq!(versions(&third.path)?, ["always 1", "changes 6"]);
+        Ok(())
     }
-    file.sync_all().with_context(|| format!("cannot sync {}", part.display()))?;
-    let bytes = file.metadata()?.len();
-    let directory = OBJECTS.directory(store).join(files::partition(hour));
-    fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
-    let path = directory.join(name);
-    fs::rename(&part, &path).with_context(|| format!("cannot make {}", path.display()))?;
-    File::open(&directory)?.sync_all()?;
-    Ok(Some(FlowFile { hour, path, bytes }))
 }

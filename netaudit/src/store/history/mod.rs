@@ -3,6 +3,7 @@
 //! ```text
 //! Content, deletion, binding ─what is new─► batch ─log thread─► segment ─roll thread─► Parquet files of the table `objects`
 //!                                                                         ─what flows are too old for─► folded, see `fold`
+//!                                                                         ─for a bucket, what still holds─► see `snapshot`
 //! ```
 //!
 //! Each agent run tells all objects that there are once (`present`), says of each kind when it has (`listed`), and then only what
@@ -10,9 +11,12 @@
 
 pub mod doubts;
 mod fold;
+mod holding;
+pub mod parts;
 pub mod read;
 mod rows;
 mod schema;
+mod snapshot;
 pub mod state;
 
 use std::{
@@ -89,7 +93,8 @@ impl History {
         let shared = Arc::new(Shared::new(&OBJECTS));
         let first = Mark::first(&OBJECTS, &begin.node, &begin.run, begin.from);
         let folded_in = store.to_owned();
-        let keeping = move || Folded::new(&folded_in, bounds, uploading);
+        let run = begin.run.clone();
+        let keeping = move || Folded::new(&folded_in, &run, bounds, uploading);
         // What changed while no agent ran is not known, whatever became of the flows.
         let (store, table) = (store.to_owned(), &OBJECTS);
         let start = log::Start { store, table, lock, turn, first, goes_on: false, keeping };

@@ -16,14 +16,16 @@ use parquet::arrow::{
     arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder},
 };
 
-use super::{BINDING, Verb};
+use super::{
+    BINDING, Verb,
+    parts::{Of, Parts},
+};
 use crate::{
     model::Timestamp,
     store::{
         bucket::{Bucket, Object},
         flows::{
-            ask::Store,
-            files::{self, Told},
+            files::{self, Named, Told},
             segment::{self, Mark},
             source::{Source, TAIL},
             table::OBJECTS,
@@ -126,24 +128,24 @@ pub struct Read {
 ///
 /// A store cannot be listed, or `each` fails. What alone cannot be read is told in the result.
 pub fn read(
-    stores: &[Store],
+    parts: &Parts,
     wanted: Wanted<'_>,
     each: &mut dyn FnMut(Change) -> anyhow::Result<()>,
 ) -> anyhow::Result<Read> {
-    batches(stores, wanted, &mut |batch| changes_of(batch, wanted, each))
+    batches(parts, wanted, &mut |batch| changes_of(batch, wanted, each))
 }
 
 /// As [`read`], but all columns of batches of which some rows may be wanted.
 pub(in crate::store) fn batches(
-    stores: &[Store],
+    parts: &Parts,
     wanted: Wanted<'_>,
     each: &mut Each<'_>,
 ) -> anyhow::Result<Read> {
     let mut found = Read::default();
-    for store in stores {
-        match store {
-            Store::Directory(directory) => in_directory(directory, wanted, &mut found, each)?,
-            Store::Bucket(bucket) => in_bucket(bucket, wanted, &mut found, each)?,
+    for of in &parts.0 {
+        match of {
+            Of::Directory(directory) => in_directory(directory, wanted, &mut found, each)?,
+            Of::Bucket(bucket, files) => in_bucket(bucket, files, wanted, &mut found, each)?,
         }
     }
     Ok(found)
@@ -201,21 +203,24 @@ fn in_directory(
     Ok(())
 }
 
-/// What holds at a time may have been told long before: of a bucket all files are looked at that are not later.
 fn in_bucket(
     bucket: &Bucket,
+    files: &[(i64, Object)],
     wanted: Wanted<'_>,
     found: &mut Read,
     each: &mut Each<'_>,
 ) -> anyhow::Result<()> {
     let last_hour = wanted.last_hour().saturating_add(files::BEFORE_AND_AFTER);
-    let objects = bucket.list(&[OBJECTS.name.to_owned()])?.into_iter();
-    let files = objects.filter_map(|object| Some((files::hour_of_key(&object.key)?, object)));
-    let files: Vec<(i64, Object)> = files.filter(|(hour, _)| *hour <= last_hour).collect();
+    let may_be_of_run = |object: &Object| {
+        let named = wanted.run.zip(Named::of(Path::new(&object.key)));
+        named.is_none_or(|(run, named)| run == named.run)
+    };
+    let files = files.iter().filter(|(hour, object)| *hour <= last_hour && may_be_of_run(object));
+    let files: Vec<&(i64, Object)> = files.collect();
     for files in files.chunks(AT_ONCE) {
         let objects: Vec<Object> = files.iter().map(|(_, object)| object.clone()).collect();
         // Most files are no longer than this, and so are read with one request.
-        for ((hour, object), tail) in files.iter().zip(bucket.tails(&objects, TAIL)) {
+        for ((hour, object), tail) in files.iter().copied().zip(bucket.tails(&objects, TAIL)) {
             let name = PathBuf::from(bucket.url_of(&object.key));
             let opened = tail.and_then(|tail| {
                 let source = Source::of_object(bucket, object, tail);

@@ -5,9 +5,10 @@ use std::{collections::BTreeMap, time::Duration};
 use super::{
     Verb,
     doubts::{begins, doubts},
+    parts::Parts,
     read::{Change, Key, Read, Wanted, read},
 };
-use crate::{cluster::Kind, model::Timestamp, store::flows::ask::Store};
+use crate::{cluster::Kind, model::Timestamp};
 
 /// How long after a flow its pod's object may come: the agent waits for it before it judges.
 pub const HELD: Duration = Duration::from_secs(15);
@@ -41,15 +42,15 @@ impl Run {
     }
 }
 
-/// All runs that stores tell of, the earliest first.
+/// All runs that these tell of, the earliest first.
 ///
 /// # Errors
 ///
 /// A store cannot be listed.
-pub fn runs(stores: &[Store]) -> anyhow::Result<(Vec<Run>, Read)> {
+pub fn runs(parts: &Parts) -> anyhow::Result<(Vec<Run>, Read)> {
     let mut runs: BTreeMap<(String, String), Run> = BTreeMap::new();
     let wanted = Wanted { is_bare: true, ..Wanted::default() };
-    let found = read(stores, wanted, &mut |change| {
+    let found = read(parts, wanted, &mut |change| {
         let key = (change.node.clone(), change.run.clone());
         let run = runs.entry(key).or_insert_with(|| Run {
             node: change.node.clone(),
@@ -109,10 +110,10 @@ impl State {
     /// # Errors
     ///
     /// A store cannot be listed.
-    pub fn of(stores: &[Store], run: &Run, at: Timestamp, kinds: &[&str]) -> anyhow::Result<Self> {
+    pub fn of(parts: &Parts, run: &Run, at: Timestamp, kinds: &[&str]) -> anyhow::Result<Self> {
         let mut things: BTreeMap<Key, Known> = BTreeMap::new();
         let wanted = Wanted { until: Some(at), run: Some(&run.run), kinds, is_bare: false };
-        let read = read(stores, wanted, &mut |change| {
+        let read = read(parts, wanted, &mut |change| {
             if change.verb != Verb::Listed {
                 note(&mut things, change);
             }

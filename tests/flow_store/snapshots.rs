@@ -1,0 +1,307 @@
+//! Snapshots of a history in a bucket: whoever asks reads little, and is told the same as who reads everything.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use netaudit::{
+    cluster::{Content, Kind, Object, ObjectKey, REMEMBERED},
+    replay::Histories,
+    store::{
+        bucket::Bucket,
+        flows::{
+            ask::Store,
+            segment,
+            table::{OBJECTS, SNAPSHOTS},
+        },
+        history::{
+            Bound,
+            parts::{Parts, Span},
+            read::{Change, Wanted, read},
+            state::{State, runs},
+        },
+    },
+    watch,
+};
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    bucket::{netaudit, said, uploads},
+    s3::{S3, SECRET, Way},
+    *,
+};
+
+const URL: &str = "s3://flows/snapshots";
+const MINUTE: i64 = 60;
+
+fn at(minutes: i64) -> Timestamp {
+    Timestamp::from_seconds(1_767_225_600 + minutes * MINUTE)
+}
+
+fn opened(store: &Path, run: &str, minutes: i64, bucket: Option<Bucket>) -> Result<FlowStore> {
+    let begin = Beginning {
+        node: "node-1".into(),
+        run: run.into(),
+        from: at(minutes),
+        lost: Lost::default(),
+        goes_on: false,
+    };
+    FlowStore::open(store, FOREVER, bucket, &begin)
+}
+
+fn pod(number: u64, chance: &mut Chance) -> Value {
+    let ip = format!("10.0.0.{}", chance.below(8));
+    json!({
+        "kind": "Pod", "apiVersion": "v1",
+        "metadata": {"namespace": "shop", "name": format!("pod-{number}"), "uid": format!("u{}", chance.below(3)),
+                     "labels": {"app": format!("app-{}", chance.below(4))}},
+        "spec": {"nodeName": "node-1"},
+        "status": {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}]},
+    })
+}
+
+fn seen(store: &mut FlowStore, kind: Kind, value: &Value, time: Timestamp) -> Result<()> {
+    let content: Content = watch::content(kind, value).context("an object with a name")?;
+    store.history_mut().seen(&content, time);
+    Ok(())
+}
+
+/// Something that may happen to a cluster.
+fn happens(
+    store: &mut FlowStore,
+    chance: &mut Chance,
+    bound_now: &mut BTreeSet<IpAddr>,
+    time: Timestamp,
+) -> Result<()> {
+    let number = chance.below(12);
+    let value = pod(number, chance);
+    match chance.below(5) {
+        0 => store.history_mut().deleted(&ObjectKey::new(Kind::Pod, "shop", &format!("pod-{number}")), time),
+        1 => {
+            let value = json!({
+                "kind": "NetworkPolicy", "apiVersion": "networking.k8s.io/v1",
+                "metadata": {"namespace": "shop", "name": format!("policy-{}", chance.below(3)), "uid": "p"},
+                "spec": {"podSelector": {"matchLabels": {"app": format!("app-{}", chance.below(4))}}},
+            });
+            seen(store, Kind::NetworkPolicy, &value, time)?;
+        }
+        2 => {
+            let Object::Pod(pod) = watch::convert::object(Kind::Pod, &value, &Arc::from("test")) else {
+                anyhow::bail!("no pod")
+            };
+            let bound = Bound { pod: &pod, ip: pod.ips[0] };
+            // Records of the kernel come late.
+            let time = time.minus(Duration::from_secs(chance.below(90)));
+            // Only what has begun ends.
+            let has_ended = chance.below(3) == 0 && bound_now.remove(&bound.ip);
+            if !has_ended {
+                bound_now.insert(bound.ip);
+            }
+            store.history_mut().bound(bound, has_ended, time);
+        }
+        _ => seen(store, Kind::Pod, &value, time)?,
+    }
+    Ok(())
+}
+
+/// Lets things happen for half an hour, and so much that a file is made of it.
+fn half_an_hour(
+    (store, path): (&mut FlowStore, &Path),
+    chance: &mut Chance,
+    bound_now: &mut BTreeSet<IpAddr>,
+    begin: i64,
+) -> Result<()> {
+    for minute in 0..30 {
+        eventually("room", || Ok(store.history_mut().has_room()))?;
+        happens(store, chance, bound_now, at(begin + minute))?;
+        store.tick(at(begin + minute), Lost::default());
+    }
+    let files = || anyhow::Ok(files::list(path, &OBJECTS)?.len());
+    let (before, last) = (files()?, segment_files(path)?.pop());
+    for number in 0..22_u64 {
+        let mut value = pod(100 + number, chance);
+        value["metadata"]["labels"]["much"] = json!("x".repeat(100_000));
+        value["metadata"]["labels"]["when"] = json!(begin.to_string());
+        eventually("room", || Ok(store.history_mut().has_room()))?;
+        seen(store, Kind::Pod, &value, at(begin + 29))?;
+    }
+    eventually("the next segment", || {
+        store.tick(at(begin + 30), Lost::default());
+        Ok(segment_files(path)?.pop() > last)
+    })?;
+    eventually("a file", || Ok(files()? > before))
+}
+
+fn segment_files(store: &Path) -> Result<Vec<PathBuf>> {
+    Ok(segment::list(&OBJECTS.open_directory(store))?)
+}
+
+/// A change in few words, with all of it that may differ.
+fn told(change: &Change) -> String {
+    let content = change.content.as_ref().map(|content| Sha256::digest(content)[..4].to_vec());
+    let (time, what, name) = (change.time, &change.kind, &change.name);
+    format!(
+        "{} {time} {} {what} {name} {:?} {:?} {content:?}",
+        change.sequence,
+        change.verb.as_str(),
+        change.uid,
+        change.address
+    )
+}
+
+/// What a run knew at a time: what there was, what had just gone, and what is not certain.
+fn known(stores: &[Store], run: &str, time: Timestamp) -> Result<(Vec<String>, Vec<String>, Vec<String>)> {
+    let parts = Parts::find(stores, Span::at(time))?;
+    let (runs, found) = runs(&parts)?;
+    ensure!(found.unreadable.is_empty(), "{found:?}");
+    let run = runs.into_iter().find(|it| it.run == run).context("the run")?;
+    let state = State::of(&parts, &run, time, &[])?;
+    ensure!(state.begins(&run).is_none_or(|begins| begins <= time), "it begins later");
+    let present = state.present().map(told).collect();
+    let gone = state.gone(REMEMBERED).map(|(change, when)| format!("{when} {}", told(change))).collect();
+    Ok((present, gone, state.doubts(&run)))
+}
+
+fn names(bucket: &Bucket, of: &str) -> Result<Vec<String>> {
+    Ok(bucket.list(&[of.to_owned()])?.into_iter().map(|object| object.key).collect())
+}
+
+/// What is read of a bucket for that, in bytes.
+fn bytes_of(way: &Way, ask: impl FnOnce() -> Result<()>) -> Result<u64> {
+    way.answered();
+    ask()?;
+    Ok(way.answered())
+}
+
+#[test]
+fn with_snapshots_little_is_read_and_the_answer_is_the_same() -> Result<()> {
+    let Some(weed) = weed_or_skip("snapshots of a history in a bucket") else { return Ok(()) };
+    let directory = tempfile::tempdir()?;
+    let server = S3::start(&weed, &directory.path().join("s3"))?;
+    let bucket = server.open(URL)?;
+    let path = directory.path().join("store");
+    let mut chance = Chance(0x5eed_0000_0000_0001);
+    let mut store = opened(&path, "run-a", 0, Some(bucket.clone()))?;
+    for number in 0..12 {
+        seen(&mut store, Kind::Pod, &pod(number, &mut chance), at(0))?;
+    }
+    Kind::ALL.into_iter().for_each(|kind| store.history_mut().listed(kind, at(0)));
+    let own = || anyhow::Ok(files::list(&path, &SNAPSHOTS)?);
+    const HALVES: i64 = 40;
+    let mut bound_now = BTreeSet::new();
+    for half in 0..HALVES {
+        half_an_hour((&mut store, &path), &mut chance, &mut bound_now, half * 30)?;
+        // What the next one is made of cannot be read any more: then it is made of everything.
+        if half == 20 {
+            let [last] = &own()?[..] else { anyhow::bail!("{:?}", own()?) };
+            std::fs::write(&last.path, "damaged")?;
+        }
+    }
+    let ended = at(HALVES * 30);
+    eventually("uploads", || Ok(uploads(&store).uploaded > 40 && uploads(&store).waiting == 0))?;
+    assert_eq!(store.finish(ended, Lost::default(), Duration::from_secs(20)), 0);
+    let snapshots = names(&bucket, "snapshots")?;
+    assert!(snapshots.len() >= 2, "{snapshots:?}");
+    assert_eq!(own()?.len(), 1, "here the last one is enough");
+
+    // The next run uploads what the last one left, and needs nothing of it here.
+    eventually("the end of the first", || Ok(std::fs::File::open(path.join("lock"))?.try_lock().is_ok()))?;
+    let mut store = opened(&path, "run-b", HALVES * 30 + 1, Some(bucket.clone()))?;
+    seen(&mut store, Kind::Pod, &pod(1, &mut chance), at(HALVES * 30 + 2))?;
+    Kind::ALL.into_iter().for_each(|kind| store.history_mut().listed(kind, at(HALVES * 30 + 2)));
+    half_an_hour((&mut store, &path), &mut chance, &mut BTreeSet::new(), HALVES * 30 + 3)?;
+    eventually("an empty directory", || Ok(own()?.is_empty()))?;
+    assert_eq!(store.finish(at(HALVES * 30 + 33), Lost::default(), Duration::from_secs(20)), 0);
+    eventually("the end of the second", || Ok(std::fs::File::open(path.join("lock"))?.try_lock().is_ok()))?;
+    let store = opened(&path, "run-c", HALVES * 30 + 60, Some(bucket.clone()))?;
+    let files = || anyhow::Ok(files::list(&path, &OBJECTS)?.len());
+    eventually("uploads", || {
+        Ok(uploads(&store).waiting == 0 && names(&bucket, "objects")?.len() == files()?)
+    })?;
+    drop(store);
+
+    let here: [Store; 1] = [path.clone().into()];
+    let there = [Store::Bucket(bucket.clone())];
+    for minutes in (1..=HALVES * 30).step_by(29) {
+        let (here, there) = (known(&here, "run-a", at(minutes))?, known(&there, "run-a", at(minutes))?);
+        assert!(there == here, "{minutes} minutes:\n{there:#?}\n{here:#?}");
+        assert!(here.2.is_empty(), "{:?}", here.2);
+    }
+    assert_eq!(known(&there, "run-b", at(HALVES * 30 + 20))?, known(&here, "run-b", at(HALVES * 30 + 20))?);
+    // Changes between two times: of a time before all that is kept is told as it held.
+    let (since, until) = (at(HALVES * 30 - 100), at(HALVES * 30 - 10));
+    let objects = |stores: &[Store], minutes: i64| -> Result<Vec<String>> {
+        let histories = Histories::read(stores, Some(since), Some(until))?;
+        ensure!(histories.unreadable().is_empty(), "{:?}", histories.unreadable());
+        let history = histories.of("run-a").context("the run")?;
+        let objects = history.objects_at(at(HALVES * 30 - minutes));
+        Ok(objects.iter().map(|object| format!("{object:?}").replace(URL, "STORE")).collect())
+    };
+    for minutes in [100, 66, 10] {
+        assert_eq!(objects(&there, minutes)?, objects(&here, minutes)?, "{minutes} minutes before the end");
+    }
+    // And people are told the same.
+    let time = |minutes: i64| at(minutes).to_string();
+    let (hour, later) = (HALVES * 30 - 60, HALVES * 30 - 5);
+    for command in [
+        vec!["who", "10.0.0.3", "--at", &time(later)],
+        vec!["who", "10.0.0.4", "--at", &time(HALVES * 30 + 20)],
+        vec!["timeline", "shop/pod-3", "--since", &time(hour), "--until", &time(later)],
+        vec!["who", "10.0.0.3", "--at", "2025-06-01T00:00:00Z"],
+    ] {
+        let ask = |store: &str| -> Result<String> {
+            let command: Vec<&str> = command.iter().copied().chain(["--flow-store", store]).collect();
+            let output = netaudit(server.port(), SECRET, &command)?;
+            Ok(String::from_utf8(output.stdout.clone())? + &said(&output))
+        };
+        let (here, there) = (ask(path.to_str().context("a name")?)?, ask(URL)?);
+        if command[3].starts_with("2025") {
+            assert!(there.contains("the history begins in the hour of 2026-01-01T00:00:00Z"), "{there}");
+        } else {
+            assert_eq!(there, here, "{command:?}");
+        }
+    }
+
+    // So little is read, and the names of so few.
+    let way = Way::to(server.port())?;
+    let far = [Store::Bucket(server.bucket(URL, way.port, Duration::from_secs(20), (s3::KEY, SECRET))?)];
+    let late = at(HALVES * 30 - 5);
+    let little = bytes_of(&way, || known(&far, "run-a", late).map(drop))?;
+    let much = bytes_of(&way, || {
+        let parts = Parts::all(&far)?;
+        let (runs, _) = runs(&parts)?;
+        State::of(&parts, &runs[0], late, &[]).map(drop)
+    })?;
+    assert!(little * 3 < much, "{little} of {much} bytes");
+
+    // A rule of the bucket may remove what is older than a snapshot.
+    let trimmed = server.open("s3://flows/trimmed")?;
+    let copy = |key: &str, bytes: u64| -> Result<()> {
+        let part =
+            bucket.ranges(key, &[std::ops::Range { start: 0, end: bytes }])?.pop().context("a part")?;
+        let file = directory.path().join("copy");
+        std::fs::write(&file, part)?;
+        trimmed.upload(&file, key).map(drop)
+    };
+    let first_kept = format!("objects/{}", files::partition(files::hour_of(at(HALVES * 30 / 2))).display());
+    for object in bucket.list(&["objects".to_owned(), "snapshots".to_owned()])? {
+        if object.key > first_kept {
+            copy(&object.key, object.bytes)?;
+        }
+    }
+    let trimmed = [Store::Bucket(trimmed)];
+    let (left, all) = (known(&trimmed, "run-a", late)?, known(&here, "run-a", late)?);
+    assert_eq!(left, all);
+    assert!(known(&trimmed, "run-a", at(30)).is_err(), "the history begins later");
+    // Also for who wants everything.
+    let everything = Parts::all(&trimmed)?;
+    let (of_all, _) = runs(&everything)?;
+    let run_a = of_all.iter().find(|run| run.run == "run-a").context("the run")?;
+    assert!(run_a.complete().is_some(), "{run_a:?}");
+    let mut rows = 0;
+    read(&everything, Wanted::default(), &mut |_| {
+        rows += 1;
+        Ok(())
+    })?;
+    assert!(rows > 100, "{rows}");
+    Ok(())
+}
