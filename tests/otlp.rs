@@ -1,6 +1,8 @@
 //! Flows as log records of OpenTelemetry: a real receiver gets each with everything that the flow log says, and one that is down,
 //! slow, busy or refuses costs exactly what is counted. And the OpenTelemetry Collector ships the flow log as we tell it to.
 
+mod vector;
+
 use std::{
     fs,
     io::Write as _,
@@ -272,6 +274,40 @@ fn a_receiver_that_is_down_slow_or_busy_loses_nothing_that_is_not_counted() -> R
     Ok(())
 }
 
+/// Flows with all that a flow can weigh.
+fn weighed(mut world: World) -> (World, Vec<Flow>) {
+    let made = [
+        world.one(a_to_b()),
+        world.one(ingress(102, 12, "10.0.0.2:80", "203.0.113.7:40000")),
+        world.one(egress(1, 0, "192.168.0.1:40000", "203.0.113.9:443")),
+    ];
+    let findings = [
+        None,
+        Some(Finding::Unenforced),
+        Some(Finding::Blocked),
+        Some(Finding::DeniedRefused),
+        Some(Finding::Attempted),
+        Some(Finding::SuspectedBlock),
+    ];
+    let causes = [
+        UnenforcedCause::NothingEnforces,
+        UnenforcedCause::PodJustStarted,
+        UnenforcedCause::PolicyJustChanged,
+        UnenforcedCause::LabelsJustChanged,
+        UnenforcedCause::AddressJustReused,
+        UnenforcedCause::OlderConnection,
+        UnenforcedCause::OlderThanPolicy,
+    ];
+    let kinds = findings.map(|finding| (finding, None)).into_iter();
+    let kinds = kinds.chain(causes.map(|cause| (Some(Finding::Unenforced), Some(cause))));
+    let mut flows: Vec<Flow> = made.to_vec();
+    flows.extend(kinds.map(|(finding, cause)| Flow { finding, cause, ..made[0].clone() }));
+    for (sequence, flow) in (1..).zip(&mut flows) {
+        flow.id.sequence = sequence;
+    }
+    (world, flows)
+}
+
 /// The Collector with the configuration that we ship, reading a file.
 fn collector(program: &Path, receiver: &Receiver, log: &Path) -> Result<Ended> {
     let deploy = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../deploy/ship/otelcol.yaml");
@@ -324,37 +360,7 @@ fn the_collector_ships_the_flow_log_as_our_configuration_tells_it() -> Result<()
     };
     let mut receiver = Receiver::new(python)?;
     receiver.start()?;
-    let mut world = World::new(vec![deny_egress()]);
-    let made = [
-        world.one(a_to_b()),
-        world.one(ingress(102, 12, "10.0.0.2:80", "203.0.113.7:40000")),
-        world.one(egress(1, 0, "192.168.0.1:40000", "203.0.113.9:443")),
-    ];
-    // All that a flow can weigh.
-    let findings = [
-        None,
-        Some(Finding::Unenforced),
-        Some(Finding::Blocked),
-        Some(Finding::DeniedRefused),
-        Some(Finding::Attempted),
-        Some(Finding::SuspectedBlock),
-    ];
-    let causes = [
-        UnenforcedCause::NothingEnforces,
-        UnenforcedCause::PodJustStarted,
-        UnenforcedCause::PolicyJustChanged,
-        UnenforcedCause::LabelsJustChanged,
-        UnenforcedCause::AddressJustReused,
-        UnenforcedCause::OlderConnection,
-        UnenforcedCause::OlderThanPolicy,
-    ];
-    let kinds = findings.map(|finding| (finding, None)).into_iter();
-    let kinds = kinds.chain(causes.map(|cause| (Some(Finding::Unenforced), Some(cause))));
-    let mut flows: Vec<Flow> = made.to_vec();
-    flows.extend(kinds.map(|(finding, cause)| Flow { finding, cause, ..made[0].clone() }));
-    for (sequence, flow) in (1..).zip(&mut flows) {
-        flow.id.sequence = sequence;
-    }
+    let (world, flows) = weighed(World::new(vec![deny_egress()]));
     let log = receiver.directory.path().join("flows.jsonl");
     let write = |flows: &[Flow]| -> Result<()> {
         let mut file = fs::File::options().create(true).append(true).open(&log)?;
@@ -367,19 +373,28 @@ fn the_collector_ships_the_flow_log_as_our_configuration_tells_it() -> Result<()
         Ok(())
     };
     let (first, rest) = flows.split_at(5);
-    let (second, third) = rest.split_at(4);
+    let (second, rest) = rest.split_at(4);
+    let (third, last) = rest.split_at(3);
     write(first)?;
     let running = collector(&program, &receiver, &log)?;
     receiver.wait_for(first.len())?;
     // Rotated by moving it away, as the README says.
-    fs::rename(&log, log.with_extension("1"))?;
+    let moved = receiver.directory.path().join("flows.jsonl.1");
+    fs::rename(&log, &moved)?;
     write(second)?;
     receiver.wait_for(first.len() + second.len())?;
-    // It ends, and goes on where it was.
+    // It ends, and goes on where it was, though the file has another name by now.
     running.terminate()?;
     write(third)?;
+    fs::rename(&log, &moved)?;
+    write(last)?;
     let running = collector(&program, &receiver, &log)?;
-    let got = receiver.wait_for(flows.len())?;
+    let mut got = receiver.wait_for(flows.len())?;
+    // Two files are read at once then.
+    got.sort_by_key(|record| {
+        let id = record["attributes"]["netaudit"]["flow_id"].as_str();
+        id.and_then(|id| id.rsplit_once('-')?.1.parse::<u64>().ok())
+    });
     thread::sleep(Duration::from_secs(1));
     assert_eq!(receiver.got()?.len(), flows.len(), "each once");
     running.terminate()?;

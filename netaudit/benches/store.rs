@@ -7,6 +7,8 @@
 
 #[path = "store/agents.rs"]
 mod agents;
+#[path = "store/fleet.rs"]
+mod fleet;
 #[path = "store/flows.rs"]
 #[allow(dead_code, reason = "another benchmark uses more of it")]
 mod flows;
@@ -48,8 +50,8 @@ static HEAP: heap::Counting = heap::Counting;
 /// What an agent puts into columns at once.
 const BATCH: usize = 4_096;
 const SEGMENT: u64 = 32_768;
-/// Flows of which some files are made, in the store that an agent has.
-const AGENTS_FLOWS: u64 = 2_000_000;
+/// Flows of more than an hour, in the store that an agent has: enough for a snapshot of the history.
+const AGENTS_FLOWS: u64 = 5_000_000;
 
 fn main() {
     let flows = setting("NETAUDIT_BENCH_FLOWS").and_then(|text| text.parse().ok()).unwrap_or(4_000_000_u64);
@@ -66,6 +68,9 @@ fn main() {
         setting("NETAUDIT_BENCH_WEED").map(PathBuf::from).as_deref(),
     );
     std::fs::remove_dir_all(store.join("agents")).expect("what was just made");
+    let weed = setting("NETAUDIT_BENCH_WEED").map(PathBuf::from);
+    said.extend(fleet::asked(&store.join("fleet"), weed.as_deref()));
+    let _ = std::fs::remove_dir_all(store.join("fleet"));
     said.extend(write(&store, flows));
     said.extend(ask(&store, flows));
     let (from, until) = hour(flows);

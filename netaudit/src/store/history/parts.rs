@@ -84,6 +84,15 @@ impl Parts {
         Ok(Self(stores.iter().map(of).collect::<anyhow::Result<_>>()?))
     }
 
+    /// How many files of buckets are read, and their bytes.
+    pub fn size(&self) -> (usize, u64) {
+        let files = self.0.iter().flat_map(|of| match of {
+            Of::Directory(_) => &[],
+            Of::Bucket(_, files) => &files[..],
+        });
+        files.fold((0, 0), |(count, bytes), (_, object)| (count + 1, bytes + object.bytes))
+    }
+
     /// Everything.
     ///
     /// # Errors
