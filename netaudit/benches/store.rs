@@ -50,8 +50,8 @@ static HEAP: heap::Counting = heap::Counting;
 /// What an agent puts into columns at once.
 const BATCH: usize = 4_096;
 const SEGMENT: u64 = 32_768;
-/// Flows of more than an hour, in the store that an agent has: enough for a snapshot of the history.
-const AGENTS_FLOWS: u64 = 5_000_000;
+/// Flows of which many files are made, in the store that an agent has.
+const AGENTS_FLOWS: u64 = 2_000_000;
 
 fn main() {
     let flows = setting("NETAUDIT_BENCH_FLOWS").and_then(|text| text.parse().ok()).unwrap_or(4_000_000_u64);

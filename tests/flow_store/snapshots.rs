@@ -26,12 +26,15 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     bucket::{netaudit, said, uploads},
-    s3::{S3, SECRET, Way},
+    s3::{Mode, S3, SECRET, Way},
     *,
 };
 
 const URL: &str = "s3://flows/snapshots";
 const MINUTE: i64 = 60;
+/// Minutes of one file.
+const PIECE: i64 = 90;
+const PIECES: i64 = 40;
 
 fn at(minutes: i64) -> Timestamp {
     Timestamp::from_seconds(1_767_225_600 + minutes * MINUTE)
@@ -103,14 +106,14 @@ fn happens(
     Ok(())
 }
 
-/// Lets things happen for half an hour, and so much that a file is made of it.
-fn half_an_hour(
+/// Lets things happen for a while, and so much that a file is made of it.
+fn a_piece(
     (store, path): (&mut FlowStore, &Path),
     chance: &mut Chance,
     bound_now: &mut BTreeSet<IpAddr>,
     begin: i64,
 ) -> Result<()> {
-    for minute in 0..30 {
+    for minute in (0..PIECE - 1).step_by(3) {
         eventually("room", || Ok(store.history_mut().has_room()))?;
         happens(store, chance, bound_now, at(begin + minute))?;
         store.tick(at(begin + minute), Lost::default());
@@ -122,10 +125,10 @@ fn half_an_hour(
         value["metadata"]["labels"]["much"] = json!("x".repeat(100_000));
         value["metadata"]["labels"]["when"] = json!(begin.to_string());
         eventually("room", || Ok(store.history_mut().has_room()))?;
-        seen(store, Kind::Pod, &value, at(begin + 29))?;
+        seen(store, Kind::Pod, &value, at(begin + PIECE - 1))?;
     }
     eventually("the next segment", || {
-        store.tick(at(begin + 30), Lost::default());
+        store.tick(at(begin + PIECE), Lost::default());
         Ok(segment_files(path)?.pop() > last)
     })?;
     eventually("a file", || Ok(files()? > before))
@@ -178,41 +181,57 @@ fn with_snapshots_little_is_read_and_the_answer_is_the_same() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let server = S3::start(&weed, &directory.path().join("s3"))?;
     let bucket = server.open(URL)?;
+    let way = Way::to(server.port())?;
+    let by_way = |patience| server.bucket(URL, way.port, Duration::from_millis(patience), (s3::KEY, SECRET));
     let path = directory.path().join("store");
     let mut chance = Chance(0x5eed_0000_0000_0001);
-    let mut store = opened(&path, "run-a", 0, Some(bucket.clone()))?;
+    let mut store = opened(&path, "run-a", 0, Some(by_way(1_000)?))?;
     for number in 0..12 {
         seen(&mut store, Kind::Pod, &pod(number, &mut chance), at(0))?;
     }
     Kind::ALL.into_iter().for_each(|kind| store.history_mut().listed(kind, at(0)));
     let own = || anyhow::Ok(files::list(&path, &SNAPSHOTS)?);
-    const HALVES: i64 = 40;
     let mut bound_now = BTreeSet::new();
-    for half in 0..HALVES {
-        half_an_hour((&mut store, &path), &mut chance, &mut bound_now, half * 30)?;
+    for piece in 0..PIECES {
+        a_piece((&mut store, &path), &mut chance, &mut bound_now, piece * PIECE)?;
+        // For more than a day nobody takes what is made.
+        match piece {
+            15 => way.set(Mode::Stall),
+            34 => way.set(Mode::Pass),
+            _ => {}
+        }
+        // Changes come faster than the disk takes them, and some are lost.
+        for minute in (0..PIECE - 1).cycle().take(if piece == 6 { 5_000 } else { 0 }) {
+            if store.counts().history_lost > 0 {
+                break;
+            }
+            happens(&mut store, &mut chance, &mut bound_now, at((piece + 1) * PIECE + minute / 90))?;
+            store.tick(at((piece + 1) * PIECE), Lost::default());
+        }
         // What the next one is made of cannot be read any more: then it is made of everything.
-        if half == 20 {
-            let [last] = &own()?[..] else { anyhow::bail!("{:?}", own()?) };
+        if piece == 13 {
+            eventually("uploads", || Ok(uploads(&store).uploaded > 10 && uploads(&store).waiting == 0))?;
+            let last = own()?.pop().context("a snapshot")?;
             std::fs::write(&last.path, "damaged")?;
         }
     }
-    let ended = at(HALVES * 30);
+    let ended = at(PIECES * PIECE);
+    assert!(store.counts().history_lost > 0, "{:?}", store.counts());
     eventually("uploads", || Ok(uploads(&store).uploaded > 40 && uploads(&store).waiting == 0))?;
     assert_eq!(store.finish(ended, Lost::default(), Duration::from_secs(20)), 0);
     let snapshots = names(&bucket, "snapshots")?;
     assert!(snapshots.len() >= 2, "{snapshots:?}");
-    assert_eq!(own()?.len(), 1, "here the last one is enough");
 
     // The next run uploads what the last one left, and needs nothing of it here.
     eventually("the end of the first", || Ok(std::fs::File::open(path.join("lock"))?.try_lock().is_ok()))?;
-    let mut store = opened(&path, "run-b", HALVES * 30 + 1, Some(bucket.clone()))?;
-    seen(&mut store, Kind::Pod, &pod(1, &mut chance), at(HALVES * 30 + 2))?;
-    Kind::ALL.into_iter().for_each(|kind| store.history_mut().listed(kind, at(HALVES * 30 + 2)));
-    half_an_hour((&mut store, &path), &mut chance, &mut BTreeSet::new(), HALVES * 30 + 3)?;
+    let mut store = opened(&path, "run-b", PIECES * PIECE + 1, Some(bucket.clone()))?;
+    seen(&mut store, Kind::Pod, &pod(1, &mut chance), at(PIECES * PIECE + 2))?;
+    Kind::ALL.into_iter().for_each(|kind| store.history_mut().listed(kind, at(PIECES * PIECE + 2)));
+    a_piece((&mut store, &path), &mut chance, &mut BTreeSet::new(), PIECES * PIECE + 3)?;
     eventually("an empty directory", || Ok(own()?.is_empty()))?;
-    assert_eq!(store.finish(at(HALVES * 30 + 33), Lost::default(), Duration::from_secs(20)), 0);
+    assert_eq!(store.finish(at(PIECES * PIECE + 3 + PIECE), Lost::default(), Duration::from_secs(20)), 0);
     eventually("the end of the second", || Ok(std::fs::File::open(path.join("lock"))?.try_lock().is_ok()))?;
-    let store = opened(&path, "run-c", HALVES * 30 + 60, Some(bucket.clone()))?;
+    let store = opened(&path, "run-c", PIECES * PIECE + 120, Some(bucket.clone()))?;
     let files = || anyhow::Ok(files::list(&path, &OBJECTS)?.len());
     eventually("uploads", || {
         Ok(uploads(&store).waiting == 0 && names(&bucket, "objects")?.len() == files()?)
@@ -221,19 +240,24 @@ fn with_snapshots_little_is_read_and_the_answer_is_the_same() -> Result<()> {
 
     let here: [Store; 1] = [path.clone().into()];
     let there = [Store::Bucket(bucket.clone())];
-    for minutes in (1..=HALVES * 30).step_by(29) {
+    let mut doubtful = 0;
+    for minutes in (1..=PIECES * PIECE).step_by(83) {
         let (here, there) = (known(&here, "run-a", at(minutes))?, known(&there, "run-a", at(minutes))?);
         assert!(there == here, "{minutes} minutes:\n{there:#?}\n{here:#?}");
-        assert!(here.2.is_empty(), "{:?}", here.2);
+        doubtful += usize::from(!here.2.is_empty());
     }
-    assert_eq!(known(&there, "run-b", at(HALVES * 30 + 20))?, known(&here, "run-b", at(HALVES * 30 + 20))?);
+    assert!(doubtful > 10, "that something was lost is told of all later times");
+    assert_eq!(
+        known(&there, "run-b", at(PIECES * PIECE + 20))?,
+        known(&here, "run-b", at(PIECES * PIECE + 20))?
+    );
     // Changes between two times: of a time before all that is kept is told as it held.
-    let (since, until) = (at(HALVES * 30 - 100), at(HALVES * 30 - 10));
+    let (since, until) = (at(PIECES * PIECE - 100), at(PIECES * PIECE - 10));
     let objects = |stores: &[Store], minutes: i64| -> Result<Vec<String>> {
         let histories = Histories::read(stores, Some(since), Some(until))?;
         ensure!(histories.unreadable().is_empty(), "{:?}", histories.unreadable());
         let history = histories.of("run-a").context("the run")?;
-        let objects = history.objects_at(at(HALVES * 30 - minutes));
+        let objects = history.objects_at(at(PIECES * PIECE - minutes));
         Ok(objects.iter().map(|object| format!("{object:?}").replace(URL, "STORE")).collect())
     };
     for minutes in [100, 66, 10] {
@@ -241,10 +265,10 @@ fn with_snapshots_little_is_read_and_the_answer_is_the_same() -> Result<()> {
     }
     // And people are told the same.
     let time = |minutes: i64| at(minutes).to_string();
-    let (hour, later) = (HALVES * 30 - 60, HALVES * 30 - 5);
+    let (hour, later) = (PIECES * PIECE - 60, PIECES * PIECE - 5);
     for command in [
         vec!["who", "10.0.0.3", "--at", &time(later)],
-        vec!["who", "10.0.0.4", "--at", &time(HALVES * 30 + 20)],
+        vec!["who", "10.0.0.4", "--at", &time(PIECES * PIECE + 20)],
         vec!["timeline", "shop/pod-3", "--since", &time(hour), "--until", &time(later)],
         vec!["who", "10.0.0.3", "--at", "2025-06-01T00:00:00Z"],
     ] {
@@ -261,10 +285,37 @@ fn with_snapshots_little_is_read_and_the_answer_is_the_same() -> Result<()> {
         }
     }
 
+    // So is the evidence.
+    let evidence = |store: &str, name: &str| -> Result<(Vec<String>, Vec<String>)> {
+        let [file, unpacked] =
+            ["tar", "unpacked"].map(|kind| directory.path().join(format!("{name}.{kind}")));
+        let path = file.to_str().context("a name")?;
+        let (since, until) = (time(PIECES * PIECE - 300), time(later));
+        let arguments =
+            ["export", "--incident", "INC-8", store, "--since", &since, "--until", &until, "--out", path];
+        let output = netaudit(server.port(), SECRET, &arguments)?;
+        ensure!(output.status.success(), "{}", said(&output));
+        let mut archive = tar::Archive::new(std::fs::File::open(&file)?);
+        archive.unpack(&unpacked)?;
+        let mut changes = Vec::new();
+        let found = read(&Parts::all(&[unpacked.into()])?, Wanted::default(), &mut |change| {
+            changes.push(told(&change));
+            Ok(())
+        })?;
+        changes.sort();
+        let marks = found.marks.iter().map(|mark| format!("{mark:?}")).collect();
+        Ok((changes, marks))
+    };
+    let both = [(path.to_str().context("a name")?, "here"), (URL, "there")];
+    let [here_bundle, there_bundle] = both.map(|(store, name)| evidence(store, name));
+    let ((changes, marks), there) = (here_bundle?, there_bundle?);
+    assert!(changes.len() > 30, "{changes:?}");
+    assert_eq!(there.0, changes);
+    assert_eq!(there.1, marks);
+
     // So little is read, and the names of so few.
-    let way = Way::to(server.port())?;
-    let far = [Store::Bucket(server.bucket(URL, way.port, Duration::from_secs(20), (s3::KEY, SECRET))?)];
-    let late = at(HALVES * 30 - 5);
+    let far = [Store::Bucket(by_way(20_000)?)];
+    let late = at(PIECES * PIECE - 5);
     let little = bytes_of(&way, || known(&far, "run-a", late).map(drop))?;
     let much = bytes_of(&way, || {
         let parts = Parts::all(&far)?;
@@ -282,7 +333,8 @@ fn with_snapshots_little_is_read_and_the_answer_is_the_same() -> Result<()> {
         std::fs::write(&file, part)?;
         trimmed.upload(&file, key).map(drop)
     };
-    let first_kept = format!("objects/{}", files::partition(files::hour_of(at(HALVES * 30 / 2))).display());
+    let first_kept =
+        format!("objects/{}", files::partition(files::hour_of(at(PIECES * PIECE / 2))).display());
     for object in bucket.list(&["objects".to_owned(), "snapshots".to_owned()])? {
         if object.key > first_kept {
             copy(&object.key, object.bytes)?;
@@ -291,7 +343,13 @@ fn with_snapshots_little_is_read_and_the_answer_is_the_same() -> Result<()> {
     let trimmed = [Store::Bucket(trimmed)];
     let (left, all) = (known(&trimmed, "run-a", late)?, known(&here, "run-a", late)?);
     assert_eq!(left, all);
-    assert!(known(&trimmed, "run-a", at(30)).is_err(), "the history begins later");
+    let earlier = known(&trimmed, "run-a", at(30)).map(drop);
+    assert!(earlier.is_err_and(|error| format!("{error:#}") == "the run"), "nothing of that time is left");
+    let (.., doubts) = known(&trimmed, "run-a", at(PIECES * PIECE / 2 + 60))?;
+    assert!(
+        doubts.iter().any(|doubt| doubt.contains("is not there")),
+        "after the snapshot something was removed: {doubts:?}"
+    );
     // Also for who wants everything.
     let everything = Parts::all(&trimmed)?;
     let (of_all, _) = runs(&everything)?;

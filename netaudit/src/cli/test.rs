@@ -181,7 +181,15 @@ fn load(args: &Args) -> anyhow::Result<Cluster> {
                 microsecond(at),
                 microsecond(begins)
             ),
-            None => bail!("the stores hold no whole history of objects"),
+            // Of a bucket nothing was read that came later.
+            None => match Parts::first_hour(&stores)?.filter(|hour| *hour > at) {
+                Some(hour) => bail!(
+                    "no history of objects tells of {}: it begins in the hour of {}",
+                    microsecond(at),
+                    hour.to_the_second()
+                ),
+                None => bail!("the stores hold no whole history of objects"),
+            },
         }
     };
     let state = State::of(&parts, run, at, &[])?;

@@ -1,6 +1,6 @@
 //! A flow judged again by what the history says that policies and labels were then.
 
-use std::{collections::BTreeSet, fmt::Write as _, time::Duration};
+use std::{collections::BTreeSet, fmt::Write as _};
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
@@ -22,9 +22,6 @@ use crate::{
     },
 };
 
-/// How long an agent may take to list all objects.
-const KNOWS_ALL: Duration = Duration::from_secs(86_400);
-
 /// What the objects of then say.
 pub(super) struct Then {
     pub text: String,
@@ -43,9 +40,7 @@ impl Then {
 pub(super) fn judge_then(id: &str, line: &Line, stores: &[Store]) -> anyhow::Result<Then> {
     let time = time(&line.time)?;
     let name = id.rsplit_once('-').map_or(id, |(run, _)| run);
-    // A flow that came before its run knew all objects is judged by those: until then it may take a while.
-    let until = time.plus(KNOWS_ALL);
-    let parts = Parts::find(stores, Span { run: Some(name), ..Span::between(Some(time), Some(until)) })?;
+    let parts = Parts::find(stores, Span { run: Some(name), ..Span::of_flows(Some(time), Some(time)) })?;
     let (known, read) = runs(&parts)?;
     for (path, reason) in &read.unreadable {
         eprintln!("netaudit: {} cannot be read, its history is missing: {reason}", path.display());

@@ -96,7 +96,7 @@ impl Histories {
         since: Option<Timestamp>,
         until: Option<Timestamp>,
     ) -> anyhow::Result<Self> {
-        let parts = Parts::find(stores, Span::between(since, until))?;
+        let parts = Parts::find(stores, Span::of_flows(since, until))?;
         let (known, bare) = runs(&parts)?;
         let mut objects: HashMap<(Kind, Arc<str>), Arc<Object>> = HashMap::new();
         let mut steps: HashMap<String, Vec<Step>> = HashMap::new();

@@ -51,7 +51,7 @@ pub fn add(
     (since, until): (Timestamp, Timestamp),
     flows: &Told,
 ) -> anyhow::Result<History> {
-    let parts = Parts::find(stores, Span::between(Some(since), Some(until)))?;
+    let parts = Parts::find(stores, Span::of_flows(Some(since), Some(until)))?;
     let (known, read) = runs(&parts)?;
     let mut history = History { unreadable: read.unreadable, ..History::default() };
     let before: Vec<&str> = in_effect(&known, since).into_iter().map(|run| &*run.run).collect();

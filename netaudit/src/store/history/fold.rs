@@ -70,8 +70,8 @@ impl Folded {
     }
 
     fn measure(&self) {
-        let bytes: u64 = self.files.iter().map(|file| file.bytes).sum();
-        let bytes = bytes + self.snapshots.as_ref().map_or(0, Snapshots::bytes);
+        let snapshots = self.snapshots.iter().flat_map(Snapshots::files);
+        let bytes = self.files.iter().chain(snapshots).map(|file| file.bytes).sum();
         self.bounds.history_bytes.store(bytes, Ordering::Relaxed);
     }
 }
@@ -96,9 +96,6 @@ impl Keeps for Folded {
     fn prune(&mut self) {
         let first = self.bounds.first_hour.load(Ordering::Relaxed);
         if self.files.first().is_some_and(|file| file.hour < first) {
-            if let Some(snapshots) = &mut self.snapshots {
-                snapshots.make_before(first, &self.store, &self.files);
-            }
             match fold(&self.store, &self.files, first, self.uploads.as_ref().map(|(uploads, _)| &**uploads))
             {
                 Ok(done) => {
@@ -108,6 +105,9 @@ impl Keeps for Folded {
                     self.files.extend(done.made);
                     self.files.sort();
                     self.is_failing = false;
+                    if let Some(snapshots) = &mut self.snapshots {
+                        snapshots.folded(&done.removed);
+                    }
                 }
                 // Whatever is old is kept, and so nothing is missing.
                 Err(error) if !std::mem::replace(&mut self.is_failing, true) => {
@@ -116,12 +116,21 @@ impl Keeps for Folded {
                 Err(_) => {}
             }
         }
+        if let Some(snapshots) = &mut self.snapshots {
+            snapshots.tidy(&self.store, first);
+        }
         self.measure();
     }
 
     fn tell(&self, shared: &Shared) {
-        shared.files.store(self.files.len() as u64, Ordering::Relaxed);
-        shared.bytes.store(self.files.iter().map(|file| file.bytes).sum(), Ordering::Relaxed);
+        let snapshots = self.snapshots.iter().flat_map(Snapshots::files);
+        let (count, bytes) = self
+            .files
+            .iter()
+            .chain(snapshots)
+            .fold((0, 0), |(count, bytes), file| (count + 1, bytes + file.bytes));
+        shared.files.store(count, Ordering::Relaxed);
+        shared.bytes.store(bytes, Ordering::Relaxed);
         shared.removed.store(self.removed, Ordering::Relaxed);
     }
 }
@@ -157,11 +166,11 @@ fn fold(store: &Path, all: &[FlowFile], hour: i64, uploads: Option<&Uploads>) ->
     else {
         return Ok(Done::default());
     };
-    let survey = Survey::of(&inputs)?;
+    let mut survey = Survey::of(&inputs).map_err(|(_, error)| error)?;
     let superseded = superseded(&survey.runs);
-    let holds = |change: &Change| {
+    let mut holds = |change: &Change| {
         let of_run = (change.node.clone(), change.run.clone());
-        !superseded.contains(&of_run) && survey.holds(change)
+        !superseded.contains(&of_run) && survey.take(change)
     };
     let begin = Timestamp(hour.saturating_mul(3_600_000_000_000));
     // Of runs of which nothing holds it does not matter any more what was lost.
@@ -183,20 +192,20 @@ fn fold(store: &Path, all: &[FlowFile], hour: i64, uploads: Option<&Uploads>) ->
         holes: is_damaged || marks.iter().any(|mark| mark.holes || has_gap(mark)),
         ..latest
     };
-    let name = format!("{}{FOLDED}", mark.run);
-    let made = write(store, (&OBJECTS, hour, &name), &inputs, &Told { mark, last: 0 }, &holds)?;
-    let mut done = Done { made, removed: HashSet::new() };
-    if let Some((uploads, made)) = uploads.zip(done.made.as_ref()) {
-        uploads.is_there(&made.path);
+    let name = folded_name(&mark.run);
+    if let Some(uploads) = uploads {
+        // Before it has its name, so that it never waits for its upload.
+        uploads.is_there(&OBJECTS.directory(store).join(files::partition(hour)).join(&name));
     }
-    for Input { path, metadata, told } in inputs {
+    let made = write(store, (&OBJECTS, hour, &name), &inputs, &Told { mark, last: 0 }, &mut holds)?;
+    let mut done = Done { made, removed: HashSet::new() };
+    for Input { path, rows, told } in inputs {
         if done.made.as_ref().is_some_and(|made| made.path == path) {
             continue;
         }
         if let Some(uploads) = uploads {
             let is_elsewhere = uploads.has(&path) || told.is_folded();
-            let rows = if is_elsewhere { 0 } else { metadata.metadata().file_metadata().num_rows() };
-            uploads.removed(&OBJECTS, &path, u64::try_from(rows).unwrap_or(0));
+            uploads.removed(&OBJECTS, &path, if is_elsewhere { 0 } else { rows });
         }
         remove_file(&OBJECTS.directory(store), &path);
         done.removed.insert(path);
@@ -204,7 +213,12 @@ fn fold(store: &Path, all: &[FlowFile], hour: i64, uploads: Option<&Uploads>) ->
     Ok(done)
 }
 
-pub(super) fn is_folded(path: &Path) -> bool {
+/// The name of what is folded, of which the latest is of this run.
+pub(super) fn folded_name(run: &str) -> String {
+    format!("{run}{FOLDED}")
+}
+
+fn is_folded(path: &Path) -> bool {
     path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.ends_with(FOLDED))
 }
 
@@ -214,7 +228,7 @@ fn is_of_run(path: &Path, run: &str) -> bool {
 }
 
 /// How the names of folded files end.
-const FOLDED: &str = "-folded.parquet";
+pub(super) const FOLDED: &str = "-folded.parquet";
 
 /// Runs of which nothing holds any more: a later one of the same node has listed all that they have.
 fn superseded(runs: &Runs) -> HashSet<(String, String)> {
@@ -291,7 +305,8 @@ mod tests {
         let input = Input::open(path)?;
         let mut found = Vec::new();
         let source = crate::store::flows::source::Source::of_file(&input.path)?;
-        let mut reader = super::super::read::reader(source, input.metadata, false)?;
+        let (metadata, _) = files::what_it_says(&source, &OBJECTS)?;
+        let mut reader = super::super::read::reader(source, metadata, false)?;
         while let Some(batch) = crate::store::guard::next_batch(&mut reader)? {
             super::super::read::changes_of(&batch, Default::default(), &mut |change| {
                 let content: serde_json::Value = serde_json::from_str(&change.content.unwrap_or_default())?;
@@ -303,9 +318,9 @@ mod tests {
         Ok(found)
     }
 
-    /// What is folded has been in the bucket, or is in a snapshot: so the next one needs no more than it.
+    /// Of what was folded since the last snapshot nothing is missing in the next one, and nothing that is gone is in it.
     #[test]
-    fn what_is_about_to_be_folded_is_in_a_snapshot_first() -> anyhow::Result<()> {
+    fn a_snapshot_has_what_was_folded_meanwhile() -> anyhow::Result<()> {
         let directory = tempfile::tempdir()?;
         let store = directory.path().join("store");
         let all = files_of_hours(&store, 6)?;
@@ -318,27 +333,35 @@ mod tests {
         let mut folded = Folded::new(&store, "run", bounds.clone(), Some(uploading));
         folded.files.clear();
         let made = || anyhow::Ok(files::list(&store, &SNAPSHOTS)?);
+        // So that the next files make one due.
+        let due = |folded: &mut Folded| folded.snapshots.as_mut().expect("there is a bucket").is_due_now();
         folded.add(all[..3].to_vec());
         assert_eq!(made()?, [], "so few files are read as fast");
-        bounds.first_hour.store(490_002, Ordering::Relaxed);
+        due(&mut folded);
+        folded.add(Vec::new());
         folded.prune();
         let [first] = &made()?[..] else { panic!("{:?}", made()?) };
         assert_eq!(versions(&first.path)?, ["always 1", "changes 3"]);
+        bounds.first_hour.store(490_002, Ordering::Relaxed);
+        folded.prune();
         let left: Vec<i64> = files::list(&store, &OBJECTS)?.iter().map(|file| file.hour - 490_000).collect();
         assert_eq!(left, [2, 2, 3, 4, 5], "a folded one, and those after it");
 
         folded.add(all[3..5].to_vec());
         bounds.first_hour.store(490_004, Ordering::Relaxed);
         folded.prune();
+        due(&mut folded);
+        folded.add(Vec::new());
+        folded.prune();
         let [second] = &made()?[..] else { panic!("{:?}", made()?) };
         assert_eq!(versions(&second.path)?, ["always 1", "changes 5"]);
         let told = Input::open(&second.path)?.told;
-        assert_eq!((told.is_folded(), told.mark.holes, told.mark.from), (true, false, at(5)));
+        assert_eq!((told.is_folded(), told.mark.holes, told.mark.from, told.last), (true, false, at(5), 1));
 
         // Where the last one cannot be read, all that is there is: what was folded holds what is older.
         fs::write(&second.path, "damaged")?;
+        due(&mut folded);
         folded.add(all[5..].to_vec());
-        bounds.first_hour.store(490_006, Ordering::Relaxed);
         folded.prune();
         let [third] = &made()?[..] else { panic!("{:?}", made()?) };
         assert_eq!(versions(&third.path)?, ["always 1", "changes 6"]);

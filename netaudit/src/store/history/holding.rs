@@ -1,7 +1,7 @@
 //! Of each thing the last row, as it still holds: what folding leaves, and what a snapshot has.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeSet, HashMap},
     fs::{self, File},
     path::{Path, PathBuf},
 };
@@ -11,7 +11,7 @@ use arrow::{
     array::{BooleanArray, RecordBatch},
     compute::filter_record_batch,
 };
-use parquet::arrow::{ArrowWriter, arrow_reader::ArrowReaderMetadata};
+use parquet::arrow::ArrowWriter;
 
 use super::{
     Verb, digest,
@@ -31,10 +31,10 @@ use crate::{
     },
 };
 
-/// A file whose rows are read.
+/// A file whose rows are read. There may be hundreds: what more its footer says is read again when it is needed.
 pub(super) struct Input {
     pub path: PathBuf,
-    pub metadata: ArrowReaderMetadata,
+    pub rows: u64,
     pub told: Told,
 }
 
@@ -44,7 +44,8 @@ impl Input {
     /// As [`files::open`].
     pub fn open(path: &Path) -> anyhow::Result<Self> {
         let (_, metadata, told) = files::open(path, &OBJECTS)?;
-        Ok(Self { path: path.to_owned(), metadata, told })
+        let rows = u64::try_from(metadata.metadata().file_metadata().num_rows()).unwrap_or(0);
+        Ok(Self { path: path.to_owned(), rows, told })
     }
 }
 
@@ -64,7 +65,6 @@ struct Last {
 }
 
 /// Runs, by node and name.
-/// Runs, by node and name.
 pub(super) type Runs = HashMap<(String, String), Run>;
 
 /// What a run has told.
@@ -80,13 +80,10 @@ fn thing(change: &Change) -> u128 {
     digest([&*change.node, &change.run, &kind, &namespace, &name])
 }
 
-fn of_each(
-    input: &Input,
-    is_bare: bool,
-    each: &mut dyn FnMut(&RecordBatch) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
+fn of_each(input: &Input, each: &mut dyn FnMut(&RecordBatch) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let source = Source::of_file(&input.path)?;
-    let mut reader = reader(source, input.metadata.clone(), is_bare)?;
+    let (metadata, _) = files::what_it_says(&source, &OBJECTS)?;
+    let mut reader = reader(source, metadata, false)?;
     while let Some(batch) = next_batch(&mut reader).with_context(|| format!("in {}", input.path.display()))? {
         each(&batch)?;
     }
@@ -96,18 +93,30 @@ fn of_each(
 impl Survey {
     /// # Errors
     ///
-    /// A file cannot be read.
-    pub fn of(inputs: &[Input]) -> anyhow::Result<Self> {
+    /// A file cannot be read: its place, and why. All columns are read, so that writing comes upon nothing that is damaged.
+    pub fn of(inputs: &[Input]) -> Result<Self, (usize, anyhow::Error)> {
         let mut survey = Self::default();
-        for input in inputs {
-            of_each(input, true, &mut |batch| {
+        for (place, input) in inputs.iter().enumerate() {
+            let read = of_each(input, &mut |batch| {
                 changes_of(batch, Wanted::default(), &mut |change| {
                     survey.note(change);
                     Ok(())
                 })
-            })?;
+            });
+            read.map_err(|error| (place, error))?;
         }
         Ok(survey)
+    }
+
+    /// The same, without those that cannot be read: they are taken out, and returned.
+    pub fn of_readable(inputs: &mut Vec<Input>) -> (Self, Vec<(Input, anyhow::Error)>) {
+        let mut left_out = Vec::new();
+        loop {
+            match Self::of(inputs) {
+                Ok(survey) => return (survey, left_out),
+                Err((place, error)) => left_out.push((inputs.remove(place), error)),
+            }
+        }
     }
 
     fn note(&mut self, change: Change) {
@@ -129,10 +138,15 @@ impl Survey {
         }
     }
 
-    /// Whether a row says the last of its thing, and that this is there.
-    pub fn holds(&self, change: &Change) -> bool {
-        let last = self.last.get(&thing(change));
-        last.is_some_and(|last| !last.is_deleted && last.sequence == change.sequence)
+    /// Whether a row says the last of its thing, and that this is there. It does so once: files may hold it twice.
+    pub fn take(&mut self, change: &Change) -> bool {
+        let thing = thing(change);
+        let last = self.last.get(&thing);
+        let holds = last.is_some_and(|last| !last.is_deleted && last.sequence == change.sequence);
+        if holds {
+            self.last.remove(&thing);
+        }
+        holds
     }
 }
 
@@ -146,17 +160,43 @@ pub(super) fn write(
     (table, hour, name): (&Table, i64, &str),
     inputs: &[Input],
     told: &Told,
-    is_kept: &dyn Fn(&Change) -> bool,
+    is_kept: &mut dyn FnMut(&Change) -> bool,
 ) -> anyhow::Result<Option<FlowFile>> {
-    let part = table.open_directory(store).join(format!("{name}.part"));
-    let file = File::create(&part).with_context(|| format!("cannot make {}", part.display()))?;
+    // Under one name: what a fault leaves is overwritten by the next one.
+    let part = table.open_directory(store).join(format!("{}.part", table.name));
+    let written = write_part(&part, table, inputs, told, is_kept);
+    let bytes = match written {
+        Ok(0) | Err(_) => {
+            // The room may be what is missing.
+            let _ = fs::remove_file(&part);
+            return written.map(|_| None);
+        }
+        Ok(bytes) => bytes,
+    };
+    let directory = table.directory(store).join(files::partition(hour));
+    fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    let path = directory.join(name);
+    fs::rename(&part, &path).with_context(|| format!("cannot make {}", path.display()))?;
+    File::open(&directory)?.sync_all()?;
+    Ok(Some(FlowFile { hour, path, bytes }))
+}
+
+/// Returns its bytes; none where no row is kept.
+fn write_part(
+    part: &Path,
+    table: &Table,
+    inputs: &[Input],
+    told: &Told,
+    is_kept: &mut dyn FnMut(&Change) -> bool,
+) -> anyhow::Result<u64> {
+    let file = File::create(part).with_context(|| format!("cannot make {}", part.display()))?;
     let mut writer = ArrowWriter::try_new(file, schema(), Some(properties(table)))?;
-    let (mut rows, mut written) = (0, HashSet::new());
+    let mut rows = 0;
     for input in inputs {
-        of_each(input, false, &mut |batch| {
+        of_each(input, &mut |batch| {
             let mut kept = Vec::with_capacity(batch.num_rows());
             changes_of(batch, Wanted::default(), &mut |change| {
-                kept.push(is_kept(&change) && written.insert((thing(&change), change.sequence)));
+                kept.push(is_kept(&change));
                 Ok(())
             })?;
             let batch = filter_record_batch(batch, &BooleanArray::from(kept))?;
@@ -173,15 +213,8 @@ pub(super) fn write(
     writer.append_key_value_metadata(told.key_value()?);
     let file = writer.into_inner().context("the end of a Parquet file")?;
     if rows == 0 {
-        fs::remove_file(&part)?;
-        return Ok(None);
+        return Ok(0);
     }
     file.sync_all().with_context(|| format!("cannot sync {}", part.display()))?;
-    let bytes = file.metadata()?.len();
-    let directory = table.directory(store).join(files::partition(hour));
-    fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
-    let path = directory.join(name);
-    fs::rename(&part, &path).with_context(|| format!("cannot make {}", path.display()))?;
-    File::open(&directory)?.sync_all()?;
-    Ok(Some(FlowFile { hour, path, bytes }))
+    Ok(file.metadata()?.len())
 }

@@ -10,11 +10,12 @@
 //! ```
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
+use super::fold::FOLDED;
 use crate::{
     cluster::REMEMBERED,
     model::Timestamp,
@@ -35,12 +36,19 @@ const HEARD_HOURS: i64 = 24 + files::BEFORE_AND_AFTER;
 /// How far apart two snapshots of a run are at most, with some time to upload them.
 pub(super) const SNAPSHOT_HOURS: i64 = 24 + files::BEFORE_AND_AFTER;
 
+/// How far back is looked, in hours, before everything is listed: where a run has no snapshots, as those of earlier versions, or has not been
+/// heard of for long.
+const FURTHER_BACK: [i64; 2] = [HEARD_HOURS + SNAPSHOT_HOURS, 30 * 24];
+
+/// How long an agent may take to list all objects: a flow that came before that is judged by what it knew then.
+pub const KNOWS_ALL: Duration = Duration::from_secs(86_400);
+
 /// What is asked of a history.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Span<'a> {
     /// What held then, and what changed since; `None` for all that is known.
     pub from: Option<Timestamp>,
-    /// Until then, or a bit longer.
+    /// Until then, or a bit longer: which files are looked for.
     pub until: Option<Timestamp>,
     /// Of this run.
     pub run: Option<&'a str>,
@@ -55,6 +63,11 @@ impl Span<'_> {
     /// The same at the first of two times, and what changed until the second.
     pub fn between(since: Option<Timestamp>, until: Option<Timestamp>) -> Self {
         Self { from: since.map(|since| since.minus(REMEMBERED)), until, run: None }
+    }
+
+    /// What flows are judged by that came between two times.
+    pub fn of_flows(since: Option<Timestamp>, until: Option<Timestamp>) -> Self {
+        Self::between(since, until.map(|until| until.plus(KNOWS_ALL)))
     }
 }
 
@@ -132,13 +145,20 @@ fn in_bucket(bucket: &Bucket, span: Span<'_>) -> anyhow::Result<Vec<(i64, Object
         .until
         .map_or(latest, |until| files::hour_of(until).saturating_add(files::BEFORE_AND_AFTER).min(latest));
     if let Some(from) = span.from {
-        let from = files::hour_of(from).saturating_sub(HEARD_HOURS + SNAPSHOT_HOURS);
-        let chosen = Names::list(bucket, Hours { from, until })?.chosen(span);
-        if chosen.is_enough {
-            return Ok(chosen.files);
+        for back in FURTHER_BACK {
+            let from = files::hour_of(from).saturating_sub(back);
+            let chosen = Names::list(bucket, Hours { from, until })?.chosen(span);
+            if chosen.is_enough {
+                return Ok(chosen.files);
+            }
         }
     }
     Ok(Names::list(bucket, Hours { from: i64::MIN, until })?.chosen(span).files)
+}
+
+/// Whose last rows what was folded has.
+fn folded_run(key: &str) -> Option<String> {
+    Some(Path::new(key).file_name()?.to_str()?.strip_suffix(FOLDED)?.to_owned())
 }
 
 /// A file by its name.
@@ -213,22 +233,28 @@ impl Names {
         };
         let had_begun = |of_run: &OfRun| {
             let first = of_run.files.iter().chain(&of_run.snapshots).map(|file| file.hour).min();
-            first.is_some_and(|first| from.is_none_or(|from| first <= from))
+            first.is_some_and(|first| from.is_none_or(|from| first < from))
         };
         let is_anybody = self.runs.values().any(|of_run| was_heard(of_run) && had_begun(of_run));
         let is_asked = |(run, of_run): &(&String, &OfRun)| match span.run {
             Some(asked) => asked == *run,
             None => !is_anybody || was_heard(of_run),
         };
+        let folded = self.others.iter().filter_map(|(_, object)| folded_run(&object.key));
+        let folded: BTreeSet<String> = folded.collect();
         let mut chosen = Chosen { files: self.others, is_enough: is_anybody };
         let mut is_there = false;
-        for (_, of_run) in self.runs.iter().filter(is_asked) {
+        for (run, of_run) in self.runs.iter().filter(is_asked) {
             is_there = true;
-            let base = of_run.base(from);
-            let covered = base.map_or(0, |snapshot| snapshot.last);
+            let before = of_run.last_before(from);
+            let covered = before.map_or(0, |snapshot| snapshot.last);
+            let is_whole = of_run.first() <= covered.saturating_add(1);
+            chosen.is_enough &= is_whole;
+            // What was folded holds what is older.
+            let begins = if is_whole || folded.contains(run) { None } else { of_run.begins_with() };
             let after = of_run.files.iter().filter(|file| file.first > covered);
-            chosen.is_enough &= of_run.first() <= covered + 1;
-            chosen.files.extend(base.into_iter().chain(after).map(|file| (file.hour, file.object.clone())));
+            let read = before.into_iter().chain(begins).chain(after);
+            chosen.files.extend(read.map(|file| (file.hour, file.object.clone())));
         }
         chosen.is_enough &= is_there;
         chosen.files.sort();
@@ -242,16 +268,15 @@ impl OfRun {
         self.files.first().map_or(u64::MAX, |file| file.first)
     }
 
-    /// The snapshot that stands for all before it, where one does.
-    fn base(&self, from: Option<i64>) -> Option<&File> {
-        // In which minute of its hour one was made is not in its name.
-        let before = |snapshot: &&File| from.is_some_and(|from| snapshot.hour < from);
-        if let Some(last) = self.snapshots.iter().rfind(before) {
-            return Some(last);
-        }
-        // The history begins later, where files have been removed that it began with.
+    /// The last snapshot before an hour: in which minute of its own one was made is not in its name.
+    fn last_before(&self, from: Option<i64>) -> Option<&File> {
+        self.snapshots.iter().rfind(|snapshot| from.is_some_and(|from| snapshot.hour < from))
+    }
+
+    /// Where files have been removed that a run began with: the snapshot with which its history begins now.
+    fn begins_with(&self) -> Option<&File> {
         let first = self.first();
-        self.snapshots.iter().find(|snapshot| first > 1 && snapshot.last.saturating_add(1) >= first)
+        self.snapshots.iter().find(|snapshot| snapshot.last.saturating_add(1) >= first)
     }
 }
 
@@ -325,12 +350,18 @@ mod tests {
         let keys =
             ["snapshots 99 a-0000-0003", "snapshots 100 a-0000-0005", keys[1], "snapshots 101 a-0000-0006"];
         let (files, is_enough) = chosen(&keys, None, None);
-        assert!(
-            is_enough && files.len() == 2 && files.contains(&"snapshots 100 a-0000-0005".to_owned()),
-            "{files:?}"
-        );
-        let (files, _) = chosen(&keys, Some(99), None);
+        assert!(!is_enough && files.len() == 2, "{files:?}");
         assert!(files.contains(&"snapshots 100 a-0000-0005".to_owned()), "{files:?}");
+        // Unless more of it is there than was listed.
+        let (files, is_enough) = chosen(&keys, Some(99), None);
+        assert!(!is_enough && files.contains(&"snapshots 100 a-0000-0005".to_owned()), "{files:?}");
+        let folded = ["objects 100 a-folded", keys[2], keys[3]];
+        let (files, _) = chosen(&folded, None, None);
+        assert_eq!(
+            files,
+            ["objects 100 a-folded", "objects 101 a-0006-0006"],
+            "it was folded before there was a bucket"
+        );
         // One that does not is no help.
         let keys = ["snapshots 99 a-0000-0003", "objects 101 a-0006-0006"];
         assert_eq!(chosen(&keys, None, None), (vec!["objects 101 a-0006-0006".to_owned()], false));
@@ -340,7 +371,7 @@ mod tests {
     fn who_was_not_heard_of_for_a_day_is_asked_only_where_nobody_was() {
         let keys = [
             "objects 100 dead-1-1",
-            "objects 200 lives-1-1",
+            "objects 199 lives-1-1",
             "objects 250 later-1-1",
             "objects 100 dead-folded",
         ];
@@ -353,6 +384,8 @@ mod tests {
         assert!(files.contains(&"objects 100 dead-1-1".to_owned()), "{files:?}");
         let (files, is_enough) = chosen(&keys[..1], Some(200), None);
         assert_eq!((files, is_enough), (vec!["objects 100 dead-1-1".to_owned()], false));
+        // Nor who began in that very hour.
+        assert!(!chosen(&[keys[0], "objects 200 new-1-1"], Some(200), None).1);
         // A day later it may still have been there.
         assert_eq!(chosen(&keys[..2], Some(126), None).0.len(), 2);
         // Who came later does not know either.

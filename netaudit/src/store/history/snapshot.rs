@@ -16,8 +16,10 @@ use std::{
 };
 
 use super::{
-    fold::is_folded,
+    doubts::gaps,
+    fold::folded_name,
     holding::{Input, Survey, write},
+    read::Change,
 };
 use crate::{
     model::Timestamp,
@@ -37,23 +39,35 @@ const LEAST_FILES: usize = 12;
 /// Files after which there is one however large it is.
 const MOST_FILES: usize = 288;
 
+/// How long after the start there is the first one, where so few files are made.
+const FIRST: Duration = Duration::from_secs(3_600);
+
 /// How long after the last one there is another, however little has changed. Whoever asks looks back
 /// [a day](super::parts::SNAPSHOT_HOURS).
 const EVERY: Duration = Duration::from_secs(23 * 3_600);
+
+/// How far apart those are kept that wait for their upload, in hours: where the bucket is down for days, each has its own.
+const WAITING_APART: i64 = 20;
+
+/// How long after a failure the next attempt is made.
+const PAUSE: Duration = Duration::from_secs(3_600);
 
 /// The snapshots of an agent run.
 #[derive(Debug)]
 pub(super) struct Snapshots {
     run: String,
     uploads: Arc<Uploads>,
-    /// The last one.
+    /// The last one, where the next can be made of it and of the files since.
     last: Option<FlowFile>,
-    /// Files of the run that are in none.
     since: Vec<FlowFile>,
+    /// Bytes of the last one; `None` where none has been made.
+    bytes: Option<u64>,
+    /// Files and bytes that have come since.
+    told: (usize, u64),
     began: Instant,
     /// Others that are there, of earlier runs too: until they are in the bucket.
     others: Vec<FlowFile>,
-    is_failing: bool,
+    failed: Option<Instant>,
 }
 
 impl Snapshots {
@@ -70,135 +84,167 @@ impl Snapshots {
             }
             return None;
         };
-        let (run, since, began) = (run.to_owned(), Vec::new(), Instant::now());
-        Some(Self { run, uploads, last: None, since, began, others, is_failing: false })
+        Some(Self {
+            run: run.to_owned(),
+            uploads,
+            last: None,
+            since: Vec::new(),
+            bytes: None,
+            told: (0, 0),
+            began: Instant::now(),
+            others,
+            failed: None,
+        })
     }
 
-    /// Their bytes.
-    pub fn bytes(&self) -> u64 {
-        self.last.iter().chain(&self.others).map(|file| file.bytes).sum()
+    /// Those that are there.
+    pub fn files(&self) -> impl Iterator<Item = &FlowFile> {
+        self.last.iter().chain(&self.others)
+    }
+
+    fn is_own(&self, path: &Path) -> bool {
+        Named::of(path).is_some_and(|named| named.run == self.run)
     }
 
     /// There are new files of the history.
     pub fn add(&mut self, files: &[FlowFile]) {
-        let own =
-            files.iter().filter(|file| Named::of(&file.path).is_some_and(|named| named.run == self.run));
-        self.since.extend(own.cloned());
+        let own: Vec<&FlowFile> = files.iter().filter(|file| self.is_own(&file.path)).collect();
+        // A file of two hours is one, with one name.
+        let names: HashSet<_> = own.iter().filter_map(|file| file.path.file_name()).collect();
+        self.told.0 += names.len();
+        self.told.1 += own.iter().map(|file| file.bytes).sum::<u64>();
+        self.since.extend(own.into_iter().cloned());
     }
 
-    /// Makes one where the last one is long ago, of all the files that there are.
+    /// Files were folded. What they said of what is gone is told by none any more: the next one is made of all that is there.
+    pub fn folded(&mut self, removed: &HashSet<PathBuf>) {
+        let before = self.since.len();
+        self.since.retain(|file| !removed.contains(&file.path));
+        if self.since.len() < before {
+            self.others.extend(self.last.take());
+        }
+    }
+
+    /// As if enough had come.
+    #[cfg(test)]
+    pub fn is_due_now(&mut self) {
+        self.told = (MOST_FILES, 0);
+    }
+
+    /// Makes one where the last one is long ago. `all` are the files of the history.
     pub fn make_if_due(&mut self, store: &Path, all: &[FlowFile]) {
-        self.tidy(store);
-        let files: HashSet<&str> =
-            self.since.iter().filter_map(|file| file.path.file_name()?.to_str()).collect();
-        let bytes: u64 = self.since.iter().map(|file| file.bytes).sum();
+        let (files, bytes) = self.told;
         // So they take no more room than the files do, but for one a day.
-        let is_as_large = bytes >= self.last.as_ref().map_or(0, |last| last.bytes);
-        let is_due = files.len() >= MOST_FILES
-            || (files.len() >= LEAST_FILES && is_as_large)
-            || (!files.is_empty() && self.began.elapsed() >= EVERY);
-        if is_due {
-            self.make(store, all);
-        }
-    }
-
-    /// Makes one where files from before an hour, which are about to be folded, are in none yet.
-    pub fn make_before(&mut self, hour: i64, store: &Path, all: &[FlowFile]) {
-        if self.since.iter().any(|file| file.hour < hour) {
-            self.make(store, all);
-        }
-    }
-
-    fn make(&mut self, store: &Path, all: &[FlowFile]) {
-        match self.made(store, all) {
-            Ok(made) => {
-                self.others.extend(self.last.take());
-                self.last = made;
-                self.since.clear();
-                self.began = Instant::now();
-                self.is_failing = false;
-                self.tidy(store);
+        let is_as_large = bytes >= self.bytes.unwrap_or(0);
+        let longest = if self.bytes.is_some() { EVERY } else { FIRST };
+        let is_due = files >= MOST_FILES
+            || (files >= LEAST_FILES && is_as_large)
+            || (files > 0 && self.began.elapsed() >= longest);
+        let is_paused = self.failed.is_some_and(|failed| failed.elapsed() < PAUSE);
+        if is_due && !is_paused {
+            match self.made(store, all) {
+                Ok(made) => {
+                    self.bytes = made.as_ref().map(|made| made.bytes);
+                    self.others.extend(std::mem::replace(&mut self.last, made));
+                    self.since.clear();
+                    (self.told, self.began, self.failed) = ((0, 0), Instant::now(), None);
+                }
+                // Whoever asks reads more files.
+                Err(error) => {
+                    tracing::error!("{error:#}: no snapshot of the history is made for the bucket");
+                    self.others.extend(self.last.take());
+                    self.failed = Some(Instant::now());
+                }
             }
-            // Nothing is missing: whoever asks reads more files.
-            Err(error) if !std::mem::replace(&mut self.is_failing, true) => {
-                tracing::error!("{error:#}: no snapshot of the history is made for the bucket");
-            }
-            Err(_) => {}
         }
     }
 
     /// A new one; none where nothing is there that could be in one.
     fn made(&self, store: &Path, all: &[FlowFile]) -> anyhow::Result<Option<FlowFile>> {
-        let last = self.last.as_ref().and_then(|last| Input::open(&last.path).ok());
-        // Without it all is needed that was ever told.
-        let of_run = |file: &&FlowFile| {
-            is_folded(&file.path) || Named::of(&file.path).is_some_and(|named| named.run == self.run)
-        };
-        let files: Vec<&FlowFile> =
-            if last.is_some() { self.since.iter().collect() } else { all.iter().filter(of_run).collect() };
-        let mut holes = false;
-        let mut inputs: Vec<Input> = last.into_iter().collect();
-        for file in files {
-            match Input::open(&file.path) {
-                Ok(input) => inputs.push(input),
-                Err(error) => {
-                    holes = true;
-                    let file = file.path.display();
-                    tracing::error!(%file, reason = format!("{error:#}"), "not in the snapshot: it cannot be read");
-                }
+        if let Some(last) = &self.last {
+            let files = [last].into_iter().chain(&self.since);
+            let inputs: anyhow::Result<Vec<Input>> = files.map(|file| Input::open(&file.path)).collect();
+            if let Ok(inputs) = inputs
+                && let Ok(survey) = Survey::of(&inputs)
+            {
+                return self.written(store, &inputs, survey, false);
             }
         }
-        let survey = Survey::of(&inputs)?;
-        let Some(mark) = self.mark(&inputs, &survey) else { return Ok(None) };
+        // Without it, or one of the files, all is needed that was ever told.
+        let folded = folded_name(&self.run);
+        let is_folded = |path: &Path| path.file_name().is_some_and(|name| *name == *folded);
+        let mut left_out = Vec::new();
+        let mut inputs = Vec::new();
+        for file in all.iter().filter(|file| self.is_own(&file.path) || is_folded(&file.path)) {
+            match Input::open(&file.path) {
+                Ok(input) => inputs.push(input),
+                Err(error) => left_out.push((file.path.clone(), error)),
+            }
+        }
+        let (survey, unread) = Survey::of_readable(&mut inputs);
+        left_out.extend(unread.into_iter().map(|(input, error)| (input.path, error)));
+        for (file, error) in &left_out {
+            let (file, reason) = (file.display(), format!("{error:#}"));
+            tracing::error!(%file, reason, "not in the snapshot for the bucket: it cannot be read");
+        }
+        self.written(store, &inputs, survey, !left_out.is_empty())
+    }
+
+    fn written(
+        &self,
+        store: &Path,
+        inputs: &[Input],
+        mut survey: Survey,
+        holes: bool,
+    ) -> anyhow::Result<Option<FlowFile>> {
         let covered = inputs.iter().filter(|input| input.told.mark.run == self.run);
-        let covered = covered.map(|input| input.told.last).max().unwrap_or(0);
-        let told = Told { mark: Mark { holes: holes || mark.holes, ..mark }, last: covered };
-        let is_kept = |change: &super::read::Change| change.run == self.run && survey.holds(change);
-        write(
-            store,
-            (&SNAPSHOTS, files::hour_of(told.mark.from), &told.file_name()),
-            &inputs,
-            &told,
-            &is_kept,
-        )
+        let last = covered.map(|input| input.told.last).max().unwrap_or(0);
+        let Some(mark) = self.mark(inputs, &survey).filter(|_| last > 0) else { return Ok(None) };
+        let told = Told { mark: Mark { holes: holes || mark.holes, ..mark }, last };
+        let mut is_kept = |change: &Change| change.run == self.run && survey.take(change);
+        let hour = files::hour_of(told.mark.from);
+        write(store, (&SNAPSHOTS, hour, &told.file_name()), inputs, &told, &mut is_kept)
     }
 
     /// What a snapshot of these tells of itself: that it is of the time when all of them had been told.
     fn mark(&self, inputs: &[Input], survey: &Survey) -> Option<Mark> {
-        let told = || inputs.iter().map(|input| &input.told);
-        let of_run: Vec<Mark> =
-            told().map(|told| &told.mark).filter(|mark| mark.run == self.run).cloned().collect();
+        let told = inputs.iter().map(|input| &input.told.mark);
+        let of_run: Vec<Mark> = told.filter(|mark| mark.run == self.run).cloned().collect();
         let latest = of_run.iter().max_by_key(|mark| mark.until)?.clone();
         let key = (latest.node.clone(), self.run.clone());
         let last_row = survey.runs.get(&key).map_or(Timestamp::MIN, |run| run.last);
         let at = latest.until.max(last_row);
-        let holes = told().any(|told| told.mark.holes && told.is_folded());
+        let holes = of_run.iter().any(|mark| mark.holes);
         Some(Mark {
             number: 0,
             from: at,
             until: at,
             lost_before: 0,
             lost_after: lost(&of_run),
-            holes: holes || !super::doubts::gaps(&of_run, &latest.node, &self.run, None).is_empty(),
+            holes: holes || !gaps(&of_run, &latest.node, &self.run, None).is_empty(),
             ..latest
         })
     }
 
-    /// Removes those that nobody needs here: in the bucket they are, or others of the run that are later.
-    fn tidy(&mut self, store: &Path) {
-        let (uploads, run) = (&self.uploads, &self.run);
-        let is_needed = |path: &PathBuf| {
-            let is_own = Named::of(path).is_some_and(|named| named.run == *run);
-            !is_own && !uploads.has(path)
-        };
-        let directory = SNAPSHOTS.directory(store);
-        self.others.retain(|file| {
-            let is_needed = is_needed(&file.path);
-            if !is_needed {
-                remove_file(&directory, &file.path);
-                uploads.removed(&OBJECTS, &file.path, 0);
+    /// Removes those that nobody needs here: in the bucket they are, or they wait and another one of about that time does too, or no
+    /// flows are kept of their time: those begin with this hour.
+    pub fn tidy(&mut self, store: &Path, first_hour: i64) {
+        self.others.sort();
+        let mut newer = self.last.as_ref().map(|last| last.hour);
+        let mut kept = Vec::new();
+        for file in std::mem::take(&mut self.others).into_iter().rev() {
+            let is_own = self.is_own(&file.path);
+            let is_near = is_own && newer.is_some_and(|newer| newer - file.hour < WAITING_APART);
+            if self.uploads.has(&file.path) || is_near || file.hour < first_hour {
+                remove_file(&SNAPSHOTS.directory(store), &file.path);
+                self.uploads.removed(&OBJECTS, &file.path, 0);
+                continue;
             }
-            is_needed
-        });
+            if is_own {
+                newer = Some(file.hour);
+            }
+            kept.push(file);
+        }
+        self.others = kept;
     }
 }
