@@ -31,6 +31,8 @@ const PODS: u32 = 5_000;
 const CHANGES: u32 = 400;
 /// Flows of a second: the log has some batches to write while the next ones are made.
 const FLOWS: usize = 3 * BATCH;
+/// By how much flows come more seldom than elsewhere here: so there are hours of them.
+const SLOWER: u64 = 8;
 /// How long is waited for what was made to be in the bucket.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -71,7 +73,7 @@ fn most(directory: &Path, count: u64, bucket: Option<Bucket>) -> f64 {
         flows.clear();
         flows.extend((0..FLOWS).map(|_| {
             made += 1;
-            at += chance.below(2 * PACE_NS) as i64;
+            at += chance.below(2 * SLOWER * PACE_NS) as i64;
             vary(&templates[chance.skewed(templates.len() as u64) as usize], at, made, &mut chance)
         }));
         for flow in &flows {

@@ -94,7 +94,7 @@ pub fn asked(directory: &Path, weed: Option<&Path>) -> Vec<Value> {
         let (files, bytes) = parts.size();
         let of = format!("{what}: {files} files, names in {:.1} s", named.as_secs_f64());
         said.push(say(&of, seconds, "s"));
-        said.push(say("", bytes as f64 / f64::from(1 << 20), "MiB"));
+        said.push(say("  bytes of these", bytes as f64 / f64::from(1 << 20), "MiB"));
     }
     said
 }
