@@ -1,7 +1,7 @@
 //! Which files of a history tell what held at a time, and what has changed since.
 //!
 //! Of a directory all do. Of a bucket, which may hold months of hundreds of nodes, those are found by their names alone: of each
-//! run the last [snapshot](super::snapshot) before that time and the files after it.
+//! run the last snapshot before that time and the files after it.
 //!
 //! ```text
 //! names of some hours before ──of each run──► snapshot, and files after it
