@@ -1,12 +1,18 @@
 //! Flow stores as people name them: directories, and buckets by URL.
 
-use std::path::PathBuf;
+use std::{
+    io::{self, IsTerminal as _},
+    path::PathBuf,
+    sync::LazyLock,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
 
 use crate::store::{
     bucket::{Access, Bucket, SCHEME},
     flows::ask::Store,
+    history::parts::{Parts, Progress, Span},
 };
 
 /// How the object store of s3:// is reached. Credentials are found in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, …), by a
@@ -41,4 +47,23 @@ pub(super) fn open(names: &[String], reach: &Reach) -> anyhow::Result<Vec<Store>
         false => Ok(Store::Directory(PathBuf::from(name))),
     };
     names.iter().map(store).collect()
+}
+
+/// Finds the history of a span. Where reading it takes long, a terminal shows how far that is.
+pub(super) fn history(stores: &[Store], span: Span<'_>) -> anyhow::Result<Parts> {
+    LazyLock::force(&BEGUN);
+    let progress: Option<Progress> = io::stderr().is_terminal().then_some(show);
+    Ok(Parts::find(stores, span)?.telling(progress))
+}
+
+static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+fn show(done: usize, all: usize) {
+    if BEGUN.elapsed() >= Duration::from_secs(1) {
+        // Each node's is read by itself: the last line of each goes away.
+        eprint!("\r\x1b[K");
+        if done < all {
+            eprint!("{done} of {all} files of the history ");
+        }
+    }
 }

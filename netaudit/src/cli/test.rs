@@ -168,7 +168,7 @@ fn load(args: &Args) -> anyhow::Result<Cluster> {
     }
     let stores = stores::open(&args.flow_store, &args.reach)?;
     let at = args.at.or(args.until).unwrap_or_else(now);
-    let parts = Parts::find(&stores, Span::at(at))?;
+    let parts = stores::history(&stores, Span::at(at))?;
     let (known, read) = runs(&parts)?;
     // One that goes on to listen knows more than one that has stopped.
     let listens = |run: &Run| stopped(&read.marks, run, at).is_none();

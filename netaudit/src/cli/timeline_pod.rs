@@ -19,7 +19,7 @@ use crate::{
     store::history::{
         BINDING, Verb,
         doubts::begins,
-        parts::{Parts, Span},
+        parts::Span,
         read::{Change, Key, Read, Wanted, read},
         state::{Run, runs},
     },
@@ -47,7 +47,7 @@ pub(super) fn changes(
     since: Option<Timestamp>,
     until: Option<Timestamp>,
 ) -> anyhow::Result<Told> {
-    let parts = Parts::find(stores, Span::between(since, until))?;
+    let parts = super::stores::history(stores, Span::between(since, until))?;
     let (known, _) = runs(&parts)?;
     let order: BTreeMap<&str, usize> =
         known.iter().enumerate().map(|(place, run)| (run.run.as_str(), place)).collect();

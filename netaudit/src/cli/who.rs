@@ -122,7 +122,7 @@ impl Evidence {
 pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     let ip = args.address.to_canonical();
     let stores = stores::open(&args.flow_store, &args.reach)?;
-    let parts = Parts::find(&stores, Span::at(args.at))?;
+    let parts = stores::history(&stores, Span::at(args.at))?;
     let (known, read) = runs(&parts)?;
     for (path, reason) in &read.unreadable {
         eprintln!("netaudit: {} cannot be read, its history is missing: {reason}", path.display());

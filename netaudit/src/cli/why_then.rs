@@ -9,6 +9,7 @@ use super::{
     cannot_be_read,
     history::{microsecond, pod_key, rebuild, since, yaml},
     one_line,
+    stores::history,
     why::{Judged, Line, LineEnd, Than, judge},
 };
 use crate::{
@@ -40,7 +41,7 @@ impl Then {
 pub(super) fn judge_then(id: &str, line: &Line, stores: &[Store]) -> anyhow::Result<Then> {
     let time = time(&line.time)?;
     let name = id.rsplit_once('-').map_or(id, |(run, _)| run);
-    let parts = Parts::find(stores, Span { run: Some(name), ..Span::of_flows(Some(time), Some(time)) })?;
+    let parts = history(stores, Span { run: Some(name), ..Span::of_flows(Some(time), Some(time)) })?;
     let (known, read) = runs(&parts)?;
     for (path, reason) in &read.unreadable {
         eprintln!("netaudit: {} cannot be read, its history is missing: {reason}", path.display());

@@ -2,7 +2,7 @@
 //! changed in it; and the policies once more, as text for people.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     path::PathBuf,
 };
 
@@ -20,6 +20,7 @@ use crate::{
         history::{
             Verb,
             doubts::{begins, gaps, missing, stopped},
+            holding::Survey,
             parts::{Parts, Span},
             read::{Change, Key, Wanted, batches, changes_of, read},
             state::{HELD, Run, in_effect, runs},
@@ -213,21 +214,16 @@ impl Window<'_> {
         run: &Run,
         unreadable: &mut Vec<(PathBuf, String)>,
     ) -> anyhow::Result<HashSet<u64>> {
-        let mut last: HashMap<Key, ((Timestamp, u64), u64, bool)> = HashMap::new();
+        let mut survey = Survey::default();
         let wanted = Wanted { until: Some(self.begin), run: Some(&run.run), is_bare: true, kinds: &[] };
         let read = read(parts, wanted, &mut |change| {
             if change.verb != Verb::Listed && change.node == run.node {
-                let (order, sequence) = (change.order(), change.sequence);
-                let row = (order, sequence, change.verb == Verb::Deleted);
-                let known = last.entry(change.key()).or_insert(row);
-                if order >= known.0 {
-                    *known = row;
-                }
+                survey.note(change);
             }
             Ok(())
         })?;
         unreadable.extend(read.unreadable);
-        Ok(last.into_values().filter(|(_, _, is_gone)| !is_gone).map(|(_, sequence, _)| sequence).collect())
+        Ok(survey.sequences().collect())
     }
 }
 

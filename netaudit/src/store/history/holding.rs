@@ -1,4 +1,4 @@
-//! Of each thing the last row, as it still holds: what folding leaves, and what a snapshot has.
+//! Of each thing the last row, as it still holds: what folding leaves, what a snapshot has, and what a bundle begins with.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -14,7 +14,7 @@ use arrow::{
 use parquet::arrow::ArrowWriter;
 
 use super::{
-    Verb, digest,
+    BINDING, Verb, digest,
     read::{Change, Key, Wanted, changes_of, reader},
     schema,
 };
@@ -51,10 +51,12 @@ impl Input {
 
 /// What files hold.
 #[derive(Default)]
-pub(super) struct Survey {
-    /// Of each thing the last row.
+pub(in crate::store) struct Survey {
+    /// Of each thing the last row; of an address the last one that says whose it is.
     last: HashMap<u128, Last>,
-    pub runs: Runs,
+    /// Of addresses whose ended, and when: if that is whose it is, it is nobody's.
+    ended: HashMap<(u128, u128), (Timestamp, u64)>,
+    pub(super) runs: Runs,
 }
 
 /// Of a thing the last row.
@@ -62,6 +64,8 @@ struct Last {
     order: (Timestamp, u64),
     sequence: u64,
     is_deleted: bool,
+    /// Of a binding: the pod.
+    owner: u128,
 }
 
 /// Runs, by node and name.
@@ -72,6 +76,14 @@ pub(super) struct Run {
     pub first: Timestamp,
     pub last: Timestamp,
     pub listed: BTreeSet<String>,
+}
+
+impl Last {
+    fn new(change: &Change) -> Self {
+        let owner = if change.kind == BINDING { digest([&*change.uid]) } else { 0 };
+        let is_deleted = change.verb == Verb::Deleted;
+        Self { order: change.order(), sequence: change.sequence, is_deleted, owner }
+    }
 }
 
 /// A thing of a run, as a number that no other has.
@@ -94,7 +106,7 @@ impl Survey {
     /// # Errors
     ///
     /// A file cannot be read: its place, and why. All columns are read, so that writing comes upon nothing that is damaged.
-    pub fn of(inputs: &[Input]) -> Result<Self, (usize, anyhow::Error)> {
+    pub(super) fn of(inputs: &[Input]) -> Result<Self, (usize, anyhow::Error)> {
         let mut survey = Self::default();
         for (place, input) in inputs.iter().enumerate() {
             let read = of_each(input, &mut |batch| {
@@ -109,7 +121,7 @@ impl Survey {
     }
 
     /// The same, without those that cannot be read: they are taken out, and returned.
-    pub fn of_readable(inputs: &mut Vec<Input>) -> (Self, Vec<(Input, anyhow::Error)>) {
+    pub(super) fn of_readable(inputs: &mut Vec<Input>) -> (Self, Vec<(Input, anyhow::Error)>) {
         let mut left_out = Vec::new();
         loop {
             match Self::of(inputs) {
@@ -119,7 +131,8 @@ impl Survey {
         }
     }
 
-    fn note(&mut self, change: Change) {
+    /// Takes a change in.
+    pub fn note(&mut self, change: Change) {
         let run = self.runs.entry((change.node.clone(), change.run.clone())).or_insert_with(|| Run {
             first: change.time,
             last: change.time,
@@ -127,10 +140,11 @@ impl Survey {
         });
         run.first = run.first.min(change.time);
         run.last = run.last.max(change.time);
-        let (order, sequence) = (change.order(), change.sequence);
-        let this = Last { order, sequence, is_deleted: change.verb == Verb::Deleted };
-        let thing = thing(&change);
-        if self.last.get(&thing).is_none_or(|known| order >= known.order) {
+        let (thing, this) = (thing(&change), Last::new(&change));
+        if this.is_deleted && change.kind == BINDING {
+            let end = self.ended.entry((thing, this.owner)).or_insert(this.order);
+            *end = this.order.max(*end);
+        } else if self.last.get(&thing).is_none_or(|known| this.order >= known.order) {
             self.last.insert(thing, this);
         }
         if change.verb == Verb::Listed {
@@ -139,14 +153,25 @@ impl Survey {
     }
 
     /// Whether a row says the last of its thing, and that this is there. It does so once: files may hold it twice.
-    pub fn take(&mut self, change: &Change) -> bool {
+    pub(super) fn take(&mut self, change: &Change) -> bool {
         let thing = thing(change);
-        let last = self.last.get(&thing);
-        let holds = last.is_some_and(|last| !last.is_deleted && last.sequence == change.sequence);
+        let last = self.last.get(&thing).filter(|last| last.sequence == change.sequence);
+        let holds = last.is_some_and(|last| self.is_there(thing, last));
         if holds {
             self.last.remove(&thing);
         }
         holds
+    }
+
+    fn is_there(&self, thing: u128, last: &Last) -> bool {
+        let has_ended = || self.ended.get(&(thing, last.owner)).is_some_and(|end| *end > last.order);
+        !last.is_deleted && !has_ended()
+    }
+
+    /// The numbers of the rows that say the last of their things, and that these are there.
+    pub fn sequences(&self) -> impl Iterator<Item = u64> {
+        let there = self.last.iter().filter(|(thing, last)| self.is_there(**thing, last));
+        there.map(|(_, last)| last.sequence)
     }
 }
 

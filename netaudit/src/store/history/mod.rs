@@ -11,7 +11,7 @@
 
 pub mod doubts;
 mod fold;
-mod holding;
+pub(super) mod holding;
 pub mod parts;
 pub mod read;
 mod rows;

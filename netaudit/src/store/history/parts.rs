@@ -71,9 +71,15 @@ impl Span<'_> {
     }
 }
 
+/// Who is told how many files of a bucket have been read, and of how many.
+pub type Progress = fn(usize, usize);
+
 /// The parts of stores that tell of a span.
 #[derive(Clone, Debug)]
-pub struct Parts(pub(super) Vec<Of>);
+pub struct Parts {
+    pub(super) of: Vec<Of>,
+    pub(super) progress: Option<Progress>,
+}
 
 #[derive(Clone, Debug)]
 pub(super) enum Of {
@@ -94,12 +100,17 @@ impl Parts {
             Store::Directory(directory) => Ok(Of::Directory(directory.clone())),
             Store::Bucket(bucket) => Ok(Of::Bucket(bucket.clone(), in_bucket(bucket, span)?)),
         };
-        Ok(Self(stores.iter().map(of).collect::<anyhow::Result<_>>()?))
+        Ok(Self { of: stores.iter().map(of).collect::<anyhow::Result<_>>()?, progress: None })
+    }
+
+    /// The same, whose readings tell how many files of a bucket they have read, and of how many.
+    pub fn telling(self, progress: Option<Progress>) -> Self {
+        Self { progress, ..self }
     }
 
     /// How many files of buckets are read, and their bytes.
     pub fn size(&self) -> (usize, u64) {
-        let files = self.0.iter().flat_map(|of| match of {
+        let files = self.of.iter().flat_map(|of| match of {
             Of::Directory(_) => &[],
             Of::Bucket(_, files) => &files[..],
         });
@@ -242,7 +253,7 @@ impl Names {
         };
         let folded = self.others.iter().filter_map(|(_, object)| folded_run(&object.key));
         let folded: BTreeSet<String> = folded.collect();
-        let mut chosen = Chosen { files: self.others, is_enough: is_anybody };
+        let mut chosen = Chosen { files: self.others, is_enough: is_anybody || span.run.is_some() };
         let mut is_there = false;
         for (run, of_run) in self.runs.iter().filter(is_asked) {
             is_there = true;
@@ -385,7 +396,11 @@ mod tests {
         let (files, is_enough) = chosen(&keys[..1], Some(200), None);
         assert_eq!((files, is_enough), (vec!["objects 100 dead-1-1".to_owned()], false));
         // Nor who began in that very hour.
-        assert!(!chosen(&[keys[0], "objects 200 new-1-1"], Some(200), None).1);
+        let in_that_hour = [keys[0], "objects 200 new-1-1"];
+        assert!(!chosen(&in_that_hour, Some(200), None).1);
+        // Whoever asks about one run wants no other.
+        let (files, is_enough) = chosen(&in_that_hour, Some(200), Some("new"));
+        assert_eq!((files, is_enough), (vec!["objects 200 new-1-1".to_owned()], true));
         // A day later it may still have been there.
         assert_eq!(chosen(&keys[..2], Some(126), None).0.len(), 2);
         // Who came later does not know either.

@@ -18,7 +18,7 @@ use parquet::arrow::{
 
 use super::{
     BINDING, Verb,
-    parts::{Of, Parts},
+    parts::{Of, Parts, Progress},
 };
 use crate::{
     model::Timestamp,
@@ -142,10 +142,12 @@ pub(in crate::store) fn batches(
     each: &mut Each<'_>,
 ) -> anyhow::Result<Read> {
     let mut found = Read::default();
-    for of in &parts.0 {
+    for of in &parts.of {
         match of {
             Of::Directory(directory) => in_directory(directory, wanted, &mut found, each)?,
-            Of::Bucket(bucket, files) => in_bucket(bucket, files, wanted, &mut found, each)?,
+            Of::Bucket(bucket, files) => {
+                in_bucket((bucket, files, parts.progress), wanted, &mut found, each)?
+            }
         }
     }
     Ok(found)
@@ -204,8 +206,7 @@ fn in_directory(
 }
 
 fn in_bucket(
-    bucket: &Bucket,
-    files: &[(i64, Object)],
+    (bucket, files, progress): (&Bucket, &[(i64, Object)], Option<Progress>),
     wanted: Wanted<'_>,
     found: &mut Read,
     each: &mut Each<'_>,
@@ -217,6 +218,7 @@ fn in_bucket(
     };
     let files = files.iter().filter(|(hour, object)| *hour <= last_hour && may_be_of_run(object));
     let files: Vec<&(i64, Object)> = files.collect();
+    let (mut done, all) = (0, files.len());
     for files in files.chunks(AT_ONCE) {
         let objects: Vec<Object> = files.iter().map(|(_, object)| object.clone()).collect();
         // Most files are no longer than this, and so are read with one request.
@@ -234,6 +236,10 @@ fn in_bucket(
                 Err(error) if files::is_gone(&error) => {}
                 Err(error) => found.unreadable.push((name, format!("{error:#}"))),
             }
+        }
+        done += files.len();
+        if let Some(progress) = progress {
+            progress(done, all);
         }
     }
     Ok(())

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{
-    Verb,
+    BINDING, Verb,
     doubts::{begins, doubts},
     parts::Parts,
     read::{Change, Key, Read, Wanted, read},
@@ -92,6 +92,8 @@ struct Known {
     time: Timestamp,
     /// The last change that says what it is like, or of a binding whose it is.
     shown: Option<Change>,
+    /// Of a binding: whose ended since that one, and when.
+    ended: Vec<(String, (Timestamp, u64))>,
 }
 
 /// What a run knew at a time.
@@ -157,20 +159,77 @@ fn note(things: &mut BTreeMap<Key, Known>, change: Change) {
         verb,
         time,
         shown: None,
+        ended: Vec::new(),
     });
+    if change.kind == BINDING {
+        return known.bind(change);
+    }
     let is_later = order >= known.order;
     if is_later {
         (known.order, known.verb, known.time) = (order, verb, time);
     }
-    let shows = change.content.is_some() || (change.address.is_some() && verb != Verb::Deleted);
-    if shows && known.shown.as_ref().is_none_or(|shown| change.order() >= shown.order()) {
+    if change.content.is_some() && known.shown.as_ref().is_none_or(|shown| change.order() >= shown.order()) {
         known.shown = Some(change);
+    }
+}
+
+impl Known {
+    /// The address is another pod's, or one's no more. Records come late: the end of a pod's that is told first is not that of the pod
+    /// that has had it since before then.
+    fn bind(&mut self, change: Change) {
+        if change.verb == Verb::Deleted {
+            let order = change.order();
+            self.ended.push((change.uid, order));
+        } else if self.shown.as_ref().is_none_or(|shown| change.order() >= shown.order()) {
+            self.shown = Some(change);
+        }
+        let Some(shown) = &self.shown else { return };
+        self.ended.retain(|(_, order)| *order > shown.order());
+        let end = self.ended.iter().filter(|(uid, _)| *uid == shown.uid).map(|(_, (at, _))| *at).max();
+        (self.verb, self.time) = end.map_or((shown.verb, shown.time), |end| (Verb::Deleted, end));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_end_of_ones_address_is_not_the_end_of_anothers() {
+        let binding = |sequence, verb, uid: &str, seconds| Change {
+            time: Timestamp::from_seconds(seconds),
+            node: "n".to_owned(),
+            run: "r".to_owned(),
+            sequence,
+            verb,
+            kind: BINDING.to_owned(),
+            namespace: "shop".to_owned(),
+            name: uid.to_owned(),
+            uid: uid.to_owned(),
+            resource_version: String::new(),
+            address: "10.0.0.7".parse().ok(),
+            content: None,
+        };
+        let told = [
+            binding(1, Verb::Applied, "a", 10),
+            binding(2, Verb::Deleted, "a", 20),
+            // It had the address before the other's end was told, and its record came later.
+            binding(3, Verb::Applied, "b", 15),
+            binding(4, Verb::Deleted, "b", 40),
+        ];
+        // Files are read in no order.
+        for order in [[0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1], [1, 3, 0, 2]] {
+            for (many, expected) in [(1, Some("a")), (2, None), (3, Some("b")), (4, None)] {
+                let mut things = BTreeMap::new();
+                order.iter().filter(|it| **it < many).for_each(|it| note(&mut things, told[*it].clone()));
+                let state = State { at: Timestamp::from_seconds(60), things, read: Read::default() };
+                let holds = state.present().map(|change| change.uid.as_str()).next();
+                assert_eq!(holds, expected, "the first {many}, in order {order:?}");
+                let gone = state.gone(Duration::from_secs(60)).next().map(|(_, at)| at.0 / 1_000_000_000);
+                assert_eq!(gone, [None, Some(20), None, Some(40)][many - 1]);
+            }
+        }
+    }
 
     #[test]
     fn what_changes_no_verdict_is_not_waited_for() {
