@@ -52,6 +52,9 @@ impl Address {
 /// none of the records that it finds in a ring of programs that run already, and counts them as lost.
 pub const VERSION: u32 = 2;
 
+/// Sockets whose state is kept, where that is by their address.
+pub const BY_ADDRESS: u32 = 65_536;
+
 /// What a record is: the first word of each. The same numbers index the map of tallies.
 pub mod kind {
     /// TCP, source side: the handshake finished.

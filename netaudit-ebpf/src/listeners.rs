@@ -22,7 +22,7 @@ use netaudit_ebpf::abi::{Address, NO_FIELD};
 use crate::{
     maps::{LISTENERS, SOCKETS, setting},
     open::identify,
-    scan::{cgroup_of_task, comm_of_task, pid_of_task},
+    scan::{cgroup_of_task, comm_of_task, cookie_of, pid_of_task},
     socket::{Socket, address_of, cgroup_id, mark, now, read},
 };
 
@@ -88,15 +88,23 @@ pub unsafe fn found(sk: *mut bpf_sock, address: u64, task: u64) {
     let net: u64 = read(address + u64::from(setting!(sk_net)));
     let netns = read(net + u64::from(setting!(net_cookie)));
     // SAFETY: by contract.
-    if let Some(state) = unsafe { own_state(sk, address) } {
+    // Where the verifier trusts no socket, nothing can be kept of which its connections get copies: then they find one of those that share
+    // a port.
+    let own = if setting!(sockets_untrusted) != 0 {
+        None
+    } else {
+        // SAFETY: by contract.
+        unsafe { own_state(sk, address) }
+    };
+    if let Some(state) = own {
         if !state.is(mark::ACTOR) {
             state.netns = netns;
             identify(state, task);
         }
         return;
     }
-    // SAFETY: the helper takes a socket in this type of program.
-    let cookie = unsafe { bpf_get_socket_cookie(sk.cast()) };
+    // SAFETY: by contract.
+    let cookie = unsafe { cookie_of(sk, address) };
     let place = place_of(address, netns);
     if !is_of(&place, cookie) {
         note(place, address, cookie, task);
@@ -156,7 +164,7 @@ pub fn tell(state: &mut Socket, address: u64, netns: u64, local: Address, port: 
 #[inline(always)]
 unsafe fn own_state(socket: *mut bpf_sock, address: u64) -> Option<&'static mut Socket> {
     // SAFETY: by contract.
-    unsafe { if is_told_apart(address) { SOCKETS.get(socket) } else { SOCKETS.get_or_create(socket) } }
+    unsafe { if is_told_apart(address) { SOCKETS.get(socket) } else { SOCKETS.to_copy(socket) } }
 }
 
 /// Whether the connections of the listener at `address` are known by their local address.

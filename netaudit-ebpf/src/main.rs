@@ -132,6 +132,7 @@ fn bound(ctx: &SockContext) {
 /// A socket of an internet family is being made.
 #[cgroup_sock(sock_create)]
 fn on_create(ctx: SockContext) -> i32 {
+    maps::forget(ctx.sock);
     // SAFETY: the verifier checks the fields.
     if unsafe { (*ctx.sock).protocol } == IPPROTO_MPTCP {
         tcp::created_multipath(&ctx);
@@ -147,7 +148,10 @@ fn on_release(ctx: SockContext) -> i32 {
     // SAFETY: the verifier checks the fields.
     match unsafe { (*ctx.sock).protocol } {
         IPPROTO_TCP => tcp::release(&ctx),
-        IPPROTO_UDP => answers::release(&ctx),
+        IPPROTO_UDP => {
+            answers::release(&ctx);
+            maps::forget(ctx.sock);
+        }
         IPPROTO_MPTCP => tcp::release_paths(&ctx),
         _ => {}
     }

@@ -27,7 +27,7 @@ use crate::{
     overload::fold,
     rate::Rate,
     raw::RawKey,
-    socket::Socket,
+    socket::{Socket, address_of},
     udp::{Peer, PeerKey},
 };
 
@@ -138,6 +138,11 @@ pub static DNS_COUNTS: PerCpuArray<u64, { dns::COUNT as usize }> = PerCpuArray::
 #[btf_map]
 pub static NAMESPACES: LruHashMap<u64, u8, 16384> = LruHashMap::new();
 
+/// State of sockets by address, in place of [`SOCKETS`]: only where [`Settings::sockets_untrusted`], as a look finds no other. Those that
+/// were not used for longest are forgotten first.
+#[btf_map]
+pub static BY_ADDRESS: LruHashMap<u64, Socket, { abi::BY_ADDRESS as usize }> = LruHashMap::new();
+
 /// State of a socket, of which accepted sockets get a copy if their listener has any.
 #[btf_map]
 pub static SOCKETS: SocketStorage = SocketStorage::new();
@@ -174,6 +179,12 @@ impl SocketStorage {
     /// program, or the socket that another context points to, tested for null.
     #[inline(always)]
     pub unsafe fn get<T>(&self, socket: *mut T) -> Option<&'static mut Socket> {
+        if setting!(sockets_untrusted) != 0
+            && let Some(state) = BY_ADDRESS.get_ptr_mut(address_of(socket))
+        {
+            // SAFETY: a value of the map. Whoever takes its place meanwhile is another socket's, and no invalid value.
+            return Some(unsafe { &mut *state });
+        }
         // SAFETY: by contract; the kernel returns null or storage that outlives the program's run.
         unsafe { self.storage(socket, 0).as_mut() }
     }
@@ -200,8 +211,29 @@ impl SocketStorage {
     /// As for [`SocketStorage::get`].
     #[inline(always)]
     pub unsafe fn get_or_add<T>(&self, socket: *mut T) -> Option<&'static mut Socket> {
+        if setting!(sockets_untrusted) != 0 {
+            // A copy of its listener's, or one that it needs.
+            // SAFETY: by contract, as above.
+            let own = unsafe { self.get(socket) };
+            return if own.is_some() { own } else { state_at(address_of(socket)) };
+        }
         // SAFETY: by contract, as above.
         unsafe { self.storage(socket, BPF_SK_STORAGE_GET_F_CREATE.into()).as_mut() }
+    }
+
+    /// As [`SocketStorage::get_or_create`], always in the kernel's own storage, of which a listener's connections get copies.
+    ///
+    /// # Safety
+    ///
+    /// As for [`SocketStorage::get`].
+    #[inline(always)]
+    pub unsafe fn to_copy<T>(&self, socket: *mut T) -> Option<&'static mut Socket> {
+        // SAFETY: by contract, as above.
+        let state = unsafe { self.storage(socket, BPF_SK_STORAGE_GET_F_CREATE.into()).as_mut() };
+        if state.is_none() {
+            no_storage();
+        }
+        state
     }
 
     #[inline(always)]
@@ -209,6 +241,25 @@ impl SocketStorage {
         let map = ptr::from_ref(self).cast_mut().cast();
         // SAFETY: by contract of the callers.
         unsafe { bpf_sk_storage_get(map, socket.cast(), ptr::null_mut(), flags) }.cast()
+    }
+}
+
+/// The state of the socket at an address, made of zeros if it has none: only where [`Settings::sockets_untrusted`].
+#[inline(always)]
+pub fn state_at(address: u64) -> Option<&'static mut Socket> {
+    if BY_ADDRESS.get_ptr(address).is_none() {
+        // SAFETY: integers only, for which zeros are a value.
+        let _ = BY_ADDRESS.insert(address, unsafe { core::mem::zeroed::<Socket>() }, 0);
+    }
+    // SAFETY: as in `SocketStorage::get`.
+    BY_ADDRESS.get_ptr_mut(address).map(|state| unsafe { &mut *state })
+}
+
+/// Forgets the state of the socket at an address, which is gone, or was another one there.
+#[inline(always)]
+pub fn forget<T>(socket: *const T) {
+    if setting!(sockets_untrusted) != 0 {
+        let _ = BY_ADDRESS.remove(address_of(socket));
     }
 }
 

@@ -19,14 +19,17 @@
 
 use aya_ebpf::{
     bindings::{bpf_sock, seq_file},
-    helpers::generated::{bpf_get_socket_cookie, bpf_seq_write},
+    helpers::generated::bpf_seq_write,
 };
 use netaudit_ebpf::abi::{Address, FlowRecord, KEPT_TOLD, NO_FIELD, SWITCH_OPEN, flag, kind, open};
 
 use crate::{
     answers, attempts,
-    maps::{KEPT, SOCKETS, SWITCHES, setting},
-    scan::{SOCK_BINDPORT_LOCK, cgroup_of_task, comm_of_task, locks_of, pid_of_task},
+    maps::{KEPT, SWITCHES, setting},
+    scan::{
+        SOCK_BINDPORT_LOCK, cgroup_of_task, comm_of_task, cookie_of, locks_of, pid_of_task, state_of,
+        state_or_new,
+    },
     socket::{Socket, cgroup_id, mark, now, read},
 };
 
@@ -61,15 +64,22 @@ fn told_until() -> u64 {
 /// `seq` must be the context's, and `sk` a socket that the verifier knows for one. `connection` is the address of the TCP
 /// socket: `sk` itself, or of a multipath socket the first path.
 #[inline(always)]
-pub unsafe fn found(seq: *mut seq_file, sk: *mut bpf_sock, connection: u64, task: u64) {
-    // SAFETY: the helper takes a socket in this type of program.
-    let cookie = unsafe { bpf_get_socket_cookie(sk.cast()) };
-    let state = match attempts::get(cookie) {
+pub unsafe fn found(seq: *mut seq_file, (sk, address): (*mut bpf_sock, u64), connection: u64, task: u64) {
+    // SAFETY: by contract.
+    let cookie = unsafe { cookie_of(sk, address) };
+    let mut attempt = attempts::get(cookie);
+    if attempt.is_none() && setting!(sockets_untrusted) != 0 && connection != address {
+        // An accepted multipath socket has no copy of its listener's state then: its first path was told.
+        let path: u64 = read(connection + u64::from(setting!(sk_cookie)));
+        // One without a cookie has no slot: nobody has any business with it.
+        attempt = if path == 0 { None } else { attempts::get(path) };
+    }
+    let state = match attempt {
         Some(attempt) => attempt,
         None => {
             // What there is no memory for is found the next time.
             // SAFETY: by contract.
-            let Some(state) = (unsafe { SOCKETS.get_or_add(sk) }) else { return };
+            let Some(state) = (unsafe { state_or_new(sk, address) }) else { return };
             state
         }
     };
@@ -155,7 +165,7 @@ pub unsafe fn found(seq: *mut seq_file, sk: *mut bpf_sock, connection: u64, task
 #[inline(always)]
 pub unsafe fn reader(seq: *mut seq_file, sk: *mut bpf_sock, address: u64, family: u16) {
     // SAFETY: by contract.
-    let Some(state) = (unsafe { SOCKETS.get(sk) }) else { return };
+    let Some(state) = (unsafe { state_of(sk, address) }) else { return };
     if state.flags & (mark::RECEIVED | mark::SENT) != 0 || !answers::has_read(address) {
         return;
     }
@@ -172,8 +182,8 @@ pub unsafe fn reader(seq: *mut seq_file, sk: *mut bpf_sock, address: u64, family
         started: at,
         netns: state.netns,
         cgroup: state.cgroup,
-        // SAFETY: the helper takes a socket in this type of program.
-        socket: unsafe { bpf_get_socket_cookie(sk.cast()) },
+        // SAFETY: by contract.
+        socket: unsafe { cookie_of(sk, address) },
         sequence: 0,
         pid: state.pid,
         comm: state.comm,

@@ -2,20 +2,22 @@
 //!
 //! Iterators go through all tasks of the agent's pid namespace. What is not in the watched cgroup is left out here.
 
+use core::{mem::offset_of, ptr};
+
 use aya_ebpf::{
     bindings::{bpf_sock, file, seq_file, task_struct},
     cty::c_void,
-    helpers::generated::{bpf_probe_read_kernel, bpf_seq_write, bpf_sock_from_file},
+    helpers::generated::{bpf_get_socket_cookie, bpf_probe_read_kernel, bpf_seq_write, bpf_sock_from_file},
 };
 use netaudit_ebpf::abi::{self, Address, TaskRecord};
 
 use crate::{
     cgroup::levels_below,
     listeners,
-    maps::{SOCKETS, setting},
+    maps::{BY_ADDRESS, SOCKETS, setting, state_at},
     open,
     raw::{self, RawKey},
-    socket::{address_of, cgroup_id, mark, read},
+    socket::{Socket, address_of, cgroup_id, mark, read},
 };
 
 /// The beginning of what every iterator passes.
@@ -146,12 +148,20 @@ pub unsafe fn file(ctx: *mut IterTaskFile) {
     if socket.is_null() {
         return;
     }
-    // SAFETY: the verifier checks the access against the kernel's types.
-    let sk = unsafe { (*socket).sk };
-    if sk.is_null() {
+    // Where the verifier takes the pointer for a number it is none.
+    let (sk, address) = if setting!(sockets_untrusted) != 0 {
+        (ptr::null_mut(), read(address_of(socket) + offset_of!(KernelSocket, sk) as u64))
+    } else {
+        // SAFETY: the verifier checks the access against the kernel's types.
+        let sk = unsafe { (*socket).sk };
+        if sk.is_null() {
+            return;
+        }
+        (sk, address_of(sk))
+    };
+    if address == 0 {
         return;
     }
-    let address = address_of(sk);
     let family: u16 = read(address + u64::from(setting!(sk_family)));
     if family != AF_INET && family != AF_INET6 && family != AF_PACKET {
         return;
@@ -190,8 +200,53 @@ pub unsafe fn file(ctx: *mut IterTaskFile) {
     let state: u8 = read(connection + u64::from(setting!(sk_state)));
     if open::is_open(state) && open::is_asked() {
         // SAFETY: by contract; the verifier knows `sk` for a socket.
-        unsafe { open::found((*(*ctx).meta).seq, sk, connection, task) };
+        unsafe { open::found((*(*ctx).meta).seq, (sk, address), connection, task) };
     }
+}
+
+/// What is known of the socket at `address`, if anything is.
+///
+/// # Safety
+///
+/// The verifier must know `sk` for a socket, unless it trusts none.
+#[inline(always)]
+pub unsafe fn state_of(sk: *mut bpf_sock, address: u64) -> Option<&'static mut Socket> {
+    if setting!(sockets_untrusted) != 0 {
+        // SAFETY: a value of the map, as in `SocketStorage::get`.
+        return BY_ADDRESS.get_ptr_mut(address).map(|state| unsafe { &mut *state });
+    }
+    // SAFETY: by contract.
+    unsafe { SOCKETS.get(sk) }
+}
+
+/// The same, made of zeros if nothing is. `None` where there is no memory for it: it is found the next time.
+///
+/// # Safety
+///
+/// As for [`state_of`].
+#[inline(always)]
+pub unsafe fn state_or_new(sk: *mut bpf_sock, address: u64) -> Option<&'static mut Socket> {
+    if setting!(sockets_untrusted) != 0 {
+        return state_at(address);
+    }
+    // SAFETY: by contract.
+    unsafe { SOCKETS.get_or_add(sk) }
+}
+
+/// The cookie of the socket at `address`. Where the verifier trusts no socket, nobody can give it one: then its address is as good, as long
+/// as it has none.
+///
+/// # Safety
+///
+/// As for [`state_of`].
+#[inline(always)]
+pub unsafe fn cookie_of(sk: *mut bpf_sock, address: u64) -> u64 {
+    if setting!(sockets_untrusted) != 0 {
+        let cookie: u64 = read(address + u64::from(setting!(sk_cookie)));
+        return if cookie == 0 { address } else { cookie };
+    }
+    // SAFETY: the helper takes a socket in this type of program.
+    unsafe { bpf_get_socket_cookie(sk.cast()) }
 }
 
 /// The first path of the multipath socket at `address`, if that is connected.
@@ -204,7 +259,7 @@ unsafe fn first_path(sk: *mut bpf_sock, address: u64, state: u8) -> Option<u64> 
     if !open::is_open(state) {
         // Its connections, and those of a listener, begin under our eyes.
         // SAFETY: by contract.
-        if let Some(socket) = unsafe { SOCKETS.get_or_add(sk) } {
+        if let Some(socket) = unsafe { state_or_new(sk, address) } {
             socket.flags |= mark::WATCHED;
         }
         return None;
@@ -221,7 +276,7 @@ unsafe fn first_path(sk: *mut bpf_sock, address: u64, state: u8) -> Option<u64> 
 #[inline(always)]
 unsafe fn serves(sk: *mut bpf_sock, address: u64, task: u64) {
     // SAFETY: by contract.
-    let Some(state) = (unsafe { SOCKETS.get_or_create(sk) }) else { return };
+    let Some(state) = (unsafe { state_or_new(sk, address) }) else { return };
     // The first process that is found with it, unless a hook knows better.
     if state.is(mark::ACTOR) {
         return;
@@ -253,7 +308,7 @@ unsafe fn datagrams(seq: *mut seq_file, sk: *mut bpf_sock, address: u64, task: u
         return;
     }
     // SAFETY: by contract.
-    let Some(socket) = (unsafe { SOCKETS.get_or_add(sk) }) else { return };
+    let Some(socket) = (unsafe { state_or_new(sk, address) }) else { return };
     if socket.flags != 0 {
         return;
     }

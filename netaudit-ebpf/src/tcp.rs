@@ -27,7 +27,7 @@ use netaudit_ebpf::abi::{Address, FlowRecord, detail, flag, kind};
 
 use crate::{
     attempts, listeners,
-    maps::{PATHS, SOCKETS, emit_flow, setting},
+    maps::{PATHS, SOCKETS, emit_flow, forget, setting},
     socket::{Queued, Socket, address_of, cgroup_of, mark, now, queued_error, read},
 };
 
@@ -165,6 +165,9 @@ pub fn operation(ctx: &SockOpsContext) {
             }
             // Nothing comes of this socket any more; the kernel's own ones are released without a word.
             attempts::end(cookie_of(ctx));
+            if let Some(socket) = socket_of(ctx) {
+                forget(socket);
+            }
         }
         _ => {}
     }
@@ -331,6 +334,7 @@ fn accepted(ctx: &SockOpsContext) {
         state.flags = state.flags & !(mark::SYN_SENT | mark::PENDING) | mark::ESTABLISHED;
         Some(state)
     } else {
+        forget(socket);
         // SAFETY: a socket of the context, tested for null.
         let mut state = match unsafe { SOCKETS.get(socket) } {
             None => of_listener(ctx, socket, cookie, netns),

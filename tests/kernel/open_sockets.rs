@@ -114,6 +114,23 @@ pub fn disconnect(socket: &OwnedFd) -> io::Result<()> {
     check(unsafe { libc::connect(socket.as_raw_fd(), unspecified.as_ptr().cast(), 16) })
 }
 
+/// Whether a socket that has listened may connect. Kernels since some time in 2026 refuse it; says so then, as there is nothing to see.
+pub fn listeners_may_connect(what: &str) -> bool {
+    let tried = || -> io::Result<()> {
+        let to = std::net::TcpListener::bind("127.0.0.1:0")?;
+        let socket = socket(libc::AF_INET, libc::SOCK_STREAM)?;
+        listen(&socket, 5)?;
+        disconnect(&socket)?;
+        Ok(connect(&socket, &to.local_addr()?)?)
+    };
+    let refused = tried().err();
+    if let Some(error) = &refused {
+        assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "{error}");
+        eprintln!("SKIPPED {what}: this kernel lets no socket connect that has listened");
+    }
+    refused.is_none()
+}
+
 /// A process that has done something, and does nothing more until it is told to go on.
 pub struct Held {
     process: Running,

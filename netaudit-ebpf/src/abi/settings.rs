@@ -150,6 +150,8 @@ pub struct Settings {
     /// Until when, in nanoseconds since boot, a UDP server that was there before the programs may be answering what it read
     /// before them.
     pub answers_until: u64,
+    /// Whether the verifier trusts no socket that a file is of, so that a look keeps what it finds in a map of its own: 0 or 1.
+    pub sockets_untrusted: u64,
 }
 
 /// Stands for the offset of a field that the kernel does not have and can be done without.
@@ -178,4 +180,4 @@ pub const KEPT_TOLD: u32 = 1;
 /// How many numbers are kept.
 pub const KEPT: u32 = 2;
 
-const _: () = assert!(size_of::<Settings>() == 320);
+const _: () = assert!(size_of::<Settings>() == 328);

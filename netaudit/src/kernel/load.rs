@@ -163,9 +163,10 @@ const CORE: [(&str, Hook); 13] = [
 ];
 
 /// All maps, by name: what a run that takes over programs needs of them, and what the programs keep for themselves.
-const MAPS: [&str; 24] = [
+const MAPS: [&str; 25] = [
     "ATTEMPTS",
     "AYA_LOGS",
+    "BY_ADDRESS",
     "DNS_COUNTS",
     "DNS_RATE",
     "DNS_RATES",
@@ -235,6 +236,7 @@ fn try_load(options: &Options, host: NetnsCookie) -> Result<Loaded, LoadError> {
     let root = File::open(&hierarchy.root)
         .map_err(|source| LoadError::CgroupRoot { path: hierarchy.root.clone(), source })?;
     let btf = Btf::from_sys_fs().map_err(|error| LoadError::Object(error.into()))?;
+    settings.sockets_untrusted = u64::from(trusts_no_socket(object, settings, &btf));
 
     let mut features = Vec::new();
     let pins = pins(options, &hierarchy, &mut features)?;
@@ -301,6 +303,20 @@ fn pins(
     Ok(opened.ok())
 }
 
+/// Whether the verifier lets no program keep anything for the socket that a file is of: kernels since some time in 2026 trust no pointer
+/// that is read from another that is not trusted, which those before them took as it was.
+fn trusts_no_socket(object: &[u8], settings: Settings, btf: &Btf) -> bool {
+    let options =
+        Options { ring_bytes: 4096, attempts: 1, fold_keys: 1, fold_subjects: 1, ..Options::default() };
+    let Ok(mut ebpf) = open(object, &options, settings, btf, None) else { return false };
+    match ebpf.program_mut("scan_files") {
+        Some(Program::Iter(program)) => {
+            program.load("task_file", btf).is_err_and(|error| format!("{error:?}").contains("untrusted_ptr_"))
+        }
+        _ => false,
+    }
+}
+
 fn open(
     object: &[u8],
     options: &Options,
@@ -315,6 +331,8 @@ fn open(
         .override_global("SETTINGS", &settings, true)
         .map_max_entries("RECORDS", options.ring_bytes)
         .map_max_entries("ATTEMPTS", options.attempts.max(1));
+    // It takes its memory at once.
+    loader.map_max_entries("BY_ADDRESS", if settings.0.sockets_untrusted != 0 { abi::BY_ADDRESS } else { 1 });
     for (maps, room) in folds::MAPS.into_iter().zip([options.fold_keys, options.fold_subjects]) {
         for map in maps {
             loader.map_max_entries(map, room.max(1));
