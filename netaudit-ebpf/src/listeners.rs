@@ -22,7 +22,7 @@ use netaudit_ebpf::abi::{Address, NO_FIELD};
 use crate::{
     maps::{LISTENERS, SOCKETS, setting},
     open::identify,
-    scan::{cgroup_of_task, comm_of_task, cookie_of, pid_of_task},
+    scan::{Held, cgroup_of_task, comm_of_task, pid_of_task},
     socket::{Socket, address_of, cgroup_id, mark, now, read},
 };
 
@@ -82,21 +82,14 @@ pub fn begin(ctx: &SockOpsContext, socket: *mut bpf_sock) {
 ///
 /// # Safety
 ///
-/// The verifier must know `sk` for a socket.
+/// As for [`Held`].
 #[inline(always)]
-pub unsafe fn found(sk: *mut bpf_sock, address: u64, task: u64) {
+pub unsafe fn found(held: Held, task: u64) {
+    let address = held.address;
     let net: u64 = read(address + u64::from(setting!(sk_net)));
     let netns = read(net + u64::from(setting!(net_cookie)));
     // SAFETY: by contract.
-    // Where the verifier trusts no socket, nothing can be kept of which its connections get copies: then they find one of those that share
-    // a port.
-    let own = if setting!(sockets_untrusted) != 0 {
-        None
-    } else {
-        // SAFETY: by contract.
-        unsafe { own_state(sk, address) }
-    };
-    if let Some(state) = own {
+    if let Some(state) = unsafe { held.copied_state() } {
         if !state.is(mark::ACTOR) {
             state.netns = netns;
             identify(state, task);
@@ -104,7 +97,7 @@ pub unsafe fn found(sk: *mut bpf_sock, address: u64, task: u64) {
         return;
     }
     // SAFETY: by contract.
-    let cookie = unsafe { cookie_of(sk, address) };
+    let cookie = unsafe { held.cookie() };
     let place = place_of(address, netns);
     if !is_of(&place, cookie) {
         note(place, address, cookie, task);
@@ -162,7 +155,7 @@ pub fn tell(state: &mut Socket, address: u64, netns: u64, local: Address, port: 
 ///
 /// As for [`SocketStorage::get`](crate::maps::SocketStorage::get).
 #[inline(always)]
-unsafe fn own_state(socket: *mut bpf_sock, address: u64) -> Option<&'static mut Socket> {
+pub unsafe fn own_state(socket: *mut bpf_sock, address: u64) -> Option<&'static mut Socket> {
     // SAFETY: by contract.
     unsafe { if is_told_apart(address) { SOCKETS.get(socket) } else { SOCKETS.to_copy(socket) } }
 }

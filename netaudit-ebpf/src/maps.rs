@@ -180,10 +180,9 @@ impl SocketStorage {
     #[inline(always)]
     pub unsafe fn get<T>(&self, socket: *mut T) -> Option<&'static mut Socket> {
         if setting!(sockets_untrusted) != 0
-            && let Some(state) = BY_ADDRESS.get_ptr_mut(address_of(socket))
+            && let state @ Some(_) = state_at(address_of(socket))
         {
-            // SAFETY: a value of the map. Whoever takes its place meanwhile is another socket's, and no invalid value.
-            return Some(unsafe { &mut *state });
+            return state;
         }
         // SAFETY: by contract; the kernel returns null or storage that outlives the program's run.
         unsafe { self.storage(socket, 0).as_mut() }
@@ -197,11 +196,7 @@ impl SocketStorage {
     #[inline(always)]
     pub unsafe fn get_or_create<T>(&self, socket: *mut T) -> Option<&'static mut Socket> {
         // SAFETY: by contract, as above.
-        let state = unsafe { self.get_or_add(socket) };
-        if state.is_none() {
-            no_storage();
-        }
-        state
+        counted(unsafe { self.get_or_add(socket) })
     }
 
     /// As [`SocketStorage::get_or_create`], where nothing is lost without it.
@@ -215,7 +210,7 @@ impl SocketStorage {
             // A copy of its listener's, or one that it needs.
             // SAFETY: by contract, as above.
             let own = unsafe { self.get(socket) };
-            return if own.is_some() { own } else { state_at(address_of(socket)) };
+            return if own.is_some() { own } else { add_at(address_of(socket)) };
         }
         // SAFETY: by contract, as above.
         unsafe { self.storage(socket, BPF_SK_STORAGE_GET_F_CREATE.into()).as_mut() }
@@ -229,11 +224,7 @@ impl SocketStorage {
     #[inline(always)]
     pub unsafe fn to_copy<T>(&self, socket: *mut T) -> Option<&'static mut Socket> {
         // SAFETY: by contract, as above.
-        let state = unsafe { self.storage(socket, BPF_SK_STORAGE_GET_F_CREATE.into()).as_mut() };
-        if state.is_none() {
-            no_storage();
-        }
-        state
+        counted(unsafe { self.storage(socket, BPF_SK_STORAGE_GET_F_CREATE.into()).as_mut() })
     }
 
     #[inline(always)]
@@ -244,15 +235,28 @@ impl SocketStorage {
     }
 }
 
-/// The state of the socket at an address, made of zeros if it has none: only where [`Settings::sockets_untrusted`].
+/// The state of the socket at an address, if it has one: only where [`Settings::sockets_untrusted`].
 #[inline(always)]
 pub fn state_at(address: u64) -> Option<&'static mut Socket> {
-    if BY_ADDRESS.get_ptr(address).is_none() {
-        // SAFETY: integers only, for which zeros are a value.
-        let _ = BY_ADDRESS.insert(address, unsafe { core::mem::zeroed::<Socket>() }, 0);
-    }
-    // SAFETY: as in `SocketStorage::get`.
+    // SAFETY: a value of the map. Whoever takes its place meanwhile is another socket's, and no invalid value.
     BY_ADDRESS.get_ptr_mut(address).map(|state| unsafe { &mut *state })
+}
+
+/// A new one, made of zeros.
+#[inline(always)]
+pub fn add_at(address: u64) -> Option<&'static mut Socket> {
+    // SAFETY: integers only, for which zeros are a value.
+    let _ = BY_ADDRESS.insert(address, unsafe { core::mem::zeroed::<Socket>() }, 0);
+    state_at(address)
+}
+
+/// Counts a state that there was no memory for.
+#[inline(always)]
+pub fn counted<T>(state: Option<T>) -> Option<T> {
+    if state.is_none() {
+        no_storage();
+    }
+    state
 }
 
 /// Forgets the state of the socket at an address, which is gone, or was another one there.

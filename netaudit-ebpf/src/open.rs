@@ -17,19 +17,13 @@
 //! - An accepted socket keeps the interface over which its handshake came, where others keep one for multicast, which the
 //!   kernel refuses to set for TCP: it is 0 for all that connected.
 
-use aya_ebpf::{
-    bindings::{bpf_sock, seq_file},
-    helpers::generated::bpf_seq_write,
-};
+use aya_ebpf::{bindings::seq_file, helpers::generated::bpf_seq_write};
 use netaudit_ebpf::abi::{Address, FlowRecord, KEPT_TOLD, NO_FIELD, SWITCH_OPEN, flag, kind, open};
 
 use crate::{
     answers, attempts,
     maps::{KEPT, SWITCHES, setting},
-    scan::{
-        SOCK_BINDPORT_LOCK, cgroup_of_task, comm_of_task, cookie_of, locks_of, pid_of_task, state_of,
-        state_or_new,
-    },
+    scan::{Held, SOCK_BINDPORT_LOCK, cgroup_of_task, comm_of_task, locks_of, pid_of_task},
     socket::{Socket, cgroup_id, mark, now, read},
 };
 
@@ -61,14 +55,14 @@ fn told_until() -> u64 {
 ///
 /// # Safety
 ///
-/// `seq` must be the context's, and `sk` a socket that the verifier knows for one. `connection` is the address of the TCP
-/// socket: `sk` itself, or of a multipath socket the first path.
+/// `seq` must be the context's, and the rest as for [`Held`]. `connection` is the address of the TCP
+/// socket: the held one itself, or of a multipath socket the first path.
 #[inline(always)]
-pub unsafe fn found(seq: *mut seq_file, (sk, address): (*mut bpf_sock, u64), connection: u64, task: u64) {
+pub unsafe fn found(seq: *mut seq_file, held: Held, connection: u64, task: u64) {
     // SAFETY: by contract.
-    let cookie = unsafe { cookie_of(sk, address) };
+    let cookie = unsafe { held.cookie() };
     let mut attempt = attempts::get(cookie);
-    if attempt.is_none() && setting!(sockets_untrusted) != 0 && connection != address {
+    if attempt.is_none() && setting!(sockets_untrusted) != 0 && connection != held.address {
         // An accepted multipath socket has no copy of its listener's state then: its first path was told.
         let path: u64 = read(connection + u64::from(setting!(sk_cookie)));
         // One without a cookie has no slot: nobody has any business with it.
@@ -79,7 +73,7 @@ pub unsafe fn found(seq: *mut seq_file, (sk, address): (*mut bpf_sock, u64), con
         None => {
             // What there is no memory for is found the next time.
             // SAFETY: by contract.
-            let Some(state) = (unsafe { state_or_new(sk, address) }) else { return };
+            let Some(state) = (unsafe { held.state_or_new() }) else { return };
             state
         }
     };
@@ -161,11 +155,12 @@ pub unsafe fn found(seq: *mut seq_file, (sk, address): (*mut bpf_sock, u64), con
 ///
 /// # Safety
 ///
-/// `seq` must be the context's, and `sk` a socket that the verifier knows for one; `address` is its address.
+/// `seq` must be the context's, and the rest as for [`Held`].
 #[inline(always)]
-pub unsafe fn reader(seq: *mut seq_file, sk: *mut bpf_sock, address: u64, family: u16) {
+pub unsafe fn reader(seq: *mut seq_file, held: Held, family: u16) {
+    let address = held.address;
     // SAFETY: by contract.
-    let Some(state) = (unsafe { state_of(sk, address) }) else { return };
+    let Some(state) = (unsafe { held.state() }) else { return };
     if state.flags & (mark::RECEIVED | mark::SENT) != 0 || !answers::has_read(address) {
         return;
     }
@@ -183,7 +178,7 @@ pub unsafe fn reader(seq: *mut seq_file, sk: *mut bpf_sock, address: u64, family
         netns: state.netns,
         cgroup: state.cgroup,
         // SAFETY: by contract.
-        socket: unsafe { cookie_of(sk, address) },
+        socket: unsafe { held.cookie() },
         sequence: 0,
         pid: state.pid,
         comm: state.comm,

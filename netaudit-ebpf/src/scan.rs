@@ -14,7 +14,7 @@ use netaudit_ebpf::abi::{self, Address, TaskRecord};
 use crate::{
     cgroup::levels_below,
     listeners,
-    maps::{BY_ADDRESS, SOCKETS, setting, state_at},
+    maps::{SOCKETS, add_at, counted, setting, state_at},
     open,
     raw::{self, RawKey},
     socket::{Socket, address_of, cgroup_id, mark, read},
@@ -162,6 +162,7 @@ pub unsafe fn file(ctx: *mut IterTaskFile) {
     if address == 0 {
         return;
     }
+    let held = Held { sk, address };
     let family: u16 = read(address + u64::from(setting!(sk_family)));
     if family != AF_INET && family != AF_INET6 && family != AF_PACKET {
         return;
@@ -185,86 +186,112 @@ pub unsafe fn file(ctx: *mut IterTaskFile) {
     let state: u8 = read(address + u64::from(setting!(sk_state)));
     if protocol == IPPROTO_UDP {
         // SAFETY: by contract; the verifier knows `sk` for a socket.
-        return unsafe { datagrams((*(*ctx).meta).seq, sk, address, task, state, family) };
+        return unsafe { datagrams((*(*ctx).meta).seq, held, task, state, family) };
     }
     if protocol == IPPROTO_TCP && state == TCP_LISTEN {
         // SAFETY: the verifier knows `sk` for a socket.
-        return unsafe { listeners::found(sk, address, task) };
+        return unsafe { listeners::found(held, task) };
     }
     let mut connection = address;
     if protocol == IPPROTO_MPTCP {
         // SAFETY: the verifier knows `sk` for a socket.
-        let Some(path) = (unsafe { first_path(sk, address, state) }) else { return };
+        let Some(path) = (unsafe { first_path(held, state) }) else { return };
         connection = path;
     }
     let state: u8 = read(connection + u64::from(setting!(sk_state)));
     if open::is_open(state) && open::is_asked() {
         // SAFETY: by contract; the verifier knows `sk` for a socket.
-        unsafe { open::found((*(*ctx).meta).seq, (sk, address), connection, task) };
+        unsafe { open::found((*(*ctx).meta).seq, held, connection, task) };
     }
 }
 
-/// What is known of the socket at `address`, if anything is.
-///
-/// # Safety
-///
-/// The verifier must know `sk` for a socket, unless it trusts none.
-#[inline(always)]
-pub unsafe fn state_of(sk: *mut bpf_sock, address: u64) -> Option<&'static mut Socket> {
-    if setting!(sockets_untrusted) != 0 {
-        // SAFETY: a value of the map, as in `SocketStorage::get`.
-        return BY_ADDRESS.get_ptr_mut(address).map(|state| unsafe { &mut *state });
-    }
-    // SAFETY: by contract.
-    unsafe { SOCKETS.get(sk) }
+/// A socket that a file is of.
+#[derive(Clone, Copy)]
+pub struct Held {
+    /// Nothing where [`Settings::sockets_untrusted`](abi::Settings::sockets_untrusted): only its address is known then.
+    sk: *mut bpf_sock,
+    /// Where it is.
+    pub address: u64,
 }
 
-/// The same, made of zeros if nothing is. `None` where there is no memory for it: it is found the next time.
-///
-/// # Safety
-///
-/// As for [`state_of`].
-#[inline(always)]
-pub unsafe fn state_or_new(sk: *mut bpf_sock, address: u64) -> Option<&'static mut Socket> {
-    if setting!(sockets_untrusted) != 0 {
-        return state_at(address);
+/// Each needs the verifier to know `sk` for a socket, unless it trusts none.
+impl Held {
+    /// What is known of it, if anything is.
+    ///
+    /// # Safety
+    ///
+    /// See above.
+    #[inline(always)]
+    pub unsafe fn state(self) -> Option<&'static mut Socket> {
+        if setting!(sockets_untrusted) != 0 {
+            return state_at(self.address);
+        }
+        // SAFETY: by contract.
+        unsafe { SOCKETS.get(self.sk) }
     }
-    // SAFETY: by contract.
-    unsafe { SOCKETS.get_or_add(sk) }
+
+    /// The same, made of zeros if nothing is. `None` where there is no memory for it.
+    ///
+    /// # Safety
+    ///
+    /// See above.
+    #[inline(always)]
+    pub unsafe fn state_or_new(self) -> Option<&'static mut Socket> {
+        if setting!(sockets_untrusted) != 0 {
+            let known = state_at(self.address);
+            return if known.is_some() { known } else { add_at(self.address) };
+        }
+        // SAFETY: by contract.
+        unsafe { SOCKETS.get_or_add(self.sk) }
+    }
+
+    /// What a listener's connections get copies of, if it has or needs that. Where the verifier trusts no socket, nothing can be kept of which
+    /// there are copies: then they find one of those that share a port.
+    ///
+    /// # Safety
+    ///
+    /// See above.
+    #[inline(always)]
+    pub unsafe fn copied_state(self) -> Option<&'static mut Socket> {
+        if setting!(sockets_untrusted) != 0 {
+            return None;
+        }
+        // SAFETY: by contract.
+        unsafe { listeners::own_state(self.sk, self.address) }
+    }
+
+    /// Its cookie. Where the verifier trusts no socket, nobody can give it one: then its address is as good, as long as it has none.
+    ///
+    /// # Safety
+    ///
+    /// See above.
+    #[inline(always)]
+    pub unsafe fn cookie(self) -> u64 {
+        if setting!(sockets_untrusted) != 0 {
+            let cookie: u64 = read(self.address + u64::from(setting!(sk_cookie)));
+            return if cookie == 0 { self.address } else { cookie };
+        }
+        // SAFETY: the helper takes a socket in this type of program.
+        unsafe { bpf_get_socket_cookie(self.sk.cast()) }
+    }
 }
 
-/// The cookie of the socket at `address`. Where the verifier trusts no socket, nobody can give it one: then its address is as good, as long
-/// as it has none.
+/// The first path of the multipath socket, if that is connected.
 ///
 /// # Safety
 ///
-/// As for [`state_of`].
+/// As for [`Held`].
 #[inline(always)]
-pub unsafe fn cookie_of(sk: *mut bpf_sock, address: u64) -> u64 {
-    if setting!(sockets_untrusted) != 0 {
-        let cookie: u64 = read(address + u64::from(setting!(sk_cookie)));
-        return if cookie == 0 { address } else { cookie };
-    }
-    // SAFETY: the helper takes a socket in this type of program.
-    unsafe { bpf_get_socket_cookie(sk.cast()) }
-}
-
-/// The first path of the multipath socket at `address`, if that is connected.
-///
-/// # Safety
-///
-/// The verifier must know `sk` for a socket.
-#[inline(always)]
-unsafe fn first_path(sk: *mut bpf_sock, address: u64, state: u8) -> Option<u64> {
+unsafe fn first_path(held: Held, state: u8) -> Option<u64> {
     if !open::is_open(state) {
         // Its connections, and those of a listener, begin under our eyes.
         // SAFETY: by contract.
-        if let Some(socket) = unsafe { state_or_new(sk, address) } {
+        if let Some(socket) = unsafe { held.state_or_new() } {
             socket.flags |= mark::WATCHED;
         }
         return None;
     }
-    let first: u64 = read(address + u64::from(setting!(mptcp_first)));
+    let first: u64 = read(held.address + u64::from(setting!(mptcp_first)));
     if first == 0 { None } else { Some(first) }
 }
 
@@ -272,16 +299,16 @@ unsafe fn first_path(sk: *mut bpf_sock, address: u64, state: u8) -> Option<u64> 
 ///
 /// # Safety
 ///
-/// The verifier must know `sk` for a socket.
+/// As for [`Held`].
 #[inline(always)]
-unsafe fn serves(sk: *mut bpf_sock, address: u64, task: u64) {
+unsafe fn serves(held: Held, task: u64) {
     // SAFETY: by contract.
-    let Some(state) = (unsafe { state_or_new(sk, address) }) else { return };
+    let Some(state) = counted(unsafe { held.state_or_new() }) else { return };
     // The first process that is found with it, unless a hook knows better.
     if state.is(mark::ACTOR) {
         return;
     }
-    let net: u64 = read(address + u64::from(setting!(sk_net)));
+    let net: u64 = read(held.address + u64::from(setting!(sk_net)));
     state.netns = read(net + u64::from(setting!(net_cookie)));
     open::identify(state, task);
     state.flags |= mark::BOUND | mark::FORMER;
@@ -292,15 +319,16 @@ unsafe fn serves(sk: *mut bpf_sock, address: u64, task: u64) {
 ///
 /// # Safety
 ///
-/// The verifier must know `sk` for a socket, and `seq` must be the context's.
+/// As for [`Held`], and `seq` must be the context's.
 #[inline(always)]
-unsafe fn datagrams(seq: *mut seq_file, sk: *mut bpf_sock, address: u64, task: u64, state: u8, family: u16) {
+unsafe fn datagrams(seq: *mut seq_file, held: Held, task: u64, state: u8, family: u16) {
+    let address = held.address;
     if locks_of(address) & SOCK_BINDPORT_LOCK != 0 {
         // SAFETY: by contract.
-        unsafe { serves(sk, address, task) };
+        unsafe { serves(held, task) };
         if state != TCP_ESTABLISHED && open::is_asked() {
             // SAFETY: by contract.
-            unsafe { open::reader(seq, sk, address, family) };
+            unsafe { open::reader(seq, held, family) };
         }
         return;
     }
@@ -308,7 +336,7 @@ unsafe fn datagrams(seq: *mut seq_file, sk: *mut bpf_sock, address: u64, task: u
         return;
     }
     // SAFETY: by contract.
-    let Some(socket) = (unsafe { state_or_new(sk, address) }) else { return };
+    let Some(socket) = (unsafe { held.state_or_new() }) else { return };
     if socket.flags != 0 {
         return;
     }

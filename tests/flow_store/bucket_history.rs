@@ -35,7 +35,7 @@ fn uploaded(store: &FlowStore) -> Result<UploadCounts> {
     Ok(uploads(store))
 }
 
-fn ended(store: &Path) -> Result<()> {
+pub(super) fn ended(store: &Path) -> Result<()> {
     eventually("end of the earlier one", || Ok(std::fs::File::open(store.join("lock"))?.try_lock().is_ok()))
 }
 

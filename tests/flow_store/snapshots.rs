@@ -26,6 +26,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     bucket::{netaudit, said, uploads},
+    bucket_history::ended,
     s3::{Mode, S3, SECRET, Way},
     *,
 };
@@ -215,22 +216,21 @@ fn with_snapshots_little_is_read_and_the_answer_is_the_same() -> Result<()> {
             std::fs::write(&last.path, "damaged")?;
         }
     }
-    let ended = at(PIECES * PIECE);
     assert!(store.counts().history_lost > 0, "{:?}", store.counts());
     eventually("uploads", || Ok(uploads(&store).uploaded > 40 && uploads(&store).waiting == 0))?;
-    assert_eq!(store.finish(ended, Lost::default(), Duration::from_secs(20)), 0);
+    assert_eq!(store.finish(at(PIECES * PIECE), Lost::default(), Duration::from_secs(20)), 0);
     let snapshots = names(&bucket, "snapshots")?;
     assert!(snapshots.len() >= 2, "{snapshots:?}");
 
     // The next run uploads what the last one left, and needs nothing of it here.
-    eventually("the end of the first", || Ok(std::fs::File::open(path.join("lock"))?.try_lock().is_ok()))?;
+    ended(&path)?;
     let mut store = opened(&path, "run-b", PIECES * PIECE + 1, Some(bucket.clone()))?;
     seen(&mut store, Kind::Pod, &pod(1, &mut chance), at(PIECES * PIECE + 2))?;
     Kind::ALL.into_iter().for_each(|kind| store.history_mut().listed(kind, at(PIECES * PIECE + 2)));
     a_piece((&mut store, &path), &mut chance, &mut BTreeSet::new(), PIECES * PIECE + 3)?;
     eventually("an empty directory", || Ok(own()?.is_empty()))?;
     assert_eq!(store.finish(at(PIECES * PIECE + 3 + PIECE), Lost::default(), Duration::from_secs(20)), 0);
-    eventually("the end of the second", || Ok(std::fs::File::open(path.join("lock"))?.try_lock().is_ok()))?;
+    ended(&path)?;
     let store = opened(&path, "run-c", PIECES * PIECE + 120, Some(bucket.clone()))?;
     let files = || anyhow::Ok(files::list(&path, &OBJECTS)?.len());
     eventually("uploads", || {

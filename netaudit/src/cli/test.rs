@@ -182,7 +182,7 @@ fn load(args: &Args) -> anyhow::Result<Cluster> {
                 microsecond(begins)
             ),
             // Of a bucket nothing was read that came later.
-            None => match Parts::first_hour(&stores)?.filter(|hour| *hour > at) {
+            None => match Parts::first_hour_after(&stores, at)? {
                 Some(hour) => bail!(
                     "no history of objects tells of {}: it begins in the hour of {}",
                     microsecond(at),

@@ -135,7 +135,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
         let begins = match first_known(&known, &read) {
             Some(first) => format!("the history begins at {}", microsecond(first)),
             // Of a bucket nothing was read that came later.
-            None => match Parts::first_hour(&stores)?.filter(|hour| *hour > args.at) {
+            None => match Parts::first_hour_after(&stores, args.at)? {
                 Some(hour) => format!("the history begins in the hour of {}", hour.to_the_second()),
                 None => "the stores hold no history with a list of all objects".to_owned(),
             },

@@ -1,5 +1,7 @@
 //! Hours of partitions, and what is listed of a bucket for them.
 
+use std::time::SystemTime;
+
 use super::{files, filter::Filter, table::Table};
 use crate::model::Timestamp;
 
@@ -30,6 +32,12 @@ impl Hours {
             from: self.from.saturating_sub(files::BEFORE_AND_AFTER),
             until: self.until.saturating_add(files::BEFORE_AND_AFTER),
         }
+    }
+
+    /// The last hour of which anything can be told: nothing begins later, however clocks differ.
+    pub fn latest() -> i64 {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        i64::try_from(now.as_secs() / 3_600).unwrap_or(i64::MAX).saturating_add(24)
     }
 
     pub fn has(self, hour: i64) -> bool {

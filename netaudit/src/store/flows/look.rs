@@ -103,10 +103,7 @@ impl Found {
     }
 
     fn look_far(&mut self, bucket: &Bucket, hours: Hours, scanned: &mut Scanned) -> anyhow::Result<()> {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        // Nothing begins later, however clocks differ.
-        let latest = i64::try_from(now.as_secs() / 3_600).unwrap_or(i64::MAX).saturating_add(24);
-        let listed = Hours { until: hours.until.min(latest), ..hours };
+        let listed = Hours { until: hours.until.min(Hours::latest()), ..hours };
         let objects = bucket.list(&listed.wider().prefixes(&FLOWS))?;
         let files = objects.into_iter().filter_map(|object| Some((files::hour_of_key(&object.key)?, object)));
         let files: Vec<(i64, Object)> = files.filter(|(hour, _)| hours.wider().has(*hour)).collect();

@@ -12,7 +12,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use super::fold::FOLDED;
@@ -41,7 +41,7 @@ pub(super) const SNAPSHOT_HOURS: i64 = 24 + files::BEFORE_AND_AFTER;
 const FURTHER_BACK: [i64; 2] = [HEARD_HOURS + SNAPSHOT_HOURS, 30 * 24];
 
 /// How long an agent may take to list all objects: a flow that came before that is judged by what it knew then.
-pub const KNOWS_ALL: Duration = Duration::from_secs(86_400);
+const KNOWS_ALL: Duration = Duration::from_secs(86_400);
 
 /// What is asked of a history.
 #[derive(Clone, Copy, Default, Debug)]
@@ -126,12 +126,12 @@ impl Parts {
         Self::find(stores, Span::default())
     }
 
-    /// The first hour of which buckets have a file.
+    /// The first hour of which buckets have a file, where that is after a time.
     ///
     /// # Errors
     ///
     /// One cannot be listed.
-    pub fn first_hour(stores: &[Store]) -> anyhow::Result<Option<Timestamp>> {
+    pub fn first_hour_after(stores: &[Store], at: Timestamp) -> anyhow::Result<Option<Timestamp>> {
         let mut first = None;
         for store in stores {
             if let Store::Bucket(bucket) = store {
@@ -140,18 +140,13 @@ impl Parts {
                 first = first.into_iter().chain(hours).min();
             }
         }
-        Ok(first.map(|hour| Timestamp(hour.saturating_mul(3_600_000_000_000))))
+        let first = first.map(|hour| Timestamp(hour.saturating_mul(3_600_000_000_000)));
+        Ok(first.filter(|hour| *hour > at))
     }
 }
 
-/// The last hour of which anything can be told, however clocks differ.
-fn latest_hour() -> i64 {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(now.as_secs() / 3_600).unwrap_or(i64::MAX).saturating_add(24)
-}
-
 fn in_bucket(bucket: &Bucket, span: Span<'_>) -> anyhow::Result<Vec<(i64, Object)>> {
-    let latest = latest_hour();
+    let latest = Hours::latest();
     let until = span
         .until
         .map_or(latest, |until| files::hour_of(until).saturating_add(files::BEFORE_AND_AFTER).min(latest));

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! `<last>` is the number of the run's last segment that is in it: files with a higher one come after it. It tells of itself as
-//! what was folded does. Here only the last one stays, which the next is made of.
+//! what was folded does. Here the last one stays, which the next is made of, and for each day one that waits for its upload.
 
 use std::{
     collections::HashSet,
